@@ -1,0 +1,16 @@
+"""The run folder: settings, metrics, networks, pictures and the summary."""
+
+from collafuse_flwr.artifacts.folder import RESUMABLE, open_run, read_config
+from collafuse_flwr.artifacts.pictures import draw_curves, draw_overview, save_grid
+from collafuse_flwr.artifacts.summary import print_summary, summarise
+
+__all__ = [
+    "RESUMABLE",
+    "draw_curves",
+    "draw_overview",
+    "open_run",
+    "print_summary",
+    "read_config",
+    "save_grid",
+    "summarise",
+]

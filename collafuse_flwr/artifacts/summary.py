@@ -1,0 +1,156 @@
+"""The end of a run: quality measured over all clients' samples, cost and disclosure added up, tables and pictures.
+
+Pooling the samples of all clients is the experimenter's privilege in a simulation: it reads the clients' folders after
+the fact, and is no message. Where those folders are elsewhere (deployment), quality stays what the clients reported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file
+from torch import Tensor
+
+from collafuse_flwr.artifacts.costs import client_costs, lost, server_costs, total
+from collafuse_flwr.artifacts.folder import read_config
+from collafuse_flwr.artifacts.pictures import draw_curves, draw_overview, save_grid
+from collafuse_flwr.artifacts.quality import Judge, Samples
+from collafuse_flwr.config import Config
+from collafuse_flwr.data import FederationData, federation_data, to_model_space
+from collafuse_flwr.files import write_json
+from collafuse_flwr.folders import client_folder
+
+#: Columns of the overview picture, and images of a client's grid.
+SHOWN = 12
+GRID = 100
+
+
+def summarise(folder: Path) -> dict[str, Any]:
+    """Measure what the run in a folder produced; write summary.json and the pictures, and return the summary."""
+    config = read_config(folder)
+    rounds = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    clients = client_costs(config, rounds)
+    data = _data(config, folder)
+    pooled: dict[str, Any] = {}
+    if data is not None:
+        samples = {c["client"]: s for c in clients if (s := _samples(folder, c["client"])) is not None}
+        judge = Judge.trained_on(data, config)
+        pooled = judge.pooled(samples)
+        for client in clients:
+            if client["client"] in samples:
+                client.update(judge.client(client["client"], samples[client["client"]]))
+        _draw(folder, data, samples)
+    summary = {
+        "pooled": pooled | total(clients),
+        "clients": clients,
+        "server": server_costs(rounds),
+        **lost(rounds),
+    }
+    write_json(folder / "summary.json", summary)
+    draw_curves(rounds, clients, folder / "pictures" / "curves.png")
+    return summary
+
+
+def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> None:
+    """Show the summary as a table, with what was lost on the way, and where everything is."""
+    table = Table(title="Quality (FD: Fréchet distance, lower is better), disclosure and cost", title_justify="left")
+    columns = ("client", "images", "cut", "FD", "TSTR", "SNR dB", "bits", "up", "down", "GFLOP", "seconds")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for client in summary["clients"]:
+        table.add_row(str(client["client"]), str(client["num_images"]), str(client["cut_step"]), *_cells(client))
+    pooled = summary["pooled"]
+    table.add_section()
+    table.add_row("pooled", str(sum(c["num_images"] for c in summary["clients"])), "", *_cells(pooled), style="bold")
+    console.print(table)
+    if pooled.get("fd_real") is not None:
+        console.print(
+            f"For scale: real training images have FD {pooled['fd_real']:.2f} to the held-out ones, and a classifier "
+            f"trained on them reaches {pooled['tstr_real']:.3f}."
+        )
+    server = summary["server"]
+    console.print(f"Server: {server['flops'] / 1e9:.0f} GFLOP, {server['seconds']:.0f} s.", highlight=False)
+    if summary["failed"] or summary["rejected"]:
+        console.print(f"Lost contributions: {summary['failed']} failed, {summary['rejected']} rejected:")
+        for loss in summary["lost"]:
+            console.print(f"  round {loss['round']}, client {loss['client']}: {loss['reason']}", markup=False)
+    console.print(f"Everything is in {folder}", markup=False, soft_wrap=True)
+
+
+def _cells(row: dict[str, Any]) -> Sequence[str]:
+    """The measured part of a row of the table."""
+    formats = (
+        ("fd", "{:.2f}"),
+        ("tstr", "{:.3f}"),
+        ("snr_db", "{:.1f}"),
+        ("bits", "{:.1f}"),
+        ("bytes_up", None),
+        ("bytes_down", None),
+        ("client_flops", None),
+        ("client_seconds", "{:.1f}"),
+    )
+    cells = []
+    for name, form in formats:
+        value = row.get(name)
+        if value is None:
+            cells.append("-")
+        elif name.startswith("bytes"):
+            cells.append(_size(value))
+        else:
+            cells.append(form.format(value) if form else f"{value / 1e9:.1f}")
+    return cells
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _data(config: Config, folder: Path) -> FederationData | None:
+    """The federation's images, in a simulation; None where clients hold their own elsewhere."""
+    if not (folder / "clients").is_dir():
+        return None
+    return federation_data(config.data, config.run.num_supernodes, config.run.seed)
+
+
+def _samples(folder: Path, client: int) -> Samples | None:
+    path = client_folder(folder, client) / "samples.safetensors"
+    if not path.exists():
+        return None
+    tensors = load_file(path)
+    return Samples(tensors["images"], tensors["labels"])
+
+
+def _draw(folder: Path, data: FederationData, samples: dict[int, Samples]) -> None:
+    """Grids of every client's samples, and what was handed over beside what the clients made of it."""
+    if not samples:
+        return
+    pictures = folder / "pictures"
+    for client, own in samples.items():
+        save_grid(own.images[:GRID], pictures / f"client-{client}.png")
+    save_grid(_spread({c: s.images for c, s in samples.items()}, GRID), pictures / "samples.png")
+    handed = {int(c): x for c, x in load_file(folder / "server" / "hand_over.safetensors").items() if int(c) in samples}
+    save_grid(_spread(handed, GRID), pictures / "hand-over.png")
+    real = {c: to_model_space(data.client(c).held_out.images) for c in handed}
+    shown = [
+        ("held-out images", _spread(real, SHOWN)),
+        ("the server's hand-over", _spread(handed, SHOWN)),
+        ("finished by the clients", _spread({c: samples[c].images for c in handed}, SHOWN)),
+    ]
+    draw_overview(shown, pictures / "overview.png", f"{data.images.name}: what the server handed over, and what the clients made of it below")
+
+
+def _spread(images: dict[int, Tensor], count: int) -> Tensor:
+    """`count` images taken from all clients in turn."""
+    depth = min(len(own) for own in images.values())
+    turns = [own[i] for i in range(depth) for own in images.values()]
+    return torch.stack(turns[:count])

@@ -1,0 +1,210 @@
+"""The client side of CollaFuse: release each image at the cut, train the low-noise denoiser, finish samples."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from collafuse_flwr.client.effort import Work, plan_work
+from collafuse_flwr.client.labels import draw_labels
+from collafuse_flwr.client.store import ClientStore, Ledger
+from collafuse_flwr.data import ClientData, ImageSet, to_model_space
+from collafuse_flwr.diffusion import Progress as Trained
+from collafuse_flwr.diffusion import Range, TrainState, cosine_rate, denoising_loss, stratified_steps, train
+from collafuse_flwr.evaluation import PixelFeatures, forward_flops, kernel_distance, sampling_flops, training_flops
+from collafuse_flwr.networks import save_network
+from collafuse_flwr.privacy.disclosure import covariance_eigenvalues, gaussian_bits
+from collafuse_flwr.privacy.release import Upload, UploadDtype, encode, release
+from collafuse_flwr.process import Process
+from collafuse_flwr.rng import derive_seed, stream
+from collafuse_flwr.wire import EvaluateReply, HandOver, Hello, TrainNumbers, TrainReply, TrainRequest
+
+#: Draws of (t, noise) for each held-out image when the held-out loss is measured.
+HELD_OUT_DRAWS = 8
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """A client's own images as batches for training: x_0 at step 0."""
+
+    images: Tensor
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rows as (x_0, start = 0, labels)."""
+        return self.images[rows], torch.zeros_like(rows), None if self.labels is None else self.labels[rows]
+
+
+@dataclass(frozen=True)
+class CollaFuseClient:
+    """One client for the length of one message; all that lasts is in its store."""
+
+    client: int
+    process: Process
+    data: ClientData
+    store: ClientStore
+    cut: int
+    seeded_secret: bool
+
+    def hello(self) -> Hello:
+        """Who this client is, where it cuts, and the shape of its images."""
+        count, channels, size, _ = self.data.train.images.shape
+        timesteps, classes = self.process.schedule.timesteps, self.data.train.num_classes
+        return Hello(self.client, self.cut, timesteps, count, channels, size, classes)
+
+    def train(self, request: TrainRequest) -> TrainReply:
+        """One round: upload if asked to, then train t = 1..k on the client's own images.
+
+        Raises:
+            UserError: a setting does not fit this client's images.
+        """
+        began = time.perf_counter()
+        ledger, tensors = self.store.load(before=request.round)
+        upload = self._release(request) if request.want_upload and self.cut < self.process.schedule.timesteps else None
+        work = plan_work(self.process.config, ledger, request, len(self.data.train), self.cut)
+        trained, flops = Trained(0.0, 0, 0), 0
+        if work.steps:
+            state = self._state(tensors, request.backbone)
+            trained = self._train(state, request, work)
+            flops = training_flops(self._forward_flops(state.network), trained.images)
+            tensors = state.tensors()
+        releases = self._releases(ledger, uploaded=upload is not None)
+        self.store.save(replace(work.ledger, releases=releases), tensors)
+        seconds = time.perf_counter() - began
+        return TrainReply(TrainNumbers(trained.loss, trained.steps, trained.images, seconds, flops), upload)
+
+    def evaluate(self, hand_over: HandOver) -> EvaluateReply:
+        """Finish samples from the cut with the averaged denoiser, keep them, and compare them to held-out images."""
+        began = time.perf_counter()
+        ledger, tensors = self.store.load(before=hand_over.round + 1)
+        samples, labels, flops = hand_over.x_k, self._labels(hand_over), 0
+        held_out_loss = 0.0
+        if self.cut:
+            network = self._averaged(tensors)
+            grid = self.process.client_grid(self.cut)
+            conditions = labels if self.process.config.model.conditional else None
+            name = (self.process.config.run.seed, "finish", self.client, hand_over.round)
+            samples = self.process.reverse(network, samples, grid, conditions, name)
+            held_out_loss = self._held_out_loss(network)
+            flops = sampling_flops(self._forward_flops(network), len(grid) - 1, 1)
+            save_network(
+                network, self.store.folder / "denoiser", self.process.schedule, self.process.objective.prediction
+            )
+        samples = samples.clamp(-1, 1)
+        self.store.save_samples(samples, labels)
+        distance = kernel_distance(
+            to_model_space(self.data.held_out.images), samples, PixelFeatures(), seed=self._seed("kernel")
+        )
+        return EvaluateReply(
+            num_samples=len(samples),
+            held_out_loss=held_out_loss,
+            kernel_distance=distance.mean,
+            seconds=time.perf_counter() - began,
+            flops_per_image=flops,
+            releases=ledger.releases,
+            bits=self._bits(ledger.releases),
+        )
+
+    def _seed(self, purpose: str) -> int:
+        return derive_seed(self.process.config.run.seed, purpose, self.client)
+
+    def _release(self, request: TrainRequest) -> Upload:
+        """Noise the images for upload: the same fixed copies at every call (`once`), or copies numbered by the round."""
+        split = self.process.config.split
+        first = 0 if split.upload == "once" else (request.round - 1) * split.copies_per_image
+        copies = range(first, first + split.copies_per_image)
+        secret = self.store.secret(self.process.config.run.seed if self.seeded_secret else None, self.client)
+        images = self.data.train
+        x_k = release(self.process.schedule, self.cut, to_model_space(images.images), secret, copies)
+        labels = images.labels.repeat(len(copies)) if split.share_labels else None
+        return encode(x_k, cast(UploadDtype, split.upload_dtype), labels)
+
+    def _releases(self, ledger: Ledger, *, uploaded: bool) -> int:
+        """Distinct noised copies of each image that have left so far: `once` repeats itself, the others do not."""
+        split = self.process.config.split
+        if not uploaded:
+            return ledger.releases
+        return split.copies_per_image if split.upload == "once" else ledger.releases + split.copies_per_image
+
+    def _bits(self, releases: int) -> float:
+        if not releases:
+            return 0.0
+        snr = float(self.process.schedule.snr()[self.cut])
+        return gaussian_bits(snr, covariance_eigenvalues(to_model_space(self.data.train.images)), releases=releases)
+
+    def _network(self) -> nn.Module:
+        _, channels, size, _ = self.data.train.images.shape
+        return self.process.denoiser(self.client, channels, size, self.data.train.num_classes)
+
+    def _state(self, tensors: dict[str, Tensor], backbone: dict[str, Tensor] | None) -> TrainState:
+        state = TrainState(self._network(), self.process.config.train.ema_decay)
+        if tensors:
+            state.load(tensors)
+        elif backbone is not None:
+            state.start_from(backbone)
+        return state
+
+    def _averaged(self, tensors: dict[str, Tensor]) -> nn.Module:
+        state = self._state(tensors, None)
+        state.network.load_state_dict(state.averaged())
+        return state.network
+
+    def _train(self, state: TrainState, request: TrainRequest, work: Work) -> Trained:
+        config, device = self.process.config, self.process.runtime.device
+        left = request.num_rounds - work.ledger.first_round + 1
+        done = request.round - work.ledger.first_round
+
+        def learning_rate(fraction: float) -> float:
+            if config.train.lr_schedule == "constant":
+                return config.train.learning_rate
+            return cosine_rate(config.train.learning_rate, (done + fraction) / left)
+
+        return train(
+            state,
+            self.process.denoise(state.network),
+            self._source(self.data.train),
+            schedule=self.process.schedule,
+            objective=self.process.objective,
+            steps_range=Range(self.cut),
+            batch_size=config.train.client_batch_size,
+            num_steps=work.steps,
+            learning_rate=learning_rate,
+            generator=stream(config.run.seed, "client", self.client, "round", request.round, device=device),
+        )
+
+    def _source(self, images: ImageSet) -> ImageSource:
+        device = self.process.runtime.device
+        labels = images.labels.to(device) if self.process.config.model.conditional else None
+        return ImageSource(to_model_space(images.images).to(device), labels)
+
+    def _labels(self, hand_over: HandOver) -> Tensor:
+        """The class of every sample: the server's where it conditioned on it, else drawn here."""
+        if hand_over.labels is not None:
+            return hand_over.labels
+        generator = stream(self.process.config.run.seed, "labels", self.client, hand_over.round)
+        return draw_labels(self.process.schedule, self.cut, self.data.train, hand_over.x_k, generator)
+
+    @torch.no_grad()
+    def _held_out_loss(self, network: nn.Module) -> float:
+        """The denoising loss on the held-out images over t = 1..k, always with the same t and noise."""
+        generator = stream(self._seed("held out"), device=self.process.runtime.device)
+        source = self._source(self.data.held_out)
+        rows = torch.arange(len(source), device=generator.device).repeat(HELD_OUT_DRAWS)
+        x, start, labels = source.batch(rows)
+        t = stratified_steps(start + 1, self.cut, generator)
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        denoise = self.process.denoise(network.eval())
+        process = self.process
+        return denoising_loss(process.schedule, process.objective, denoise, x, start, t, noise, labels).item()
+
+    def _forward_flops(self, network: nn.Module) -> int:
+        device = self.process.runtime.device
+        x, start, labels = self._source(self.data.train).batch(torch.zeros(1, dtype=torch.int64, device=device))
+        return forward_flops(self.process.denoise(network.eval()), x, start + 1, labels)

@@ -1,0 +1,92 @@
+"""A client's own disk: its secret, its denoiser after each round, and its samples."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from collafuse_flwr.files import replacing
+from collafuse_flwr.rng import stream
+
+#: Rounds whose state is kept: the newest may have to be taken back when the server did not live to see it.
+KEPT_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What a client keeps of its past, beside its weights.
+
+    `first_round` is the round it started to train in (0: not yet), `owed` the image updates that it has put off
+    (the part of a batch that is left over included), `releases` the noised copies of each image that have left it.
+    """
+
+    round: int = 0
+    first_round: int = 0
+    owed: float = 0.0
+    releases: int = 0
+
+
+class ClientStore:
+    """The folder of one client.
+
+    Everything is written to a temporary name and moved into place, so that a killed client finds either the old or the
+    new state, never half of one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def secret(self, seed: int | None, client: int) -> bytes:
+        """The 16 bytes that key the noise of this client's releases, made at the first call.
+
+        With a `seed` (simulation, where one person owns all clients) they follow from it; without one they come from
+        the operating system.
+        """
+        path = self.folder / "secret"
+        if not path.exists():
+            if seed is None:
+                made = secrets.token_bytes(16)
+            else:
+                words = torch.randint(0, 256, (16,), generator=stream(seed, "secret", client))
+                made = bytes(words.tolist())
+            with replacing(path) as temporary:
+                temporary.write_bytes(made)
+                temporary.chmod(0o600)
+        return path.read_bytes()
+
+    def load(self, before: int) -> tuple[Ledger, dict[str, Tensor]]:
+        """The newest state from a round earlier than `before`; later ones belong to a run that was cut off, and go."""
+        states = self._states()
+        for round_, path in states.items():
+            if round_ >= before:
+                path.unlink()
+        earlier = [path for round_, path in states.items() if round_ < before]
+        if not earlier:
+            return Ledger(), {}
+        with safe_open(str(earlier[-1]), framework="pt") as file:
+            ledger = Ledger(**json.loads(file.metadata()["ledger"]))
+        return ledger, load_file(earlier[-1])
+
+    def save(self, ledger: Ledger, tensors: dict[str, Tensor]) -> None:
+        """Keep the state after a round, and forget all but the newest few."""
+        metadata = {"ledger": json.dumps(asdict(ledger))}
+        with replacing(self.folder / f"state-{ledger.round:06d}.safetensors") as temporary:
+            save_file(tensors, temporary, metadata)
+        for old in list(self._states().values())[:-KEPT_ROUNDS]:
+            old.unlink()
+
+    def save_samples(self, images: Tensor, labels: Tensor) -> None:
+        """Keep the samples of an evaluation: images in [-1, 1], shape (n, channels, size, size), and labels (n,)."""
+        with replacing(self.folder / "samples.safetensors") as temporary:
+            save_file({"images": images.contiguous(), "labels": labels}, temporary)
+
+    def _states(self) -> dict[int, Path]:
+        """Round -> file, oldest first."""
+        return {int(path.stem.split("-")[1]): path for path in sorted(self.folder.glob("state-*.safetensors"))}

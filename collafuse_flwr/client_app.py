@@ -1,0 +1,81 @@
+"""The ClientApp: routes each message to the algorithm's client side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from collafuse_flwr.client.collafuse import CollaFuseClient
+from collafuse_flwr.client.store import ClientStore
+from collafuse_flwr.config import Config
+from collafuse_flwr.data import federation_data, single_client
+from collafuse_flwr.errors import SettingError, UserError
+from collafuse_flwr.folders import client_folder, run_folder
+from collafuse_flwr.process import Process
+from collafuse_flwr.runtime import threads
+from collafuse_flwr.wire import (
+    Refusal,
+    pack_numbers,
+    pack_refusal,
+    pack_train_reply,
+    unpack_hand_over,
+    unpack_train_request,
+)
+
+app = ClientApp()
+
+
+@app.query("hello")
+def hello(message: Message, context: Context) -> Message:
+    """Introduce this client."""
+    return _answer(message, context, lambda client: pack_numbers(client.hello()))
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Upload if asked to, and train the private denoiser for one round."""
+    request = unpack_train_request(message.content)
+    return _answer(message, context, lambda client: pack_train_reply(client.train(request)))
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Finish samples that the server handed over, and keep them."""
+    hand_over = unpack_hand_over(message.content)
+    return _answer(message, context, lambda client: pack_numbers(client.evaluate(hand_over)))
+
+
+def _answer(message: Message, context: Context, act: Callable[[CollaFuseClient], RecordDict]) -> Message:
+    """Let the client act; a mistake of the user's becomes a refusal that the server can show."""
+    try:
+        config = Config.from_flat(context.run_config)
+        with threads(config.federation.client_threads):
+            content = act(_client(config, context))
+    except UserError as error:
+        content = pack_refusal(Refusal(str(error)))
+    return Message(content, reply_to=message)
+
+
+def _client(config: Config, context: Context) -> CollaFuseClient:
+    """The client that this node is.
+
+    In simulation `partition-id` picks its share of the run's data set. A node with a `data-path` of its own
+    (deployment) holds what lies there, keeps its state in `state-path`, and draws its secret from the operating system.
+    """
+    node = context.node_config
+    if "partition-id" not in node:
+        raise SettingError("partition-id", None, "every node needs one in its --node-config, counted from 0")
+    client = int(node["partition-id"])
+    cuts = config.cut_steps()
+    if not 0 <= client < len(cuts):
+        raise SettingError("partition-id", client, f"0..{len(cuts) - 1}, as `num_supernodes` = {len(cuts)}")
+    if "data-path" in node:
+        data = single_client(config.data, config.run.seed, str(node["data-path"]))
+    else:
+        data = federation_data(config.data, config.run.num_supernodes, config.run.seed).client(client)
+    folder = client_folder(run_folder(config, context.run_id), client)
+    store = ClientStore(Path(str(node["state-path"])) if "state-path" in node else folder)
+    return CollaFuseClient(client, Process.of(config), data, store, cuts[client], seeded_secret="data-path" not in node)

@@ -1,0 +1,60 @@
+"""Data sets by name. Nothing is ever downloaded: what is not there is an error that says what to put where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from collafuse_flwr.config import DataConfig
+from collafuse_flwr.data.archive import load_archive
+from collafuse_flwr.data.checks import refusal
+from collafuse_flwr.data.folder import load_folder
+from collafuse_flwr.data.idx import load_idx
+from collafuse_flwr.data.images import ImageSet, Source, fit
+from collafuse_flwr.rng import stream
+
+#: The brightest value of scikit-learn's digits.
+DIGITS_MAX = 16
+
+
+def load_digits(_: DataConfig) -> Source:
+    """Load the 1,797 handwritten digits that come with scikit-learn, 8 x 8 x 1, scaled from 0..16 to 0..255."""
+    from sklearn import datasets  # noqa: PLC0415 - slow, and only this data set needs it
+
+    bunch = datasets.load_digits()
+    images = torch.from_numpy(bunch.images).mul(255 / DIGITS_MAX).round().to(torch.uint8).unsqueeze(1)
+    labels = torch.from_numpy(bunch.target).to(torch.int64)
+    return Source(labels, tuple(map(str, bunch.target_names)), lambda keep: images[keep])
+
+
+LOADERS: dict[str, Callable[[DataConfig], Source]] = {
+    "digits": load_digits,
+    "imagefolder": load_folder,
+    "npz": load_archive,
+    "mnist": load_idx,
+    "fashion_mnist": load_idx,
+    "kmnist": load_idx,
+}
+
+
+def load_images(config: DataConfig, seed: int) -> ImageSet:
+    """Load `dataset`: at most `max_images` of them, drawn by `seed`, square, `image_size` pixels a side.
+
+    Raises:
+        DataError: the data are missing, damaged, empty or do not fit the settings.
+    """
+    source = LOADERS[config.dataset](config)
+    keep = _draw(len(source.labels), config.max_images, seed)
+    images = source.read(keep)
+    if not images.numel():
+        raise refusal(config, f"there are no images in it (their shape is {tuple(images.shape)})")
+    return ImageSet(fit(images, config.image_size), source.labels[keep], source.class_names, config.dataset)
+
+
+def _draw(count: int, at_most: int, seed: int) -> Tensor:
+    """Draw the indices of the images that are used, ascending; `at_most` = 0 means all."""
+    if not 0 < at_most < count:
+        return torch.arange(count)
+    return torch.randperm(count, generator=stream(seed, "max_images"))[:at_most].sort().values

@@ -1,0 +1,108 @@
+"""A labelled set of images, and the two scales pixels are kept in: uint8 at rest, [-1, 1] in networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from collafuse_flwr.errors import DataError
+
+#: Half the range of uint8: x = pixel / HALF - 1.
+HALF = 127.5
+#: Images that are resized at a time; in float32 the whole set would take four times its memory.
+RESIZED_TOGETHER = 256
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images of one size with a class each; the tensors are shared, so write to none of them.
+
+    `images` has shape (N, C, H, W), uint8; `labels` has shape (N,), int64, in 0..num_classes - 1.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype != torch.uint8:
+            raise ValueError("`images` must be uint8 of shape (N, C, H, W)")
+        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
+            raise ValueError("`labels` must be int64 of shape (N,)")
+        if len(self) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.num_classes:
+            raise ValueError("`labels` must be in 0..num_classes - 1")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the data set, whether or not an image of each is here."""
+        return len(self.class_names)
+
+    def subset(self, indices: Tensor) -> ImageSet:
+        """Copy the images at `indices`, shape (M,), int64; the classes stay those of the whole."""
+        return ImageSet(self.images[indices], self.labels[indices], self.class_names, self.name)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a loader found: all labels, shape (N,), int64, and how to read the images at some indices.
+
+    Pixels are read last, so that images that `max_images` leaves out are never decoded.
+    """
+
+    labels: Tensor
+    class_names: tuple[str, ...]
+    read: Callable[[Tensor], Tensor]
+
+
+def to_model_space(images: Tensor) -> Tensor:
+    """Scale pixels for networks: uint8 of any shape to float32 in [-1, 1].
+
+    Raises:
+        ValueError: the images are not uint8.
+    """
+    if images.dtype != torch.uint8:
+        raise ValueError(f"`images` must be uint8, not {images.dtype}")
+    return images.to(torch.float32) / HALF - 1
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Store pixels: floats of any shape, clamped to [-1, 1] and rounded, to uint8; NaN becomes black."""
+    bounded = x.to(torch.float32).nan_to_num(nan=-1).clamp(-1, 1)
+    return ((bounded + 1) * HALF).round().to(torch.uint8)
+
+
+def fit(images: Tensor, size: int) -> Tensor:
+    """Crop images (N, C, H, W), uint8, to their central square and resize it to `size` pixels a side; 0: keep them.
+
+    Resizing is bilinear with antialiasing.
+
+    Raises:
+        DataError: `size` is 0 and the images are not square.
+    """
+    height, width = images.shape[2:]
+    if not size:
+        if height != width:
+            raise DataError(
+                f"`image_size` = 0 keeps the images as they are, but they are {height} x {width} pixels and must be "
+                "square; set it to the pixels a side to crop and resize them to"
+            )
+        return images
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = images[:, :, top : top + side, left : left + side]
+    if side == size:
+        return square.contiguous()
+    return torch.cat([_resize(part, size) for part in torch.split(square, RESIZED_TOGETHER)])
+
+
+def _resize(images: Tensor, size: int) -> Tensor:
+    resized = functional.interpolate(images.to(torch.float32), (size, size), mode="bilinear", antialias=True)
+    return resized.round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,37 @@
+"""The split diffusion process in pure tensors: schedules, the cut, losses, training and sampling."""
+
+from collafuse_flwr.diffusion.cut import cut_step, diffuse, diffuse_twice
+from collafuse_flwr.diffusion.loss import Objective, denoising_loss, official_loss, stratified_steps
+from collafuse_flwr.diffusion.prediction import Denoise, Prediction, to_image, to_noise
+from collafuse_flwr.diffusion.sampling import Sampler, reverse, time_grid
+from collafuse_flwr.diffusion.schedule import SCHEDULES, Schedule, cosine, linear, make_schedule, sigmoid
+from collafuse_flwr.diffusion.training import Progress, Range, Source, TrainState, cosine_rate, train
+
+__all__ = [
+    "SCHEDULES",
+    "Denoise",
+    "Objective",
+    "Prediction",
+    "Progress",
+    "Range",
+    "Sampler",
+    "Schedule",
+    "Source",
+    "TrainState",
+    "cosine",
+    "cosine_rate",
+    "cut_step",
+    "denoising_loss",
+    "diffuse",
+    "diffuse_twice",
+    "linear",
+    "make_schedule",
+    "official_loss",
+    "reverse",
+    "sigmoid",
+    "stratified_steps",
+    "time_grid",
+    "to_image",
+    "to_noise",
+    "train",
+]

@@ -1,0 +1,113 @@
+"""One denoising loss for everybody: the client from the image, the server from an upload at any cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from collafuse_flwr.diffusion.cut import diffuse, diffuse_twice
+from collafuse_flwr.diffusion.prediction import Denoise, Prediction, to_noise
+from collafuse_flwr.diffusion.schedule import Schedule
+
+Weighting = Literal["uniform", "min_snr"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is regressed, and with what weight.
+
+    `weighting` is uniform, or min_snr: min(snr, gamma) / snr for eps and min(snr, gamma) / (snr + 1) for v
+    (Hang et al., arXiv 2303.09556, section 3.4).
+    """
+
+    prediction: Prediction = "v"
+    weighting: Weighting = "uniform"
+    gamma: float = 5.0
+
+
+def denoising_loss(
+    schedule: Schedule,
+    objective: Objective,
+    denoise: Denoise,
+    x: Tensor,
+    start: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    labels: Tensor | None = None,
+) -> Tensor:
+    """E |noise - sqrt((1 - r) / (1 - alpha_bar[t])) noise_hat(x_t, t)|^2 with r = alpha_bar[t] / alpha_bar[start].
+
+    The network predicts the noise of the global chain, whatever `start` is; the factor is the double Tweedie relation
+    E[noise_global | x_t] = sqrt((1 - alpha_bar[t]) / (1 - r)) E[noise | x_t], so the minimum is the ordinary denoiser
+    though only x_start is seen. With start = 0 it is the loss of DDPM (arXiv 2006.11239, equation 14). For a v
+    network the error is measured in v, i.e. divided by r, which keeps it bounded up to t = T.
+
+    Args:
+        schedule: the global schedule.
+        objective: prediction and weighting.
+        denoise: the network.
+        x: x_start, shape (batch, channels, height, width): an image (start = 0) or an upload (start = its cut).
+        start: the step of each x, shape (batch,), int64.
+        t: the step to train, shape (batch,), int64 in start + 1..T.
+        noise: standard normal, of the shape of `x`.
+        labels: class labels, shape (batch,), or None.
+
+    Returns:
+        The mean over the batch, a scalar.
+    """
+    x_t = diffuse(schedule, x, start, t, noise)
+    alpha_bar, r = schedule.at(t), schedule.at(t) / schedule.at(start)
+    noise_hat = to_noise(schedule, objective.prediction, denoise(x_t, t, labels), x_t, t)
+    error = ((1 - r) / (1 - alpha_bar)).sqrt() * noise_hat - noise
+    weight = _snr_weight(objective, alpha_bar)
+    if objective.prediction == "v":
+        weight = weight / r
+    return (weight * error.square()).mean()
+
+
+def official_loss(
+    schedule: Schedule,
+    objective: Objective,
+    denoise: Denoise,
+    x_k: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    labels: Tensor | None = None,
+) -> Tensor:
+    """E |noise - noise_hat(sqrt(alpha_bar[t]) x_k + sqrt(1 - alpha_bar[t]) noise, t)|^2, as in the authors' code.
+
+    An upload is treated as a clean image, which noises it twice (`upload=official`, for reproduction only). Shapes as
+    in `denoising_loss`.
+    """
+    x_t = diffuse_twice(schedule, x_k, t, noise)
+    alpha_bar = schedule.at(t)
+    error = to_noise(schedule, objective.prediction, denoise(x_t, t, labels), x_t, t) - noise
+    weight = _snr_weight(objective, alpha_bar)
+    if objective.prediction == "v":
+        weight = weight / alpha_bar
+    return (weight * error.square()).mean()
+
+
+def _snr_weight(objective: Objective, alpha_bar: Tensor) -> Tensor:
+    """The weight of each sample's squared error in its own prediction space."""
+    if objective.weighting == "uniform":
+        return torch.ones_like(alpha_bar)
+    snr = alpha_bar / (1 - alpha_bar)
+    capped = snr.clamp(max=objective.gamma)
+    return capped / (snr + 1) if objective.prediction == "v" else capped / snr
+
+
+def stratified_steps(first: Tensor, last: int, generator: torch.Generator) -> Tensor:
+    """Steps t uniform on first..last, one per sample, spread evenly over the batch to lower the loss's variance.
+
+    Each t is uniform on its own range; together they are a stratified sample (Kingma et al., arXiv 2107.00630,
+    appendix I.1, draw them so for continuous time). `first` has shape (batch,), int64.
+    """
+    batch = len(first)
+    strata = torch.randperm(batch, generator=generator, device=first.device)
+    jitter = torch.rand(batch, generator=generator, device=first.device, dtype=torch.float64)
+    span = last - first + 1
+    return first + (((strata + jitter) / batch) * span).long().clamp(max=span - 1)

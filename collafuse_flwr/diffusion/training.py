@@ -1,0 +1,168 @@
+"""Training a denoiser on part of the chain: the same loop for the backbone and for every client."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from collafuse_flwr.diffusion.loss import Objective, denoising_loss, official_loss, stratified_steps
+from collafuse_flwr.diffusion.prediction import Denoise
+from collafuse_flwr.diffusion.schedule import Schedule
+
+#: Adam's betas in the authors' settings.
+ADAM_BETAS = (0.9, 0.99)
+MAX_GRADIENT_NORM = 1.0
+WARMUP_STEPS = 20
+
+
+class Source(Protocol):
+    """Where batches come from: x at step `start`, labels or None, all of length len(rows)."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The rows as (x, start, labels)."""
+        ...
+
+
+class TrainState:
+    """A network with its Adam moments and its averaged weights (EMA, decay min(d, (1 + s) / (10 + s)) at step s)."""
+
+    def __init__(self, network: nn.Module, ema_decay: float) -> None:
+        self.network = network
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(self.parameters, betas=ADAM_BETAS)
+        self.ema = EMAModel(self.parameters, decay=ema_decay, foreach=True)
+        self.steps = 0
+
+    def descend(self, loss: Tensor, learning_rate: float) -> None:
+        """One Adam step on the loss, with clipped gradients, and one step of the average."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate * min(1.0, (self.steps + 1) / WARMUP_STEPS)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.ema.step(self.parameters)
+        self.steps += 1
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The network's state dict with averaged in place of trained weights."""
+        names = [name for name, p in self.network.named_parameters() if p.requires_grad]
+        averaged = dict(zip(names, self.ema.shadow_params, strict=True))
+        return {name: averaged.get(name, value).detach() for name, value in self.network.state_dict().items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything needed to go on, as flat named tensors (for safetensors)."""
+        state = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        state |= {f"ema.{i}": value for i, value in enumerate(self.ema.shadow_params)}
+        for i, moments in self.optimiser.state_dict()["state"].items():
+            state |= {f"adam.{i}.{name}": value for name, value in moments.items()}
+        state["steps"] = torch.tensor(self.steps)
+        return {name: value.detach().contiguous() for name, value in state.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what `tensors` returned, so that training goes on with the same bits."""
+        weights = {n.removeprefix("network."): v for n, v in tensors.items() if n.startswith("network.")}
+        self.network.load_state_dict(weights)
+        self.steps = int(tensors["steps"])
+        self.ema.optimization_step = self.steps
+        for i, shadow in enumerate(self.ema.shadow_params):
+            shadow.copy_(tensors[f"ema.{i}"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("adam."):
+                _, index, key = name.split(".")
+                moments.setdefault(int(index), {})[key] = value
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Begin at the given weights wherever name and shape agree, with fresh moments and average."""
+        own = self.network.state_dict()
+        shared = {name: v for name, v in weights.items() if name in own and own[name].shape == v.shape}
+        self.network.load_state_dict({**own, **shared})
+        for shadow, p in zip(self.ema.shadow_params, self.parameters, strict=True):
+            shadow.copy_(p.detach())
+
+
+@dataclass(frozen=True)
+class Range:
+    """The steps that a network is trained on: start + 1..last, where each row of the source has its own start."""
+
+    last: int
+    official: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a stretch of training did: its mean loss (nan without steps), optimiser steps and image updates."""
+
+    loss: float
+    steps: int
+    images: int
+
+
+def train(
+    state: TrainState,
+    denoise: Denoise,
+    source: Source,
+    *,
+    schedule: Schedule,
+    objective: Objective,
+    steps_range: Range,
+    batch_size: int,
+    num_steps: int,
+    learning_rate: Callable[[float], float],
+    generator: torch.Generator,
+    on_step: Callable[[int], None] = lambda _: None,
+) -> Progress:
+    """Take `num_steps` Adam steps of the denoising loss on shuffled batches of the source.
+
+    Args:
+        state: the network and its optimiser, changed in place.
+        denoise: the network's forward call.
+        source: where the images or uploads come from.
+        schedule: the global schedule.
+        objective: prediction and weighting.
+        steps_range: the steps t to train.
+        batch_size: rows in a batch.
+        num_steps: optimiser steps.
+        learning_rate: the rate at a fraction in [0, 1) of this stretch.
+        generator: draws rows, t and noise; on the device of the source's tensors.
+        on_step: called with the number of steps done.
+    """
+    state.network.train()
+    total = torch.zeros((), device=generator.device)
+    for done, rows in enumerate(shuffled(len(source), batch_size, num_steps, generator)):
+        x, start, labels = source.batch(rows)
+        t = stratified_steps(start + 1, steps_range.last, generator)
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        if steps_range.official:
+            loss = official_loss(schedule, objective, denoise, x, t, noise, labels)
+        else:
+            loss = denoising_loss(schedule, objective, denoise, x, start, t, noise, labels)
+        state.descend(loss, learning_rate(done / num_steps))
+        total += loss.detach()
+        on_step(done + 1)
+    return Progress(total.item() / num_steps if num_steps else math.nan, num_steps, num_steps * batch_size)
+
+
+def shuffled(rows: int, batch_size: int, num_batches: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Batches of row numbers, each row once per pass; a batch may straddle two passes, so all are full."""
+    left = torch.empty(0, dtype=torch.int64, device=generator.device)
+    for _ in range(num_batches):
+        while len(left) < batch_size:
+            left = torch.cat([left, torch.randperm(rows, generator=generator, device=generator.device)])
+        yield left[:batch_size]
+        left = left[batch_size:]
+
+
+def cosine_rate(learning_rate: float, progress: float) -> float:
+    """Half a cosine from `learning_rate` at progress 0 down to a hundredth of it at 1."""
+    return learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))

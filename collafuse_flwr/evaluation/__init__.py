@@ -1,0 +1,25 @@
+"""Measures of quality (distances, coverage, train-synthetic-test-real) and of cost, on plain tensors."""
+
+from collafuse_flwr.evaluation.classifier import ImageClassifier, accuracy, train_classifier
+from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, training_flops
+from collafuse_flwr.evaluation.coverage import Coverage, measure_coverage
+from collafuse_flwr.evaluation.distances import KernelDistance, frechet_distance, kernel_distance
+from collafuse_flwr.evaluation.features import PixelFeatures, extract_features
+from collafuse_flwr.evaluation.tstr import train_synthetic_test_real
+
+__all__ = [
+    "Coverage",
+    "ImageClassifier",
+    "KernelDistance",
+    "PixelFeatures",
+    "accuracy",
+    "extract_features",
+    "forward_flops",
+    "frechet_distance",
+    "kernel_distance",
+    "measure_coverage",
+    "sampling_flops",
+    "train_classifier",
+    "train_synthetic_test_real",
+    "training_flops",
+]

@@ -1,0 +1,53 @@
+"""Features of images: what every measure of quality is computed on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class PixelFeatures(nn.Module):
+    """The pixels themselves as features: (N,C,H,W) -> (N, C*H*W); needs no training, so clients can agree on it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Flatten each image."""
+        return images.flatten(1)
+
+
+def extract_features(images: Tensor, features: nn.Module, batch_size: int = 512) -> Tensor:
+    """Apply `features` to every image, in evaluation mode, without gradients, on the device where the module lives.
+
+    Extract once and pass `nn.Identity()` as the module to measure the same features in several ways.
+
+    Args:
+        images: (N, ...), N >= 1.
+        features: any module that maps (N, ...) to (N, ...); its training mode is left as it was.
+        batch_size: images per call of the module.
+
+    Returns:
+        (N, d) in float64, because distances subtract large, nearly equal sums.
+
+    """
+    device = next(features.parameters(), images).device
+    was_training = features.training
+    features.eval()
+    try:
+        with torch.no_grad():
+            batches = [features(batch.to(device)).flatten(1).double() for batch in torch.split(images, batch_size)]
+    finally:
+        features.train(was_training)
+    return torch.cat(batches)
+
+
+def extract_pair(
+    real: Tensor, generated: Tensor, features: nn.Module, *, at_least: int, batch_size: int = 512
+) -> tuple[Tensor, Tensor]:
+    """Extract the features of both sets; ValueError names the set that is too small or has features not finite."""
+    for name, images in (("real", real), ("generated", generated)):
+        if len(images) < at_least:
+            raise ValueError(f"`{name}` has {len(images)} images, at least {at_least} are needed")
+    pair = extract_features(real, features, batch_size), extract_features(generated, features, batch_size)
+    for name, points in zip(("real", "generated"), pair, strict=True):
+        if not torch.isfinite(points).all():
+            raise ValueError(f"`{name}` has images, or gives features, that are not finite")
+    return pair

@@ -1,0 +1,153 @@
+"""A Grid that sends again what a dead worker took down with it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+from flwr.app import Message
+from flwr.common.constant import ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+#: Seconds between looks for replies.
+POLL_SECONDS = 0.1
+
+
+class RetryGrid(Grid):
+    """Another grid, whose messages survive the death of a Ray worker that they had no part in.
+
+    A dead worker goes back to Flower's pool and at once fails whatever it is given next. Those messages were never
+    handled, so they are sent again. The one that was being handled when the worker died is not: it may have done half
+    its work, and would most likely kill the next worker. Its error goes to the caller, as do all other errors.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        tries: int = 8,
+        pause: float = 1.0,
+        on_reply: Callable[[int, int], None] = lambda *_: None,
+    ) -> None:
+        """Wrap a grid; give up after `tries` attempts in a row without one answer, `pause` seconds apart.
+
+        `on_reply` is told how many of the messages of a `send_and_receive` have been answered, and of how many.
+        """
+        self._grid, self._tries, self._pause, self._on_reply = grid, tries, pause, on_reply
+        self._sent: dict[str, Message] = {}
+        self._now: dict[str, str] = {}
+        self._victims: dict[str, Message] = {}
+        self._dead: set[str] = set()
+        self._barren = 0
+
+    @property
+    def run(self) -> Run:
+        """The run of the grid below."""
+        return self._grid.run
+
+    def set_run(self, run: Run) -> None:
+        """Set the run of the grid below."""
+        self._grid.set_run(run)
+
+    def create_message(self, *_: object, **__: object) -> NoReturn:
+        """Refuse what Flower has deprecated."""
+        raise NotImplementedError("use `Message(...)`")
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The nodes of the grid below."""
+        return self._grid.get_node_ids()
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """What the grid below knows about its nodes."""
+        return self._grid.get_nodes()
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Push messages and remember them; those that the grid below refuses have no id."""
+        given = list(messages)
+        ids = {message_id for message_id in self._grid.push_messages(given) if message_id}
+        # Flower writes the id into the message, and leaves out the ids of messages to nodes it does not know.
+        sent = {m.metadata.message_id: m for m in given if m.metadata.message_id in ids}
+        self._sent.update(sent)
+        return list(sent)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Replies that have arrived; what must be sent again is, once nothing else that was asked for is under way."""
+        asked = set(message_ids)
+        waiting = asked & self._victims.keys()
+        if asked and waiting == asked:
+            return self._send_again(asked)
+        under_way = {self._now.get(original, original): original for original in asked - waiting}
+        replies = []
+        for reply in sorted(self._grid.pull_messages(set(under_way)), key=lambda reply: reply.metadata.created_at):
+            original = under_way[reply.metadata.reply_to_message_id]
+            reply.metadata.__dict__["_reply_to_message_id"] = original
+            if self._was_spared(reply):
+                self._victims[original] = reply
+            else:
+                self._barren = 0
+                replies.append(self._settle(original, reply))
+        return replies
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Push messages and wait for their replies, at most `timeout` seconds."""
+        pending, replies = set(self.push_messages(messages)), list[Message]()
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        while pending and time.monotonic() < deadline:
+            arrived = self.pull_messages(pending)
+            pending -= {reply.metadata.reply_to_message_id for reply in arrived}
+            replies += arrived
+            if arrived:
+                self._on_reply(len(replies), len(replies) + len(pending))
+            if pending and not arrived:
+                time.sleep(POLL_SECONDS)
+        for original in pending:
+            self._forget(original)
+        return replies
+
+    def _send_again(self, originals: set[str]) -> list[Message]:
+        """Send messages once more, or give up on them and hand out their errors."""
+        if self._barren >= self._tries:
+            self._barren = 0
+            return [self._settle(original, self._victims[original]) for original in sorted(originals)]
+        if self._barren:
+            time.sleep(self._pause)
+        self._barren += 1
+        copies = {original: _again(self._sent[original]) for original in sorted(originals)}
+        self._grid.push_messages(list(copies.values()))
+        for original, copy in copies.items():
+            self._now[original] = copy.metadata.message_id
+            del self._victims[original]
+        return []
+
+    def _was_spared(self, reply: Message) -> bool:
+        """Whether a message failed without being handled, because its worker had died before."""
+        if not reply.has_error() or reply.error.code != ErrorCode.UNKNOWN:
+            return False
+        reason = reply.error.reason or ""
+        if "The actor is restarting" in reason:
+            return True
+        # A worker that is not restarted fails all messages with the same words: the first is the one it died of.
+        worker = re.search(r"actor_id: (\w+)", reason)
+        if worker is None:
+            return False
+        known = worker[1] in self._dead
+        self._dead.add(worker[1])
+        return known
+
+    def _settle(self, original: str, reply: Message) -> Message:
+        self._forget(original)
+        return reply
+
+    def _forget(self, original: str) -> None:
+        self._sent.pop(original, None)
+        self._now.pop(original, None)
+        self._victims.pop(original, None)
+
+
+def _again(message: Message) -> Message:
+    """A fresh copy: Flower refuses a message that it has delivered once."""
+    meta = message.metadata
+    return Message(message.content, meta.dst_node_id, meta.message_type, ttl=meta.ttl, group_id=meta.group_id)

@@ -1,0 +1,108 @@
+"""The diffusion process of a run, as its settings describe it: what server and clients must agree on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.diffusion import (
+    Denoise,
+    Objective,
+    Prediction,
+    Sampler,
+    Schedule,
+    make_schedule,
+    reverse,
+    time_grid,
+)
+from collafuse_flwr.diffusion.loss import Weighting
+from collafuse_flwr.diffusion.sampling import StepNoise
+from collafuse_flwr.networks import ImageShape, as_denoise, build_network
+from collafuse_flwr.rng import stream
+from collafuse_flwr.runtime import Runtime, choose_runtime
+
+
+@dataclass(frozen=True)
+class Process:
+    """Schedule, objective, sampler and where networks run."""
+
+    config: Config
+    schedule: Schedule
+    objective: Objective
+    runtime: Runtime
+
+    @classmethod
+    def of(cls, config: Config) -> Process:
+        """The process that the settings describe.
+
+        Raises:
+            SettingError: the device asked for is not there.
+        """
+        prediction = cast(Prediction, config.model.prediction)
+        return cls(
+            config,
+            make_schedule(config.model.schedule, config.model.timesteps),
+            Objective(prediction, cast(Weighting, config.train.loss_weighting), config.train.min_snr_gamma),
+            choose_runtime(config.run.device, config.run.precision),
+        )
+
+    def backbone(self, channels: int, size: int, num_classes: int) -> nn.Module:
+        """The server's network, freshly initialised; conditional only if class labels are shared."""
+        classes = num_classes if self.config.model.conditional and self.config.split.share_labels else 0
+        shape = ImageShape(channels, size, classes)
+        return build_network(self.config.model.model, shape, self.config.run.seed, "backbone").to(self.runtime.device)
+
+    def denoiser(self, client: int, channels: int, size: int, num_classes: int) -> nn.Module:
+        """A client's network, freshly initialised."""
+        preset = self.config.model.client_model
+        model = self.config.model.model if preset == "same" else preset
+        shape = ImageShape(channels, size, num_classes if self.config.model.conditional else 0)
+        return build_network(model, shape, self.config.run.seed, f"client {client}").to(self.runtime.device)
+
+    def denoise(self, network: nn.Module) -> Denoise:
+        """A network as a function of (x_t, t, labels)."""
+        return as_denoise(network, self.runtime)
+
+    def client_start(self, cut: int) -> int:
+        """The step at which a client takes over: its cut, or k (2 - c) as in the authors' code (`upload=official`)."""
+        if self.config.split.upload == "official":
+            return min(self.schedule.timesteps, round(cut * (2 - cut / self.schedule.timesteps)))
+        return cut
+
+    def server_grid(self, cut: int) -> list[int]:
+        """The steps of the server's half, from T down to the cut."""
+        return time_grid(self.schedule.timesteps, cut, self.config.evaluation.server_steps)
+
+    def client_grid(self, cut: int) -> list[int]:
+        """The steps of the client's half, down to the image."""
+        return time_grid(self.client_start(cut), 0, self.config.evaluation.client_steps)
+
+    def reverse(
+        self, network: nn.Module, x: Tensor, grid: list[int], labels: Tensor | None, name: tuple[int | str, ...]
+    ) -> Tensor:
+        """Carry x, shape (batch, channels, size, size), down the grid with one network; `name` names its noise."""
+        device = self.runtime.device
+        return reverse(
+            self.schedule,
+            self.objective.prediction,
+            self.denoise(network.eval()),
+            x.to(device),
+            grid,
+            sampler=cast(Sampler, self.config.evaluation.sampler),
+            labels=None if labels is None else labels.to(device),
+            noise=named_noise(name, device),
+        ).cpu()
+
+
+def named_noise(name: tuple[int | str, ...], device: object = "cpu") -> StepNoise:
+    """Sampling noise that depends on a name and the step alone, so that both halves of a chain can be replayed."""
+
+    def draw(t: int, shape: torch.Size) -> Tensor:
+        generator = stream(*name, "step", t, device=str(device))
+        return torch.randn(shape, generator=generator, device=generator.device)
+
+    return draw

@@ -1,0 +1,90 @@
+"""What a run is doing and what is left, on one line of a terminal, or as plain lines elsewhere."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+#: How the work of a round is spread over its bar: clients first, then the backbone.
+CLIENTS_SHARE = 0.4
+
+
+class Progress:
+    """Progress of the rounds of one run.
+
+    On a terminal it is one line that is drawn anew; with `quiet`, or where the output is not a terminal, one line of
+    text for each round.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=False, highlight=False, soft_wrap=True)
+        self.live = self.console.is_terminal and not quiet and sys.stdout.isatty()
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[left]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=1.0, left="")
+        self._round, self._first, self._total, self._clients = 0, 0, 1, 0
+        self._began = self._began_round = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if self.live:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """Print one line above the bar."""
+        self.console.print(line, markup=False)
+
+    def begin_round(self, round_: int, num_rounds: int, clients: int) -> None:
+        """Note that a round begins, with this many clients at work."""
+        if not self._first:
+            self._first, self._began = round_, time.monotonic()
+        self._round, self._total, self._clients = round_, num_rounds, clients
+        self._began_round = time.monotonic()
+        self.step("clients", 0, clients)
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """Note how far a part of the round is: clients that replied, backbone steps, samples."""
+        if not self.live or not self._round:
+            return
+        part = done / max(total, 1)
+        within = {"clients": CLIENTS_SHARE * part, "backbone": CLIENTS_SHARE + (1 - CLIENTS_SHARE) * part}.get(
+            what, 1.0
+        )
+        self._bar.update(
+            self._task,
+            completed=(self._round - 1 + within) / self._total,
+            description=f"round {self._round}/{self._total}  {what} {done}/{total}",
+            left=self._left(),
+        )
+
+    def end_round(self, round_: int, backbone: float | None, clients: list[float], lost: int) -> None:
+        """Say how a round went."""
+        losses = [f"backbone loss {backbone:.4f}"] if backbone is not None else []
+        losses += [f"client loss {statistics.fmean(clients):.4f} ({len(clients)} trained)"] if clients else []
+        notes = [f"{lost} of {self._clients} clients lost"] if lost else []
+        seconds = time.monotonic() - self._began_round
+        parts = [*losses, *notes, f"{seconds:.1f} s", self._left(finished=round_)]
+        self.say(f"round {round_}/{self._total}: " + ", ".join(part for part in parts if part))
+
+    def _left(self, finished: int | None = None) -> str:
+        """An estimate of the seconds left, from the rounds done in this process."""
+        rounds = (finished or self._round - 1) - self._first + 1
+        if rounds < 1 or self._round >= self._total:
+            return ""
+        seconds = (time.monotonic() - self._began) / rounds * (self._total - self._first + 1 - rounds)
+        return f"about {seconds:.0f} s left"

@@ -1,0 +1,21 @@
+"""Named random streams: what is drawn depends on its name, never on who drew before."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def stream(*name: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """Make a generator whose state is a hash of its name, e.g. (seed, "client", 3, "round", 7).
+
+    Two streams of different names are independent; the same name gives the same numbers in any process.
+    """
+    return torch.Generator(device=device).manual_seed(derive_seed(*name))
+
+
+def derive_seed(*name: int | str) -> int:
+    """A 63-bit seed from a name, for libraries that take an integer."""
+    digest = hashlib.sha256(repr(name).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1

@@ -1,0 +1,39 @@
+"""The ServerApp: from a run's settings to a strategy, to what the run leaves."""
+
+from __future__ import annotations
+
+import logging
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from collafuse_flwr.artifacts import open_run, print_summary, summarise
+from collafuse_flwr.config import Config
+from collafuse_flwr.folders import run_folder
+from collafuse_flwr.grid import RetryGrid
+from collafuse_flwr.progress import Progress
+from strategies import make_strategy
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run a strategy over the federation, then measure and show what came of it.
+
+    Raises:
+        UserError: a setting is not allowed, or nobody could take part.
+    """
+    config = Config.from_flat(context.run_config)
+    folder = run_folder(config, context.run_id)
+    open_run(config, folder)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    with Progress(config.run.quiet) as progress:
+        patient = RetryGrid(grid, on_reply=lambda done, asked: progress.step("clients", done, asked))
+        strategy = make_strategy(config, folder, progress)
+        arrays = strategy.join(patient)
+        strategy.start(patient, arrays, strategy.rounds_left, config.federation.round_timeout)
+        strategy.save()
+        progress.say("measuring the samples ...")
+        summary = summarise(folder)
+    print_summary(summary, folder, progress.console)

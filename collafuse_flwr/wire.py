@@ -1,0 +1,309 @@
+"""Every message that crosses between server and clients: one typed schema each, validated on arrival.
+
+There is no field for an image, for a client's noise or its seed, or for a client's weights: what leaves a client is
+what is listed here. A reply is either of its own kind or a `Refusal`. Records that the schema does not name are
+refused, so that nothing travels unnoticed.
+
+| message      | down                                    | up                                                   |
+|--------------|-----------------------------------------|------------------------------------------------------|
+| query.hello  | (empty)                                 | Hello: who it is, its cut, the shape of its images   |
+| train        | TrainRequest: round, backbone weights   | TrainReply: numbers, and the upload x_k if asked for |
+| evaluate     | HandOver: samples x_k for it to finish  | EvaluateReply: numbers about its own samples         |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from torch import Tensor
+
+from collafuse_flwr.errors import UploadError
+from collafuse_flwr.privacy.release import QUANTISED_MAX, Upload
+
+M = TypeVar("M")
+_WIRE_DTYPES = {"int8": np.int8, "float16": np.float16, "float32": np.float32}
+
+
+@dataclass(frozen=True)
+class Hello:
+    """A client's introduction; its cut step is agreed here for the whole run."""
+
+    partition_id: int
+    cut_step: int
+    timesteps: int
+    num_images: int
+    channels: int
+    size: int
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """One round's work: whether to upload, and the backbone's weights when the client starts from them."""
+
+    round: int
+    num_rounds: int
+    want_upload: bool
+    backbone: dict[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class TrainNumbers:
+    """What a client says about its training: mean loss (0 without steps), work, seconds, floating-point operations."""
+
+    loss: float
+    steps: int
+    image_updates: int
+    seconds: float
+    flops: int
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """A client's answer to a TrainRequest."""
+
+    numbers: TrainNumbers
+    upload: Upload | None = None
+
+
+@dataclass(frozen=True)
+class HandOver:
+    """Samples at the client's cut for it to finish; labels where the backbone was conditioned on them."""
+
+    round: int
+    x_k: Tensor
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateReply:
+    """What a client says about its finished samples and its held-out images.
+
+    `held_out_loss` is its denoiser's loss there (0 if it has none), `kernel_distance` that of pixels between its
+    samples and its held-out images (unbiased), `flops_per_image` what one image cost it to finish, `releases` how many
+    noised copies of each image have left it, and `bits` the Gaussian bound on what they tell (may be infinite).
+    """
+
+    num_samples: int
+    held_out_loss: float
+    kernel_distance: float
+    seconds: float
+    flops_per_image: int
+    releases: int
+    bits: float
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A client's one-line reason for not doing what was asked."""
+
+    reason: str
+
+
+def pack_numbers(numbers: object) -> RecordDict:
+    """A flat dataclass of numbers as one metric record."""
+    values = {f.name: getattr(numbers, f.name) for f in fields(cast(Any, numbers))}
+    return RecordDict({"numbers": MetricRecord(values)})
+
+
+def unpack_numbers(content: RecordDict, kind: type[M], *, infinite: tuple[str, ...] = ()) -> M:
+    """Read such a record back; numbers named in `infinite` may be infinite, none may be nan.
+
+    Raises:
+        UploadError: a number is missing, unexpected, of the wrong type or not finite.
+    """
+    record = content.metric_records.get("numbers")
+    wanted = {f.name: f.type for f in fields(cast(Any, kind))}
+    if record is None or set(record) != set(wanted):
+        raise UploadError(
+            f"`numbers` must hold exactly {', '.join(wanted)}, not {', '.join(record or {}) or 'nothing'}"
+        )
+    for key, value in record.items():
+        if isinstance(value, list) or (wanted[key] == "int" and not isinstance(value, int)):
+            raise UploadError(f"`numbers.{key}` = {value!r} must be one number of type {wanted[key]}")
+        if not (np.isfinite(value) or (key in infinite and not np.isnan(value))):
+            raise UploadError(f"`numbers.{key}` = {value!r} must be finite")
+    return kind(**{key: value if wanted[key] == "int" else float(cast(float, value)) for key, value in record.items()})
+
+
+def pack_train_request(request: TrainRequest) -> RecordDict:
+    """A TrainRequest as records."""
+    content = RecordDict(
+        {
+            "request": ConfigRecord(
+                {"round": request.round, "num-rounds": request.num_rounds, "want-upload": request.want_upload}
+            )
+        }
+    )
+    if request.backbone is not None:
+        content["backbone"] = ArrayRecord(request.backbone)
+    return content
+
+
+def unpack_train_request(content: RecordDict) -> TrainRequest:
+    """Read a TrainRequest back (on the client)."""
+    config = content.config_records["request"]
+    backbone = content.array_records.get("backbone")
+    return TrainRequest(
+        round=int(cast(int, config["round"])),
+        num_rounds=int(cast(int, config["num-rounds"])),
+        want_upload=bool(config["want-upload"]),
+        backbone=dict(backbone.to_torch_state_dict()) if backbone else None,
+    )
+
+
+def pack_train_reply(reply: TrainReply) -> RecordDict:
+    """A TrainReply as records."""
+    content = pack_numbers(reply.numbers)
+    if reply.upload is not None:
+        content["upload"] = ArrayRecord(_upload_arrays(reply.upload))
+    return content
+
+
+def unpack_train_reply(content: RecordDict) -> TrainReply:
+    """Read a TrainReply back; the upload's content is checked apart, by `check_upload`.
+
+    Raises:
+        UploadError: a record is missing, unknown or malformed.
+    """
+    _only(content, {"numbers", "upload"})
+    numbers = unpack_numbers(content, TrainNumbers)
+    record = content.array_records.get("upload")
+    return TrainReply(numbers, None if record is None else _read_upload(record))
+
+
+def unpack_evaluate_reply(content: RecordDict) -> EvaluateReply:
+    """Read an EvaluateReply back.
+
+    Raises:
+        UploadError: a number is missing, unexpected, of the wrong type or not finite.
+    """
+    _only(content, {"numbers"})
+    return unpack_numbers(content, EvaluateReply, infinite=("bits",))
+
+
+def unpack_hello(content: RecordDict) -> Hello:
+    """Read a Hello back.
+
+    Raises:
+        UploadError: a number is missing, unexpected or of the wrong type.
+    """
+    _only(content, {"numbers"})
+    return unpack_numbers(content, Hello)
+
+
+def pack_hand_over(hand_over: HandOver) -> RecordDict:
+    """A HandOver as records; samples travel as float32, they are few."""
+    arrays = {"x_k": Array(hand_over.x_k.numpy())}
+    if hand_over.labels is not None:
+        arrays["labels"] = Array(hand_over.labels.numpy())
+    return RecordDict({"hand-over": ArrayRecord(arrays), "request": ConfigRecord({"round": hand_over.round})})
+
+
+def unpack_hand_over(content: RecordDict) -> HandOver:
+    """Read a HandOver back (on the client)."""
+    arrays = content.array_records["hand-over"]
+    labels = torch.from_numpy(arrays["labels"].numpy().copy()) if "labels" in arrays else None
+    round_ = int(cast(int, content.config_records["request"]["round"]))
+    return HandOver(round_, torch.from_numpy(arrays["x_k"].numpy().copy()), labels)
+
+
+def pack_refusal(refusal: Refusal) -> RecordDict:
+    """A Refusal as records."""
+    return RecordDict({"refusal": ConfigRecord({"reason": refusal.reason})})
+
+
+def unpack_refusal(content: RecordDict) -> Refusal | None:
+    """The Refusal in a reply, or None."""
+    record = content.config_records.get("refusal")
+    return None if record is None else Refusal(str(record.get("reason", "no reason given")))
+
+
+def count_bytes(content: RecordDict) -> int:
+    """The bytes of a message's records, as they travel."""
+    return sum(record.count_bytes() for record in content.values())
+
+
+def _upload_arrays(upload: Upload) -> dict[str, Array]:
+    arrays = {"x_k": Array(upload.x_k), "scale": Array(np.float32(upload.scale).reshape(1))}
+    if upload.labels is not None:
+        arrays["labels"] = Array(upload.labels)
+    return arrays
+
+
+def _read_upload(record: ArrayRecord) -> Upload:
+    unknown = set(record) - {"x_k", "scale", "labels"}
+    if unknown or not {"x_k", "scale"} <= set(record):
+        raise UploadError(f"`upload` must hold x_k, scale and at most labels, not {', '.join(sorted(record))}")
+    scale = record["scale"].numpy()
+    if scale.shape != (1,) or scale.dtype != np.float32:
+        raise UploadError(f"`upload.scale` must be one float32, not {scale.dtype} of shape {scale.shape}")
+    labels = record["labels"].numpy() if "labels" in record else None
+    return Upload(record["x_k"].numpy(), float(scale[0]), labels)
+
+
+def _only(content: RecordDict, allowed: set[str]) -> None:
+    unknown = set(content) - allowed
+    if unknown:
+        raise UploadError(f"a reply may hold {', '.join(sorted(allowed))}, not {', '.join(sorted(unknown))}")
+
+
+@dataclass(frozen=True)
+class UploadContract:
+    """What was agreed with a client at the start, which every upload of its must fit."""
+
+    rows: int
+    channels: int
+    size: int
+    num_classes: int
+    labels: bool
+    dtype: str
+    alpha_bar: float
+
+    @property
+    def bound(self) -> float:
+        """Largest magnitude believed: an image in [-1, 1] and eight standard deviations of its noise."""
+        return self.alpha_bar**0.5 + 8 * (1 - self.alpha_bar) ** 0.5
+
+
+def check_upload(upload: Upload, contract: UploadContract) -> None:
+    """Hold an upload against what was agreed, before it touches the pool.
+
+    Raises:
+        UploadError: its shape, type, range or labels do not fit, or it is not finite.
+    """
+    shape = (contract.rows, contract.channels, contract.size, contract.size)
+    dtype = np.dtype(_WIRE_DTYPES[contract.dtype])
+    if upload.x_k.dtype != dtype or upload.x_k.shape != shape:
+        raise UploadError(f"`upload.x_k` must be {dtype} of shape {shape}, not {upload.x_k.dtype} {upload.x_k.shape}")
+    if not np.isfinite(upload.scale) or upload.scale <= 0 or (dtype != np.int8 and upload.scale != 1):
+        raise UploadError(f"`upload.scale` = {upload.scale} must be finite and positive, and 1 for floats")
+    largest = _largest(upload, dtype)
+    # Quantisation rounds up by half a step at most, and float16 by its own last bit.
+    if not largest <= contract.bound * (1 + 1 / QUANTISED_MAX):
+        raise UploadError(
+            f"`upload.x_k` reaches {largest:g}; at this cut it must be finite and within {contract.bound:g}"
+        )
+    _check_labels(upload.labels, contract)
+
+
+def _largest(upload: Upload, dtype: np.dtype[Any]) -> float:
+    """The largest magnitude in an upload; nan if there is one in it."""
+    if dtype == np.int8:
+        return int(np.abs(upload.x_k.astype(np.int16)).max()) * upload.scale
+    return float(np.abs(upload.x_k.astype(np.float32)).max())
+
+
+def _check_labels(labels: np.ndarray[Any, Any] | None, contract: UploadContract) -> None:
+    if not contract.labels:
+        if labels is not None:
+            raise UploadError("`upload.labels` must not be sent when `share_labels` is false")
+        return
+    if labels is None or labels.dtype != np.int64 or labels.shape != (contract.rows,):
+        raise UploadError(f"`upload.labels` must be int64 of shape ({contract.rows},)")
+    if labels.min() < 0 or labels.max() >= contract.num_classes:
+        raise UploadError(f"`upload.labels` must be in 0..{contract.num_classes - 1}")

@@ -1,0 +1,32 @@
+"""Environment variables of flwr and Ray, in one place because most are read once, at import."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+#: What every run sets, unless the user has set it already.
+VARIABLES = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    # By default every run installs torch anew, which takes minutes and has broken runs that were finished.
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_LOG_LEVEL": "WARNING",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Started by `uv run`, Ray would start its workers by `uv run` as well, in a copy of the working directory.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+
+
+def prepare_environment() -> None:
+    """Set the variables for this process and its children; call it before flwr or Ray is imported."""
+    for name, value in VARIABLES.items():
+        os.environ.setdefault(name, value)
+
+
+def quiet_flwr() -> None:
+    """Hold flwr's console log to FLWR_LOG_LEVEL, also when flwr was imported before the variable was set."""
+    from flwr.supercore.logger import update_console_handler  # noqa: PLC0415 - not before the environment is set
+
+    level = os.environ.get("FLWR_LOG_LEVEL", "WARNING").upper()
+    update_console_handler(level=level if level in logging.getLevelNamesMapping() else "WARNING")

@@ -1,0 +1,109 @@
+"""The run through `flwr run`, told honestly: that command starts a daemon, returns at once, and exits 0 in any case."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.errors import SettingError
+from collafuse_flwr.folders import run_folder
+from simulations.runners.environment import prepare_environment
+from simulations.runners.outcome import RunFailed, RunResult
+from simulations.runners.resources import check_resources
+from simulations.runners.run_log import RunLog
+from simulations.runners.superlink import SuperLink, private_superlink
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def run_flwr(config: Config, *, app_dir: Path = REPOSITORY) -> RunResult:
+    """Submit the run to a SuperLink of its own, show what the server prints, and stop everything afterwards.
+
+    The whole log is left in `flwr.log` in the run's folder.
+
+    Args:
+        config: the settings of the run.
+        app_dir: the folder of the Flower app, with the pyproject.toml that names both apps.
+
+    Raises:
+        UserError: what the server raised, or `RunFailed` if the run ended in any other way.
+        SettingError: Flower's command line has no room for what a client is to have.
+    """
+    if not (app_dir / "pyproject.toml").is_file():
+        raise SettingError("runner", "flwr", f"it needs the app's pyproject.toml, and {app_dir} has none")
+    cpus = config.federation.client_num_cpus
+    if cpus != int(cpus) or cpus < 1:
+        raise SettingError("client_num_cpus", cpus, "a whole number from 1 with `runner` = flwr")
+    check_resources(config.federation)
+    if config.run.output:
+        # The daemon has its own idea of where relative paths begin.
+        config = replace(config, run=replace(config.run, output=str(Path(config.run.output).absolute())))
+    prepare_environment()
+    with private_superlink() as superlink:
+        run_id = _submit(superlink, config, app_dir)
+        folder = run_folder(config, run_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        with RunLog(folder / "flwr.log", show=not config.run.quiet) as log:
+            status = _follow(superlink, run_id, log)
+    if status["status"] != "finished:completed":
+        raise log.failure(status["status"], status.get("status-details") or "")
+    return RunResult(run_id, folder)
+
+
+def _submit(superlink: SuperLink, config: Config, app_dir: Path) -> int:
+    """Hand the app to the SuperLink, and give the id of the run."""
+    settings = superlink.home / "run.toml"
+    settings.write_text(tomli_w.dumps(config.to_flower()))
+    federation = {
+        "num-supernodes": config.run.num_supernodes,
+        "client-resources-num-cpus": int(config.federation.client_num_cpus),
+        "client-resources-num-gpus": float(config.federation.client_num_gpus),
+        "init-args-log-to-driver": "false",
+    }
+    pairs = " ".join(f"{name}={value}" for name, value in federation.items())
+    answer = superlink.flwr(
+        "run", str(app_dir), "--format", "json", "--run-config", str(settings), "--federation-config", pairs
+    )
+    document = _json(answer.stdout)
+    if answer.returncode or "run-id" not in document:
+        reason = document.get("error-message") or (answer.stdout + answer.stderr)
+        raise RunFailed(f"flwr run refused the app: {' '.join(str(reason).split())}")
+    return int(document["run-id"])
+
+
+def _follow(superlink: SuperLink, run_id: int, log: RunLog) -> dict[str, Any]:
+    """Read the log of a run until it is finished, and give its true status."""
+    while True:
+        log.rewind()
+        command = superlink.command("log", str(run_id), "--stream")
+        with subprocess.Popen(
+            command, env=superlink.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as stream:
+            try:
+                for line in stream.stdout or ():
+                    log.add(line)
+            finally:
+                stream.kill()
+        answer = superlink.flwr("ls", "--run-id", str(run_id), "--format", "json")
+        runs = _json(answer.stdout).get("runs", [])
+        if not runs:
+            raise RunFailed(f"the SuperLink has lost the run: {' '.join((answer.stdout + answer.stderr).split())}")
+        if str(runs[0]["status"]).startswith("finished"):
+            return dict(runs[0])
+        # The stream broke off, or ended just before the status was set.
+        time.sleep(1)
+
+
+def _json(text: str) -> dict[str, Any]:
+    """The JSON object in the output of a command, after whatever else it says."""
+    try:
+        return dict(json.loads(text[text.index("{") :]))
+    except ValueError:
+        return {}

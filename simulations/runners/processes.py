@@ -1,0 +1,56 @@
+"""Processes by id: who descends from whom, and how to be sure that they are gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def descendants(pid: int) -> set[int]:
+    """The ids of all processes below one, in other sessions too."""
+    children: dict[int, list[int]] = {}
+    for child, parent in _parents().items():
+        children.setdefault(parent, []).append(child)
+    found, new = set[int](), [pid]
+    while new:
+        new = [child for parent in new for child in children.get(parent, [])]
+        found.update(new)
+    return found
+
+
+def alive(pids: Iterable[int]) -> set[int]:
+    """Those of some processes that still run; one that has ended and was not waited for does not."""
+    running = _parents()
+    return {pid for pid in pids if pid in running}
+
+
+def end(pids: Iterable[int], patience: float) -> None:
+    """Wait `patience` seconds for processes to end by themselves, then kill them."""
+    left, deadline = set(pids), time.monotonic() + patience
+    while (left := alive(left)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _parents() -> dict[int, int]:
+    """The parent of every process that runs: from /proc, or from `ps` where there is none (macOS)."""
+    if not Path("/proc/self/stat").exists():
+        listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True)
+        rows = [line.split() for line in listing.stdout.splitlines()]
+        return {int(pid): int(parent) for pid, parent, state in rows if not state.startswith("Z")}
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        # A process may end between the listing and the reading.
+        with contextlib.suppress(OSError):
+            # The name comes in parentheses and may hold anything, also a parenthesis.
+            state, parent = stat.read_text(errors="replace").rpartition(")")[2].split()[:2]
+            if state != "Z":
+                parents[int(stat.parent.name)] = int(parent)
+    return parents

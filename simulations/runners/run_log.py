@@ -1,0 +1,78 @@
+"""The log of a run in the daemon: kept whole, shown in part, and read for the reason of a failure."""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from pathlib import Path
+from typing import TextIO
+
+from collafuse_flwr.errors import UserError
+from simulations.runners.outcome import RunFailed
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+#: Lines that the server did not print: of Flower's logger and command line, of Ray, of warnings and tracebacks.
+_NOISE = re.compile(
+    r"\s|$|(DEBUG|INFO|WARNING|ERROR|CRITICAL)\s*:|Using SuperLink|Successfully installed"
+    r"|\((raylet|ClientAppActor|pid=)|The actor |[\w./-]+:\d+: \w*Warning"
+    r"|Traceback |The above exception|During handling|Exception \w+ occurred|Exit Code|[\w.]*(Error|Exception)\b"
+)
+_DETAILS = "Simulation failed with exception: "
+
+
+class RunLog:
+    """Takes the lines of a log in, writes them to a file, and prints what the server says."""
+
+    def __init__(self, path: Path, show: bool) -> None:
+        """Keep the log at `path`; `show`: print the server's lines as well."""
+        self.path, self._show = path, show
+        self.lines: list[str] = []
+        self._at = 0
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> RunLog:
+        self._file = self.path.open("w")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def rewind(self) -> None:
+        """Expect the log from its beginning: lines that are known already are passed over."""
+        self._at = 0
+
+    def add(self, line: str) -> None:
+        """Take in the next line."""
+        line = _COLOUR.sub("", line.rstrip("\n"))
+        self._at += 1
+        if self._at <= len(self.lines):
+            return
+        self.lines.append(line)
+        if self._file is not None:
+            print(line, file=self._file, flush=True)
+        if self._show and not _NOISE.match(line):
+            print(line, flush=True)
+
+    def failure(self, status: str, details: str) -> UserError:
+        """The error that stopped the server, if it was meant for the user; else where to look.
+
+        Flower tells the message of the exception, and its log ends a traceback by the exception's class and message.
+        """
+        message = details.removeprefix(_DETAILS)
+        first = message.split("\n")[0]
+        for line in self.lines:
+            name, _, text = line.partition(": ")
+            if message and text == first and _is_user_error(name):
+                return UserError(message)
+        told = f"{status} ({first})" if first else status
+        return RunFailed(f"the run ended as {told}; its log is {self.path}")
+
+
+def _is_user_error(name: str) -> bool:
+    """Whether a name such as `collafuse_flwr.errors.DataError` is that of an error meant for the user."""
+    try:
+        kind = pkgutil.resolve_name(name)
+    except (ValueError, ImportError, AttributeError):
+        return False
+    return isinstance(kind, type) and issubclass(kind, UserError)

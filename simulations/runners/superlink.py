@@ -1,0 +1,109 @@
+"""A SuperLink of one's own: `flwr run` would otherwise use any that listens, even another checkout's."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from simulations.runners.outcome import RunFailed
+from simulations.runners.processes import descendants, end
+
+#: Seconds for the SuperLink to answer, for it to end, and for what it started to follow.
+START_PATIENCE, END_PATIENCE, FOLLOW_PATIENCE = 120.0, 15.0, 4.0
+
+
+@dataclass(frozen=True)
+class SuperLink:
+    """A SuperLink that runs, and the environment in which `flwr` finds it and no other."""
+
+    home: Path
+    environment: dict[str, str]
+    pid: int
+
+    def command(self, *arguments: str) -> list[str]:
+        """A `flwr` command of this Python's environment."""
+        return [_script("flwr"), *arguments]
+
+    def flwr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a `flwr` command to its end."""
+        return subprocess.run(
+            self.command(*arguments), env=self.environment, capture_output=True, text=True, check=False
+        )
+
+
+@contextmanager
+def private_superlink() -> Iterator[SuperLink]:
+    """Start a SuperLink with its own home and port, and stop it with all that it started.
+
+    Raises:
+        RunFailed: it does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="collafuse-", ignore_cleanup_errors=True) as folder:
+        home, port = Path(folder), _free_port()
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        environment = {**os.environ, "FLWR_HOME": str(home), "PATH": path, "PYTHONUNBUFFERED": "1"}
+        connection = f'[superlink]\ndefault = "own"\n\n[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+        (home / "config.toml").write_text(connection)
+        options = ["--insecure", "--simulation", "--isolation", "subprocess", "--host", "127.0.0.1"]
+        with (home / "superlink.log").open("w") as log:
+            process = subprocess.Popen(
+                [_script("flower-superlink"), *options, "--port", str(port)],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C is for this process, which then stops the SuperLink in good order.
+                start_new_session=True,
+            )
+            try:
+                _wait_until_healthy(process, port, home / "superlink.log")
+                yield SuperLink(home, environment, process.pid)
+            finally:
+                _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the SuperLink; its children, in sessions of their own, watch it and follow, or are killed."""
+    below = descendants(process.pid)
+    process.terminate()
+    try:
+        process.wait(END_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    end(below, FOLLOW_PATIENCE)
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    # Never through a proxy: the SuperLink is on this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + START_PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with opener.open(f"http://127.0.0.1:{port}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    last = (log.read_text(errors="replace").strip().splitlines() or ["it left no message"])[-1]
+    raise RunFailed(f"flower-superlink did not start: {last}")
+
+
+def _script(name: str) -> str:
+    """A console script beside this Python."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,115 @@
+"""The server's backbone: training from the pool alone, and the server's half of generation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from flwr.app import ArrayRecord
+from torch import Tensor
+
+from collafuse_flwr.diffusion import Range, TrainState, cosine_rate, train
+from collafuse_flwr.evaluation import forward_flops, sampling_flops, training_flops
+from collafuse_flwr.networks import save_network
+from collafuse_flwr.process import Process
+from collafuse_flwr.progress import Progress
+from collafuse_flwr.rng import stream
+from strategies.pool import Pool
+
+
+@dataclass(frozen=True)
+class ServerWork:
+    """What the server did in a round; `loss` is nan without steps."""
+
+    loss: float
+    steps: int
+    image_updates: int
+    seconds: float
+    flops: int
+
+
+class Backbone:
+    """The shared denoiser of the steps t > k, on the server."""
+
+    def __init__(self, process: Process, channels: int, size: int, num_classes: int) -> None:
+        self.process = process
+        self.shape = (channels, size, size)
+        self.network = process.backbone(channels, size, num_classes)
+        self.conditional = process.config.model.conditional and process.config.split.share_labels
+        self.state = TrainState(self.network, process.config.train.ema_decay)
+        self._forward = self._count_forward()
+
+    def arrays(self) -> ArrayRecord:
+        """The averaged weights: Flower's global arrays."""
+        return ArrayRecord({name: value.cpu() for name, value in self.state.averaged().items()})
+
+    def begin_with(self, arrays: ArrayRecord) -> None:
+        """Start training from given weights (the `initial_arrays` of a fresh run)."""
+        self.state.start_from({name: v.to(self.process.runtime.device) for name, v in weights(arrays).items()})
+
+    def train(self, pool: Pool, round_: int, num_rounds: int, steps: int, progress: Progress) -> ServerWork:
+        """Take the steps of one round on batches pooled over all clients."""
+        began, config = time.perf_counter(), self.process.config
+
+        def learning_rate(fraction: float) -> float:
+            if config.train.lr_schedule == "constant":
+                return config.train.learning_rate
+            return cosine_rate(config.train.learning_rate, (round_ - 1 + fraction) / num_rounds)
+
+        trained = train(
+            self.state,
+            self.process.denoise(self.network),
+            pool,
+            schedule=self.process.schedule,
+            objective=self.process.objective,
+            steps_range=Range(self.process.schedule.timesteps, official=config.split.upload == "official"),
+            batch_size=config.train.batch_size,
+            num_steps=steps,
+            learning_rate=learning_rate,
+            generator=stream(config.run.seed, "backbone", "round", round_, device=self.process.runtime.device),
+            on_step=lambda done: progress.step("backbone", done, steps),
+        )
+        flops = training_flops(self._forward, trained.images)
+        return ServerWork(trained.loss, trained.steps, trained.images, time.perf_counter() - began, flops)
+
+    def save(self, folder: Path) -> None:
+        """Write the averaged weights as a diffusers folder."""
+        with self._holding(self.state.averaged()):
+            save_network(self.network, folder, self.process.schedule, self.process.objective.prediction)
+
+    def hand_over(
+        self, arrays: ArrayRecord, cut: int, count: int, labels: Tensor | None, name: tuple[int | str, ...]
+    ) -> Tensor:
+        """Generate samples from T down to the cut with the given weights, shape (count, channels, size, size)."""
+        x_t = torch.randn((count, *self.shape), generator=stream(*name, "x_T"))
+        with self._holding(weights(arrays)):
+            return self.process.reverse(self.network, x_t, self.process.server_grid(cut), labels, name)
+
+    def hand_over_flops(self, cut: int) -> int:
+        """Floating-point operations of the server's half of one image."""
+        return sampling_flops(self._forward, len(self.process.server_grid(cut)) - 1, 1)
+
+    @contextmanager
+    def _holding(self, held: dict[str, Tensor]) -> Iterator[None]:
+        """Let the network hold other weights for a while."""
+        trained = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.network.load_state_dict(held)
+        try:
+            yield
+        finally:
+            self.network.load_state_dict(trained)
+
+    def _count_forward(self) -> int:
+        device = self.process.runtime.device
+        one = torch.ones(1, dtype=torch.int64, device=device)
+        x = torch.zeros((1, *self.shape), device=device)
+        return forward_flops(self.process.denoise(self.network.eval()), x, one, one * 0 if self.conditional else None)
+
+
+def weights(arrays: ArrayRecord) -> dict[str, Tensor]:
+    """Flower's arrays as torch tensors."""
+    return dict(arrays.to_torch_state_dict())

@@ -1,0 +1,123 @@
+"""Who takes part: introductions, late joiners and the choice of clients for a round."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.errors import UploadError, UserError
+from collafuse_flwr.rng import stream
+from collafuse_flwr.wire import Hello, unpack_hello, unpack_refusal
+
+#: Seconds between looks for clients that have not connected yet.
+POLL_SECONDS = 0.2
+
+
+@dataclass
+class Members:
+    """The clients that have introduced themselves, by partition id."""
+
+    config: Config
+    hellos: dict[int, Hello] = field(default_factory=dict)
+    nodes: dict[int, int] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+
+    def wait(self, grid: Grid) -> None:
+        """Wait until enough clients are there.
+
+        Raises:
+            UserError: they do not come in time, or all who came were refused.
+        """
+        wanted = self.config.federation.min_supernodes or self.config.run.num_supernodes
+        deadline = time.monotonic() + self.config.federation.round_timeout
+        while len(self.hellos) < wanted:
+            self.welcome(grid)
+            if self.refused and len(self.hellos) + len(self.refused) >= wanted:
+                break
+            if time.monotonic() > deadline:
+                raise UserError(f"only {len(self.hellos)} of {wanted} clients came within `round_timeout`")
+            if len(self.hellos) < wanted:
+                time.sleep(POLL_SECONDS)
+        if not self.hellos:
+            raise UserError(next(iter(self.refused.values())))
+
+    def welcome(self, grid: Grid) -> None:
+        """Ask nodes that have not introduced themselves who they are; others may have joined or come back since."""
+        present = set(grid.get_node_ids())
+        self.nodes = {client: node for client, node in self.nodes.items() if node in present}
+        new = sorted(present - set(self.nodes.values()))
+        if not new:
+            return
+        messages = [Message(RecordDict(), node, "query.hello") for node in new]
+        replies = grid.send_and_receive(messages, timeout=self.config.federation.round_timeout)
+        for reply in replies:
+            self._introduce(reply)
+
+    def choose(self, round_: int) -> list[int]:
+        """The clients of a round, in order: all who are there, or a share of them drawn by seed and round."""
+        present = sorted(self.nodes)
+        fraction = self.config.federation.fraction_train
+        count = max(1, round(fraction * len(present)))
+        order = torch.randperm(len(present), generator=stream(self.config.run.seed, "choose", round_))
+        return sorted(present[i] for i in order[:count].tolist())
+
+    def client_of(self, node: int) -> int | None:
+        """The partition id of a node."""
+        return next((client for client, own in self.nodes.items() if own == node), None)
+
+    def restore(self, hellos: Iterable[Hello]) -> None:
+        """Take up what was agreed before a run was interrupted."""
+        self.hellos = {hello.partition_id: hello for hello in hellos}
+
+    def _introduce(self, reply: Message) -> None:
+        node = reply.metadata.src_node_id
+        if reply.has_error():
+            self.refused[node] = f"a client failed to introduce itself: {last_line(reply.error.reason)}"
+            return
+        refusal = unpack_refusal(reply.content)
+        if refusal is not None:
+            self.refused[node] = refusal.reason
+            return
+        try:
+            hello = unpack_hello(reply.content)
+            self._check(hello)
+        except UploadError as error:
+            self.refused[node] = str(error)
+            return
+        self.refused.pop(node, None)
+        self.hellos[hello.partition_id] = hello
+        self.nodes[hello.partition_id] = node
+
+    def _check(self, hello: Hello) -> None:
+        """Hold an introduction against what the others, and this client before, have said."""
+        client = hello.partition_id
+        if client in self.nodes:
+            raise UploadError(f"two nodes say that they are client {client}")
+        known = self.hellos.get(client)
+        if known is not None and known != hello:
+            raise UploadError(f"client {client} said {known} at first and now says {hello}")
+        if hello.timesteps != self.config.model.timesteps or not 0 <= hello.cut_step <= hello.timesteps:
+            raise UploadError(f"client {client} cuts at {hello.cut_step} of {hello.timesteps} steps")
+        if hello.num_images < 1 or hello.size < 1 or hello.channels < 1 or hello.num_classes < 1:
+            raise UploadError(f"client {client} describes no images: {hello}")
+        for other in self.hellos.values():
+            if (hello.channels, hello.size, hello.num_classes) != (other.channels, other.size, other.num_classes):
+                raise UploadError(
+                    f"client {client} has {_images(hello)}, client {other.partition_id} has {_images(other)}; all must agree"
+                )
+
+
+def _images(hello: Hello) -> str:
+    return f"images of {hello.channels} x {hello.size} x {hello.size} in {hello.num_classes} classes"
+
+
+def last_line(reason: str | None) -> str:
+    """The last line of a traceback, or the whole of a one-line reason: what to show of a client's error."""
+    lines = [line.strip() for line in (reason or "").strip().splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"

@@ -1,0 +1,110 @@
+"""The server's pool of uploads, memory-mapped so that it may be larger than memory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from collafuse_flwr.privacy.release import Upload
+
+
+@dataclass(frozen=True)
+class Share:
+    """One client's rows of the pool: where they begin, how many, their cut step and int8 scale."""
+
+    begin: int
+    rows: int
+    cut: int
+    scale: float
+
+
+@dataclass(frozen=True)
+class _View:
+    """The pool's rows: values and labels as they lie in the files, cut steps and scales per row."""
+
+    x_k: NDArray[Any]
+    labels: NDArray[np.int64] | None
+    cuts: Tensor
+    scales: Tensor
+
+
+class Pool:
+    """All uploads held, one region of rows for each client, as one source of batches for training.
+
+    Values stay in the type they travelled in. An upload of a client that is already there replaces its rows (`fresh`
+    uploads), so the pool never holds more than one upload of each client.
+    """
+
+    def __init__(self, folder: Path, row_shape: tuple[int, int, int], dtype: str, device: torch.device) -> None:
+        self.folder, self.row_shape, self.dtype, self.device = folder, row_shape, np.dtype(dtype), device
+        self.shares: dict[int, Share] = {}
+        self._view: _View | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __len__(self) -> int:
+        return sum(share.rows for share in self.shares.values())
+
+    def __contains__(self, client: int) -> bool:
+        return client in self.shares
+
+    def put(self, client: int, cut: int, upload: Upload) -> None:
+        """Take in a checked upload."""
+        old = self.shares.get(client)
+        begin = old.begin if old else len(self)
+        self._write("x_k.bin", begin * self._row_bytes(), upload.x_k.tobytes())
+        if upload.labels is not None:
+            self._write("labels.bin", begin * 8, upload.labels.tobytes())
+        self.shares[client] = Share(begin, len(upload), cut, upload.scale)
+        self._view = None
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rows as (x_k, cut step, labels or None), on the pool's device."""
+        view, picked = self._opened(), rows.cpu()
+        x_k = torch.from_numpy(view.x_k[picked.numpy()]).to(self.device, torch.float32)
+        x_k = x_k * view.scales[picked].to(self.device).view(-1, 1, 1, 1)
+        labels = None if view.labels is None else torch.from_numpy(view.labels[picked.numpy()]).to(self.device)
+        return x_k, view.cuts[picked].to(self.device), labels
+
+    def labels_of(self, client: int) -> Tensor | None:
+        """The labels that a client shared, shape (rows,), or None."""
+        labels, share = self._opened().labels, self.shares[client]
+        return None if labels is None else torch.from_numpy(labels[share.begin : share.begin + share.rows].copy())
+
+    def describe(self) -> str:
+        """The regions as JSON, for a checkpoint; the bytes are in the folder already."""
+        return json.dumps({client: asdict(share) for client, share in self.shares.items()})
+
+    def restore(self, described: str) -> None:
+        """Take up the regions of a checkpoint; bytes beyond them belong to a round that was cut off."""
+        self.shares = {int(client): Share(**share) for client, share in json.loads(described).items()}
+        self._view = None
+
+    def _row_bytes(self) -> int:
+        return int(np.prod(self.row_shape)) * self.dtype.itemsize
+
+    def _write(self, name: str, offset: int, data: bytes) -> None:
+        path = self.folder / name
+        with path.open("r+b" if path.exists() else "w+b") as file:
+            file.seek(offset)
+            file.write(data)
+
+    def _opened(self) -> _View:
+        """The files mapped into memory, mapped anew after every change."""
+        if self._view is None:
+            shares = sorted(self.shares.values(), key=lambda share: share.begin)
+            rows = torch.tensor([share.rows for share in shares])
+            path = self.folder / "labels.bin"
+            self._view = _View(
+                np.memmap(self.folder / "x_k.bin", self.dtype, "r", shape=(len(self), *self.row_shape)),
+                np.memmap(path, np.int64, "r", shape=(len(self),)) if path.exists() else None,
+                torch.tensor([share.cut for share in shares]).repeat_interleave(rows),
+                torch.tensor([share.scale for share in shares]).repeat_interleave(rows),
+            )
+        return self._view

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from collafuse_flwr.diffusion import Objective, Range, TrainState, cosine, cosine_rate, train
+from collafuse_flwr.diffusion.training import shuffled
+from collafuse_flwr.rng import stream
+
+
+@dataclass(frozen=True)
+class Images:
+    x: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        return self.x[rows], torch.zeros_like(rows), None
+
+
+def _state() -> TrainState:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return TrainState(nn.Conv2d(1, 1, 3, padding=1), 0.9)
+
+
+def _train(state: TrainState, name: int, steps: int) -> float:
+    return train(
+        state,
+        lambda x, t, y: state.network(x),
+        Images(torch.randn(10, 1, 4, 4, generator=torch.Generator().manual_seed(1))),
+        schedule=cosine(20),
+        objective=Objective(),
+        steps_range=Range(20),
+        batch_size=4,
+        num_steps=steps,
+        learning_rate=lambda _: 1e-2,
+        generator=stream(name),
+    ).loss
+
+
+def test_training_lowers_the_loss() -> None:
+    state = _state()
+    first = _train(state, 0, 20)
+    for name in range(1, 10):
+        last = _train(state, name, 20)
+    assert last < 0.9 * first
+
+
+def test_going_on_from_saved_tensors_gives_the_same_bits() -> None:
+    straight, resumed = _state(), _state()
+    for name in (0, 1):
+        _train(straight, name, 5)
+    first = _state()
+    _train(first, 0, 5)
+    resumed.load(first.tensors())
+    _train(resumed, 1, 5)
+    assert resumed.tensors().keys() == straight.tensors().keys()
+    for name, value in straight.tensors().items():
+        assert torch.equal(resumed.tensors()[name], value), name
+
+
+def test_the_average_follows_its_recursion() -> None:
+    state = _state()
+    weight = next(iter(state.averaged())), state.network
+    expected = weight[1].state_dict()[weight[0]].clone()
+    for step in range(1, 6):
+        _train(state, step, 1)
+        decay = 0.0 if step == 1 else min(0.9, step / (9 + step))
+        expected = decay * expected + (1 - decay) * state.network.state_dict()[weight[0]]
+    torch.testing.assert_close(state.averaged()[weight[0]], expected)
+
+
+def test_starting_from_weights_takes_what_fits() -> None:
+    state = _state()
+    state.start_from({"weight": torch.ones(1, 1, 3, 3), "bias": torch.ones(7), "unknown": torch.ones(1)})
+    own = state.network.state_dict()
+    assert (own["weight"] == 1).all()
+    assert own["bias"].shape == (1,)
+    assert torch.equal(state.averaged()["weight"], own["weight"])
+
+
+def test_no_steps_change_nothing() -> None:
+    state = _state()
+    before = {name: value.clone() for name, value in state.tensors().items()}
+    assert _train(state, 0, 0) != _train(state, 0, 0)  # nan: there is no loss
+    assert all(torch.equal(value, before[name]) for name, value in state.tensors().items())
+
+
+@given(st.integers(1, 30), st.integers(1, 40), st.integers(1, 10))
+def test_batches_are_full_and_use_every_row_equally(rows: int, batch: int, batches: int) -> None:
+    drawn = list(shuffled(rows, batch, batches, stream("test")))
+    assert [len(b) for b in drawn] == [batch] * batches
+    counts = torch.bincount(torch.cat(drawn), minlength=rows)
+    assert int(counts.max() - counts.min()) <= 1
+
+
+@pytest.mark.parametrize(("progress", "rate"), [(0.0, 1.0), (0.5, 0.505), (1.0, 0.01), (1.5, 0.01)])
+def test_the_rate_falls_along_half_a_cosine(progress: float, rate: float) -> None:
+    assert cosine_rate(1.0, progress) == pytest.approx(rate)

@@ -1,0 +1,95 @@
+"""A small federation on digits in this process, for tests of whole rounds."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from collafuse_flwr.client_app import app as client_app
+from collafuse_flwr.config import Config
+from collafuse_flwr.grid import RetryGrid
+from collafuse_flwr.progress import Progress
+from simulations.runners.apps import begin_run
+from simulations.runners.local_grid import LocalGrid
+from strategies.collafuse import CollaFuse
+
+SMALL: dict[str, Any] = {
+    "num_supernodes": 3,
+    "num_rounds": 2,
+    "max_images": 150,
+    "timesteps": 20,
+    "cut_ratio": 0.3,
+    "local_epochs": 1.0,
+    "batch_size": 32,
+    "client_batch_size": 8,
+    "num_samples": 12,
+    "sampler": "ddim",
+    "server_steps": 3,
+    "client_steps": 2,
+    "client_init": "random",
+    "server_threads": 1,
+    "quiet": True,
+}
+
+
+def small(folder: Path, **settings: Any) -> Config:
+    """Settings of a run that takes about two seconds."""
+    return Config.from_flat(SMALL | {"output": str(folder)} | settings)
+
+
+def connect(config: Config, app: ClientApp = client_app, partitions: Iterable[int] | None = None) -> LocalGrid:
+    """The clients of a run, in this process."""
+    return LocalGrid(app, begin_run(), config.to_flower(), config.run.num_supernodes, partitions)
+
+
+def federate(config: Config, grid: LocalGrid | None = None) -> CollaFuse:
+    """Run the strategy through Flower's own `start`, without measuring the samples afterwards."""
+    strategy = CollaFuse(config, Path(config.run.output), Progress(quiet=True))
+    patient = RetryGrid(grid or connect(config))
+    arrays = strategy.join(patient)
+    strategy.start(patient, arrays, strategy.rounds_left, config.federation.round_timeout)
+    strategy.save()
+    return strategy
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what a clock measured."""
+
+    def timeless(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: timeless(item) for key, item in value.items() if key != "seconds"}
+        return value
+
+    return [timeless(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """The networks and samples that a run left, by path."""
+    kept = sorted(itertools.chain(folder.rglob("*.safetensors"), folder.rglob("*.bin")))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in kept if path.name != "state.safetensors"}
+
+
+def spoiled(
+    client: int, spoil: Callable[[Message, Context], Message | None], rounds: Iterable[int] = (1,)
+) -> ClientApp:
+    """The ClientApp, but one client's training is spoiled in some rounds: `spoil` answers, raises, or passes (None)."""
+
+    def call(message: Message, context: Context) -> Message:
+        chosen = context.node_config["partition-id"] == client and message.metadata.message_type == "train"
+        if chosen and int(message.content.config_records["request"]["round"]) in set(rounds):  # type: ignore[arg-type]
+            answer = spoil(message, context)
+            if answer is not None:
+                return answer
+        return client_app(message, context)
+
+    app = ClientApp()
+    for action in ("train", "evaluate"):
+        getattr(app, action)()(call)
+    app.query("hello")(client_app)
+    return app

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.errors import SettingError, UserError
+from simulations.runners import flwr as runner
+from simulations.runners import superlink
+from simulations.runners.flwr import REPOSITORY, run_flwr
+from simulations.runners.outcome import RunFailed
+from simulations.runners.processes import descendants
+
+WriteApps = Callable[[str, str], str]
+SETTINGS: dict[str, object] = {"num_supernodes": 3, "runner": "flwr", "output": "out"}
+
+CODE = """
+@app.train()
+def train(message, context):
+    who = {"id": context.node_config["partition-id"], "cut": context.run_config["cut-ratio"]}
+    return Message(RecordDict({"who": ConfigRecord(who)}), reply_to=message)
+
+@server.main()
+def main(grid, context):
+    if context.run_config["seed"] == 13:
+        raise DataError("no such folder")
+    replies = ask(grid, nodes(grid, context))
+    print("who:", sorted(reply.content["who"]["id"] for reply in replies), context.run_config["cut-ratio"])
+"""
+
+
+@pytest.fixture
+def app_dir(write_apps: WriteApps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a tiny Flower app; the package it imports errors from is found where this test finds it."""
+    write_apps("tiny_apps", CODE)
+    components = {"serverapp": "tiny_apps:server", "clientapp": "tiny_apps:app"}
+    app = {"publisher": "tests", "components": components, "config": Config().to_flower()}
+    project = {"name": "tiny-app", "version": "0.1.0", "description": "tiny", "license": "Apache-2.0"}
+    (tmp_path / "pyproject.toml").write_text(tomli_w.dumps({"project": project, "tool": {"flwr": {"app": app}}}))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    return tmp_path
+
+
+def test_a_run_completes_and_leaves_its_log(app_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = descendants(os.getpid())
+    result = run_flwr(Config.from_flat({**SETTINGS, "cut_ratio": 0.3}), app_dir=app_dir)
+    assert capsys.readouterr().out == "who: [0, 1, 2] 0.3\n"
+    assert result.folder == app_dir / "out"
+    assert "who: [0, 1, 2] 0.3\n" in (app_dir / "out" / "flwr.log").read_text()
+    assert descendants(os.getpid()) == before
+
+
+def test_an_error_meant_for_the_user_reaches_the_caller(app_dir: Path) -> None:
+    before = descendants(os.getpid())
+    with pytest.raises(UserError, match=r"^no such folder$"):
+        run_flwr(Config.from_flat({**SETTINGS, "seed": 13}), app_dir=app_dir)
+    assert "DataError: no such folder" in (app_dir / "out" / "flwr.log").read_text()
+    assert descendants(os.getpid()) == before
+
+
+def test_what_flower_cannot_do_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"`client_num_cpus` = 0.5 is not allowed: a whole number from 1"):
+        run_flwr(Config.from_flat({**SETTINGS, "client_num_cpus": 0.5}))
+    with pytest.raises(SettingError, match=r"needs the app's pyproject.toml"):
+        run_flwr(Config.from_flat(SETTINGS), app_dir=tmp_path)
+
+
+def test_a_superlink_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A port below 1 cannot be listened to.
+    monkeypatch.setattr(superlink, "_free_port", lambda: -1)
+    with pytest.raises(RunFailed, match=r"^flower-superlink did not start: "), superlink.private_superlink():
+        pass
+
+
+def test_json_is_found_after_warnings_and_its_absence_is_no_error() -> None:
+    assert runner._json('careful!\n{"run-id": 3}') == {"run-id": 3}
+    assert runner._json("nothing") == {}

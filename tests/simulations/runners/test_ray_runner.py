@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ray
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.errors import DataError, SettingError
+from simulations.runners import ray as runner
+from simulations.runners.processes import descendants
+from simulations.runners.ray import run_ray
+
+WriteApps = Callable[[str, str], str]
+CONFIG = Config.from_flat({"num_supernodes": 6, "client_num_cpus": 0.5, "output": "out"})
+
+pytestmark = [
+    # Ray opens sockets, files and processes that it leaves to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def assert_nothing_is_left(before: set[int]) -> None:
+    deadline = time.monotonic() + 10
+    while (left := descendants(os.getpid()) - before) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+    assert not ray.is_initialized()
+
+
+def test_a_client_that_kills_its_worker_harms_nobody_else(write_apps: WriteApps, tmp_path: Path) -> None:
+    name = write_apps(
+        "dying_apps",
+        """
+@app.train()
+def train(message, context):
+    partition, round_ = context.node_config["partition-id"], message.content["ask"]["round"]
+    if (partition, round_) == (2, 1):
+        os._exit(1)
+    time.sleep(0.1)
+    who = {"id": partition, "cut": context.run_config["cut-ratio"], "process": os.getpid()}
+    return Message(RecordDict({"who": ConfigRecord(who)}), reply_to=message)
+
+@server.main()
+def main(grid, context):
+    grid = RetryGrid(grid)
+    ids = nodes(grid, context)
+    lines = []
+    for round_ in (1, 2, 3):
+        replies = ask(grid, ids, round_)
+        good = [reply.content["who"] for reply in replies if reply.has_content()]
+        assert all(who["cut"] == context.run_config["cut-ratio"] and who["process"] != os.getpid() for who in good)
+        lines.append(f"{sorted(who['id'] for who in good)} {[r.error.code for r in replies if r.has_error()]}")
+    Path("seen").write_text("\\n".join(lines))
+""",
+    )
+    before, path = descendants(os.getpid()), os.environ.get("PYTHONPATH")
+    result = run_ray(CONFIG, server_app=f"{name}:server", client_app=f"{name}:app")
+    everybody = "[0, 1, 2, 3, 4, 5] []"
+    assert (tmp_path / "seen").read_text().splitlines() == ["[0, 1, 3, 4, 5] [0]", everybody, everybody]
+    assert result.folder == tmp_path / "out"
+    assert os.environ.get("PYTHONPATH") == path
+    assert_nothing_is_left(before)
+
+
+def test_an_error_meant_for_the_user_reaches_the_caller(write_apps: WriteApps) -> None:
+    name = write_apps(
+        "refusing_apps", "@server.main()\ndef main(grid, context):\n    raise DataError('no such folder')\n"
+    )
+    before = descendants(os.getpid())
+    with pytest.raises(DataError, match=r"^no such folder$"):
+        run_ray(CONFIG, server_app=f"{name}:server", client_app=f"{name}:app")
+    assert_nothing_is_left(before)
+
+
+def test_too_large_clients_and_unknown_versions_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingError, match="client_num_cpus"):
+        run_ray(Config.from_flat({"client_num_cpus": 4096}))
+    monkeypatch.setattr(runner, "version", lambda name: "1.43.0")
+    with pytest.raises(SettingError, match=r"flwr 1.43.0 is not known to work"):
+        run_ray(CONFIG)

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from collafuse_flwr.config import FederationConfig
+from collafuse_flwr.errors import SettingError
+from simulations.runners import resources
+
+
+@pytest.fixture(autouse=True)
+def machine_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "machine", lambda: (4, 2))
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(1.0, 0.0), (4.0, 2.0), (0.5, 0.25)])
+def test_what_fits_passes(cpus: float, gpus: float) -> None:
+    resources.check_resources(FederationConfig(client_num_cpus=cpus, client_num_gpus=gpus))
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "message"),
+    [
+        (5.0, 0.0, "`client_num_cpus` = 5.0 is not allowed: at most 4"),
+        (1.0, 3.0, "`client_num_gpus` = 3.0 is not allowed: at most 2"),
+        (1.5, 0.0, "`client_num_cpus` = 1.5 is not allowed: a whole number, or a fraction below 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(cpus: float, gpus: float, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        resources.check_resources(FederationConfig(client_num_cpus=cpus, client_num_gpus=gpus))
+
+
+def test_the_machine_has_a_cpu() -> None:
+    assert resources._cpus() >= 1

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+
+from collafuse_flwr.grid import RetryGrid
+from simulations.runners.apps import begin_run
+from simulations.runners.local_grid import LocalGrid
+
+# As Ray 2.55 words it; the message that killed a worker, and those that the dead worker was given afterwards.
+DIED = "<class 'ray.exceptions.ActorDiedError'>:<'The actor died unexpectedly.\n\tactor_id: {}\n\tpid: 1'>"
+RESTARTING = "<class 'ray.exceptions.ActorUnavailableError'>:<'The actor ab is unavailable: The actor is restarting..'>"
+RESTARTED = "<class 'ray.exceptions.ActorUnavailableError'>:<'The actor ab is unavailable: The actor was restarted.'>"
+
+Verdict = Callable[[int, int], str | None]
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    return Message(RecordDict(), reply_to=message)
+
+
+class Fragile(LocalGrid):
+    """A grid whose workers die as a test tells: the reason for the n-th message to a partition, or None."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(app, begin_run(), {}, 0)
+        self.verdict, self.sent = verdict, dict[int, int]()
+        self.partition = {self.add_node(partition): partition for partition in range(3)}
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        replies = super().pull_messages(message_ids)
+        return [self._perhaps_failed(reply) for reply in replies]
+
+    def _perhaps_failed(self, reply: Message) -> Message:
+        partition = self.partition[reply.metadata.src_node_id]
+        self.sent[partition] = self.sent.get(partition, 0) + 1
+        reason = self.verdict(partition, self.sent[partition])
+        if reason is None:
+            return reply
+        failed = Message(Error(ErrorCode.UNKNOWN, reason), reply_to=reply)
+        failed.metadata.__dict__.update(reply.metadata.__dict__)
+        return failed
+
+
+def exchange(below: Fragile, tries: int = 3) -> dict[int, bool]:
+    """Ask every partition in order, and tell which answered."""
+    grid = RetryGrid(below, tries=tries, pause=0.0)
+    messages = [Message(RecordDict(), node, "train") for node in below.partition]
+    ids = grid.push_messages(messages)
+    pending, answers = set(ids), dict[str, bool]()
+    while pending:
+        for reply in grid.pull_messages(pending):
+            pending.remove(reply.metadata.reply_to_message_id)
+            answers[reply.metadata.reply_to_message_id] = reply.has_content()
+    return {below.partition[m.metadata.dst_node_id]: answers[i] for m, i in zip(messages, ids, strict=True)}
+
+
+def test_what_a_restarting_worker_was_given_is_sent_again_but_not_what_killed_it() -> None:
+    reasons = {(0, 1): RESTARTED, (1, 1): RESTARTING, (1, 2): RESTARTING, (2, 1): RESTARTING}
+    below = Fragile(lambda partition, attempt: reasons.get((partition, attempt)))
+    assert exchange(below) == {0: False, 1: True, 2: True}
+    assert below.sent == {0: 1, 1: 3, 2: 2}
+
+
+def test_of_those_that_a_dead_worker_failed_only_the_first_stays_failed() -> None:
+    reasons = {(0, 1): DIED.format("ab"), (1, 1): DIED.format("ab"), (2, 1): DIED.format("cd")}
+    below = Fragile(lambda partition, attempt: reasons.get((partition, attempt)))
+    assert exchange(below) == {0: False, 1: True, 2: False}
+    assert below.sent == {0: 1, 1: 2, 2: 1}
+
+
+def test_it_gives_up_when_nobody_answers_any_more() -> None:
+    below = Fragile(lambda partition, attempt: RESTARTING)
+    assert exchange(below, tries=4) == {0: False, 1: False, 2: False}
+    assert below.sent == {0: 5, 1: 5, 2: 5}
+
+
+@pytest.mark.parametrize("reason", ["ValueError: an error that Flower has no code for", ""])
+def test_other_errors_are_passed_on(reason: str) -> None:
+    below = Fragile(lambda partition, attempt: reason if partition == 1 else None)
+    assert exchange(below) == {0: True, 1: False, 2: True}
+    assert below.sent == {0: 1, 1: 1, 2: 1}
+
+
+def test_send_and_receive_waits_for_those_sent_again() -> None:
+    below = Fragile(lambda partition, attempt: RESTARTING if attempt == 1 else None)
+    progress: list[tuple[int, int]] = []
+    grid = RetryGrid(below, pause=0.0, on_reply=lambda done, asked: progress.append((done, asked)))
+    messages = [Message(RecordDict(), node, "train") for node in grid.get_node_ids()]
+    replies = grid.send_and_receive(messages, timeout=20.0)
+    assert all(reply.has_content() for reply in replies)
+    sent = {message.metadata.message_id for message in messages}
+    assert {reply.metadata.reply_to_message_id for reply in replies} == sent
+    assert progress == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_messages_to_unknown_nodes_have_no_id() -> None:
+    below = Fragile(lambda partition, attempt: None)
+    node = next(iter(below.partition))
+    known, unknown = (Message(RecordDict(), to, "train") for to in (node, 7))
+    assert RetryGrid(below).push_messages([unknown, known]) == [known.metadata.message_id]

@@ -1,0 +1,137 @@
+"""What the server really receives in a whole run, and what can be made of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
+
+from collafuse_flwr.client_app import app as client_app
+from collafuse_flwr.data import federation_data, to_model_space
+from collafuse_flwr.errors import UploadError
+from collafuse_flwr.process import Process
+from collafuse_flwr.wire import pack_hand_over, pack_train_request, unpack_train_reply
+from tests.federation import connect, federate, small
+
+
+class Tap:
+    """A ClientApp whose replies are all kept, by client."""
+
+    def __init__(self) -> None:
+        self.replies: dict[int, list[RecordDict]] = defaultdict(list)
+        self.app = ClientApp()
+        for register in (self.app.query("hello"), self.app.train(), self.app.evaluate()):
+            register(self._call)
+
+    def _call(self, message: Message, context: Context) -> Message:
+        reply = client_app(message, context)
+        self.replies[int(context.node_config["partition-id"])].append(reply.content)
+        return reply
+
+    def arrays(self, client: int) -> list[tuple[str, NDArray[Any]]]:
+        """Every array that a client sent, with its name."""
+        return [
+            (name, array.numpy())
+            for content in self.replies[client]
+            for record in content.array_records.values()
+            for name, array in record.items()
+        ]
+
+
+@pytest.mark.parametrize("settings", [{}, {"share_labels": False}, {"client_cut_ratios": "0.3,0.6,1"}])
+def test_no_message_holds_more_than_the_schema_lists(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Numbers, and one upload: x_k, its scale and, if they are shared, labels."""
+    tap, config = Tap(), small(tmp_path, num_rounds=3, **settings)
+    federate(config, connect(config, tap.app))
+    labels = ["labels"] if config.split.share_labels else []
+    for client, cut in enumerate(config.cut_steps()):
+        uploads = [] if cut == config.model.timesteps else sorted(["x_k", "scale", *labels])
+        assert sorted(name for name, _ in tap.arrays(client)) == uploads
+        for content in tap.replies[client]:
+            assert not content.config_records
+            assert set(content.metric_records) == {"numbers"}
+            for value in content.metric_records["numbers"].values():
+                assert isinstance(value, (int, float)), "a list could carry an image"
+
+
+def _best_fit(x_0: NDArray[Any], seen: list[NDArray[Any]]) -> float:
+    """Least mean squared error of x_0 over all linear combinations of what was seen, and a constant."""
+    columns = np.stack([*(s.ravel() for s in seen), np.ones(x_0.size)], axis=1)
+    weights, *_ = np.linalg.lstsq(columns, x_0.ravel(), rcond=None)
+    return float(np.square(columns @ weights - x_0.ravel()).mean())
+
+
+def test_no_combination_of_what_was_received_beats_one_noised_image(tmp_path: Path) -> None:
+    """All arrays of all rounds together, and the labels, rebuild x_0 no better than x_k alone."""
+    tap, config = Tap(), small(tmp_path, num_rounds=4, upload_dtype="float32", evaluate_every=1)
+    federate(config, connect(config, tap.app))
+    process, data = Process.of(config), federation_data(config.data, 3, 0)
+    for client, cut in enumerate(config.cut_steps()):
+        x_0 = to_model_space(data.client(client).train.images).numpy().astype(np.float64)
+        images = [array.astype(np.float64) for _, array in tap.arrays(client) if array.shape == x_0.shape]
+        labels = [array for name, array in tap.arrays(client) if name == "labels"]
+        spread = [np.broadcast_to(array[:, None, None, None], x_0.shape).astype(np.float64) for array in labels]
+        x_k = images[0]
+        alone, together = _best_fit(x_0, [x_k, *spread]), _best_fit(x_0, [*images, *spread])
+        assert together >= alone - 1e-9
+        # What is left is the noise: the error of the best linear filter, known in closed form from the variance.
+        snr = float(process.schedule.snr()[cut])
+        assert _best_fit(x_0, [x_k]) == pytest.approx(x_0.var() / (1 + snr * x_0.var()), rel=0.1)
+
+
+def test_fresh_uploads_can_be_averaged_and_once_cannot(tmp_path: Path) -> None:
+    """Why an image leaves once: with new noise in every round, the error falls with the number of rounds."""
+    errors = {}
+    for upload in ("once", "fresh"):
+        tap, config = Tap(), small(tmp_path / upload, num_rounds=4, upload_dtype="float32", upload=upload)
+        federate(config, connect(config, tap.app))
+        x_0 = to_model_space(federation_data(config.data, 3, 0).client(0).train.images).numpy().astype(np.float64)
+        errors[upload] = _best_fit(x_0, [array for name, array in tap.arrays(0) if name == "x_k"])
+    assert errors["fresh"] < 0.5 * errors["once"]
+
+
+def test_the_first_papers_triple_would_give_the_image_away(tmp_path: Path) -> None:
+    """(x_t, noise, t) is inverted exactly; the same with our upload fails, for the noise is not in it."""
+    tap, config = Tap(), small(tmp_path, upload_dtype="float32", num_rounds=1)
+    federate(config, connect(config, tap.app))
+    alpha_bar = float(Process.of(config).schedule.alpha_bar[config.cut_steps()[0]])
+    x_0 = to_model_space(federation_data(config.data, 3, 0).client(0).train.images).numpy()
+    x_k = next(array for name, array in tap.arrays(0) if name == "x_k")
+    noise = (x_k - alpha_bar**0.5 * x_0) / (1 - alpha_bar) ** 0.5
+    rebuilt = (x_k - (1 - alpha_bar) ** 0.5 * noise) / alpha_bar**0.5
+    assert np.abs(rebuilt - x_0).max() < 1e-5
+    assert abs(noise.mean()) < 0.1
+    assert abs(noise.std() - 1) < 0.1
+
+
+@pytest.mark.parametrize("extra", ["noise", "x_0", "seed", "weights"])
+def test_a_reply_with_any_other_field_is_refused(tmp_path: Path, extra: str) -> None:
+    tap, config = Tap(), small(tmp_path, num_rounds=1)
+    federate(config, connect(config, tap.app))
+    content = next(c for c in tap.replies[0] if "upload" in c)
+    unpack_train_reply(content)
+    arrays = content.array_records["upload"].to_torch_state_dict()
+    wider = RecordDict({**content, "upload": ArrayRecord({**arrays, extra: arrays["x_k"]})})
+    with pytest.raises(UploadError, match=extra):
+        unpack_train_reply(wider)
+    with pytest.raises(UploadError, match=extra):
+        unpack_train_reply(RecordDict({**content, extra: ArrayRecord({extra: arrays["x_k"]})}))
+
+
+def test_the_server_sends_no_more_than_weights_and_samples(tmp_path: Path) -> None:
+    """Down go the round, the backbone's weights and hand-overs: nothing that one client said reaches another."""
+    assert set(pack_train_request.__annotations__) == {"request", "return"}
+    assert set(pack_hand_over.__annotations__) == {"hand_over", "return"}
+    strategy = federate(small(tmp_path, num_rounds=1, client_init="backbone", client_init_round=1))
+    shapes = {tuple(value.shape) for value in strategy.backbone.state.averaged().values()}
+    message = strategy._train_message(0, 1, strategy.backbone.arrays())
+    sent = message.content.array_records.get("backbone")
+    assert sent is None or {tuple(a.shape) for a in sent.values()} <= shapes
+    assert torch.is_tensor(next(iter(strategy.backbone.state.averaged().values())))

@@ -1,0 +1,100 @@
+"""The two ends of the cut, bit for bit: c = 0 is centralised training, c = 1 is local training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.data import federation_data, to_model_space
+from collafuse_flwr.diffusion import TrainState, cosine_rate, stratified_steps
+from collafuse_flwr.diffusion.training import shuffled
+from collafuse_flwr.process import Process
+from collafuse_flwr.rng import stream
+from collafuse_flwr.runtime import threads
+from tests.federation import federate, metrics, small
+
+
+@dataclass(frozen=True)
+class PlainDdpm:
+    """DDPM training written out (arXiv 2006.11239, algorithm 1), with none of the code for the cut."""
+
+    process: Process
+    state: TrainState
+    images: Tensor
+    labels: Tensor
+
+    def round(self, number: int, rounds: int, steps: int, batch_size: int, name: tuple[int | str, ...]) -> None:
+        """Train one round."""
+        schedule, generator = self.process.schedule, stream(*name)
+        self.state.network.train()
+        for done, rows in enumerate(shuffled(len(self.images), batch_size, steps, generator)):
+            x_0 = self.images[rows]
+            t = stratified_steps(torch.ones_like(rows), schedule.timesteps, generator)
+            noise = torch.randn(x_0.shape, generator=generator)
+            alpha_bar = schedule.at(t)
+            x_t = alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise
+            output = self.state.network(x_t, t - 1, class_labels=self.labels[rows]).sample
+            loss = (output - noise).square().mean()
+            self.state.descend(
+                loss, cosine_rate(self.process.config.train.learning_rate, (number - 1 + done / steps) / rounds)
+            )
+
+
+def _reference(config: Config, name: str, images: Tensor, labels: Tensor) -> PlainDdpm:
+    process = Process.of(config)
+    _, channels, size, _ = images.shape
+    if name == "backbone":
+        network = process.backbone(channels, size, 10)
+    else:
+        network = process.denoiser(int(name), channels, size, 10)
+    return PlainDdpm(process, TrainState(network, config.train.ema_decay), to_model_space(images), labels)
+
+
+def _assert_same(expected: TrainState, saved: dict[str, Tensor]) -> None:
+    assert expected.tensors().keys() == saved.keys()
+    for key, value in expected.tensors().items():
+        assert torch.equal(value, saved[key]), key
+
+
+def test_cut_zero_is_centralised_training(tmp_path: Path) -> None:
+    """With the whole process on the server, pooling clean uploads trains what pooled images would."""
+    config = small(tmp_path, cut_ratio=0, upload_dtype="float32", prediction="eps")
+    federate(config)
+    data = federation_data(config.data, 3, 0)
+    parts = [data.client(client).train for client in range(3)]
+    images, labels = torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts])
+    plain = _reference(config, "backbone", images, labels)
+    left = 0.0
+    with threads(1):
+        for number in (1, 2):
+            left += len(images)
+            steps = int(left // 32)
+            left -= steps * 32
+            plain.round(number, 2, steps, 32, (0, "backbone", "round", number))
+    _assert_same(plain.state, load_file(tmp_path / "server" / "state.safetensors"))
+    assert all(client["steps"] == 0 for row in metrics(tmp_path) for client in row["clients"].values())
+
+
+def test_cut_one_is_local_training(tmp_path: Path) -> None:
+    """With the whole process on the clients, each trains alone, and nothing is uploaded."""
+    config = small(tmp_path, cut_ratio=1, prediction="eps", client_init="backbone")
+    federate(config)
+    data = federation_data(config.data, 3, 0)
+    for client in range(3):
+        own = data.client(client).train
+        plain = _reference(config, str(client), own.images, own.labels)
+        left = 0.0
+        with threads(1):
+            for number in (1, 2):
+                left += len(own)
+                steps = int(left // 8)
+                left -= steps * 8
+                plain.round(number, 2, steps, 8, (0, "client", client, "round", number))
+        _assert_same(plain.state, load_file(tmp_path / "clients" / str(client) / "state-000002.safetensors"))
+    assert all(row["server"]["steps"] == 0 for row in metrics(tmp_path))
+    assert not list((tmp_path / "server" / "pool").iterdir())
