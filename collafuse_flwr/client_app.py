@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,8 +56,16 @@ def _answer(message: Message, context: Context, act: Callable[[CollaFuseClient],
         with threads(config.federation.client_threads):
             content = act(_client(config, context))
     except UserError as error:
-        content = pack_refusal(Refusal(str(error)))
+        content = pack_refusal(Refusal(_tell(error, context)))
     return Message(content, reply_to=message)
+
+
+def _tell(error: UserError, context: Context) -> str:
+    """What the server may know of a mistake: a client with data of its own keeps the names of its files to itself."""
+    if "data-path" not in context.node_config:
+        return str(error)
+    print(f"error: {error}", file=sys.stderr)
+    return f"{type(error).__name__}: the client's own log says more"
 
 
 def _client(config: Config, context: Context) -> CollaFuseClient:

@@ -6,7 +6,7 @@ Every default lives here and nowhere else. Hydra reads this schema directly; the
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
@@ -113,7 +113,7 @@ class TrainConfig:
 
     local_epochs: float = _setting(10.0, "passes over the images that a full DDPM would make in a round", above=0)
     batch_size: int = _setting(128, "images in a batch of the server", low=1)
-    client_batch_size: int = _setting(16, "images in a batch of a client", low=1)
+    client_batch_size: int = _setting(8, "images in a batch of a client", low=1)
     learning_rate: float = _setting(2e-3, "Adam's step size", above=0)
     lr_schedule: str = _setting("cosine", "learning rate over the rounds", choices=("constant", "cosine"))
     ema_decay: float = _setting(0.999, "decay of the averaged weights that sample", low=0, high=1)
@@ -127,9 +127,9 @@ class EvaluationConfig:
 
     evaluate_every: int = _setting(0, "rounds between evaluations; 0: only after the last", low=0)
     num_samples: int = _setting(2000, "images generated in an evaluation, over all clients", low=2)
-    sampler: str = _setting("ddpm", "the sampler", choices=("ddpm", "ddim", "dpm++"))
-    server_steps: int = _setting(0, "sampling steps above the cut; 0: every step", low=0)
-    client_steps: int = _setting(0, "sampling steps below the cut; 0: every step", low=0)
+    sampler: str = _setting("dpm++", "the sampler", choices=("ddpm", "ddim", "dpm++"))
+    server_steps: int = _setting(30, "sampling steps above the cut; 0: every step", low=0)
+    client_steps: int = _setting(10, "sampling steps below the cut; 0: every step", low=0)
 
 
 _SECTIONS: dict[str, type[Any]] = {
@@ -221,7 +221,7 @@ def _allowed(spec: Any) -> str:
 _KINDS: dict[str, Callable[[object], bool]] = {
     "bool": lambda v: isinstance(v, bool),
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
-    "float": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v),
+    "float": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) <= sys.float_info.max,
     "str": lambda v: isinstance(v, (str, int, float)) and not isinstance(v, bool),
 }
 _CASTS: dict[str, Callable[[Any], Any]] = {"bool": bool, "int": int, "float": float, "str": str}
@@ -257,5 +257,8 @@ def _check_together(config: Config) -> None:
             raise SettingError("client_cut_ratios", text, f"{n} numbers in [0, 1], one per client")
     if config.federation.min_supernodes > n:
         raise SettingError("min_supernodes", config.federation.min_supernodes, f"at most `num_supernodes` = {n}")
+    if config.split.client_init_round > config.run.num_rounds:
+        allowed = f"at most `num_rounds` = {config.run.num_rounds}, or clients would never train"
+        raise SettingError("client_init_round", config.split.client_init_round, allowed)
     if config.split.upload == "official" and config.split.copies_per_image > 1:
         raise SettingError("copies_per_image", config.split.copies_per_image, "1 when `upload` is official")

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 #: Seconds between looks for replies.
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.02
 
 
 class RetryGrid(Grid):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,11 +92,13 @@ def _unet(name: str, preset: Preset, shape: ImageShape) -> nn.Module:
 
 
 def _custom(path: str, shape: ImageShape) -> nn.Module:
-    module, _, factory = path.partition(":")
     try:
-        network = getattr(importlib.import_module(module), factory)(shape)
-    except (ImportError, AttributeError) as error:
+        factory = pkgutil.resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as error:
         raise SettingError("model", path, f"package.module:factory must be importable ({error})") from error
+    if not callable(factory):
+        raise SettingError("model", path, f"the factory must be callable, not {type(factory).__name__}")
+    network = factory(shape)
     if not isinstance(network, nn.Module):
         raise SettingError("model", path, f"the factory must return a torch module, not {type(network).__name__}")
     return network

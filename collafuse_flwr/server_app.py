@@ -12,6 +12,7 @@ from collafuse_flwr.config import Config
 from collafuse_flwr.folders import run_folder
 from collafuse_flwr.grid import RetryGrid
 from collafuse_flwr.progress import Progress
+from collafuse_flwr.runtime import threads
 from strategies import make_strategy
 
 app = ServerApp()
@@ -35,5 +36,7 @@ def main(grid: Grid, context: Context) -> None:
         strategy.start(patient, arrays, strategy.rounds_left, config.federation.round_timeout)
         strategy.save()
         progress.say("measuring the samples ...")
-        summary = summarise(folder)
+        # One thread: small classifiers gain nothing from more, and so the figures do not depend on the machine.
+        with threads(1):
+            summary = summarise(folder)
     print_summary(summary, folder, progress.console)

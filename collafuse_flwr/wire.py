@@ -13,18 +13,21 @@ refused, so that nothing travels unnoticed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
 from torch import Tensor
 
 from collafuse_flwr.errors import UploadError
 from collafuse_flwr.privacy.release import QUANTISED_MAX, Upload
 
 M = TypeVar("M")
+_REPLY_RECORDS = {"numbers": MetricRecord, "upload": ArrayRecord}
 _WIRE_DTYPES = {"int8": np.int8, "float16": np.float16, "float32": np.float32}
 
 
@@ -125,7 +128,7 @@ def unpack_numbers(content: RecordDict, kind: type[M], *, infinite: tuple[str, .
     for key, value in record.items():
         if isinstance(value, list) or (wanted[key] == "int" and not isinstance(value, int)):
             raise UploadError(f"`numbers.{key}` = {value!r} must be one number of type {wanted[key]}")
-        if not (np.isfinite(value) or (key in infinite and not np.isnan(value))):
+        if not (np.isfinite(value) or (key in infinite and value > 0)):
             raise UploadError(f"`numbers.{key}` = {value!r} must be finite")
     return kind(**{key: value if wanted[key] == "int" else float(cast(float, value)) for key, value in record.items()})
 
@@ -239,17 +242,31 @@ def _read_upload(record: ArrayRecord) -> Upload:
     unknown = set(record) - {"x_k", "scale", "labels"}
     if unknown or not {"x_k", "scale"} <= set(record):
         raise UploadError(f"`upload` must hold x_k, scale and at most labels, not {', '.join(sorted(record))}")
-    scale = record["scale"].numpy()
+    arrays = {name: _read_array(name, array) for name, array in record.items()}
+    scale = arrays["scale"]
     if scale.shape != (1,) or scale.dtype != np.float32:
         raise UploadError(f"`upload.scale` must be one float32, not {scale.dtype} of shape {scale.shape}")
-    labels = record["labels"].numpy() if "labels" in record else None
-    return Upload(record["x_k"].numpy(), float(scale[0]), labels)
+    return Upload(arrays["x_k"], float(scale[0]), arrays.get("labels"))
+
+
+def _read_array(name: str, array: Array) -> NDArray[Any]:
+    """The array of an upload; whatever bytes stand in its place are refused."""
+    try:
+        values = array.numpy()
+    except Exception as error:
+        raise UploadError(f"`upload.{name}` cannot be read ({type(error).__name__})") from error
+    if not isinstance(values, np.ndarray):
+        raise UploadError(f"`upload.{name}` must be one array, not {type(values).__name__}")
+    return values
 
 
 def _only(content: RecordDict, allowed: set[str]) -> None:
     unknown = set(content) - allowed
     if unknown:
         raise UploadError(f"a reply may hold {', '.join(sorted(allowed))}, not {', '.join(sorted(unknown))}")
+    for name, record in content.items():
+        if not isinstance(record, _REPLY_RECORDS[name]):
+            raise UploadError(f"`{name}` must be {_REPLY_RECORDS[name].__name__}, not {type(record).__name__}")
 
 
 @dataclass(frozen=True)
@@ -267,7 +284,7 @@ class UploadContract:
     @property
     def bound(self) -> float:
         """Largest magnitude believed: an image in [-1, 1] and eight standard deviations of its noise."""
-        return self.alpha_bar**0.5 + 8 * (1 - self.alpha_bar) ** 0.5
+        return math.sqrt(self.alpha_bar) + 8 * math.sqrt(1 - self.alpha_bar)
 
 
 def check_upload(upload: Upload, contract: UploadContract) -> None:

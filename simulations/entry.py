@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
+import signal
 import sys
 import time
 import traceback
@@ -15,7 +18,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from collafuse_flwr.config import Config
+from collafuse_flwr.config import Config, setting_names
 from collafuse_flwr.errors import UserError
 from simulations.runners import RunFailed
 
@@ -25,6 +28,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 FAILED = 1
 USER_ERROR = 2
 INTERRUPTED = 130
+TERMINATED = 143
 
 
 def register_schema() -> None:
@@ -32,32 +36,39 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="schema", node=Config().to_flat())
 
 
-def entry(act: Callable[[DictConfig], None], config_name: str = "config") -> Callable[[], int]:
+def entry(act: Callable[[DictConfig], None], config_name: str = "config", usage: str = "") -> Callable[[], int]:
     """A command that composes its settings with Hydra, acts on them and returns the exit status.
 
     A mistake in a setting is told in one line on standard error, with status 2; nothing else catches exceptions.
+    --help prints `usage`, or what Hydra knows where there is none.
     """
 
     def main() -> int:
+        if usage and {"-h", "--help"} & set(sys.argv[1:]):
+            print(usage)
+            return 0
         register_schema()
         # Hydra would print its own errors over several lines and exit; with this it raises them here.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        sys.argv[1:] = [_as_override(argument) for argument in sys.argv[1:]]
+        paths = dict(argument.split("=", 1) for argument in sys.argv[1:] if _is_path(argument))
+        sys.argv[1:] = [argument for argument in sys.argv[1:] if not _is_path(argument)]
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+        composed: list[DictConfig] = []
         try:
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(act)()
+            # Hydra announces errors of what it calls, so it is only asked for the settings.
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(composed.append)()
+            for settings in composed:
+                settings.update(paths)
+                act(settings)
         except RunFailed as error:
             if error.__cause__ is not None:
                 traceback.print_exception(error.__cause__)
             return _complain(str(error), FAILED)
-        except UserError as error:
-            return _complain(str(error))
-        except MissingConfigException as error:
-            return _complain(_missing(error))
-        except (HydraException, OmegaConfBaseException) as error:
-            return _complain(" ".join(str(error).split()))
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            return _complain(_in_one_line(error))
         except KeyboardInterrupt:
             return _complain(
-                "interrupted; resume=true with the same `output` goes on after the last whole round", INTERRUPTED
+                "interrupted; resume=true with the same `output` goes on after the last round", INTERRUPTED
             )
         return 0
 
@@ -75,18 +86,23 @@ def fresh_folder(config: Config) -> str:
     return str(folder)
 
 
-def _as_override(argument: str) -> str:
-    """`model=package.module:factory` is a value, not one of the group's files."""
+def _is_path(argument: str) -> bool:
+    """Whether it is `model=package.module:factory`: a value that Hydra would look for among the group's files."""
     name, _, value = argument.partition("=")
-    return f"++{argument}" if name in ("model", "client_model") and ":" in value else argument
+    return name == "model" and ":" in value
 
 
-def _missing(error: MissingConfigException) -> str:
-    """Name the setting, what it was given and what there is, where Hydra lists the files of a group."""
-    group, _, choice = str(error.missing_cfg_file or "").partition("/")
-    if not choice or not error.options:
+def _in_one_line(error: Exception) -> str:
+    """What is wrong with a setting: its name, what it was given, what is allowed; Hydra would take several lines."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).partition("/")
+        return f"`{group}` = {choice!r} is not allowed: one of {', '.join(sorted(error.options))}"
+    unknown = re.match(r"Could not override '([^']+)'", str(error))
+    if unknown is None:
         return " ".join(str(error).split())
-    return f"`{group}` = {choice!r} is not allowed: one of {', '.join(sorted(error.options))}"
+    close = difflib.get_close_matches(unknown[1], setting_names(), n=3)
+    meant = f"; did you mean {' or '.join(f'`{other}`' for other in close)}?" if close else ""
+    return f"`{unknown[1]}` is not a setting{meant} (--help lists all)"
 
 
 def _complain(line: str, status: int = USER_ERROR) -> int:

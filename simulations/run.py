@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from collafuse_flwr.artifacts import read_config
-from collafuse_flwr.config import Config
+from collafuse_flwr.config import Config, setting_help
+from collafuse_flwr.data import federation_data
+from collafuse_flwr.process import Process
 from simulations import runners
 from simulations.entry import entry, fresh_folder
 
@@ -22,21 +23,41 @@ def run(config: Config) -> None:
     Raises:
         UserError: a setting is not allowed, or the run failed.
     """
+    preflight(config)
     folder = str(Path(config.run.output).absolute()) if config.run.output else fresh_folder(config)
     runners.run(replace(config, run=replace(config.run, output=folder)))
+
+
+def preflight(config: Config) -> None:
+    """Find mistakes before anything is started: load the images, deal them, and build the networks.
+
+    Raises:
+        UserError: there is one.
+    """
+    data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
+    process, (_, channels, size, _) = Process.of(config), data.images.images.shape
+    process.backbone(channels, size, data.images.num_classes)
+    process.denoiser(0, channels, size, data.images.num_classes)
 
 
 def configured(settings: DictConfig) -> Config:
     """The settings, or, to resume, those of the run in `output` with what was given on the command line on top."""
     flat = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
     if flat.get("resume") is True:
-        given = {override.lstrip("+~").partition("=")[0] for override in HydraConfig.get().overrides.task}
+        given = {argument.lstrip("+~").partition("=")[0] for argument in sys.argv[1:]}
         before = read_config(Path(str(flat["output"])).absolute()).to_flat()
         flat = before | {name: value for name, value in flat.items() if name in given}
     return Config.from_flat(flat)
 
 
-main = entry(lambda settings: run(configured(settings)))
+def usage() -> str:
+    """Every setting with its default and what is allowed."""
+    about, lines = setting_help(), [f"{__doc__}", "Settings (name=default: what it is):", ""]
+    lines += [f"  {name}={value}: {about[name]}" for name, value in Config().to_flat().items()]
+    return "\n".join([*lines, "", "federation=silos|devices sets several at once; see conf/."])
+
+
+main = entry(lambda settings: run(configured(settings)), usage=usage())
 
 if __name__ == "__main__":
     sys.exit(main())

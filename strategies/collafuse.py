@@ -92,6 +92,7 @@ class CollaFuse(Strategy):
                 self.backbone.state.load({name: value.to(device) for name, value in tensors.items()})
                 self.pool.restore(pool)
                 self.done = len(self.journal.rounds)
+                self.journal.write_metrics()
         return self.backbone.arrays()
 
     def configure_train(

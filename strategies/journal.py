@@ -71,7 +71,6 @@ class Journal:
         self.rounds = [Round(**row) for row in memory["rounds"]]
         self.initialised, self.credit = set(memory["initialised"]), memory["credit"]
         self.hellos = {hello["partition_id"]: Hello(**hello) for hello in memory["hellos"]}
-        self.write_metrics()
         return load_file(self.path), metadata["pool"]
 
     def write_metrics(self) -> None:

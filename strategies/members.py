@@ -36,15 +36,15 @@ class Members:
         """
         wanted = self.config.federation.min_supernodes or self.config.run.num_supernodes
         deadline = time.monotonic() + self.config.federation.round_timeout
-        while len(self.hellos) < wanted:
+        while len(self.nodes) < wanted:
             self.welcome(grid)
-            if self.refused and len(self.hellos) + len(self.refused) >= wanted:
+            if self.refused and len(self.nodes) + len(self.refused) >= wanted:
                 break
             if time.monotonic() > deadline:
-                raise UserError(f"only {len(self.hellos)} of {wanted} clients came within `round_timeout`")
-            if len(self.hellos) < wanted:
+                raise UserError(f"only {len(self.nodes)} of {wanted} clients came within `round_timeout`")
+            if len(self.nodes) < wanted:
                 time.sleep(POLL_SECONDS)
-        if not self.hellos:
+        if not self.nodes:
             raise UserError(next(iter(self.refused.values())))
 
     def welcome(self, grid: Grid) -> None:
@@ -97,6 +97,8 @@ class Members:
     def _check(self, hello: Hello) -> None:
         """Hold an introduction against what the others, and this client before, have said."""
         client = hello.partition_id
+        if not 0 <= client < self.config.run.num_supernodes:
+            raise UploadError(f"client {client} is not in 0..{self.config.run.num_supernodes - 1}")
         if client in self.nodes:
             raise UploadError(f"two nodes say that they are client {client}")
         known = self.hellos.get(client)
@@ -108,9 +110,8 @@ class Members:
             raise UploadError(f"client {client} describes no images: {hello}")
         for other in self.hellos.values():
             if (hello.channels, hello.size, hello.num_classes) != (other.channels, other.size, other.num_classes):
-                raise UploadError(
-                    f"client {client} has {_images(hello)}, client {other.partition_id} has {_images(other)}; all must agree"
-                )
+                both = f"client {client} has {_images(hello)}, client {other.partition_id} has {_images(other)}"
+                raise UploadError(f"{both}; all must agree")
 
 
 def _images(hello: Hello) -> str:

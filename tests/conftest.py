@@ -12,3 +12,20 @@ with warnings.catch_warnings():
     import flwr.app
     import flwr.clientapp
     import flwr.serverapp  # noqa: F401
+
+import pytest
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the figures that tests recorded with `record_property`."""
+    reports = [report for group in ("passed", "failed") for report in terminalreporter.getreports(group)]
+    lines = [
+        f"{report.nodeid.rpartition('::')[2]}: {name} = {value}"
+        for report in reports
+        if report.when == "call"
+        for name, value in report.user_properties
+    ]
+    if lines:
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.line(line)

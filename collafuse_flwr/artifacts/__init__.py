@@ -1,7 +1,7 @@
 """The run folder: settings, metrics, networks, pictures and the summary."""
 
 from collafuse_flwr.artifacts.folder import RESUMABLE, open_run, read_config
-from collafuse_flwr.artifacts.pictures import draw_curves, draw_overview, save_grid
+from collafuse_flwr.artifacts.pictures import draw_curves, draw_overview, save_grid, save_picture
 from collafuse_flwr.artifacts.summary import print_summary, summarise
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "print_summary",
     "read_config",
     "save_grid",
+    "save_picture",
     "summarise",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from collafuse_flwr.config import Config
@@ -29,7 +30,7 @@ def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str,
                 "cut_step": cut,
                 "num_images": next((row["images"][name] for row in rounds if name in row["images"]), 0),
                 "snr_db": snr_db(float(schedule.alpha_bar[cut])) if uploads else float("-inf"),
-                "bits": last.get("bits"),
+                "bits": _bits(last),
                 "releases": last.get("releases"),
                 "bytes_up": sum(row["bytes_up"].get(name, 0) for row in rounds),
                 "bytes_down": sum(row["bytes_down"].get(name, 0) for row in rounds),
@@ -45,6 +46,12 @@ def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str,
             }
         )
     return rows
+
+
+def _bits(evaluation: dict[str, Any]) -> float | None:
+    """The bits that a client reported; JSON has no infinity, and a clean image (cut 0) is written as null."""
+    bits: float | None = evaluation.get("bits")
+    return math.inf if bits is None and evaluation.get("releases") else bits
 
 
 def server_costs(rounds: list[dict[str, Any]]) -> dict[str, Any]:

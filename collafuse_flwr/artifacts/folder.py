@@ -22,7 +22,7 @@ def open_run(config: Config, folder: Path) -> None:
     """
     path = folder / "config.json"
     if not config.run.resume:
-        if folder.exists() and any(folder.iterdir()) and not _only_logs(folder):
+        if folder.exists() and not (folder.is_dir() and _only_logs(folder)):
             raise SettingError("output", str(folder), "a new or empty folder, or resume=true to go on with a run in it")
         write_json(path, config.to_flat())
         return
@@ -46,6 +46,8 @@ def read_config(folder: Path) -> Config:
         flat = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(flat, dict):
+        raise UserError(f"{path} is damaged: it holds no settings by name")
     return Config.from_flat(flat)
 
 

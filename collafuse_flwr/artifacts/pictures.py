@@ -21,6 +21,12 @@ matplotlib.use("Agg")
 SHOWN_SIZE = 48
 
 
+def save_picture(image: Tensor, path: Path) -> None:
+    """Write one image in [-1, 1], shape (channels, size, size), as a PNG of its own size."""
+    with replacing(path) as temporary:
+        save_image(_shown(image), temporary, format="png")
+
+
 def save_grid(images: Tensor, path: Path, columns: int = 10) -> None:
     """Write images in [-1, 1], shape (n, channels, size, size), as one PNG; values beyond are clamped, not wrapped."""
     with replacing(path) as temporary:
@@ -49,11 +55,13 @@ def draw_curves(rounds: Sequence[dict[str, Any]], clients: Sequence[dict[str, An
     numbers = [row["round"] for row in rounds]
     backbone = [row["server"].get("loss") for row in rounds]
     _line(losses, numbers, backbone, "backbone (t > k)", color="C0", linewidth=2)
-    for index, client in enumerate(sorted({c for row in rounds for c in row["clients"]}, key=int)):
+    trained = {c for row in rounds for c, own in row["clients"].items() if _trained_loss(own) is not None}
+    for index, client in enumerate(sorted(trained, key=int)):
         own = [_trained_loss(row["clients"].get(client)) for row in rounds]
         _line(losses, numbers, own, "clients (t <= k)" if index == 0 else None, color="C1", alpha=0.5)
     losses.set(xlabel="round", ylabel="training loss", title="Loss")
-    losses.legend(fontsize=8)
+    if losses.lines:
+        losses.legend(fontsize=8)
     measured = [client for client in clients if client.get("fd") is not None]
     names = [str(client["client"]) for client in measured]
     quality.bar(names, [client["fd"] for client in measured], color="C2")
@@ -71,9 +79,13 @@ def _line(axis: Any, x: list[int], y: list[float | None], label: str | None, **s
         axis.plot(*zip(*known, strict=True), marker=".", label=label, **style)
 
 
+def _shown(images: Tensor) -> Tensor:
+    return images.clamp(-1, 1) / 2 + 0.5
+
+
 def _grid(images: Tensor, columns: int) -> Tensor:
     scale = max(1, SHOWN_SIZE // images.shape[-1])
-    shown = interpolate(images.clamp(-1, 1) / 2 + 0.5, scale_factor=scale, mode="nearest")
+    shown = interpolate(_shown(images), scale_factor=scale, mode="nearest")
     grid: Tensor = make_grid(shown, nrow=columns, padding=2, pad_value=1.0)
     return grid.clamp(0, 1).to(torch.float32)
 

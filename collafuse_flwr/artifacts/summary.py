@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
@@ -26,6 +27,17 @@ from collafuse_flwr.data import FederationData, federation_data, to_model_space
 from collafuse_flwr.files import write_json
 from collafuse_flwr.folders import client_folder
 
+#: Columns of the table: the number shown, its unit and its digits. FD is the Fréchet distance (lower is better).
+COLUMNS = {
+    "FD": ("fd", 1, 2),
+    "TSTR": ("tstr", 1, 3),
+    "SNR dB": ("snr_db", 1, 1),
+    "bits": ("bits", 1, 1),
+    "up kB": ("bytes_up", 1e3, 1),
+    "down MB": ("bytes_down", 1e6, 1),
+    "GFLOP": ("client_flops", 1e9, 0),
+    "s": ("client_seconds", 1, 1),
+}
 #: Columns of the overview picture, and images of a client's grid.
 SHOWN = 12
 GRID = 100
@@ -59,9 +71,8 @@ def summarise(folder: Path) -> dict[str, Any]:
 
 def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> None:
     """Show the summary as a table, with what was lost on the way, and where everything is."""
-    table = Table(title="Quality (FD: Fréchet distance, lower is better), disclosure and cost", title_justify="left")
-    columns = ("client", "images", "cut", "FD", "TSTR", "SNR dB", "bits", "up", "down", "GFLOP", "seconds")
-    for column in columns:
+    table = Table(title="Quality, disclosure and cost", title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    for column in ("client", "images", "cut", *COLUMNS):
         table.add_column(column, justify="right")
     for client in summary["clients"]:
         table.add_row(str(client["client"]), str(client["num_images"]), str(client["cut_step"]), *_cells(client))
@@ -71,8 +82,10 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> No
     console.print(table)
     if pooled.get("fd_real") is not None:
         console.print(
-            f"For scale: real training images have FD {pooled['fd_real']:.2f} to the held-out ones, and a classifier "
-            f"trained on them reaches {pooled['tstr_real']:.3f}."
+            "FD is the Fréchet distance to held-out images (lower is better); TSTR is the accuracy on them of a "
+            "classifier trained on the samples. "
+            f"Real training images: FD {pooled['fd_real']:.2f}, {pooled['tstr_real']:.3f}.",
+            highlight=False,
         )
     server = summary["server"]
     console.print(f"Server: {server['flops'] / 1e9:.0f} GFLOP, {server['seconds']:.0f} s.", highlight=False)
@@ -84,35 +97,12 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> No
 
 
 def _cells(row: dict[str, Any]) -> Sequence[str]:
-    """The measured part of a row of the table."""
-    formats = (
-        ("fd", "{:.2f}"),
-        ("tstr", "{:.3f}"),
-        ("snr_db", "{:.1f}"),
-        ("bits", "{:.1f}"),
-        ("bytes_up", None),
-        ("bytes_down", None),
-        ("client_flops", None),
-        ("client_seconds", "{:.1f}"),
-    )
-    cells = []
-    for name, form in formats:
-        value = row.get(name)
-        if value is None:
-            cells.append("-")
-        elif name.startswith("bytes"):
-            cells.append(_size(value))
-        else:
-            cells.append(form.format(value) if form else f"{value / 1e9:.1f}")
-    return cells
+    """The measured part of a row of the table; what was not measured is a dash."""
+    return [_cell(row.get(name), unit, digits) for name, unit, digits in COLUMNS.values()]
 
 
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
+def _cell(value: float | None, unit: float, digits: int) -> str:
+    return "-" if value is None else f"{value / unit:.{digits}f}"
 
 
 def _data(config: Config, folder: Path) -> FederationData | None:
@@ -146,7 +136,11 @@ def _draw(folder: Path, data: FederationData, samples: dict[int, Samples]) -> No
         ("the server's hand-over", _spread(handed, SHOWN)),
         ("finished by the clients", _spread({c: samples[c].images for c in handed}, SHOWN)),
     ]
-    draw_overview(shown, pictures / "overview.png", f"{data.images.name}: what the server handed over, and what the clients made of it below")
+    draw_overview(
+        shown,
+        pictures / "overview.png",
+        f"{data.images.name}: what the server handed over, and what the clients made of it below",
+    )
 
 
 def _spread(images: dict[int, Tensor], count: int) -> Tensor:

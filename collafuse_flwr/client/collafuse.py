@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from collafuse_flwr.client.effort import Work, plan_work
 from collafuse_flwr.client.labels import draw_labels
 from collafuse_flwr.client.store import ClientStore, Ledger
+from collafuse_flwr.config import ModelConfig
 from collafuse_flwr.data import ClientData, ImageSet, to_model_space
 from collafuse_flwr.diffusion import Progress as Trained
 from collafuse_flwr.diffusion import Range, TrainState, cosine_rate, denoising_loss, stratified_steps, train
@@ -23,6 +24,8 @@ from collafuse_flwr.process import Process
 from collafuse_flwr.rng import derive_seed, stream
 from collafuse_flwr.wire import EvaluateReply, HandOver, Hello, TrainNumbers, TrainReply, TrainRequest
 
+#: Counted once per process: the same for all clients with the same network and images.
+_FORWARD_FLOPS: dict[tuple[ModelConfig, int, int, int], int] = {}
 #: Draws of (t, noise) for each held-out image when the held-out loss is measured.
 HELD_OUT_DRAWS = 8
 
@@ -81,7 +84,7 @@ class CollaFuseClient:
         return TrainReply(TrainNumbers(trained.loss, trained.steps, trained.images, seconds, flops), upload)
 
     def evaluate(self, hand_over: HandOver) -> EvaluateReply:
-        """Finish samples from the cut with the averaged denoiser, keep them, and compare them to held-out images."""
+        """Finish samples with the averaged denoiser, keep them, and compare them to held-out images."""
         began = time.perf_counter()
         ledger, tensors = self.store.load(before=hand_over.round + 1)
         samples, labels, flops = hand_over.x_k, self._labels(hand_over), 0
@@ -116,7 +119,7 @@ class CollaFuseClient:
         return derive_seed(self.process.config.run.seed, purpose, self.client)
 
     def _release(self, request: TrainRequest) -> Upload:
-        """Noise the images for upload: the same fixed copies at every call (`once`), or copies numbered by the round."""
+        """Noise the images for upload: the same fixed copies every time (`once`), or copies numbered by the round."""
         split = self.process.config.split
         first = 0 if split.upload == "once" else (request.round - 1) * split.copies_per_image
         copies = range(first, first + split.copies_per_image)
@@ -205,6 +208,12 @@ class CollaFuseClient:
         return denoising_loss(process.schedule, process.objective, denoise, x, start, t, noise, labels).item()
 
     def _forward_flops(self, network: nn.Module) -> int:
-        device = self.process.runtime.device
-        x, start, labels = self._source(self.data.train).batch(torch.zeros(1, dtype=torch.int64, device=device))
-        return forward_flops(self.process.denoise(network.eval()), x, start + 1, labels)
+        _, channels, size, _ = self.data.train.images.shape
+        conditional = self.process.config.model.conditional
+        key = (self.process.config.model, channels, size, self.data.train.num_classes)
+        if key not in _FORWARD_FLOPS:
+            one = torch.ones(1, dtype=torch.int64, device=self.process.runtime.device)
+            x = torch.zeros((1, channels, size, size), device=one.device)
+            labels = one * 0 if conditional else None
+            _FORWARD_FLOPS[key] = forward_flops(self.process.denoise(network.eval()), x, one, labels)
+        return _FORWARD_FLOPS[key]

@@ -57,8 +57,8 @@ class ClientStore:
                 words = torch.randint(0, 256, (16,), generator=stream(seed, "secret", client))
                 made = bytes(words.tolist())
             with replacing(path) as temporary:
+                temporary.touch(0o600)  # before it holds anything
                 temporary.write_bytes(made)
-                temporary.chmod(0o600)
         return path.read_bytes()
 
     def load(self, before: int) -> tuple[Ledger, dict[str, Tensor]]:
@@ -89,4 +89,4 @@ class ClientStore:
 
     def _states(self) -> dict[int, Path]:
         """Round -> file, oldest first."""
-        return {int(path.stem.split("-")[1]): path for path in sorted(self.folder.glob("state-*.safetensors"))}
+        return dict(sorted((int(path.stem.split("-")[1]), path) for path in self.folder.glob("state-*.safetensors")))

@@ -1,4 +1,4 @@
-"""Environment variables of flwr and Ray, in one place because most are read once, at import."""
+"""Environment variables of torch, flwr and Ray, in one place because most are read once, at import."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 
 #: What every run sets, unless the user has set it already.
 VARIABLES = {
+    # Torch's threads spin while they wait for each other, and on a machine with other work to do that made a step of
+    # a small network 10 times slower; asleep they cost nothing.
+    "OMP_WAIT_POLICY": "PASSIVE",
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     # By default every run installs torch anew, which takes minutes and has broken runs that were finished.
@@ -19,7 +22,7 @@ VARIABLES = {
 
 
 def prepare_environment() -> None:
-    """Set the variables for this process and its children; call it before flwr or Ray is imported."""
+    """Set the variables for this process and its children; call it before torch, flwr or Ray is imported."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
 

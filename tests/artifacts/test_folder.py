@@ -1,0 +1,149 @@
+"""A run's folder is new, or it is the same run's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collafuse_flwr.artifacts import RESUMABLE, open_run, read_config
+from collafuse_flwr.config import Config, setting_names
+from collafuse_flwr.errors import SettingError, UserError
+
+#: Another value for settings of which twice, or not, the default is not allowed.
+OTHER: dict[str, object] = {
+    "strategy": "another",
+    "runner": "local",
+    "device": "cpu",
+    "precision": "float32",
+    "dataset": "mnist",
+    "partition": "iid",
+    "model": "small",
+    "client_model": "small",
+    "schedule": "linear",
+    "prediction": "eps",
+    "upload": "fresh",
+    "upload_dtype": "float32",
+    "effort": "full",
+    "client_init": "random",
+    "lr_schedule": "constant",
+    "loss_weighting": "min_snr",
+    "sampler": "ddim",
+    "client_cut_ratios": ",".join(["0.1"] * 10),
+    "fraction_train": 0.5,
+    "ema_decay": 0.5,
+}
+
+
+def other(name: str) -> object:
+    """A value of a setting that is not its default."""
+    default = Config().to_flat()[name]
+    if name in OTHER:
+        return OTHER[name]
+    return "elsewhere" if isinstance(default, str) else not default if isinstance(default, bool) else default / 2 or 1
+
+
+def test_a_new_run_records_its_settings(tmp_path: Path) -> None:
+    config, folder = Config.from_flat({"cut_ratio": 0.35, "num_supernodes": 3}), tmp_path / "deep" / "run"
+    open_run(config, folder)
+    assert read_config(folder) == config
+    assert json.loads((folder / "config.json").read_text()) == config.to_flat()
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("there", [[], [".hydra/config.yaml"], ["server.log", "client.log"], [".hydra/x", "run.log"]])
+def test_a_folder_that_holds_logs_only_is_as_good_as_new(tmp_path: Path, there: list[str]) -> None:
+    for name in there:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    open_run(Config(), tmp_path)
+    assert read_config(tmp_path) == Config()
+
+
+@pytest.mark.parametrize("there", ["config.json", "thesis.tex", "clients/0/secret", "run.log.txt"])
+def test_a_folder_with_anything_else_is_left_alone(tmp_path: Path, there: str) -> None:
+    path = tmp_path / there
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(
+        SettingError, match=r"^`output` = .* is not allowed: a new or empty folder, or resume=true"
+    ) as caught:
+        open_run(Config(), tmp_path)
+    assert repr(str(tmp_path)) in str(caught.value)
+    assert path.read_text() == "mine"
+    assert sum(1 for _ in tmp_path.rglob("*") if _.is_file()) == 1
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.write_text("mine")
+    with pytest.raises(SettingError, match=r"^`output` = "):
+        open_run(Config(), path)
+    assert path.read_text() == "mine"
+
+
+def test_a_run_is_resumed_with_its_own_settings(tmp_path: Path) -> None:
+    config = Config.from_flat({"cut_ratio": 0.35})
+    open_run(config, tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    open_run(replace(config, run=replace(config.run, resume=True)), tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before, "as it was begun"
+
+
+@pytest.mark.parametrize("name", setting_names())
+def test_only_what_changes_no_result_may_differ_when_a_run_is_resumed(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config()
+    open_run(config, tmp_path)
+    changed: Any = Config.from_flat({"resume": True})
+    flat = changed.to_flat() | {name: other(name) if name != "resume" else True}
+    assert name == "resume" or flat[name] != config.to_flat()[name]
+    monkeypatch.setattr(Config, "to_flat", lambda self: flat if self is changed else original(self))
+    if name in RESUMABLE:
+        open_run(changed, tmp_path)
+        return
+    with pytest.raises(SettingError) as caught:
+        open_run(changed, tmp_path)
+    error = str(caught.value)
+    assert error.startswith(f"`{name}` = {flat[name]!r} is not allowed: {original(config)[name]!r}")
+    assert "\n" not in error
+
+
+original = Config.to_flat
+
+
+def test_what_may_differ_are_settings() -> None:
+    assert set(RESUMABLE) < set(setting_names())
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_where_there_is_no_run_none_is_resumed(tmp_path: Path, exists: bool) -> None:
+    folder = tmp_path / "run"
+    if exists:
+        folder.mkdir()
+    with pytest.raises(SettingError, match=r"^`output` = .* a folder that holds a run \(no config.json in it\)$"):
+        open_run(Config.from_flat({"resume": True}), folder)
+    with pytest.raises(SettingError, match=r"^`output` = "):
+        read_config(folder)
+    assert folder.exists() == exists
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"cut_ratio": 0.2', b"\xff\xfe", b"[]", b"null", b'"text"', b"3"])
+def test_damaged_settings_are_told_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        open_run(Config.from_flat({"resume": True}), tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'config.json'} is damaged: ")
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "config.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("flat", [{"no_such": 1}, {"cut_ratio": 2}, {"cut_ratio": None}])
+def test_settings_that_are_not_allowed_name_themselves(tmp_path: Path, flat: dict[str, object]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(flat))
+    with pytest.raises(SettingError, match=f"^`{next(iter(flat))}` = "):
+        read_config(tmp_path)

@@ -1,0 +1,63 @@
+"""However a run is started, it computes the same, and leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from simulations import runners
+from simulations.runners.processes import descendants
+from simulations.runners.resources import machine
+from tests.federation import bytes_of, metrics, small
+
+pytestmark = [
+    # Ray opens sockets, files and processes that it leaves to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+SETTINGS = {"num_rounds": 2, "client_init": "backbone", "client_init_round": 2}
+CPUS = machine()[0]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runners.run(small(tmp_path_factory.mktemp("local"), runner="local", **SETTINGS)).folder
+
+
+def marked(mark: str) -> dict[int, str]:
+    """The processes that were started with a mark in their environment, also if their parents are gone."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdecimal() and mark.encode() in (folder / "environ").read_bytes():
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize(
+    ("runner", "cpus"),
+    [("ray", 1), ("ray", CPUS), ("flwr", 1)],
+    ids=["ray with a worker for each CPU", "ray with one worker", "flwr run"],
+)
+def test_every_runner_gives_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: Path, runner: str, cpus: int
+) -> None:
+    mark, before = uuid4().hex, descendants(os.getpid())
+    monkeypatch.setenv("COLLAFUSE_TEST", mark)
+    result = runners.run(small(tmp_path / "out", runner=runner, client_num_cpus=float(cpus), **SETTINGS))
+    deadline = time.monotonic() + 10
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == {}
+    assert descendants(os.getpid()) <= before
+    assert result.folder == tmp_path / "out"
+    assert metrics(tmp_path / "out") == metrics(local)
+    ours, theirs = bytes_of(tmp_path / "out"), bytes_of(local)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []

@@ -1,0 +1,101 @@
+"""Who may import whom, read from the import statements of every module."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OWN = ("collafuse_flwr", "strategies", "simulations")
+CORE = {f"collafuse_flwr.{name}" for name in ("data", "diffusion", "evaluation", "gan", "privacy")}
+
+#: From the bottom to the top; a unit imports itself and what is below it, and within CORE its neighbours as well.
+LAYERS: tuple[set[str], ...] = (
+    {f"collafuse_flwr.{name}" for name in ("errors", "files", "grid", "progress", "rng")},
+    {"collafuse_flwr.config", "collafuse_flwr.runtime"},
+    CORE | {"collafuse_flwr.effort", "collafuse_flwr.folders"},
+    {f"collafuse_flwr.{name}" for name in ("artifacts", "networks", "wire")},
+    {"collafuse_flwr.process"},
+    {"collafuse_flwr.client", "strategies"},
+    {"collafuse_flwr.client_app", "collafuse_flwr.server_app"},
+    {"simulations"},
+)
+LAYER = {unit: height for height, units in enumerate(LAYERS) for unit in units}
+FRAMEWORKS = {"flwr", "hydra", "omegaconf", "ray"}
+MAX_LINES = 300
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the three packages, by its dotted name."""
+    paths = sorted(path for package in OWN for path in (ROOT / package).rglob("*.py"))
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+
+
+MODULES = modules()
+
+
+def imports(name: str) -> Iterator[str]:
+    """The modules that a module imports, wherever in it; `from package import module` counts as the module."""
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} has a relative import"
+            base = node.module or ""
+            yield from (full if (full := f"{base}.{alias.name}") in MODULES else base for alias in node.names)
+
+
+def unit(module: str) -> str:
+    """The package or module that has a place in LAYERS."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "collafuse_flwr" else parts[0]
+
+
+UNITS = {unit(name) for name in MODULES} - {"collafuse_flwr"}
+
+
+def needs(name: str) -> set[str]:
+    """The units of our own that a unit imports, without itself."""
+    own = (target for module in MODULES if unit(module) == name for target in imports(module))
+    return {unit(target) for target in own if target.split(".")[0] in OWN} - {name, "collafuse_flwr"}
+
+
+def test_every_module_has_its_place() -> None:
+    assert sorted(UNITS - LAYER.keys()) == []
+
+
+@pytest.mark.parametrize("name", sorted(UNITS & LAYER.keys()))
+def test_imports_point_downwards(name: str) -> None:
+    neighbours = CORE if name in CORE else set()
+    wrong = {other for other in needs(name) if other not in LAYER or LAYER[other] >= LAYER[name]}
+    assert sorted(wrong - neighbours) == []
+
+
+def test_there_is_no_circle() -> None:
+    TopologicalSorter({name: needs(name) for name in UNITS}).prepare()
+
+
+def test_server_and_clients_do_not_know_each_other() -> None:
+    assert "collafuse_flwr.client" not in needs("strategies")
+    assert "strategies" not in needs("collafuse_flwr.client")
+    assert "strategies" not in needs("collafuse_flwr.client_app")
+    assert "collafuse_flwr.client" not in needs("collafuse_flwr.server_app")
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if unit(name) in CORE | {"collafuse_flwr.config"}])
+def test_the_core_knows_no_framework(name: str) -> None:
+    assert {target.split(".")[0] for target in imports(name)} & FRAMEWORKS == set()
+
+
+def test_hydra_stays_with_what_starts_a_run() -> None:
+    users = {unit(name) for name in MODULES if {t.split(".")[0] for t in imports(name)} & {"hydra", "omegaconf"}}
+    assert users <= {"simulations"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_are_short(name: str) -> None:
+    assert len(MODULES[name].read_text().splitlines()) <= MAX_LINES

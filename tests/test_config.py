@@ -1,0 +1,346 @@
+"""Every setting is held to its declaration, and its default is the same wherever a run is started."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from collafuse_flwr.config import Config, setting_help, setting_names
+from collafuse_flwr.diffusion import cut_step
+from collafuse_flwr.errors import SettingError
+from simulations.entry import CONF, register_schema
+
+SECTIONS: list[Any] = [section.default_factory for section in fields(Config)]
+SPECS = {spec.name: spec for section in SECTIONS for spec in fields(section)}
+BY_TYPE = {kind: sorted(name for name, spec in SPECS.items() if spec.type == kind) for kind in ("bool", "int", "float")}
+CHOICES = sorted(name for name, spec in SPECS.items() if spec.metadata["choices"])
+PATHS = sorted(name for name, spec in SPECS.items() if spec.metadata["or_path"])
+RANGED = sorted(name for name, spec in SPECS.items() if spec.type in ("int", "float"))
+
+SCALARS: dict[str, st.SearchStrategy[Any]] = {
+    "none": st.none(),
+    "bool": st.booleans(),
+    "int": st.integers(),
+    "float": st.floats(),
+    "str": st.text(max_size=8),
+    "list": st.lists(st.integers(), max_size=2),
+    "bytes": st.binary(max_size=4),
+}
+#: What a setting of each type takes no value of: floats take whole numbers, text takes numbers as they were typed.
+WRONG = {
+    "bool": ("none", "int", "float", "str", "list", "bytes"),
+    "int": ("none", "bool", "float", "str", "list", "bytes"),
+    "float": ("none", "bool", "str", "list", "bytes"),
+    "str": ("none", "bool", "list", "bytes"),
+}
+
+
+def bounds(spec: Any) -> tuple[float | None, float | None]:
+    meta = spec.metadata
+    return (meta["low"] if meta["above"] is None else meta["above"]), meta["high"]
+
+
+def valid(spec: Any) -> st.SearchStrategy[Any]:
+    """Values that a setting takes, apart from the others."""
+    low, high = bounds(spec)
+    if spec.metadata["choices"]:
+        paths = [st.just("package.module:factory")] if spec.metadata["or_path"] else []
+        return st.one_of(st.sampled_from(spec.metadata["choices"]), *paths)
+    if spec.type == "int":
+        return st.integers(low, None if high is None else int(high))  # type: ignore[arg-type]
+    if spec.type == "float":
+        return st.floats(
+            low, high, exclude_min=spec.metadata["above"] is not None, allow_nan=False, allow_infinity=False
+        )
+    return st.booleans() if spec.type == "bool" else st.text(max_size=8)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> Config:
+    """Settings that are allowed alone and together."""
+    flat = {name: draw(valid(spec)) for name, spec in SPECS.items()}
+    flat["num_supernodes"] = clients = draw(st.integers(1, 5))
+    flat["min_supernodes"] = draw(st.integers(0, clients))
+    flat["client_init_round"] = draw(st.integers(0, flat["num_rounds"]))
+    ratios = draw(st.none() | st.lists(st.floats(0, 1), min_size=clients, max_size=clients))
+    flat["client_cut_ratios"] = "" if ratios is None else ",".join(map(str, ratios))
+    if flat["upload"] == "official":
+        flat["copies_per_image"] = 1
+    return Config.from_flat(flat)
+
+
+def refused(name: str, value: object) -> SettingError:
+    """How a setting of this value is refused: in one line that names it, the value and what is allowed."""
+    with pytest.raises(SettingError) as caught:
+        Config.from_flat({name: value})
+    error = caught.value
+    assert str(error) == f"`{name}` = {error.value!r} is not allowed: {error.allowed}"
+    assert len(str(error).splitlines()) == 1
+    assert error.allowed in setting_help()[name]
+    return error
+
+
+def test_the_defaults_are_allowed() -> None:
+    assert Config.from_flat({}) == Config()
+    assert Config.from_flat(Config().to_flat()) == Config()
+
+
+def test_names_are_unique_over_the_sections() -> None:
+    declared = [spec.name for section in SECTIONS for spec in fields(section)]
+    assert list(setting_names()) == declared
+    assert len(set(declared)) == len(declared)
+    assert setting_help().keys() == set(setting_names())
+
+
+def test_every_default_lies_within_its_own_range() -> None:
+    """As a value that was given: a default that is out of range would otherwise pass unseen."""
+    for name, value in Config().to_flat().items():
+        assert Config.from_flat({name: value}) == Config()
+
+
+@settings(deadline=None, max_examples=50)
+@given(configs())
+def test_settings_survive_flowers_run_config(config: Config) -> None:
+    flower = config.to_flower()
+    assert Config.from_flat(flower) == config
+    assert not any("_" in name for name in flower)
+    assert {type(value) for value in flower.values()} <= {bool, int, float, str}, "Flower knows no others"
+    assert all(type(value).__name__ == SPECS[name.replace("-", "_")].type for name, value in flower.items())
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_a_value_of_the_wrong_type_is_refused(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(SPECS)))
+    value = data.draw(st.one_of(*(SCALARS[kind] for kind in WRONG[SPECS[name].type])))  # type: ignore[index]
+    error = refused(name, value)
+    assert error.name == name
+    assert error.value is value
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_a_number_out_of_range_is_refused(data: st.DataObject) -> None:
+    spec = SPECS[data.draw(st.sampled_from(RANGED))]
+    low, high = bounds(spec)
+    numbers = st.integers if spec.type == "int" else st.floats
+    above = spec.metadata["above"] is not None
+    outside = [] if low is None else [st.just(low) if above else numbers(max_value=low).filter(lambda v: v < low)]  # type: ignore[arg-type]
+    outside += [] if low is None else [numbers(max_value=low).filter(lambda v: v <= low if above else v < low)]  # type: ignore[arg-type]
+    outside += [] if high is None else [numbers(min_value=high).filter(lambda v: v > high)]  # type: ignore[arg-type]
+    assert outside, "every number has a bound"
+    error = refused(spec.name, data.draw(st.one_of(*outside)))
+    assert any(f"{bound:g}" in error.allowed for bound in (low, high) if bound is not None)
+
+
+@pytest.mark.parametrize("name", RANGED)
+def test_the_ends_of_a_range_are_part_of_it_unless_it_is_open(name: str) -> None:
+    spec, (low, high) = SPECS[name], bounds(SPECS[name])
+    assert low is not None
+    if spec.metadata["above"] is not None:
+        refused(name, low)
+        low = math.nextafter(low, math.inf) if spec.type == "float" else low + 1
+    kind = int if spec.type == "int" else float
+    for end in (low, high):
+        if end is not None:
+            assert Config.from_flat({name: kind(end)}).to_flat()[name] == end
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from(CHOICES), st.text(max_size=12))
+def test_an_unknown_choice_is_refused_with_those_there_are(name: str, value: str) -> None:
+    spec = SPECS[name]
+    if value in spec.metadata["choices"] or (name in PATHS and ":" in value):
+        assert Config.from_flat({name: value}).to_flat()[name] == value
+        return
+    error = refused(name, value)
+    assert all(choice in error.allowed for choice in spec.metadata["choices"])
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_choice_is_allowed(name: str) -> None:
+    for choice in SPECS[name].metadata["choices"]:
+        assert Config.from_flat({name: choice}).to_flat()[name] == choice
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_only_networks_may_be_a_path_to_a_factory(name: str) -> None:
+    if name in ("model", "client_model"):
+        assert Config.from_flat({name: "package.module:factory"}).to_flat()[name] == "package.module:factory"
+    else:
+        refused(name, "package.module:factory")
+
+
+@pytest.mark.parametrize("name", BY_TYPE["float"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400])
+def test_what_no_float_can_hold_is_refused(name: str, value: float) -> None:
+    refused(name, value)
+
+
+@pytest.mark.parametrize("name", BY_TYPE["int"] + BY_TYPE["float"])
+@pytest.mark.parametrize("value", [True, False])
+def test_true_and_false_are_no_numbers(name: str, value: bool) -> None:
+    refused(name, value)
+
+
+@pytest.mark.parametrize("name", BY_TYPE["bool"])
+@pytest.mark.parametrize("value", [0, 1, "true", "false"])
+def test_numbers_and_words_are_not_true_or_false(name: str, value: object) -> None:
+    assert refused(name, value).allowed == "true or false"
+
+
+def test_a_whole_number_passes_as_a_float_and_a_number_as_text() -> None:
+    config = Config.from_flat({"local-epochs": 3, "client-cut-ratios": 0.25, "num-supernodes": 1, "dataset-path": 7})
+    assert type(config.train.local_epochs) is float
+    assert config.cut_ratios() == (0.25,)
+    assert config.data.dataset_path == "7"
+
+
+@pytest.mark.parametrize("name", ["cut", "cut-ration", "run", "", "Cut-Ratio"])
+def test_an_unknown_name_is_refused_with_those_there_are(name: str) -> None:
+    with pytest.raises(
+        SettingError, match=rf"^`{name.replace('-', '_')}` = 0.5 is not allowed: no such setting"
+    ) as caught:
+        Config.from_flat({name: 0.5})
+    assert all(known in str(caught.value) for known in setting_names())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("separator", ["-", "_"])
+def test_a_name_may_be_written_either_way(separator: str) -> None:
+    assert Config.from_flat({f"cut{separator}ratio": 0.5}).split.cut_ratio == 0.5
+
+
+def test_one_cut_ratio_serves_all_clients_and_a_list_each_its_own() -> None:
+    same = Config.from_flat({"num_supernodes": 3, "cut_ratio": 0.25, "timesteps": 40})
+    assert same.cut_ratios() == (0.25, 0.25, 0.25)
+    assert same.cut_steps() == (10, 10, 10)
+    each = Config.from_flat({"num_supernodes": 3, "client_cut_ratios": "0, 0.3 ,1", "timesteps": 20})
+    assert each.cut_ratios() == (0, 0.3, 1)
+    assert each.cut_steps() == (0, 6, 20)
+
+
+@settings(deadline=None)
+@given(st.floats(0, 1), st.integers(2, 10000))
+def test_the_cut_step_is_the_one_of_the_diffusion_process(ratio: float, timesteps: int) -> None:
+    config = Config.from_flat({"num_supernodes": 2, "cut_ratio": ratio, "timesteps": timesteps})
+    (cut,) = set(config.cut_steps())
+    assert cut == cut_step(ratio, timesteps)
+    assert abs(cut - ratio * timesteps) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [
+        ("0.1,0.2", "3 numbers in [0, 1], one per client"),
+        ("0.1,0.2,0.3,0.4", "3 numbers in [0, 1], one per client"),
+        ("0.1,0.2,1.5", "3 numbers in [0, 1], one per client"),
+        ("0.1,0.2,-0.1", "3 numbers in [0, 1], one per client"),
+        ("0.1,0.2,nan", "3 numbers in [0, 1], one per client"),
+        ("0.1,0.2,inf", "3 numbers in [0, 1], one per client"),
+        ("0.1;0.2;0.3", "numbers in [0, 1] separated by commas"),
+        ("0.1,,0.3", "numbers in [0, 1] separated by commas"),
+        ("0.1,0.2,", "numbers in [0, 1] separated by commas"),
+        ("low,low,high", "numbers in [0, 1] separated by commas"),
+    ],
+)
+def test_cut_ratios_that_are_not_one_share_per_client_are_refused(text: str, allowed: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Config.from_flat({"num_supernodes": 3, "client_cut_ratios": text})
+    assert str(caught.value) == f"`client_cut_ratios` = {text!r} is not allowed: {allowed}"
+
+
+@pytest.mark.parametrize(
+    ("flat", "message"),
+    [
+        (
+            {"num_supernodes": 3, "min_supernodes": 4},
+            "`min_supernodes` = 4 is not allowed: at most `num_supernodes` = 3",
+        ),
+        (
+            {"upload": "official", "copies_per_image": 2},
+            "`copies_per_image` = 2 is not allowed: 1 when `upload` is official",
+        ),
+        (
+            {"num_rounds": 3, "client_init_round": 4},
+            "`client_init_round` = 4 is not allowed: at most `num_rounds` = 3, or clients would never train",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(flat: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Config.from_flat(flat)
+    assert str(caught.value) == message
+
+
+def test_settings_that_just_go_together_are_allowed() -> None:
+    Config.from_flat({"num_supernodes": 3, "min_supernodes": 3})
+    Config.from_flat({"upload": "official", "copies_per_image": 1})
+    Config.from_flat({"num_rounds": 3, "client_init_round": 3})
+
+
+# One source of defaults: Flower's copy in pyproject.toml and Hydra's composition of conf/ are the same as the schema.
+
+
+def typed(flat: dict[str, Any]) -> list[tuple[str, type, Any]]:
+    return [(name, type(value), value) for name, value in flat.items()]
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """What Hydra makes of conf/, as `python -m simulations.run` does."""
+    register_schema()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        plain: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    return {str(name): value for name, value in plain.items()}
+
+
+def options(group: str) -> set[str]:
+    return {path.stem for path in (CONF / group).glob("*.yaml")}
+
+
+def test_flowers_run_config_has_exactly_these_defaults() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert typed(project["tool"]["flwr"]["app"]["config"]) == typed(Config().to_flower())
+
+
+def test_hydra_composes_exactly_these_defaults() -> None:
+    flower = {name.replace("_", "-"): value for name, value in composed().items()}
+    assert typed(flower) == typed(Config().to_flower())
+
+
+@pytest.mark.parametrize("group", ["strategy", "dataset", "model"])
+def test_every_choice_has_a_group_file_and_every_file_is_a_choice(group: str) -> None:
+    assert options(group) == set(SPECS[group].metadata["choices"])
+
+
+def test_the_clients_network_is_no_group_of_its_own() -> None:
+    assert {path.name for path in CONF.iterdir() if path.is_dir()}.isdisjoint({"client_model"})
+    assert composed("client_model=small")["client_model"] == "small"
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(group, option) for group in ("strategy", "dataset", "model") for option in sorted(options(group))],
+)
+def test_an_option_sets_the_key_of_its_group_and_no_other(group: str, option: str) -> None:
+    flat = composed(f"{group}={option}")
+    Config.from_flat(flat)
+    assert flat == Config().to_flat() | {group: option}
+
+
+@pytest.mark.parametrize("option", sorted(options("federation")))
+def test_a_federation_is_allowed_and_its_default_is_the_schemas(option: str) -> None:
+    flat = composed(f"federation={option}")
+    Config.from_flat(flat)
+    changed = {name for name, value in flat.items() if value != Config().to_flat()[name]}
+    assert changed <= {"num_supernodes", "fraction_train"}
+    assert bool(changed) == (option != "silos")

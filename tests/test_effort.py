@@ -1,0 +1,71 @@
+"""How the image updates of a run are dealt out: no more and no fewer than a DDPM's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.effort import init_round, takes_backbone, updates_per_round
+
+
+def some(**given: Any) -> Config:
+    return Config.from_flat(given)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 500))
+def test_clients_that_start_from_the_backbone_wait_for_it_but_never_to_the_end(num_rounds: int) -> None:
+    """It trains alone for 70 % of the rounds, so that the weights taken are worth it, and clients have rounds left."""
+    first = init_round(some(num_rounds=num_rounds, client_init="backbone"), num_rounds)
+    assert 1 <= first <= num_rounds
+    assert abs((first - 1) - 0.7 * num_rounds) <= 1
+
+
+@pytest.mark.parametrize(("num_rounds", "first"), [(1, 1), (2, 2), (3, 3), (10, 8), (100, 71)])
+def test_the_round_that_is_chosen(num_rounds: int, first: int) -> None:
+    assert init_round(some(client_init="backbone"), num_rounds) == first
+
+
+def test_the_round_that_was_asked_for_is_taken() -> None:
+    assert init_round(some(client_init="backbone", client_init_round=3), 10) == 3
+
+
+@pytest.mark.parametrize("asked", [0, 4])
+def test_clients_that_start_at_random_start_at_once(asked: int) -> None:
+    assert init_round(some(client_init="random", client_init_round=asked), 10) == 1
+
+
+def test_only_a_client_with_part_of_the_chain_takes_the_backbone() -> None:
+    """At cut 0 it has no denoiser, at cut T there is no backbone to take."""
+    taking = {cut for cut in range(101) if takes_backbone(some(client_init="backbone", timesteps=100), cut)}
+    assert taking == set(range(1, 100))
+    assert not any(takes_backbone(some(client_init="random", timesteps=100), cut) for cut in range(101))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 100), st.integers(1, 10**6), st.floats(0.01, 100))
+def test_both_sides_together_do_what_one_ddpm_would(cut: int, num_images: int, epochs: float) -> None:
+    config = some(effort="proportional", local_epochs=epochs)
+    client, server = (updates_per_round(config, num_images, share) for share in (cut / 100, 1 - cut / 100))
+    assert client + server == pytest.approx(epochs * num_images)
+    assert client == pytest.approx(cut / 100 * epochs * num_images)
+
+
+@settings(deadline=None)
+@given(st.floats(0, 1, exclude_min=True), st.integers(1, 10**6))
+def test_full_effort_trains_a_side_on_every_image_however_small_its_share(share: float, num_images: int) -> None:
+    assert updates_per_round(some(effort="full", local_epochs=3.0), num_images, share) == 3.0 * num_images
+
+
+@pytest.mark.parametrize("effort", ["proportional", "full"])
+def test_a_side_without_a_share_does_nothing(effort: str) -> None:
+    assert updates_per_round(some(effort=effort), 1000, 0) == 0
+
+
+@pytest.mark.parametrize("effort", ["proportional", "full"])
+def test_a_side_with_everything_does_all_of_a_ddpm(effort: str) -> None:
+    assert updates_per_round(some(effort=effort, local_epochs=2.0), 1000, 1) == 2000

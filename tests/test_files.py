@@ -1,0 +1,136 @@
+"""A file is there whole, old or new, or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.files import replacing, write_json, write_json_lines
+from collafuse_flwr.folders import client_folder, run_folder
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def write_and_die(path: Path, written: bytes, error: BaseException) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(written)
+        raise error
+
+
+def strict(text: str) -> Any:
+    """Read JSON as a reader that knows no nan and no infinity."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_a_file_appears_whole_and_its_folder_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "file.bin"
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert temporary.parent == path.parent, "or moving it would copy it"
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError("no space left on device"), Killed()])
+@pytest.mark.parametrize("written", [b"", b"half"])
+def test_a_writer_that_dies_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, error: BaseException, written: bytes
+) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(type(error)):
+        write_and_die(path, written, error)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_writer_that_dies_before_there_was_a_file_leaves_none(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        write_and_die(tmp_path / "file.bin", b"half", Killed())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_writer_that_writes_nothing_is_told_so_and_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(FileNotFoundError), replacing(path):
+        pass
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("write", [write_json, lambda path, value: write_json_lines(path, [value, value])])
+def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path, write: Any) -> None:
+    path = tmp_path / "file.json"
+    write(path, {"a": 1})
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        write(path, {"a": object()})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, float(np.float64("nan")), np.float64("inf")])
+def test_what_json_does_not_know_becomes_null_however_deep(tmp_path: Path, value: float) -> None:
+    write_json(tmp_path / "a.json", {"a": [1.5, (value, {"b": value})], "c": value})
+    assert strict((tmp_path / "a.json").read_text()) == {"a": [1.5, [None, {"b": None}]], "c": None}
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@given(JSON)
+def test_json_is_strict_and_finite_numbers_keep_all_their_digits(
+    tmp_path_factory: pytest.TempPathFactory, value: Any
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    write_json(path, value)
+    assert strict(path.read_text()) == plain(value)
+
+
+@given(st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=4))
+def test_json_lines_are_one_object_a_line(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    write_json_lines(path, rows)
+    text = path.read_text()
+    assert text.count("\n") == len(rows)
+    assert [strict(line) for line in text.split("\n")[:-1]] == plain(rows)
+
+
+def test_a_run_is_in_its_output_or_below_where_it_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_folder(Config(), 42) == tmp_path / "runs" / "42"
+    assert run_folder(Config.from_flat({"output": "here"}), 42) == tmp_path / "here"
+    assert run_folder(Config.from_flat({"output": "/there"}), 42) == Path("/there")
+
+
+def test_no_two_clients_share_a_folder(tmp_path: Path) -> None:
+    assert len({client_folder(tmp_path, client) for client in range(100)}) == 100
+    assert client_folder(tmp_path, 7).is_relative_to(tmp_path)

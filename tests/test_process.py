@@ -1,0 +1,180 @@
+"""The process that server and clients agree on: one chain, cut in two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.diffusion import make_schedule
+from collafuse_flwr.errors import SettingError
+from collafuse_flwr.process import Process, named_noise
+
+
+def process(**given: Any) -> Process:
+    return Process.of(
+        Config.from_flat({"device": "cpu", "timesteps": 20, "server_steps": 0, "client_steps": 0} | given)
+    )
+
+
+class Pull(nn.Module):
+    """A denoiser that says that the noise is a fixed part of what it sees, and notes the steps it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int] = []
+
+    def forward(self, x: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        self.steps.append(int(t[0]) + 1)
+        return 0.6 * x
+
+
+def weights(network: nn.Module) -> Tensor:
+    return torch.cat([value.flatten() for value in network.state_dict().values()])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "sigmoid"])
+def test_it_is_what_the_settings_say(schedule: str) -> None:
+    made = process(
+        schedule=schedule,
+        timesteps=30,
+        prediction="eps",
+        loss_weighting="min_snr",
+        min_snr_gamma=3.0,
+        precision="bfloat16",
+    )
+    assert torch.equal(made.schedule.alpha_bar, make_schedule(schedule, 30).alpha_bar)
+    assert (made.objective.prediction, made.objective.weighting, made.objective.gamma) == ("eps", "min_snr", 3.0)
+    assert made.runtime.dtype is torch.bfloat16
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingError, match=r"^`device` = 'cuda'"):
+        process(device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("conditional", "share_labels", "backbone", "denoiser"),
+    [(True, True, 4, 4), (True, False, 0, 4), (False, True, 0, 0), (False, False, 0, 0)],
+)
+def test_the_server_conditions_only_on_labels_that_are_shared(
+    conditional: bool, share_labels: bool, backbone: int, denoiser: int
+) -> None:
+    """A client knows its own in any case."""
+    made = process(conditional=conditional, share_labels=share_labels)
+    networks: list[Any] = [made.backbone(1, 8, 4), made.denoiser(0, 1, 8, 4)]
+    classes = [0 if n.class_embedding is None else n.class_embedding.num_embeddings for n in networks]
+    assert classes == [backbone, denoiser]
+
+
+def test_a_client_has_the_servers_network_unless_told_otherwise() -> None:
+    sizes = {
+        name: len(weights(process(model="tiny", client_model=name).denoiser(0, 1, 8, 0)))
+        for name in ("same", "tiny", "paper")
+    }
+    assert sizes["same"] == sizes["tiny"] == len(weights(process(model="tiny").backbone(1, 8, 0)))
+    assert sizes["paper"] != sizes["tiny"]
+    assert len(weights(process(model="paper", client_model="same").denoiser(0, 1, 8, 0))) == sizes["paper"]
+
+
+def test_every_network_starts_with_weights_of_its_own() -> None:
+    made = process()
+    networks = [made.backbone(1, 8, 0), made.denoiser(0, 1, 8, 0), made.denoiser(1, 1, 8, 0)]
+    assert len({weights(network).sum().item() for network in networks}) == 3
+    assert torch.equal(weights(networks[2]), weights(process().denoiser(1, 1, 8, 0)))
+    assert not torch.equal(weights(networks[2]), weights(process(seed=1).denoiser(1, 1, 8, 0)))
+
+
+@pytest.mark.parametrize(("server_steps", "client_steps"), [(0, 0), (3, 2), (100, 100)])
+@pytest.mark.parametrize("cut", [0, 1, 7, 19, 20])
+def test_the_two_grids_are_one_chain_cut_in_two(cut: int, server_steps: int, client_steps: int) -> None:
+    made = process(server_steps=server_steps, client_steps=client_steps)
+    server, client = made.server_grid(cut), made.client_grid(cut)
+    assert (server[0], server[-1], client[0], client[-1]) == (20, cut, cut, 0)
+    if not server_steps:
+        assert server + client[1:] == list(range(20, -1, -1))
+    else:
+        assert len(server) - 1 == min(server_steps, 20 - cut)
+        assert len(client) - 1 == min(client_steps, cut)
+
+
+def test_the_authors_clients_start_beyond_their_cut() -> None:
+    """At k (2 - c), where the level is about the alpha_bar[k]^2 that their server hands over at (cosine schedule)."""
+    made = process(upload="official", timesteps=100)
+    assert [made.client_start(cut) for cut in (0, 20, 50, 80, 100)] == [0, 36, 75, 96, 100]
+    assert made.client_grid(20)[0] == 36
+    assert made.server_grid(20)[-1] == 20
+    for upload in ("once", "fresh"):
+        assert [process(upload=upload).client_start(cut) for cut in range(21)] == list(range(21))
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("cut", [0, 1, 7, 19, 20])
+def test_with_one_network_and_one_noise_the_cut_changes_no_bit(sampler: str, cut: int) -> None:
+    made, network = process(sampler=sampler), Pull()
+    x_t = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    whole = made.reverse(network, x_t, made.server_grid(0), None, (0, "chain"))
+    network.steps.clear()
+    handed = made.reverse(network, x_t, made.server_grid(cut), None, (0, "chain"))
+    assert network.steps == list(range(20, cut, -1))
+    finished = made.reverse(network, handed, made.client_grid(cut), None, (0, "chain"))
+    assert network.steps == list(range(20, 0, -1))
+    assert torch.equal(finished, whole)
+
+
+def test_only_the_noise_of_its_name_and_nothing_else_decides_a_sample() -> None:
+    made, x_t = process(sampler="ddpm"), torch.zeros(2, 1, 4, 4)
+
+    def sample(*name: int | str) -> Tensor:
+        return made.reverse(Pull(), x_t, made.server_grid(5), None, name)
+
+    first = sample(0, "finish", 1)
+    torch.randn(3)
+    assert torch.equal(sample(0, "finish", 1), first)
+    assert not torch.equal(sample(0, "finish", 2), first)
+    assert not torch.equal(first[0], first[1]), "every image has noise of its own"
+
+
+def test_sampling_leaves_the_input_alone_and_the_network_ready_to_sample() -> None:
+    made, network = process(), Pull().train()
+    x_t = torch.ones(2, 1, 4, 4)
+    made.reverse(network, x_t, made.server_grid(5), None, (0,))
+    assert torch.equal(x_t, torch.ones_like(x_t))
+    assert not network.training
+
+
+def test_labels_reach_the_network() -> None:
+    """A network that predicts black or white, by class, draws black or white."""
+
+    class Painter(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, class_labels: Tensor) -> Tensor:
+            alpha_bar = made.schedule.at(t + 1)
+            image = class_labels.view(-1, 1, 1, 1).float()
+            return (x - alpha_bar.sqrt() * image) / (1 - alpha_bar).sqrt()
+
+    made = process(sampler="ddim", prediction="eps")
+    x = made.reverse(Painter(), torch.zeros(2, 1, 4, 4), made.server_grid(0), torch.tensor([-1, 1]), (0,))
+    torch.testing.assert_close(x, torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand_as(x), rtol=0, atol=1e-4)
+
+
+def test_named_noise_is_a_function_of_name_step_and_shape() -> None:
+    draw, shape = named_noise((0, "finish")), torch.Size((4, 1, 2, 2))
+    later = draw(7, shape)
+    draw(8, shape)
+    assert torch.equal(draw(7, shape), later)
+    assert torch.equal(named_noise((0, "finish"))(7, shape), later)
+    others = [draw(8, shape), named_noise((1, "finish"))(7, shape), named_noise((0, "begin"))(7, shape)]
+    assert not any(torch.equal(other, later) for other in others)
+
+
+def test_named_noise_is_standard_normal_and_new_at_every_step() -> None:
+    """Of 20,000 values mean and variance have standard deviations of 0.007 and 0.01, correlations one of 0.007."""
+    draw = named_noise((0, "finish"))
+    noise = torch.stack([draw(t, torch.Size((20_000,))) for t in range(1, 6)])
+    assert noise.mean(dim=1).abs().max() < 0.035
+    assert (noise.var(dim=1) - 1).abs().max() < 0.05
+    assert (torch.corrcoef(noise) - torch.eye(5)).abs().max() < 0.035
