@@ -255,6 +255,12 @@ def _check_together(config: Config) -> None:
             raise SettingError("client_cut_ratios", text, "numbers in [0, 1] separated by commas") from None
         if len(ratios) != n or not all(0 <= c <= 1 for c in ratios):
             raise SettingError("client_cut_ratios", text, f"{n} numbers in [0, 1], one per client")
+    steps = config.model.timesteps
+    for name, ratio in zip([("client_cut_ratios" if text else "cut_ratio")] * n, config.cut_ratios(), strict=True):
+        if ratio > 0 and round(ratio * steps) == 0:
+            raise SettingError(
+                name, ratio, f"0, or more than {0.5 / steps:g}: less than a step would upload clean images"
+            )
     if config.federation.min_supernodes > n:
         raise SettingError("min_supernodes", config.federation.min_supernodes, f"at most `num_supernodes` = {n}")
     if config.split.client_init_round > config.run.num_rounds:

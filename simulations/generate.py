@@ -54,7 +54,7 @@ class Request:
         output = (
             Path(str(settings["output"])).absolute() if settings["output"] else run / "generated" / f"client-{client}"
         )
-        if output.exists() and any(output.iterdir()):
+        if output.exists() and not (output.is_dir() and not any(output.iterdir())):
             raise SettingError("output", str(output), "a new or empty folder")
         return cls(run, client, settings["num_images"], settings["label"], settings["seed"], output)
 

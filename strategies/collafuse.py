@@ -147,7 +147,7 @@ class CollaFuse(Strategy):
         row = self.journal.rounds[-1]
         self._gather(replies, self._accept_evaluation)
         self.done = row.round
-        self.journal.hellos = self.members.hellos
+        self.journal.hellos = dict(sorted(self.members.hellos.items()))
         self.journal.save({n: v.cpu() for n, v in self.backbone.state.tensors().items()}, self.pool.describe())
         if not row.evaluation:
             return None

@@ -56,7 +56,8 @@ class Members:
             return
         messages = [Message(RecordDict(), node, "query.hello") for node in new]
         replies = grid.send_and_receive(messages, timeout=self.config.federation.round_timeout)
-        for reply in replies:
+        # In order of partitions: node ids are random, and who comes first decides what the others must agree with.
+        for reply in sorted(replies, key=_partition):
             self._introduce(reply)
 
     def choose(self, round_: int) -> list[int]:
@@ -104,14 +105,22 @@ class Members:
         known = self.hellos.get(client)
         if known is not None and known != hello:
             raise UploadError(f"client {client} said {known} at first and now says {hello}")
-        if hello.timesteps != self.config.model.timesteps or not 0 <= hello.cut_step <= hello.timesteps:
-            raise UploadError(f"client {client} cuts at {hello.cut_step} of {hello.timesteps} steps")
+        agreed = self.config.cut_steps()[client], self.config.model.timesteps
+        if (hello.cut_step, hello.timesteps) != agreed:
+            raise UploadError(f"client {client} cuts at {hello.cut_step} of {hello.timesteps} steps, not at {agreed}")
         if hello.num_images < 1 or hello.size < 1 or hello.channels < 1 or hello.num_classes < 1:
             raise UploadError(f"client {client} describes no images: {hello}")
         for other in self.hellos.values():
             if (hello.channels, hello.size, hello.num_classes) != (other.channels, other.size, other.num_classes):
                 both = f"client {client} has {_images(hello)}, client {other.partition_id} has {_images(other)}"
                 raise UploadError(f"{both}; all must agree")
+
+
+def _partition(reply: Message) -> float:
+    """Where a reply to `query.hello` comes in order; those without a readable partition come last."""
+    record = None if reply.has_error() else reply.content.metric_records.get("numbers")
+    partition = record.get("partition_id") if record is not None else None
+    return partition if isinstance(partition, int) else float("inf")
 
 
 def _images(hello: Hello) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,15 +32,26 @@ class Upload:
         return len(self.x_k)
 
 
-def release_noise(secret: bytes, index: int, copy: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Standard normal noise of image `index` and release `copy`: a function of the secret and these two alone.
+def release_noise(secret: bytes, image: NDArray[np.float32], alpha_bar: float, copy: int) -> NDArray[np.float32]:
+    """Standard normal noise for one release: a function of the secret, the image, the cut and the copy's number alone.
 
-    A Philox counter-based generator (Salmon et al., SC 2011) is keyed by the 16-byte secret and starts at the counter
-    (index, copy), so that a client that restarts, or works in any order, releases identical bits.
+    A Philox counter-based generator (Salmon et al., SC 2011) is keyed by a keyed hash of these (BLAKE2b), so that a
+    client that restarts, or works in any order, releases identical bits. The cut is in the key because the same noise
+    at two cuts would be two equations for x_0 and the noise, and give both away; the image itself rather than its
+    place among the others, because another image in that place with the same noise would give away their difference.
+
+    Args:
+        secret: 16 bytes that never leave the client.
+        image: x_0, of any shape.
+        alpha_bar: alpha_bar at the cut, in (0, 1].
+        copy: number of the release, >= 0.
+
+    Returns:
+        Noise of the image's shape.
     """
-    key = np.frombuffer(secret, dtype=np.uint64)
-    generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, copy, index]))
-    return generator.standard_normal(shape, dtype=np.float32)
+    content = struct.pack("<dQ", alpha_bar, copy) + image.astype("<f4").tobytes()
+    key = np.frombuffer(hashlib.blake2b(content, digest_size=16, key=secret).digest(), dtype="<u8")
+    return np.random.Generator(np.random.Philox(key=key)).standard_normal(image.shape, dtype=np.float32)
 
 
 def release(schedule: Schedule, cut: int, x_0: Tensor, secret: bytes, copies: range) -> Tensor:
@@ -54,10 +67,10 @@ def release(schedule: Schedule, cut: int, x_0: Tensor, secret: bytes, copies: ra
     Returns:
         Shape (len(copies) * images, channels, height, width), all images of the first copy first.
     """
-    signal, spread = float(schedule.alpha_bar[cut]) ** 0.5, float(1 - schedule.alpha_bar[cut]) ** 0.5
-    shape = tuple(x_0.shape[1:])
-    noise = [np.stack([release_noise(secret, i, copy, shape) for i in range(len(x_0))]) for copy in copies]
-    return torch.cat([signal * x_0 + spread * torch.from_numpy(n) for n in noise])
+    alpha_bar = float(schedule.alpha_bar[cut])
+    images = x_0.numpy()
+    noise = [np.stack([release_noise(secret, image, alpha_bar, copy) for image in images]) for copy in copies]
+    return torch.cat([alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * torch.from_numpy(n) for n in noise])
 
 
 def encode(x_k: Tensor, dtype: UploadDtype, labels: Tensor | None) -> Upload:

@@ -62,8 +62,8 @@ def test_going_on_from_saved_tensors_gives_the_same_bits() -> None:
     resumed.load(first.tensors())
     _train(resumed, 1, 5)
     assert resumed.tensors().keys() == straight.tensors().keys()
-    for name, value in straight.tensors().items():
-        assert torch.equal(resumed.tensors()[name], value), name
+    for key, value in straight.tensors().items():
+        assert torch.equal(resumed.tensors()[key], value), key
 
 
 def test_the_average_follows_its_recursion() -> None:

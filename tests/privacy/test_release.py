@@ -14,7 +14,8 @@ from scipy import stats
 from torch import Tensor
 
 from collafuse_flwr.diffusion import make_schedule
-from collafuse_flwr.privacy.release import QUANTISED_MAX, Upload, UploadDtype, encode, release, release_noise
+from collafuse_flwr.privacy.release import QUANTISED_MAX, Upload, UploadDtype, encode, release
+from collafuse_flwr.privacy.release import release_noise as noise_of
 
 SECRET = bytes(range(16))
 SHAPE = (3, 8, 8)
@@ -25,6 +26,13 @@ COPIES = st.integers(0, 10**6)
 
 def images(count: int, size: int = 8, seed: int = 0) -> Tensor:
     return torch.rand((count, 1, size, size), generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def release_noise(secret: bytes, index: int, copy: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Noise of an image that is told from others by a number in its pixels."""
+    image = np.zeros(shape, np.float32)
+    image.ravel()[:3] = [index >> 40, (index >> 20) & 0xFFFFF, index & 0xFFFFF]
+    return noise_of(secret, image, 0.5, copy)
 
 
 def decoded(upload: Upload) -> NDArray[np.float64]:
@@ -40,7 +48,7 @@ def test_the_noise_is_the_same_in_every_process_and_version() -> None:
     """Written down once: a change here would release every image a second time, with new noise."""
     noise = release_noise(SECRET, 3, 1, (4,))
     assert noise.dtype == np.float32
-    assert noise.tolist() == [-1.0364961624145508, -0.3029960095882416, -0.38730308413505554, 0.897739589214325]
+    assert noise.tolist() == [1.033587098121643, -0.16079410910606384, 1.334125280380249, 1.6862293481826782]
 
 
 @settings(deadline=None)
@@ -75,9 +83,23 @@ def test_index_and_copy_are_not_confused() -> None:
     assert not np.array_equal(release_noise(SECRET, 1, 2, SHAPE), release_noise(SECRET, 2, 1, SHAPE))
 
 
-def test_a_larger_image_begins_with_the_noise_of_a_smaller_one() -> None:
-    """The stream of an image has no end that another's could begin at: 2^64 blocks of 4 words."""
-    assert np.array_equal(release_noise(SECRET, 0, 0, (256,))[:64], release_noise(SECRET, 0, 0, (64,)))
+def test_another_cut_has_other_noise() -> None:
+    """With the same noise, uploads at two cuts would be two equations for the image and the noise."""
+    schedule, x_0 = make_schedule("cosine", 100), images(4)
+    near, far = (release(schedule, cut, x_0, SECRET, range(1)).double() for cut in (20, 40))
+    a, b = schedule.alpha_bar[20], schedule.alpha_bar[40]
+    weights = torch.linalg.solve(
+        torch.tensor([[a.sqrt(), b.sqrt()], [(1 - a).sqrt(), (1 - b).sqrt()]]), torch.tensor([1.0, 0.0]).double()
+    )
+    rebuilt = weights[0] * near + weights[1] * far
+    assert (rebuilt - x_0).square().mean().sqrt() > 0.3
+
+
+def test_an_image_keeps_its_noise_wherever_it_is() -> None:
+    """Images that come or go do not make the others leave again."""
+    schedule, x_0 = make_schedule("cosine", 100), images(5)
+    whole = release(schedule, 30, x_0, SECRET, range(1))
+    assert torch.equal(release(schedule, 30, x_0[[3, 1]], SECRET, range(1)), whole[[3, 1]])
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +143,7 @@ def test_a_release_is_the_forward_process_at_the_cut(name: str, cut: int) -> Non
     assert x_k.shape == (10, 1, 8, 8)
     assert x_k.dtype == torch.float32
     for row, (copy, i) in enumerate([(copy, i) for copy in (2, 3) for i in range(5)]):
-        noise = release_noise(SECRET, i, copy, (1, 8, 8)).astype(np.float64)
+        noise = noise_of(SECRET, x_0[i].numpy(), alpha_bar, copy).astype(np.float64)
         expected = math.sqrt(alpha_bar) * x_0[i].double().numpy() + math.sqrt(1 - alpha_bar) * noise
         np.testing.assert_allclose(x_k[row].double().numpy(), expected, rtol=0, atol=1e-6)
 

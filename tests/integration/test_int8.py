@@ -1,0 +1,89 @@
+"""What uploads in 8 bits cost: against the diffusion noise that they carry, and in the quality of the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from collafuse_flwr.artifacts.quality import Judge, Samples
+from collafuse_flwr.config import Config
+from collafuse_flwr.data import federation_data, to_model_space
+from collafuse_flwr.diffusion import make_schedule
+from collafuse_flwr.folders import client_folder
+from collafuse_flwr.privacy.release import QUANTISED_MAX, encode, release
+from tests.federation import federate, small
+
+Record = Callable[[str, object], None]
+
+#: A run whose samples are recognisable digits, in a few seconds.
+SETTINGS = {
+    "cut_ratio": 0.2,
+    "timesteps": 100,
+    "max_images": 400,
+    "local_epochs": 8.0,
+    "client_init": "backbone",
+    "client_init_round": 2,
+    "client_batch_size": 32,
+    "num_samples": 300,
+    "sampler": "dpm++",
+    "server_steps": 8,
+    "client_steps": 3,
+}
+#: The Fréchet distance with int8 (float16) may exceed that with float32 by this factor. Another seed moves it further.
+MARGINS = {"float16": 1.01, "int8": 1.05}
+
+
+def fd(config: Config, judge: Judge) -> float:
+    """The pooled Fréchet distance of a run with these settings."""
+    federate(config)
+    samples = {}
+    for client in range(config.run.num_supernodes):
+        tensors = load_file(client_folder(Path(config.run.output), client) / "samples.safetensors")
+        samples[client] = Samples(tensors["images"], tensors["labels"])
+    return float(judge.pooled(samples)["fd"])
+
+
+def test_the_quality_of_samples_does_not_suffer(tmp_path: Path, record_property: Record) -> None:
+    config = small(tmp_path, **SETTINGS)
+    judge = Judge.trained_on(federation_data(config.data, config.run.num_supernodes, config.run.seed), config)
+    measured = {
+        dtype: fd(small(tmp_path / dtype, upload_dtype=dtype, **SETTINGS), judge)
+        for dtype in ("float32", "float16", "int8")
+    }
+    for dtype, value in measured.items():
+        record_property(f"FD with {dtype} uploads", round(value, 3))
+    another = fd(small(tmp_path / "seed", upload_dtype="float32", seed=1, **SETTINGS), judge)
+    record_property("FD with float32 uploads and another seed", round(another, 3))
+    for dtype, margin in MARGINS.items():
+        assert measured[dtype] <= measured["float32"] * margin
+
+
+@pytest.mark.parametrize("cut_ratio", [0.05, 0.2, 0.5, 0.8])
+def test_quantisation_is_small_beside_the_noise_at_the_cut(cut_ratio: float, record_property: Record) -> None:
+    """Rounding to steps of `scale` adds an error of variance scale^2 / 12 to noise of variance 1 - alpha_bar[k]."""
+    schedule = make_schedule("cosine", 100)
+    cut = round(cut_ratio * 100)
+    config = Config.from_flat({"max_images": 500})
+    images = to_model_space(federation_data(config.data, 2, 0).images.images)
+    x_k = release(schedule, cut, images, bytes(range(16)), range(1))
+    upload = encode(x_k, "int8", None)
+    error = torch.from_numpy(upload.x_k.astype(np.float32)) * upload.scale - x_k
+    noise = 1 - float(schedule.alpha_bar[cut])
+    ratio = float(error.var()) / noise
+    record_property(f"int8 error / noise variance at c = {cut_ratio:g}", f"{ratio:.1e}")
+    # A step of the code is far below the spread of the values, so the error is uniform over a step.
+    assert float(error.var()) == pytest.approx(upload.scale**2 / 12, rel=0.03)
+    assert float(error.abs().max()) <= upload.scale / 2 * (1 + 1e-4)
+    assert abs(float((error * x_k).mean())) < 0.05 * upload.scale**2
+    # Images in [-1, 1] and noise within six standard deviations bound the range, and so the ratio.
+    largest = float(schedule.alpha_bar[cut]) ** 0.5 + 6 * noise**0.5
+    assert ratio <= (largest / QUANTISED_MAX) ** 2 / 12 / noise
+    # A hundredth of the noise at most, even at a cut of 0.05: as if k lay a fraction of a step further on.
+    assert ratio < 0.01
+    if cut_ratio >= 0.2:
+        assert ratio < 0.001
