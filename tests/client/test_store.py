@@ -91,7 +91,7 @@ def test_without_a_seed_the_secret_comes_from_the_operating_system(
 
 
 def test_the_secret_keys_the_noise_of_a_release(tmp_path: Path) -> None:
-    assert release_noise(ClientStore(tmp_path).secret(None, 0), 0, 0, (4,)).shape == (4,)
+    assert release_noise(ClientStore(tmp_path).secret(None, 0), np.zeros(4, np.float32), 0.5, 0).shape == (4,)
 
 
 def test_a_client_killed_while_it_makes_its_secret_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

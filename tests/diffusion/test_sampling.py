@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -72,7 +74,7 @@ def test_ddim_is_the_deterministic_step_of_song_et_al(grid: list[int]) -> None:
     schedule, data = make_schedule("cosine", T), Gaussian()
     x = torch.randn(32, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     ours = _run(schedule, x, grid, "ddim", data)
-    for t, s in zip(grid[:-1], grid[1:], strict=True):
+    for t, s in pairwise(grid):
         alpha_bar, noise = schedule.alpha_bar, data.noise(schedule, x, torch.full((32,), t))
         image = (x - (1 - alpha_bar[t]).sqrt() * noise) / alpha_bar[t].sqrt()
         x = (alpha_bar[s].sqrt() * image + (1 - alpha_bar[s]).sqrt() * noise).float()
@@ -106,7 +108,7 @@ def test_a_grid_keeps_its_ends_and_falls(stop: int, length: int, steps: int) -> 
     grid = time_grid(stop + length, stop, steps)
     assert grid[0] == stop + length
     assert grid[-1] == stop
-    assert all(a > b for a, b in zip(grid[:-1], grid[1:], strict=True))
+    assert all(a > b for a, b in pairwise(grid))
     assert len(grid) - 1 == (min(steps, length) if steps else length)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDPMScheduler, UNet2DModel
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from safetensors.torch import load_file
 
@@ -63,9 +64,10 @@ def test_a_killed_run_resumes_to_the_same_bits(
             raise Killed
         return original(self, *arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(CollaFuse, moment, dies_in_round_two)
-        federate(small(killed, num_rounds=3, **settings))
+        with pytest.raises(Killed):
+            federate(small(killed, num_rounds=3, **settings))
     assert len(metrics(killed)) == 1
     resumed = federate(small(killed, num_rounds=3, **settings))
     assert resumed.rounds_left == 0
@@ -143,7 +145,7 @@ def test_a_bad_contribution_costs_only_itself(tmp_path: Path, spoil: Any, kind: 
 
 def test_a_run_in_which_nobody_contributes_ends_with_a_reason(tmp_path: Path) -> None:
     config = small(tmp_path, num_supernodes=1, max_images=60)
-    with pytest.raises(UserError, match="round 1: .*the disk is full"):
+    with pytest.raises(UserError, match=r"round 1: .*the disk is full"):
         federate(config, connect(config, spoiled(0, _raises)))
 
 
@@ -228,8 +230,6 @@ def test_evaluations_come_as_often_as_asked(tmp_path: Path) -> None:
 
 
 def test_the_networks_are_ordinary_diffusers_folders(tmp_path: Path) -> None:
-    from diffusers import DDPMScheduler, UNet2DModel
-
     strategy = federate(small(tmp_path))
     for folder in (tmp_path / "server" / "backbone", tmp_path / "clients" / "1" / "denoiser"):
         unet = UNet2DModel.from_pretrained(folder / "unet")
