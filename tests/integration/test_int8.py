@@ -25,11 +25,11 @@ SETTINGS = {
     "cut_ratio": 0.2,
     "timesteps": 100,
     "max_images": 400,
-    "local_epochs": 8.0,
+    "local_epochs": 6.0,
     "client_init": "backbone",
     "client_init_round": 2,
     "client_batch_size": 32,
-    "num_samples": 300,
+    "num_samples": 240,
     "sampler": "dpm++",
     "server_steps": 8,
     "client_steps": 3,
@@ -79,7 +79,8 @@ def test_quantisation_is_small_beside_the_noise_at_the_cut(cut_ratio: float, rec
     # A step of the code is far below the spread of the values, so the error is uniform over a step.
     assert float(error.var()) == pytest.approx(upload.scale**2 / 12, rel=0.03)
     assert float(error.abs().max()) <= upload.scale / 2 * (1 + 1e-4)
-    assert abs(float((error * x_k).mean())) < 0.05 * upload.scale**2
+    # And it says nothing about the values: over 32,000 of them a correlation by chance stays within 0.03.
+    assert abs(float(torch.corrcoef(torch.stack([error.flatten(), x_k.flatten()]))[0, 1])) < 0.03
     # Images in [-1, 1] and noise within six standard deviations bound the range, and so the ratio.
     largest = float(schedule.alpha_bar[cut]) ** 0.5 + 6 * noise**0.5
     assert ratio <= (largest / QUANTISED_MAX) ** 2 / 12 / noise
