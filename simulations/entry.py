@@ -15,7 +15,7 @@ from pathlib import Path
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from collafuse_flwr.config import Config, setting_names
@@ -50,13 +50,15 @@ def entry(act: Callable[[DictConfig], None], config_name: str = "config", usage:
         register_schema()
         # Hydra would print its own errors over several lines and exit; with this it raises them here.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        paths = dict(argument.split("=", 1) for argument in sys.argv[1:] if _is_path(argument))
-        sys.argv[1:] = [argument for argument in sys.argv[1:] if not _is_path(argument)]
+        arguments = sys.argv[1:]
+        paths = dict(argument.split("=", 1) for argument in arguments if _is_path(argument))
+        sys.argv[1:] = [argument for argument in arguments if not _is_path(argument)]
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
         composed: list[DictConfig] = []
         try:
             # Hydra announces errors of what it calls, so it is only asked for the settings.
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(composed.append)()
+            sys.argv[1:] = arguments
             for settings in composed:
                 settings.update(paths)
                 act(settings)
@@ -65,7 +67,7 @@ def entry(act: Callable[[DictConfig], None], config_name: str = "config", usage:
                 traceback.print_exception(error.__cause__)
             return _complain(str(error), FAILED)
         except (UserError, HydraException, OmegaConfBaseException) as error:
-            return _complain(_in_one_line(error))
+            return _complain(_in_one_line(error, config_name))
         except KeyboardInterrupt:
             return _complain(
                 "interrupted; resume=true with the same `output` goes on after the last round", INTERRUPTED
@@ -92,7 +94,7 @@ def _is_path(argument: str) -> bool:
     return name == "model" and ":" in value
 
 
-def _in_one_line(error: Exception) -> str:
+def _in_one_line(error: Exception, config_name: str) -> str:
     """What is wrong with a setting: its name, what it was given, what is allowed; Hydra would take several lines."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).partition("/")
@@ -100,9 +102,15 @@ def _in_one_line(error: Exception) -> str:
     unknown = re.match(r"Could not override '([^']+)'", str(error))
     if unknown is None:
         return " ".join(str(error).split())
-    close = difflib.get_close_matches(unknown[1], setting_names(), n=3)
+    close = difflib.get_close_matches(unknown[1], _names(config_name), n=3)
     meant = f"; did you mean {' or '.join(f'`{other}`' for other in close)}?" if close else ""
     return f"`{unknown[1]}` is not a setting{meant} (--help lists all)"
+
+
+def _names(config_name: str) -> list[str]:
+    """The settings of an entry point: those in its own file, or, where it has none, those of the schema."""
+    own = [str(name) for name in OmegaConf.load(CONF / f"{config_name}.yaml") if name not in ("defaults", "hydra")]
+    return own or list(setting_names())
 
 
 def _complain(line: str, status: int = USER_ERROR) -> int:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from collafuse_flwr.config import Config
+from collafuse_flwr.contract import UploadContract, check_upload
 from collafuse_flwr.effort import init_round, takes_backbone, updates_per_round
 from collafuse_flwr.errors import UploadError, UserError
 from collafuse_flwr.files import replacing
@@ -26,8 +27,6 @@ from collafuse_flwr.wire import (
     HandOver,
     Hello,
     TrainRequest,
-    UploadContract,
-    check_upload,
     count_bytes,
     pack_hand_over,
     pack_train_request,

@@ -17,6 +17,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from collafuse_flwr.contract import UploadContract, check_upload
 from collafuse_flwr.diffusion import make_schedule
 from collafuse_flwr.errors import UploadError
 from collafuse_flwr.privacy.release import Upload, UploadDtype, encode, release
@@ -28,8 +29,6 @@ from collafuse_flwr.wire import (
     TrainNumbers,
     TrainReply,
     TrainRequest,
-    UploadContract,
-    check_upload,
     count_bytes,
     pack_hand_over,
     pack_numbers,

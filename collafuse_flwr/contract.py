@@ -1,0 +1,71 @@
+"""What an upload must be, as agreed with its client at the start, and the check that it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from collafuse_flwr.errors import UploadError
+from collafuse_flwr.privacy.release import QUANTISED_MAX, Upload
+
+_WIRE_DTYPES = {"int8": np.int8, "float16": np.float16, "float32": np.float32}
+
+
+@dataclass(frozen=True)
+class UploadContract:
+    """What was agreed with a client at the start, which every upload of its must fit."""
+
+    rows: int
+    channels: int
+    size: int
+    num_classes: int
+    labels: bool
+    dtype: str
+    alpha_bar: float
+
+    @property
+    def bound(self) -> float:
+        """Largest magnitude believed: an image in [-1, 1] and eight standard deviations of its noise."""
+        return math.sqrt(self.alpha_bar) + 8 * math.sqrt(1 - self.alpha_bar)
+
+
+def check_upload(upload: Upload, contract: UploadContract) -> None:
+    """Hold an upload against what was agreed, before it touches the pool.
+
+    Raises:
+        UploadError: its shape, type, range or labels do not fit, or it is not finite.
+    """
+    shape = (contract.rows, contract.channels, contract.size, contract.size)
+    dtype = np.dtype(_WIRE_DTYPES[contract.dtype])
+    if upload.x_k.dtype != dtype or upload.x_k.shape != shape:
+        raise UploadError(f"`upload.x_k` must be {dtype} of shape {shape}, not {upload.x_k.dtype} {upload.x_k.shape}")
+    if not np.isfinite(upload.scale) or upload.scale <= 0 or (dtype != np.int8 and upload.scale != 1):
+        raise UploadError(f"`upload.scale` = {upload.scale} must be finite and positive, and 1 for floats")
+    largest = _largest(upload, dtype)
+    # Quantisation rounds up by half a step at most, and float16 by its own last bit.
+    if not largest <= contract.bound * (1 + 1 / QUANTISED_MAX):
+        raise UploadError(
+            f"`upload.x_k` reaches {largest:g}; at this cut it must be finite and within {contract.bound:g}"
+        )
+    _check_labels(upload.labels, contract)
+
+
+def _largest(upload: Upload, dtype: np.dtype[Any]) -> float:
+    """The largest magnitude in an upload; nan if there is one in it."""
+    if dtype == np.int8:
+        return int(np.abs(upload.x_k.astype(np.int16)).max()) * upload.scale
+    return float(np.abs(upload.x_k.astype(np.float32)).max())
+
+
+def _check_labels(labels: np.ndarray[Any, Any] | None, contract: UploadContract) -> None:
+    if not contract.labels:
+        if labels is not None:
+            raise UploadError("`upload.labels` must not be sent when `share_labels` is false")
+        return
+    if labels is None or labels.dtype != np.int64 or labels.shape != (contract.rows,):
+        raise UploadError(f"`upload.labels` must be int64 of shape ({contract.rows},)")
+    if labels.min() < 0 or labels.max() >= contract.num_classes:
+        raise UploadError(f"`upload.labels` must be in 0..{contract.num_classes - 1}")
