@@ -85,8 +85,9 @@ class EvaluateReply:
     """What a client says about its finished samples and its held-out images.
 
     `held_out_loss` is its denoiser's loss there (0 if it has none), `kernel_distance` that of pixels between its
-    samples and its held-out images (unbiased), `flops_per_image` what one image cost it to finish, `releases` how many
-    noised copies of each image have left it, and `bits` the Gaussian bound on what they tell (may be infinite).
+    samples and its held-out images (unbiased; 0 if either is a single image), `flops_per_image` what one image cost it
+    to finish, `releases` how many noised copies of each image have left it, and `bits` the Gaussian bound on what they
+    tell (may be infinite).
     """
 
     num_samples: int

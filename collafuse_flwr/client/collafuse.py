@@ -102,13 +102,15 @@ class CollaFuseClient:
             )
         samples = samples.clamp(-1, 1)
         self.store.save_samples(samples, labels)
-        distance = kernel_distance(
-            to_model_space(self.data.held_out.images), samples, PixelFeatures(), seed=self._seed("kernel")
+        held_out = to_model_space(self.data.held_out.images)
+        enough = min(len(held_out), len(samples)) > 1
+        distance = (
+            kernel_distance(held_out, samples, PixelFeatures(), seed=self._seed("kernel")).mean if enough else 0.0
         )
         return EvaluateReply(
             num_samples=len(samples),
             held_out_loss=held_out_loss,
-            kernel_distance=distance.mean,
+            kernel_distance=distance,
             seconds=time.perf_counter() - began,
             flops_per_image=flops,
             releases=ledger.releases,

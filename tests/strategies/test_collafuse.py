@@ -244,3 +244,10 @@ def test_the_networks_are_ordinary_diffusers_folders(tmp_path: Path) -> None:
 def test_no_half_written_file_is_left(tmp_path: Path) -> None:
     federate(small(tmp_path))
     assert not [path for path in tmp_path.rglob(".*") if str(os.getpid()) in path.name]
+
+
+def test_a_client_with_a_single_held_out_image_is_evaluated(tmp_path: Path) -> None:
+    federate(small(tmp_path, num_rounds=1, max_images=12, partition="iid"))
+    last = metrics(tmp_path)[-1]
+    assert not last["failed"]
+    assert set(last["evaluation"]) == {"0", "1", "2"}
