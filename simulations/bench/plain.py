@@ -35,7 +35,7 @@ class Learner:
         self.last, self.batch_size = last, batch_size
         self.parameters: list[Tensor] = list(network.parameters())
         self.average = [p.detach().clone() for p in self.parameters]
-        self.adam = torch.optim.Adam(self.parameters, betas=(0.9, 0.99))
+        self.adam = torch.optim.Adam(self.parameters, betas=(0.9, 0.99), fused=True)
         self.steps = 0
 
     def train(self, num_steps: int, rate: Callable[[float], float], generator: torch.Generator) -> int:
