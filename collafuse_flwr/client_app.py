@@ -9,6 +9,7 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from collafuse_flwr.client import client_class
 from collafuse_flwr.client.collafuse import CollaFuseClient
 from collafuse_flwr.client.store import ClientStore
 from collafuse_flwr.config import Config
@@ -17,14 +18,7 @@ from collafuse_flwr.errors import SettingError, UserError
 from collafuse_flwr.folders import client_folder, run_folder
 from collafuse_flwr.process import Process
 from collafuse_flwr.runtime import threads
-from collafuse_flwr.wire import (
-    Refusal,
-    pack_numbers,
-    pack_refusal,
-    pack_train_reply,
-    unpack_hand_over,
-    unpack_train_request,
-)
+from collafuse_flwr.wire import Refusal, pack_numbers, pack_refusal
 
 app = ClientApp()
 
@@ -37,16 +31,14 @@ def hello(message: Message, context: Context) -> Message:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Upload if asked to, and train the private denoiser for one round."""
-    request = unpack_train_request(message.content)
-    return _answer(message, context, lambda client: pack_train_reply(client.train(request)))
+    """Train for one round."""
+    return _answer(message, context, lambda client: client.on_train(message.content))
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Finish samples that the server handed over, and keep them."""
-    hand_over = unpack_hand_over(message.content)
-    return _answer(message, context, lambda client: pack_numbers(client.evaluate(hand_over)))
+    """Make samples from what the server handed over, and keep them."""
+    return _answer(message, context, lambda client: client.on_evaluate(message.content))
 
 
 def _answer(message: Message, context: Context, act: Callable[[CollaFuseClient], RecordDict]) -> Message:
@@ -87,4 +79,5 @@ def _client(config: Config, context: Context) -> CollaFuseClient:
         data = federation_data(config.data, config.run.num_supernodes, config.run.seed).client(client)
     folder = client_folder(run_folder(config, context.run_id), client)
     store = ClientStore(Path(str(node["state-path"])) if "state-path" in node else folder)
-    return CollaFuseClient(client, Process.of(config), data, store, cuts[client], seeded_secret="data-path" not in node)
+    kind = client_class(config.run.strategy)
+    return kind(client, Process.of(config), data, store, cuts[client], seeded_secret="data-path" not in node)

@@ -15,6 +15,13 @@ from collafuse_flwr.errors import SettingError
 
 T = TypeVar("T")
 
+#: CollaFuse and what differs from it by a setting: clipped uploads, or clients' denoisers that are averaged too.
+SPLIT = ("collafuse", "pfdm", "hybrid")
+#: CollaFuse's two ends: everything in the clients (c = 1), or clean images on the server (c = 0).
+ENDS = {"local": 1.0, "centralised": 0.0}
+#: Whole chains in the clients, whose weights are averaged, all or in part.
+FEDERATED = ("fedavg", "fedprox", "usplit", "ulatdec", "udec")
+
 
 def _setting(
     default: T,
@@ -37,7 +44,7 @@ def _setting(
 class RunConfig:
     """What is run, where it goes and how it is started."""
 
-    strategy: str = _setting("collafuse", "the algorithm", choices=("collafuse",))
+    strategy: str = _setting("collafuse", "the algorithm", choices=(*SPLIT, *ENDS, *FEDERATED))
     seed: int = _setting(0, "seeds every random stream of the run", low=0)
     num_rounds: int = _setting(10, "rounds of the federation", low=1)
     num_supernodes: int = _setting(10, "clients (SuperNodes)", low=1)
@@ -56,6 +63,7 @@ class FederationConfig:
     fraction_train: float = _setting(1.0, "share of the clients asked in each round", above=0, high=1)
     min_supernodes: int = _setting(0, "clients to wait for before the first round; 0: all", low=0)
     round_timeout: float = _setting(3600.0, "seconds to wait for the clients of a round", above=0)
+    proximal_mu: float = _setting(0.01, "FedProx's pull towards the global weights", low=0)
     client_num_cpus: float = _setting(1.0, "CPUs per client in Ray", above=0)
     client_num_gpus: float = _setting(0.0, "GPUs per client in Ray; fractions share a card", low=0)
     client_threads: int = _setting(1, "torch threads of a client", low=1)
@@ -98,6 +106,9 @@ class SplitConfig:
 
     cut_ratio: float = _setting(0.2, "c, the clients' share of the T steps", low=0, high=1)
     client_cut_ratios: str = _setting("", "one cut ratio per client, as '0.1,0.2,...'; empty: `cut_ratio` for all")
+    clip_norm: float = _setting(
+        0.0, "L2 norm to which images are clipped before they are noised; 0: none, or pfdm's own", low=0
+    )
     upload: str = _setting("once", "how often an image's noise is drawn", choices=("once", "fresh", "official"))
     copies_per_image: int = _setting(1, "noised copies of each image that are released", low=1)
     upload_dtype: str = _setting("int8", "precision of uploads", choices=("int8", "float16", "float32"))
@@ -111,6 +122,10 @@ class SplitConfig:
 class TrainConfig:
     """How both sides are optimised."""
 
+    budget: str = _setting(
+        "image_updates", "what strategies have in common", choices=("image_updates", "client_flops", "traffic")
+    )
+    server_effort: float = _setting(1.0, "the backbone's image updates, in multiples of its share", above=0)
     local_epochs: float = _setting(10.0, "passes over the images that a full DDPM would make in a round", above=0)
     batch_size: int = _setting(128, "images in a batch of the server", low=1)
     client_batch_size: int = _setting(8, "images in a batch of a client", low=1)
@@ -128,8 +143,9 @@ class EvaluationConfig:
     evaluate_every: int = _setting(0, "rounds between evaluations; 0: only after the last", low=0)
     num_samples: int = _setting(2000, "images generated in an evaluation, over all clients", low=2)
     sampler: str = _setting("dpm++", "the sampler", choices=("ddpm", "ddim", "dpm++"))
-    server_steps: int = _setting(30, "sampling steps above the cut; 0: every step", low=0)
-    client_steps: int = _setting(10, "sampling steps below the cut; 0: every step", low=0)
+    sampling_steps: int = _setting(40, "sampling steps of the whole chain; 0: every step", low=0)
+    server_steps: int = _setting(0, "sampling steps above the cut; 0: its share of `sampling_steps`", low=0)
+    client_steps: int = _setting(0, "sampling steps below the cut; 0: its share of `sampling_steps`", low=0)
 
 
 _SECTIONS: dict[str, type[Any]] = {
@@ -184,8 +200,10 @@ class Config:
         return {name.replace("_", "-"): value for name, value in self.to_flat().items()}
 
     def cut_ratios(self) -> tuple[float, ...]:
-        """The cut ratio of every client, in [0, 1]."""
+        """The cut ratio of every client, in [0, 1]; strategies that do not cut are at an end, whatever is set."""
         text = self.split.client_cut_ratios
+        if self.run.strategy not in SPLIT:
+            return (ENDS.get(self.run.strategy, 1.0),) * self.run.num_supernodes
         if not text:
             return (self.split.cut_ratio,) * self.run.num_supernodes
         return tuple(float(part) for part in text.split(","))
@@ -255,6 +273,8 @@ def _check_together(config: Config) -> None:
             raise SettingError("client_cut_ratios", text, "numbers in [0, 1] separated by commas") from None
         if len(ratios) != n or not all(0 <= c <= 1 for c in ratios):
             raise SettingError("client_cut_ratios", text, f"{n} numbers in [0, 1], one per client")
+    if text and config.run.strategy not in SPLIT:
+        raise SettingError("client_cut_ratios", text, f"empty when `strategy` is {config.run.strategy}")
     steps = config.model.timesteps
     for name, ratio in zip([("client_cut_ratios" if text else "cut_ratio")] * n, config.cut_ratios(), strict=True):
         if ratio > 0 and round(ratio * steps) == 0:

@@ -10,6 +10,7 @@ import numpy as np
 
 from collafuse_flwr.errors import UploadError
 from collafuse_flwr.privacy.release import QUANTISED_MAX, Upload
+from collafuse_flwr.wire import Weights
 
 _WIRE_DTYPES = {"int8": np.int8, "float16": np.float16, "float32": np.float32}
 
@@ -51,6 +52,29 @@ def check_upload(upload: Upload, contract: UploadContract) -> None:
             f"`upload.x_k` reaches {largest:g}; at this cut it must be finite and within {contract.bound:g}"
         )
     _check_labels(upload.labels, contract)
+
+
+def check_weights(what: str, weights: Weights, wanted: Weights) -> None:
+    """Hold weights that a client sent against those that were asked for: `wanted` has their names, shapes and types.
+
+    Raises:
+        UploadError: a name is missing or unknown, a shape or type differs, or a value is not finite.
+    """
+    if weights.keys() != wanted.keys():
+        missing, unknown = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
+        raise UploadError(f"`{what}` lacks {_some(missing)} and has {_some(unknown)} that were not asked for")
+    for name, value in weights.items():
+        like = wanted[name]
+        if (value.shape, value.dtype) != (like.shape, like.dtype):
+            raise UploadError(
+                f"`{what}.{name}` must be {like.dtype} {tuple(like.shape)}, not {value.dtype} {tuple(value.shape)}"
+            )
+        if not bool(value.isfinite().all()):
+            raise UploadError(f"`{what}.{name}` must be finite")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "nothing"
 
 
 def _largest(upload: Upload, dtype: np.dtype[Any]) -> float:

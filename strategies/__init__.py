@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from collafuse_flwr.config import Config
+from collafuse_flwr.config import FEDERATED, Config
 from collafuse_flwr.progress import Progress
 from strategies.collafuse import CollaFuse
+from strategies.fedavg import FedAverage
+from strategies.hybrid import Hybrid
 
-STRATEGIES = {"collafuse": CollaFuse}
 
+def make_strategy(config: Config, folder: Path, progress: Progress) -> CollaFuse | FedAverage:
+    """The strategy that the settings name, for a run in `folder`.
 
-def make_strategy(config: Config, folder: Path, progress: Progress) -> CollaFuse:
-    """The strategy that the settings name, for a run in `folder`."""
-    return STRATEGIES[config.run.strategy](config, folder, progress)
+    What differs from CollaFuse by a setting alone (local, centralised, pfdm) is CollaFuse, and so for FedAvg.
+    """
+    kind = FedAverage if config.run.strategy in FEDERATED else Hybrid if config.run.strategy == "hybrid" else CollaFuse
+    return kind(config, folder, progress)

@@ -17,7 +17,9 @@ from collafuse_flwr.grid import RetryGrid
 from collafuse_flwr.progress import Progress
 from simulations.runners.apps import begin_run
 from simulations.runners.local_grid import LocalGrid
+from strategies import make_strategy
 from strategies.collafuse import CollaFuse
+from strategies.federation import Federation
 
 SMALL: dict[str, Any] = {
     "num_supernodes": 3,
@@ -49,8 +51,15 @@ def connect(config: Config, app: ClientApp = client_app, partitions: Iterable[in
 
 
 def federate(config: Config, grid: LocalGrid | None = None) -> CollaFuse:
+    """Run CollaFuse as `run_strategy` does any strategy."""
+    strategy = run_strategy(config, grid)
+    assert isinstance(strategy, CollaFuse)
+    return strategy
+
+
+def run_strategy(config: Config, grid: LocalGrid | None = None) -> Federation:
     """Run the strategy through Flower's own `start`, without measuring the samples afterwards."""
-    strategy = CollaFuse(config, Path(config.run.output), Progress(quiet=True))
+    strategy = make_strategy(config, Path(config.run.output), Progress(quiet=True))
     patient = RetryGrid(grid or connect(config))
     arrays = strategy.join(patient)
     strategy.start(patient, arrays, strategy.rounds_left, config.federation.round_timeout)

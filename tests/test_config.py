@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from collafuse_flwr.config import Config, setting_help, setting_names
+from collafuse_flwr.config import ENDS, FEDERATED, SPLIT, Config, setting_help, setting_names
 from collafuse_flwr.diffusion import cut_step
 from collafuse_flwr.errors import SettingError
 from simulations.entry import CONF, register_schema
@@ -75,7 +75,10 @@ def configs(draw: st.DrawFn) -> Config:
     cuts = st.just(0.0) | st.floats(0.51 / flat["timesteps"], 1)
     flat["cut_ratio"] = draw(cuts)
     ratios = draw(st.none() | st.lists(cuts, min_size=clients, max_size=clients))
-    flat["client_cut_ratios"] = "" if ratios is None else ",".join(map(str, ratios))
+    if ratios is None or flat["strategy"] not in SPLIT:
+        flat["client_cut_ratios"] = ""
+    else:
+        flat["client_cut_ratios"] = ",".join(map(str, ratios))
     if flat["upload"] == "official":
         flat["copies_per_image"] = 1
     return Config.from_flat(flat)
@@ -351,3 +354,23 @@ def test_a_federation_is_allowed_and_its_default_is_the_schemas(option: str) -> 
     changed = {name for name, value in flat.items() if value != Config().to_flat()[name]}
     assert changed <= {"num_supernodes", "fraction_train"}
     assert bool(changed) == (option != "silos")
+
+
+@pytest.mark.parametrize(("strategy", "ratio"), [*ENDS.items(), *((name, 1.0) for name in FEDERATED)])
+def test_a_strategy_that_does_not_cut_is_at_an_end(strategy: str, ratio: float) -> None:
+    config = Config.from_flat({"strategy": strategy, "cut_ratio": 0.4, "num_supernodes": 2})
+    assert config.cut_ratios() == (ratio, ratio)
+    with pytest.raises(SettingError, match="client_cut_ratios"):
+        Config.from_flat({"strategy": strategy, "client_cut_ratios": "0.1,0.2", "num_supernodes": 2})
+
+
+@pytest.mark.parametrize("strategy", SPLIT)
+def test_a_strategy_that_cuts_does_so_where_it_is_told(strategy: str) -> None:
+    config = Config.from_flat({"strategy": strategy, "cut_ratio": 0.4, "num_supernodes": 2})
+    assert config.cut_ratios() == (0.4, 0.4)
+
+
+def test_every_strategy_has_its_group() -> None:
+    files = {path.stem: path.read_text() for path in (Path(__file__).parents[1] / "conf" / "strategy").glob("*.yaml")}
+    assert set(files) == {*SPLIT, *ENDS, *FEDERATED}
+    assert all(f"\nstrategy: {name}\n" in text for name, text in files.items())

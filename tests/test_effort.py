@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collafuse_flwr.config import Config
-from collafuse_flwr.effort import init_round, takes_backbone, updates_per_round
+from collafuse_flwr.effort import client_share, exchange_rounds, init_round, takes_backbone, updates_per_round
 
 
 def some(**given: Any) -> Config:
@@ -69,3 +69,47 @@ def test_a_side_without_a_share_does_nothing(effort: str) -> None:
 @pytest.mark.parametrize("effort", ["proportional", "full"])
 def test_a_side_with_everything_does_all_of_a_ddpm(effort: str) -> None:
     assert updates_per_round(some(effort=effort, local_epochs=2.0), 1000, 1) == 2000
+
+
+NET = 1000  # bytes of a network
+
+
+def exchanges(images: int, **given: Any) -> set[int]:
+    """Rounds of exchange with 8 values an image (int8, and 8 bytes for the label)."""
+    config = Config.from_flat({"strategy": "fedavg", "num_rounds": 10, "cut_ratio": 0.5} | given)
+    return exchange_rounds(config, images, 8, NET, NET)
+
+
+@pytest.mark.parametrize("budget", ["image_updates", "client_flops"])
+def test_weights_are_exchanged_in_every_round_unless_traffic_is_counted(budget: str) -> None:
+    assert exchanges(1, budget=budget) == set(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("images", "rounds"),
+    [
+        (0, set()),  # the backbone alone is worth half an exchange
+        (62, set()),  # 62 * 16 + 1000 = 1992 bytes, an exchange is 2000
+        (63, {10}),
+        (190, {5, 10}),
+        (1200, set(range(1, 11))),
+        (10**6, set(range(1, 11))),
+    ],
+)
+def test_traffic_pays_for_exchanges_that_are_spread_over_the_run(images: int, rounds: set[int]) -> None:
+    assert exchanges(images, budget="traffic") == rounds
+
+
+def test_without_an_upload_or_a_backbone_to_take_there_is_nothing_to_pay_with() -> None:
+    assert exchanges(10**6, budget="traffic", cut_ratio=1.0) == set()
+    assert exchanges(62, budget="traffic", client_init="random") == set()
+    assert exchanges(125, budget="traffic", client_init="random") == {10}
+
+
+def test_a_whole_chain_at_equal_flops_has_the_share_of_the_cut() -> None:
+    whole = Config().model.timesteps
+    for strategy in ("local", "fedavg"):
+        config = Config.from_flat({"strategy": strategy, "budget": "client_flops", "cut_ratio": 0.3})
+        assert client_share(config, whole) == pytest.approx(0.3)
+        assert client_share(Config.from_flat({"strategy": strategy, "cut_ratio": 0.3}), whole) == 1
+    assert client_share(Config.from_flat({"budget": "client_flops"}), 20) == pytest.approx(0.2)

@@ -15,9 +15,7 @@ from collafuse_flwr.process import Process, named_noise
 
 
 def process(**given: Any) -> Process:
-    return Process.of(
-        Config.from_flat({"device": "cpu", "timesteps": 20, "server_steps": 0, "client_steps": 0} | given)
-    )
+    return Process.of(Config.from_flat({"device": "cpu", "timesteps": 20, "sampling_steps": 0} | given))
 
 
 class Pull(nn.Module):
@@ -178,3 +176,33 @@ def test_named_noise_is_standard_normal_and_new_at_every_step() -> None:
     assert noise.mean(dim=1).abs().max() < 0.035
     assert (noise.var(dim=1) - 1).abs().max() < 0.05
     assert (torch.corrcoef(noise) - torch.eye(5)).abs().max() < 0.035
+
+
+@pytest.mark.parametrize("cut", range(0, 21, 5))
+def test_sampling_steps_are_shared_in_proportion_to_the_cut(cut: int) -> None:
+    made = process(sampling_steps=8)
+    server, client = made.server_grid(cut), made.client_grid(cut)
+    assert (len(server) - 1, len(client) - 1) == (8 - 2 * cut // 5, 2 * cut // 5)
+    assert server[-1] == client[0] == cut
+
+
+def test_a_side_with_little_to_do_has_a_step() -> None:
+    made = process(sampling_steps=2)
+    assert made.server_grid(19) == [20, 19]
+    assert made.client_grid(1) == [1, 0]
+
+
+def test_clipping_bounds_the_norm_and_keeps_the_direction() -> None:
+    images = torch.randn(5, 1, 4, 4) * torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0]).view(-1, 1, 1, 1)
+    clipped = process(clip_norm=2.0).clip(images)
+    norms, before = clipped.flatten(1).norm(dim=1), images.flatten(1).norm(dim=1)
+    torch.testing.assert_close(norms, before.clamp(max=2.0))
+    assert torch.equal(clipped[:2], images[:2])
+    torch.testing.assert_close(clipped / norms.view(-1, 1, 1, 1), images / before.view(-1, 1, 1, 1))
+
+
+def test_pfdm_clips_at_three_quarters_of_full_contrast_and_collafuse_does_not() -> None:
+    images = torch.ones(1, 1, 4, 4)
+    assert float(process(strategy="pfdm").clip(images).norm()) == pytest.approx(3.0)
+    assert float(process(strategy="pfdm", clip_norm=1.5).clip(images).norm()) == pytest.approx(1.5)
+    assert torch.equal(process().clip(images), images)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
+from flwr.app import RecordDict
 from torch import Tensor, nn
 
 from collafuse_flwr.client.effort import Work, plan_work
@@ -22,7 +23,18 @@ from collafuse_flwr.privacy.disclosure import covariance_eigenvalues, gaussian_b
 from collafuse_flwr.privacy.release import Upload, UploadDtype, encode, release
 from collafuse_flwr.process import Process
 from collafuse_flwr.rng import derive_seed, stream
-from collafuse_flwr.wire import EvaluateReply, HandOver, Hello, TrainNumbers, TrainReply, TrainRequest
+from collafuse_flwr.wire import (
+    EvaluateReply,
+    HandOver,
+    Hello,
+    TrainNumbers,
+    TrainReply,
+    Weights,
+    pack_numbers,
+    pack_train_reply,
+    unpack_hand_over,
+    unpack_train_request,
+)
 
 #: Counted once per process: the same for all clients with the same network and images.
 _FORWARD_FLOPS: dict[tuple[ModelConfig, int, int, int], int] = {}
@@ -46,6 +58,15 @@ class ImageSource:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What a round came to on the client: numbers, the denoiser as it is now (None: untouched), and the upload."""
+
+    numbers: TrainNumbers
+    state: TrainState | None
+    upload: Upload | None
+
+
+@dataclass(frozen=True)
 class CollaFuseClient:
     """One client for the length of one message; all that lasts is in its store."""
 
@@ -62,35 +83,60 @@ class CollaFuseClient:
         timesteps, classes = self.process.schedule.timesteps, self.data.train.num_classes
         return Hello(self.client, self.cut, timesteps, count, channels, size, classes)
 
-    def train(self, request: TrainRequest) -> TrainReply:
+    def on_train(self, content: RecordDict) -> RecordDict:
+        """Answer a message of type train."""
+        request = unpack_train_request(content)
+        outcome = self._round(request.round, request.num_rounds, request.want_upload, request.backbone)
+        return pack_train_reply(TrainReply(outcome.numbers, outcome.upload))
+
+    def on_evaluate(self, content: RecordDict) -> RecordDict:
+        """Answer a message of type evaluate."""
+        return pack_numbers(self._evaluate(unpack_hand_over(content)))
+
+    def _round(
+        self,
+        round_: int,
+        num_rounds: int,
+        want_upload: bool = False,
+        backbone: Weights | None = None,
+        weights: Weights | None = None,
+    ) -> Outcome:
         """One round: upload if asked to, then train t = 1..k on the client's own images.
+
+        `backbone` is what a fresh denoiser starts from, `weights` what it goes on from in any case.
 
         Raises:
             UserError: a setting does not fit this client's images.
         """
         began = time.perf_counter()
-        ledger, tensors = self.store.load(before=request.round)
-        upload = self._release(request) if request.want_upload and self.cut < self.process.schedule.timesteps else None
-        work = plan_work(self.process.config, ledger, request, len(self.data.train), self.cut)
-        trained, flops = Trained(0.0, 0, 0), 0
-        if work.steps:
-            state = self._state(tensors, request.backbone)
-            trained = self._train(state, request, work)
-            flops = training_flops(self._forward_flops(state.network), trained.images)
+        ledger, tensors = self.store.load(before=round_)
+        upload = self._release(round_) if want_upload and self.cut < self.process.schedule.timesteps else None
+        work = plan_work(self.process.config, ledger, round_, num_rounds, len(self.data.train), self.cut)
+        trained, flops, state = Trained(0.0, 0, 0), 0, None
+        if work.steps or weights:
+            state = self._state(tensors, backbone)
+            state.network.load_state_dict(weights or {}, strict=False)
+            if work.steps:
+                trained = self._train(state, round_, num_rounds, work)
+                flops = training_flops(self._forward_flops(state.network), trained.images)
             tensors = state.tensors()
         releases = self._releases(ledger, uploaded=upload is not None)
         self.store.save(replace(work.ledger, releases=releases), tensors)
         seconds = time.perf_counter() - began
-        return TrainReply(TrainNumbers(trained.loss, trained.steps, trained.images, seconds, flops), upload)
+        return Outcome(TrainNumbers(trained.loss, trained.steps, trained.images, seconds, flops), state, upload)
 
-    def evaluate(self, hand_over: HandOver) -> EvaluateReply:
-        """Finish samples with the averaged denoiser, keep them, and compare them to held-out images."""
+    def _evaluate(self, hand_over: HandOver, averaged: Weights | None = None) -> EvaluateReply:
+        """Finish samples with the averaged denoiser, keep them, and compare them to held-out images.
+
+        `averaged` takes the place of the client's own averaged weights wherever it has them.
+        """
         began = time.perf_counter()
         ledger, tensors = self.store.load(before=hand_over.round + 1)
         samples, labels, flops = hand_over.x_k, self._labels(hand_over), 0
         held_out_loss = 0.0
         if self.cut:
             network = self._averaged(tensors)
+            network.load_state_dict(averaged or {}, strict=False)
             grid = self.process.client_grid(self.cut)
             conditions = labels if self.process.config.model.conditional else None
             name = (self.process.config.run.seed, "finish", self.client, hand_over.round)
@@ -120,14 +166,15 @@ class CollaFuseClient:
     def _seed(self, purpose: str) -> int:
         return derive_seed(self.process.config.run.seed, purpose, self.client)
 
-    def _release(self, request: TrainRequest) -> Upload:
+    def _release(self, round_: int) -> Upload:
         """Noise the images for upload: the same fixed copies every time (`once`), or copies numbered by the round."""
         split = self.process.config.split
-        first = 0 if split.upload == "once" else (request.round - 1) * split.copies_per_image
+        first = 0 if split.upload == "once" else (round_ - 1) * split.copies_per_image
         copies = range(first, first + split.copies_per_image)
         secret = self.store.secret(self.process.config.run.seed if self.seeded_secret else None, self.client)
         images = self.data.train
-        x_k = release(self.process.schedule, self.cut, to_model_space(images.images), secret, copies)
+        x_0 = self.process.clip(to_model_space(images.images))
+        x_k = release(self.process.schedule, self.cut, x_0, secret, copies)
         labels = images.labels.repeat(len(copies)) if split.share_labels else None
         return encode(x_k, cast(UploadDtype, split.upload_dtype), labels)
 
@@ -142,7 +189,8 @@ class CollaFuseClient:
         if not releases:
             return 0.0
         snr = float(self.process.schedule.snr()[self.cut])
-        return gaussian_bits(snr, covariance_eigenvalues(to_model_space(self.data.train.images)), releases=releases)
+        x_0 = self.process.clip(to_model_space(self.data.train.images))
+        return gaussian_bits(snr, covariance_eigenvalues(x_0), releases=releases)
 
     def _network(self) -> nn.Module:
         _, channels, size, _ = self.data.train.images.shape
@@ -161,10 +209,10 @@ class CollaFuseClient:
         state.network.load_state_dict(state.averaged())
         return state.network
 
-    def _train(self, state: TrainState, request: TrainRequest, work: Work) -> Trained:
+    def _train(self, state: TrainState, round_: int, num_rounds: int, work: Work) -> Trained:
         config, device = self.process.config, self.process.runtime.device
-        left = request.num_rounds - work.ledger.first_round + 1
-        done = request.round - work.ledger.first_round
+        left = num_rounds - work.ledger.first_round + 1
+        done = round_ - work.ledger.first_round
 
         def learning_rate(fraction: float) -> float:
             if config.train.lr_schedule == "constant":
@@ -181,7 +229,8 @@ class CollaFuseClient:
             batch_size=config.train.client_batch_size,
             num_steps=work.steps,
             learning_rate=learning_rate,
-            generator=stream(config.run.seed, "client", self.client, "round", request.round, device=device),
+            generator=stream(config.run.seed, "client", self.client, "round", round_, device=device),
+            penalty=state.proximal(config.federation.proximal_mu) if config.run.strategy == "fedprox" else None,
         )
 
     def _source(self, images: ImageSet) -> ImageSource:

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 
 from collafuse_flwr.client.store import Ledger
 from collafuse_flwr.config import Config
-from collafuse_flwr.effort import init_round, takes_backbone, updates_per_round
-from collafuse_flwr.wire import TrainRequest
+from collafuse_flwr.effort import client_share, init_round, takes_backbone, updates_per_round
 
 
 @dataclass(frozen=True)
@@ -18,14 +17,14 @@ class Work:
     ledger: Ledger
 
 
-def plan_work(config: Config, ledger: Ledger, request: TrainRequest, num_images: int, cut: int) -> Work:
+def plan_work(config: Config, ledger: Ledger, round_: int, num_rounds: int, num_images: int, cut: int) -> Work:
     """The steps to take now: this round's updates, and an even part of those put off while waiting for the backbone."""
-    due = updates_per_round(config, num_images, cut / config.model.timesteps)
-    waiting = takes_backbone(config, cut) and request.round < init_round(config, request.num_rounds)
+    due = updates_per_round(config, num_images, client_share(config, cut))
+    waiting = takes_backbone(config, cut) and round_ < init_round(config, num_rounds)
     if waiting or not due:
-        return Work(0, replace(ledger, round=request.round, owed=ledger.owed + due))
-    rounds_left = max(1, request.num_rounds - request.round + 1)
+        return Work(0, replace(ledger, round=round_, owed=ledger.owed + due))
+    rounds_left = max(1, num_rounds - round_ + 1)
     steps = int((due + ledger.owed / rounds_left) // config.train.client_batch_size)
     owed = ledger.owed + due - steps * config.train.client_batch_size
-    first = ledger.first_round or request.round
-    return Work(steps, replace(ledger, round=request.round, first_round=first, owed=owed))
+    first = ledger.first_round or round_
+    return Work(steps, replace(ledger, round=round_, first_round=first, owed=owed))

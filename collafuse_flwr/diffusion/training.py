@@ -100,6 +100,16 @@ class TrainState:
         parts = strung.split([p.numel() for p in self.parameters])
         return [part.view_as(p).clone() for part, p in zip(parts, self.parameters, strict=True)]
 
+    def proximal(self, mu: float) -> Callable[[], Tensor]:
+        """mu / 2 |w - w_0|^2 with w_0 the weights as they are now (FedProx, arXiv 1812.06127, eq. 2)."""
+        start = [p.detach().clone() for p in self.parameters]
+
+        def penalty() -> Tensor:
+            pairs = zip(self.parameters, start, strict=True)
+            return mu / 2 * torch.stack([(p - p_0).square().sum() for p, p_0 in pairs]).sum()
+
+        return penalty
+
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Begin at the given weights wherever name and shape agree, with fresh moments and average."""
         own = self.network.state_dict()
@@ -139,6 +149,7 @@ def train(
     learning_rate: Callable[[float], float],
     generator: torch.Generator,
     on_step: Callable[[int], None] = lambda _: None,
+    penalty: Callable[[], Tensor] | None = None,
 ) -> Progress:
     """Take `num_steps` Adam steps of the denoising loss on shuffled batches of the source.
 
@@ -154,6 +165,7 @@ def train(
         learning_rate: the rate at a fraction in [0, 1) of this stretch.
         generator: draws rows, t and noise; on the device of the source's tensors.
         on_step: called with the number of steps done.
+        penalty: added to the loss that is descended, not to the one that is reported.
     """
     state.network.train()
     total = torch.zeros((), device=generator.device)
@@ -165,7 +177,7 @@ def train(
             loss = official_loss(schedule, objective, denoise, x, t, noise, labels)
         else:
             loss = denoising_loss(schedule, objective, denoise, x, start, t, noise, labels)
-        state.descend(loss, learning_rate(done / num_steps))
+        state.descend(loss if penalty is None else loss + penalty(), learning_rate(done / num_steps))
         total += loss.detach()
         on_step(done + 1)
     return Progress(total.item() / num_steps if num_steps else math.nan, num_steps, num_steps * batch_size)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from collafuse_flwr.client.effort import Work, plan_work
 from collafuse_flwr.client.store import Ledger
 from collafuse_flwr.config import Config
-from collafuse_flwr.wire import TrainRequest
 
 T = 50
 
@@ -24,7 +23,7 @@ def whole_run(config: Config, num_images: int, cut: int, rounds: list[int] | Non
     """What a client that is asked in these rounds (None: in all) plans, round by round."""
     total, ledger, plans = config.run.num_rounds, Ledger(), []
     for round_ in rounds or range(1, total + 1):
-        plans.append(plan_work(config, ledger, TrainRequest(round_, total, want_upload=False), num_images, cut))
+        plans.append(plan_work(config, ledger, round_, total, num_images, cut))
         ledger = plans[-1].ledger
     return plans
 
@@ -139,8 +138,7 @@ def test_a_client_does_the_work_of_the_rounds_it_is_asked_in() -> None:
 
 def test_planning_again_gives_the_same_and_keeps_the_releases() -> None:
     config, ledger = some(), Ledger(round=3, first_round=1, owed=7.5, releases=2)
-    request = TrainRequest(4, 10, want_upload=True)
-    first = plan_work(config, ledger, request, 100, 10)
-    assert plan_work(config, ledger, request, 100, 10) == first
+    first = plan_work(config, ledger, 4, 10, 100, 10)
+    assert plan_work(config, ledger, 4, 10, 100, 10) == first
     assert first.ledger.releases == 2
     assert ledger == Ledger(round=3, first_round=1, owed=7.5, releases=2)

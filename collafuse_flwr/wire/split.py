@@ -1,32 +1,18 @@
-"""Every message that crosses between server and clients: one typed schema each, validated on arrival.
-
-There is no field for an image, for a client's noise or its seed, or for a client's weights: what leaves a client is
-what is listed here. A reply is either of its own kind or a `Refusal`. Records that the schema does not name are
-refused, so that nothing travels unnoticed.
-
-| message      | down                                    | up                                                   |
-|--------------|-----------------------------------------|------------------------------------------------------|
-| query.hello  | (empty)                                 | Hello: who it is, its cut, the shape of its images   |
-| train        | TrainRequest: round, backbone weights   | TrainReply: numbers, and the upload x_k if asked for |
-| evaluate     | HandOver: samples x_k for it to finish  | EvaluateReply: numbers about its own samples         |
-"""
+"""CollaFuse's messages, and the introduction that opens every strategy's run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from numpy.typing import NDArray
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
 from collafuse_flwr.errors import UploadError
 from collafuse_flwr.privacy.release import Upload
-
-M = TypeVar("M")
-_REPLY_RECORDS = {"numbers": MetricRecord, "upload": ArrayRecord}
+from collafuse_flwr.wire.records import only, pack_numbers, read_array, unpack_numbers
 
 
 @dataclass(frozen=True)
@@ -99,39 +85,6 @@ class EvaluateReply:
     bits: float
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """A client's one-line reason for not doing what was asked."""
-
-    reason: str
-
-
-def pack_numbers(numbers: object) -> RecordDict:
-    """A flat dataclass of numbers as one metric record."""
-    values = {f.name: getattr(numbers, f.name) for f in fields(cast(Any, numbers))}
-    return RecordDict({"numbers": MetricRecord(values)})
-
-
-def unpack_numbers(content: RecordDict, kind: type[M], *, infinite: tuple[str, ...] = ()) -> M:
-    """Read such a record back; numbers named in `infinite` may be infinite, none may be nan.
-
-    Raises:
-        UploadError: a number is missing, unexpected, of the wrong type or not finite.
-    """
-    record = content.metric_records.get("numbers")
-    wanted = {f.name: f.type for f in fields(cast(Any, kind))}
-    if record is None or set(record) != set(wanted):
-        raise UploadError(
-            f"`numbers` must hold exactly {', '.join(wanted)}, not {', '.join(record or {}) or 'nothing'}"
-        )
-    for key, value in record.items():
-        if isinstance(value, list) or (wanted[key] == "int" and not isinstance(value, int)):
-            raise UploadError(f"`numbers.{key}` = {value!r} must be one number of type {wanted[key]}")
-        if not (np.isfinite(value) or (key in infinite and value > 0)):
-            raise UploadError(f"`numbers.{key}` = {value!r} must be finite")
-    return kind(**{key: value if wanted[key] == "int" else float(cast(float, value)) for key, value in record.items()})
-
-
 def pack_train_request(request: TrainRequest) -> RecordDict:
     """A TrainRequest as records."""
     content = RecordDict(
@@ -172,7 +125,7 @@ def unpack_train_reply(content: RecordDict) -> TrainReply:
     Raises:
         UploadError: a record is missing, unknown or malformed.
     """
-    _only(content, {"numbers", "upload"})
+    only(content, {"numbers", "upload"})
     numbers = unpack_numbers(content, TrainNumbers)
     record = content.array_records.get("upload")
     return TrainReply(numbers, None if record is None else _read_upload(record))
@@ -184,7 +137,7 @@ def unpack_evaluate_reply(content: RecordDict) -> EvaluateReply:
     Raises:
         UploadError: a number is missing, unexpected, of the wrong type or not finite.
     """
-    _only(content, {"numbers"})
+    only(content, {"numbers"})
     return unpack_numbers(content, EvaluateReply, infinite=("bits",))
 
 
@@ -194,7 +147,7 @@ def unpack_hello(content: RecordDict) -> Hello:
     Raises:
         UploadError: a number is missing, unexpected or of the wrong type.
     """
-    _only(content, {"numbers"})
+    only(content, {"numbers"})
     return unpack_numbers(content, Hello)
 
 
@@ -214,22 +167,6 @@ def unpack_hand_over(content: RecordDict) -> HandOver:
     return HandOver(round_, torch.from_numpy(arrays["x_k"].numpy().copy()), labels)
 
 
-def pack_refusal(refusal: Refusal) -> RecordDict:
-    """A Refusal as records."""
-    return RecordDict({"refusal": ConfigRecord({"reason": refusal.reason})})
-
-
-def unpack_refusal(content: RecordDict) -> Refusal | None:
-    """The Refusal in a reply, or None."""
-    record = content.config_records.get("refusal")
-    return None if record is None else Refusal(str(record.get("reason", "no reason given")))
-
-
-def count_bytes(content: RecordDict) -> int:
-    """The bytes of a message's records, as they travel."""
-    return sum(record.count_bytes() for record in content.values())
-
-
 def _upload_arrays(upload: Upload) -> dict[str, Array]:
     arrays = {"x_k": Array(upload.x_k), "scale": Array(np.float32(upload.scale).reshape(1))}
     if upload.labels is not None:
@@ -241,28 +178,8 @@ def _read_upload(record: ArrayRecord) -> Upload:
     unknown = set(record) - {"x_k", "scale", "labels"}
     if unknown or not {"x_k", "scale"} <= set(record):
         raise UploadError(f"`upload` must hold x_k, scale and at most labels, not {', '.join(sorted(record))}")
-    arrays = {name: _read_array(name, array) for name, array in record.items()}
+    arrays = {name: read_array(f"upload.{name}", array) for name, array in record.items()}
     scale = arrays["scale"]
     if scale.shape != (1,) or scale.dtype != np.float32:
         raise UploadError(f"`upload.scale` must be one float32, not {scale.dtype} of shape {scale.shape}")
     return Upload(arrays["x_k"], float(scale[0]), arrays.get("labels"))
-
-
-def _read_array(name: str, array: Array) -> NDArray[Any]:
-    """The array of an upload; whatever bytes stand in its place are refused."""
-    try:
-        values = array.numpy()
-    except Exception as error:
-        raise UploadError(f"`upload.{name}` cannot be read ({type(error).__name__})") from error
-    if not isinstance(values, np.ndarray):
-        raise UploadError(f"`upload.{name}` must be one array, not {type(values).__name__}")
-    return values
-
-
-def _only(content: RecordDict, allowed: set[str]) -> None:
-    unknown = set(content) - allowed
-    if unknown:
-        raise UploadError(f"a reply may hold {', '.join(sorted(allowed))}, not {', '.join(sorted(unknown))}")
-    for name, record in content.items():
-        if not isinstance(record, _REPLY_RECORDS[name]):
-            raise UploadError(f"`{name}` must be {_REPLY_RECORDS[name].__name__}, not {type(record).__name__}")

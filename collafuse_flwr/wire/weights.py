@@ -1,0 +1,134 @@
+"""The messages of strategies that average clients' weights; CollaFuse has none of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor
+
+from collafuse_flwr.errors import UploadError
+from collafuse_flwr.wire.records import only, pack_numbers, read_array, unpack_numbers
+from collafuse_flwr.wire.split import HandOver, TrainNumbers, pack_hand_over, unpack_hand_over
+
+#: Weights by their name in the network's state dict.
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class WeightsRequest:
+    """One round's work: weights to go on from (empty: the client's own), and which to send back afterwards.
+
+    `part` names the part of the network that is wanted (collafuse_flwr/parts.py), `want_averaged` asks for its averaged
+    weights too, because this round is evaluated.
+    """
+
+    round: int
+    num_rounds: int
+    weights: Weights
+    part: str
+    want_averaged: bool
+
+
+@dataclass(frozen=True)
+class WeightsReply:
+    """A client's answer: what was asked for of its trained and of its averaged weights."""
+
+    numbers: TrainNumbers
+    weights: Weights
+    averaged: Weights
+
+
+@dataclass(frozen=True)
+class WeightsHandOver:
+    """What to generate from, and the federation's averaged weights to do it with (empty: the client's own)."""
+
+    hand_over: HandOver
+    averaged: Weights
+
+
+def pack_weights_request(request: WeightsRequest) -> RecordDict:
+    """A WeightsRequest as records."""
+    record = ConfigRecord({"round": request.round, "num-rounds": request.num_rounds})
+    record["part"], record["want-averaged"] = request.part, request.want_averaged
+    return _with(RecordDict({"request": record}), weights=request.weights)
+
+
+def unpack_weights_request(content: RecordDict) -> WeightsRequest:
+    """Read a WeightsRequest back (on the client)."""
+    config = content.config_records["request"]
+    return WeightsRequest(
+        round=int(cast(int, config["round"])),
+        num_rounds=int(cast(int, config["num-rounds"])),
+        weights=_received(content, "weights"),
+        part=str(config["part"]),
+        want_averaged=bool(config["want-averaged"]),
+    )
+
+
+def pack_weights_reply(reply: WeightsReply) -> RecordDict:
+    """A WeightsReply as records."""
+    return _with(pack_numbers(reply.numbers), weights=reply.weights, averaged=reply.averaged)
+
+
+def unpack_weights_reply(content: RecordDict) -> WeightsReply:
+    """Read a WeightsReply back; that they are the weights asked for is checked apart, by `check_weights`.
+
+    Raises:
+        UploadError: a record is missing, unknown or malformed.
+    """
+    only(content, {"numbers", "weights", "averaged"})
+    numbers = unpack_numbers(content, TrainNumbers)
+    return WeightsReply(numbers, _uploaded(content, "weights"), _uploaded(content, "averaged"))
+
+
+def pack_weights_hand_over(hand_over: WeightsHandOver) -> RecordDict:
+    """A WeightsHandOver as records."""
+    return _with(pack_hand_over(hand_over.hand_over), averaged=hand_over.averaged)
+
+
+def unpack_weights_hand_over(content: RecordDict) -> WeightsHandOver:
+    """Read a WeightsHandOver back (on the client)."""
+    return WeightsHandOver(unpack_hand_over(content), _received(content, "averaged"))
+
+
+def merge(first: RecordDict, second: RecordDict) -> RecordDict:
+    """Two messages in one (hybrid): all records of both, with one `request` for both."""
+    merged = RecordDict({**first, **second})
+    if "request" in first and "request" in second:
+        merged["request"] = ConfigRecord({**first.config_records["request"], **second.config_records["request"]})
+    return merged
+
+
+def split_reply(content: RecordDict) -> tuple[RecordDict, RecordDict]:
+    """The TrainReply and the WeightsReply in a merged reply; what belongs to neither is in both, to be refused."""
+    return (
+        RecordDict({name: record for name, record in content.items() if name not in ("weights", "averaged")}),
+        RecordDict({name: record for name, record in content.items() if name != "upload"}),
+    )
+
+
+def _with(content: RecordDict, **weights: Weights) -> RecordDict:
+    for name, values in weights.items():
+        if values:
+            content[name] = ArrayRecord({key: Array(value.cpu().numpy()) for key, value in values.items()})
+    return content
+
+
+def _received(content: RecordDict, name: str) -> Weights:
+    record = content.array_records.get(name)
+    return {} if record is None else dict(record.to_torch_state_dict())
+
+
+def _uploaded(content: RecordDict, name: str) -> Weights:
+    record = content.array_records.get(name)
+    if record is None:
+        return {}
+    arrays = {key: read_array(f"{name}.{key}", array) for key, array in record.items()}
+    for key, values in arrays.items():
+        if not np.issubdtype(values.dtype, np.number):
+            raise UploadError(f"`{name}.{key}` must hold numbers, not {values.dtype}")
+    return {key: torch.from_numpy(np.array(values)) for key, values in arrays.items()}

@@ -1,0 +1,136 @@
+"""The server side of federated averaging, of a whole denoiser or of its parts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg
+from torch import Tensor, nn
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.effort import exchange_rounds
+from collafuse_flwr.networks import save_network
+from collafuse_flwr.parts import part_names, shared_names, uploaded_part
+from collafuse_flwr.progress import Progress
+from collafuse_flwr.rng import stream
+from collafuse_flwr.wire import (
+    HandOver,
+    Hello,
+    Weights,
+    WeightsHandOver,
+    WeightsRequest,
+    pack_weights_hand_over,
+    pack_weights_request,
+    unpack_weights_reply,
+)
+from strategies.averaging import Averager
+from strategies.backbone import ServerWork, weights
+from strategies.federation import Federation
+
+
+class FedAverage(Federation, FedAvg):
+    """Flower's FedAvg over denoisers of the whole chain; also FedProx, USplit, ULatDec and UDec, by `strategy`.
+
+    FedProx differs in what clients descend, the others in which weights are shared. In a round that is evaluated the
+    clients' averaged weights (EMA) are averaged as well, and these generate, as they do in every other strategy.
+    """
+
+    network: nn.Module
+    shared: Weights
+    averaged: Weights
+
+    def __init__(self, config: Config, folder: Path, progress: Progress) -> None:
+        Federation.__init__(self, config, folder, progress)
+        FedAvg.__init__(self)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Check the weights that came and average them."""
+        row, began = self.journal.rounds[-1], time.perf_counter()
+        self._gather(replies, self._accept_training)
+        if not any(past.clients for past in self.journal.rounds):
+            raise self._nobody()
+        trained, averaged = self.averager.mean()
+        self.shared |= trained
+        self.averaged = self.shared | averaged
+        row.server = asdict(ServerWork(math.nan, 0, 0, time.perf_counter() - began, 0)) | {"pool": 0}
+        return self._arrays(), self._close_training(None)
+
+    def save(self) -> None:
+        """Write the averaged denoiser as a diffusers folder, if the clients share the whole of it."""
+        if self.averaged.keys() == self.network.state_dict().keys():
+            self.network.load_state_dict(self.averaged)
+            folder = self.folder / "server" / "backbone"
+            save_network(self.network, folder, self.process.schedule, self.process.objective.prediction)
+
+    def _build(self, hello: Hello) -> None:
+        self.network = self.process.denoiser(0, hello.channels, hello.size, hello.num_classes)
+        whole = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+        self.shared = {name: whole[name] for name in shared_names(self.config.run.strategy, whole)}
+        self.averaged = dict(self.shared)
+        self.averager = Averager(self, self.shared)
+        sizes = [own.num_images for own in self.members.hellos.values()]
+        values = hello.channels * hello.size**2
+        per_client = sum(sizes) / len(sizes)
+        self.exchanges = exchange_rounds(self.config, per_client, values, _bytes(self.shared), _bytes(whole))
+
+    def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:
+        self.shared = {name: tensors[f"shared.{name}"].cpu() for name in self.shared}
+        self.averaged = {name: tensors[f"averaged.{name}"].cpu() for name in self.shared}
+
+    def _checkpoint(self) -> tuple[dict[str, Tensor], str]:
+        shared = {f"shared.{name}": value for name, value in self.shared.items()}
+        return shared | {f"averaged.{name}": value.clone() for name, value in self.averaged.items()}, "{}"
+
+    def _arrays(self) -> ArrayRecord:
+        return ArrayRecord(self.shared)
+
+    def _begin_with(self, arrays: ArrayRecord) -> None:
+        self.shared |= weights(arrays)
+
+    def _train_content(self, client: int, round_: int, arrays: ArrayRecord) -> RecordDict:
+        """The shared weights, if they are new since the last round, and a request for the client's part of them."""
+        # All begin with the same weights, so where traffic is counted out the first round needs none.
+        fresh = round_ - 1 in self.exchanges or (round_ == 1 and self.config.train.budget != "traffic")
+        part, want_averaged = self._part(client, round_)
+        num_rounds = self.config.run.num_rounds
+        received = weights(arrays) if fresh else {}
+        return pack_weights_request(WeightsRequest(round_, num_rounds, received, part, want_averaged))
+
+    def _part(self, client: int, round_: int) -> tuple[str, bool]:
+        """Which part a client is to send after a round, and whether its averaged weights too."""
+        if round_ not in self.exchanges:
+            return "none", False
+        return uploaded_part(self.config.run.strategy, client, round_), self._evaluates(round_)
+
+    def _accept_training(self, client: int, content: RecordDict) -> None:
+        """Take in one client's reply.
+
+        Raises:
+            UploadError: something in it does not fit; nothing of it was used.
+        """
+        reply, row = unpack_weights_reply(content), self.journal.rounds[-1]
+        part, want_averaged = self._part(client, row.round)
+        names = part_names(self.shared, part)
+        self.averager.check(reply, names, want_averaged)
+        self.averager.put(client, self.members.hellos[client].num_images, reply)
+        row.clients[str(client)] = asdict(reply.numbers)
+
+    def _evaluate_content(self, client: int, round_: int, count: int, arrays: ArrayRecord) -> tuple[RecordDict, Tensor]:
+        """Noise x_T to start from, and the averaged weights, unless nothing was ever exchanged."""
+        hello = self.members.hellos[client]
+        generator = stream(self.config.run.seed, "hand over", client, round_, "x_T")
+        x_t = torch.randn((count, hello.channels, hello.size, hello.size), generator=generator)
+        averaged = self.averaged if self.exchanges else {}
+        return pack_weights_hand_over(WeightsHandOver(HandOver(round_, x_t), averaged)), x_t
+
+
+def _bytes(held: Weights) -> int:
+    return sum(value.numel() * value.element_size() for value in held.values())

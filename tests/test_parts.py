@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from collafuse_flwr.errors import SettingError
+from collafuse_flwr.networks import ImageShape, build_network
+from collafuse_flwr.parts import PARTS, UPLOADED, part_names, shared_names, uploaded_part
+
+NAMES = list(build_network("tiny", ImageShape(1, 8, 10), 0, "any").state_dict())
+MODULES = {"encoder": "conv_in time_embedding class_embedding down_blocks", "bottleneck": "mid_block"}
+MODULES["decoder"] = "up_blocks conv_norm_out conv_out"
+
+
+def modules(names: list[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_is_these_modules(part: str) -> None:
+    assert modules(part_names(NAMES, part)) == set(MODULES[part].split())
+
+
+def test_the_parts_make_up_the_network() -> None:
+    in_parts = [name for part in PARTS for name in part_names(NAMES, part)]
+    assert sorted(in_parts) == sorted(NAMES)
+    assert part_names(NAMES, "all") == NAMES
+    assert sorted(in_parts) == sorted([*part_names(NAMES, "encoder"), *part_names(NAMES, "bottleneck+decoder")])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "shared"),
+    [
+        ("fedavg", "encoder bottleneck decoder"),
+        ("fedprox", "encoder bottleneck decoder"),
+        ("usplit", "encoder bottleneck decoder"),
+        ("ulatdec", "bottleneck decoder"),
+        ("udec", "decoder"),
+    ],
+)
+def test_a_strategy_shares_exactly_its_parts(strategy: str, shared: str) -> None:
+    expected = {module for part in shared.split() for module in MODULES[part].split()}
+    assert modules(shared_names(strategy, NAMES)) == expected
+    assert len(shared_names(strategy, NAMES)) == sum(name.split(".")[0] in expected for name in NAMES)
+
+
+def test_usplit_uploads_half_a_network_and_every_client_both_halves_in_turn() -> None:
+    assert {uploaded_part("usplit", 0, 1), uploaded_part("usplit", 1, 1)} == set(UPLOADED["usplit"])
+    assert uploaded_part("usplit", 0, 1) != uploaded_part("usplit", 0, 2)
+    assert uploaded_part("fedavg", 0, 1) == uploaded_part("fedavg", 1, 2) == "all"
+
+
+def test_other_networks_can_be_averaged_only_whole() -> None:
+    names = list(nn.Linear(1, 1).state_dict())
+    assert shared_names("fedavg", names) == names
+    with pytest.raises(SettingError, match="udec"):
+        shared_names("udec", names)
