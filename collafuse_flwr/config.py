@@ -15,8 +15,11 @@ from collafuse_flwr.errors import SettingError
 
 T = TypeVar("T")
 
-#: CollaFuse and what differs from it by a setting: clipped uploads, or clients' denoisers that are averaged too.
-SPLIT = ("collafuse", "pfdm", "hybrid")
+#: CollaFuse, and what differs from it by little: clipped uploads, clients' denoisers that are averaged too, or a server
+#: that sees clean images (a yardstick for simulations).
+SPLIT = ("collafuse", "pfdm", "hybrid", "oracle")
+#: Those whose clients may differ in their cuts.
+MIXED = ("collafuse", "pfdm", "hybrid")
 #: CollaFuse's two ends: everything in the clients (c = 1), or clean images on the server (c = 0).
 ENDS = {"local": 1.0, "centralised": 0.0}
 #: Whole chains in the clients, whose weights are averaged, all or in part.
@@ -273,7 +276,7 @@ def _check_together(config: Config) -> None:
             raise SettingError("client_cut_ratios", text, "numbers in [0, 1] separated by commas") from None
         if len(ratios) != n or not all(0 <= c <= 1 for c in ratios):
             raise SettingError("client_cut_ratios", text, f"{n} numbers in [0, 1], one per client")
-    if text and config.run.strategy not in SPLIT:
+    if text and config.run.strategy not in MIXED:
         raise SettingError("client_cut_ratios", text, f"empty when `strategy` is {config.run.strategy}")
     steps = config.model.timesteps
     for name, ratio in zip([("client_cut_ratios" if text else "cut_ratio")] * n, config.cut_ratios(), strict=True):

@@ -9,6 +9,7 @@ from collafuse_flwr.progress import Progress
 from strategies.collafuse import CollaFuse
 from strategies.fedavg import FedAverage
 from strategies.hybrid import Hybrid
+from strategies.oracle import Oracle
 
 
 def make_strategy(config: Config, folder: Path, progress: Progress) -> CollaFuse | FedAverage:
@@ -16,5 +17,6 @@ def make_strategy(config: Config, folder: Path, progress: Progress) -> CollaFuse
 
     What differs from CollaFuse by a setting alone (local, centralised, pfdm) is CollaFuse, and so for FedAvg.
     """
-    kind = FedAverage if config.run.strategy in FEDERATED else Hybrid if config.run.strategy == "hybrid" else CollaFuse
-    return kind(config, folder, progress)
+    own: dict[str, type[CollaFuse] | type[FedAverage]] = {"hybrid": Hybrid, "oracle": Oracle}
+    own |= dict.fromkeys(FEDERATED, FedAverage)
+    return own.get(config.run.strategy, CollaFuse)(config, folder, progress)

@@ -12,13 +12,12 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
-from collafuse_flwr.diffusion import Range, TrainState, cosine_rate, train
+from collafuse_flwr.diffusion import Range, Source, TrainState, cosine_rate, train
 from collafuse_flwr.evaluation import forward_flops, sampling_flops, training_flops
 from collafuse_flwr.networks import save_network
 from collafuse_flwr.process import Process
 from collafuse_flwr.progress import Progress
 from collafuse_flwr.rng import stream
-from strategies.pool import Pool
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,10 @@ class Backbone:
         """Start training from given weights (the `initial_arrays` of a fresh run)."""
         self.state.start_from({name: v.to(self.process.runtime.device) for name, v in weights(arrays).items()})
 
-    def train(self, pool: Pool, round_: int, num_rounds: int, steps: int, progress: Progress) -> ServerWork:
-        """Take the steps of one round on batches pooled over all clients."""
+    def train(
+        self, source: Source, round_: int, num_rounds: int, steps: int, progress: Progress, above: int = 0
+    ) -> ServerWork:
+        """Take the steps of one round on batches pooled over all clients; steps t up to `above` are left out."""
         began, config = time.perf_counter(), self.process.config
 
         def learning_rate(fraction: float) -> float:
@@ -63,10 +64,10 @@ class Backbone:
         trained = train(
             self.state,
             self.process.denoise(self.network),
-            pool,
+            source,
             schedule=self.process.schedule,
             objective=self.process.objective,
-            steps_range=Range(self.process.schedule.timesteps, official=config.split.upload == "official"),
+            steps_range=Range(self.process.schedule.timesteps, config.split.upload == "official", above),
             batch_size=config.train.batch_size,
             num_steps=steps,
             learning_rate=learning_rate,

@@ -14,7 +14,7 @@ from collafuse_flwr.contract import UploadContract, check_upload
 from collafuse_flwr.effort import init_round, takes_backbone, updates_per_round
 from collafuse_flwr.rng import stream
 from collafuse_flwr.wire import HandOver, Hello, TrainRequest, pack_hand_over, pack_train_request, unpack_train_reply
-from strategies.backbone import Backbone, weights
+from strategies.backbone import Backbone, ServerWork, weights
 from strategies.federation import Federation
 from strategies.pool import Pool
 
@@ -38,7 +38,7 @@ class CollaFuse(Federation, Strategy):
         if not row.clients and not len(self.pool):
             raise self._nobody()
         with self._threads():
-            work = self.backbone.train(self.pool, row.round, self.config.run.num_rounds, self._steps(), self.progress)
+            work = self._train_backbone(row.round, self._steps())
         row.server = asdict(work) | {"pool": len(self.pool)}
         return self.backbone.arrays(), self._close_training(work.loss if work.steps else None)
 
@@ -98,6 +98,9 @@ class CollaFuse(Federation, Strategy):
             self.config, self.config.run.num_rounds
         ):
             self.journal.initialised.add(client)
+
+    def _train_backbone(self, round_: int, steps: int) -> ServerWork:
+        return self.backbone.train(self.pool, round_, self.config.run.num_rounds, steps, self.progress)
 
     def _contract(self, hello: Hello) -> UploadContract:
         split = self.config.split

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from collafuse_flwr.config import ENDS, FEDERATED, SPLIT, Config, setting_help, setting_names
+from collafuse_flwr.config import ENDS, FEDERATED, MIXED, SPLIT, Config, setting_help, setting_names
 from collafuse_flwr.diffusion import cut_step
 from collafuse_flwr.errors import SettingError
 from simulations.entry import CONF, register_schema
@@ -75,7 +75,7 @@ def configs(draw: st.DrawFn) -> Config:
     cuts = st.just(0.0) | st.floats(0.51 / flat["timesteps"], 1)
     flat["cut_ratio"] = draw(cuts)
     ratios = draw(st.none() | st.lists(cuts, min_size=clients, max_size=clients))
-    if ratios is None or flat["strategy"] not in SPLIT:
+    if ratios is None or flat["strategy"] not in MIXED:
         flat["client_cut_ratios"] = ""
     else:
         flat["client_cut_ratios"] = ",".join(map(str, ratios))

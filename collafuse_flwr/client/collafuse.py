@@ -14,7 +14,7 @@ from collafuse_flwr.client.effort import Work, plan_work
 from collafuse_flwr.client.labels import draw_labels
 from collafuse_flwr.client.store import ClientStore, Ledger
 from collafuse_flwr.config import ModelConfig
-from collafuse_flwr.data import ClientData, ImageSet, to_model_space
+from collafuse_flwr.data import ClientData, ImageSet, ImageSource, to_model_space
 from collafuse_flwr.diffusion import Progress as Trained
 from collafuse_flwr.diffusion import Range, TrainState, cosine_rate, denoising_loss, stratified_steps, train
 from collafuse_flwr.evaluation import PixelFeatures, forward_flops, kernel_distance, sampling_flops, training_flops
@@ -40,21 +40,6 @@ from collafuse_flwr.wire import (
 _FORWARD_FLOPS: dict[tuple[ModelConfig, int, int, int], int] = {}
 #: Draws of (t, noise) for each held-out image when the held-out loss is measured.
 HELD_OUT_DRAWS = 8
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """A client's own images as batches for training: x_0 at step 0."""
-
-    images: Tensor
-    labels: Tensor | None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Rows as (x_0, start = 0, labels)."""
-        return self.images[rows], torch.zeros_like(rows), None if self.labels is None else self.labels[rows]
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from collafuse_flwr.data.cache import ClientData, FederationData, federation_data, single_client
 from collafuse_flwr.data.datasets import load_images
-from collafuse_flwr.data.images import ImageSet, to_model_space, to_uint8
+from collafuse_flwr.data.images import ImageSet, ImageSource, to_model_space, to_uint8
 from collafuse_flwr.data.partition import Partition, make_partitions
 
 __all__ = [
     "ClientData",
     "FederationData",
     "ImageSet",
+    "ImageSource",
     "Partition",
     "federation_data",
     "load_images",

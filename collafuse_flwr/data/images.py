@@ -62,6 +62,21 @@ class Source:
     read: Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class ImageSource:
+    """Images in [-1, 1] as batches for training: x_0 at step 0."""
+
+    images: Tensor
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rows as (x_0, start = 0, labels)."""
+        return self.images[rows], torch.zeros_like(rows), None if self.labels is None else self.labels[rows]
+
+
 def to_model_space(images: Tensor) -> Tensor:
     """Scale pixels for networks: uint8 of any shape to float32 in [-1, 1].
 

@@ -121,10 +121,14 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Range:
-    """The steps that a network is trained on: start + 1..last, where each row of the source has its own start."""
+    """The steps that a network is trained on: start + 1..last, where each row of the source has its own start.
+
+    Steps up to `above` are left out.
+    """
 
     last: int
     official: bool = False
+    above: int = 0
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ def train(
     total = torch.zeros((), device=generator.device)
     for done, rows in enumerate(shuffled(len(source), batch_size, num_steps, generator)):
         x, start, labels = source.batch(rows)
-        t = stratified_steps(start + 1, steps_range.last, generator)
+        t = stratified_steps(start.clamp(min=steps_range.above) + 1, steps_range.last, generator)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         if steps_range.official:
             loss = official_loss(schedule, objective, denoise, x, t, noise, labels)
