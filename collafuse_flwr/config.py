@@ -20,6 +20,8 @@ T = TypeVar("T")
 SPLIT = ("collafuse", "pfdm", "hybrid", "oracle")
 #: Those whose clients may differ in their cuts.
 MIXED = ("collafuse", "pfdm", "hybrid")
+#: Presets of networks, from the smallest.
+MODELS = ("nano", "tiny", "small", "base", "paper")
 #: CollaFuse's two ends: everything in the clients (c = 1), or clean images on the server (c = 0).
 ENDS = {"local": 1.0, "centralised": 0.0}
 #: Whole chains in the clients, whose weights are averaged, all or in part.
@@ -93,10 +95,8 @@ class DataConfig:
 class ModelConfig:
     """The networks and the diffusion process that both sides share."""
 
-    model: str = _setting("tiny", "preset of the backbone", choices=("tiny", "small", "base", "paper"), or_path=True)
-    client_model: str = _setting(
-        "same", "preset of the clients' denoisers", choices=("same", "tiny", "small", "base", "paper"), or_path=True
-    )
+    model: str = _setting("tiny", "preset of the backbone", choices=MODELS, or_path=True)
+    client_model: str = _setting("same", "preset of the clients' denoisers", choices=("same", *MODELS), or_path=True)
     conditional: bool = _setting(True, "condition on class labels")
     timesteps: int = _setting(100, "T, the steps of the diffusion process", low=2, high=10000)
     schedule: str = _setting("cosine", "the noise schedule", choices=("cosine", "linear", "sigmoid"))
@@ -145,6 +145,7 @@ class EvaluationConfig:
 
     evaluate_every: int = _setting(0, "rounds between evaluations; 0: only after the last", low=0)
     num_samples: int = _setting(2000, "images generated in an evaluation, over all clients", low=2)
+    tstr: str = _setting("clients", "whose samples train a classifier", choices=("clients", "pooled", "none"))
     sampler: str = _setting("dpm++", "the sampler", choices=("ddpm", "ddim", "dpm++"))
     sampling_steps: int = _setting(40, "sampling steps of the whole chain; 0: every step", low=0)
     server_steps: int = _setting(0, "sampling steps above the cut; 0: its share of `sampling_steps`", low=0)

@@ -29,6 +29,7 @@ class Preset:
 
 #: `paper` has the width and depth of the authors' U-Net: dim 16, multipliers 1-2-4-8, attention innermost.
 PRESETS = {
+    "nano": Preset((16, 32)),
     "tiny": Preset((32, 64)),
     "small": Preset((32, 64, 128)),
     "base": Preset((64, 128, 256), blocks=2, attention=True),

@@ -24,7 +24,7 @@ CONF = Path(__file__).parents[1] / "conf"
 CPU = Runtime(torch.device("cpu"), torch.float32)
 TINY = ImageShape(channels=1, size=8, num_classes=3)
 #: The side must be a multiple of this: it is halved between the resolutions.
-MULTIPLE = {"tiny": 2, "small": 4, "base": 4, "paper": 8}
+MULTIPLE = {"nano": 2, "tiny": 2, "small": 4, "base": 4, "paper": 8}
 
 
 def weights(network: nn.Module) -> Tensor:
@@ -107,7 +107,7 @@ def test_a_side_that_cannot_be_halved_is_refused(name: str) -> None:
 
 def test_an_unknown_network_is_refused_with_those_there_are() -> None:
     with pytest.raises(
-        SettingError, match=r"^`model` = 'huge' .*: one of tiny, small, base, paper, or package.module:"
+        SettingError, match=r"^`model` = 'huge' .*: one of nano, tiny, small, base, paper, or package.module:"
     ):
         build_network("huge", TINY, 0, "backbone")
 

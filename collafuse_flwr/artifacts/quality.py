@@ -43,6 +43,7 @@ class Judge:
     data: FederationData
     classifier: ImageClassifier
     device: torch.device
+    tstr: str
 
     @classmethod
     def trained_on(cls, data: FederationData, config: Config) -> Judge:
@@ -51,7 +52,7 @@ class Judge:
         rows = torch.cat([partition.train for partition in data.partitions]).sort().values
         images, labels = to_model_space(data.images.images[rows]), data.images.labels[rows]
         classifier = train_classifier(images, labels, data.images.num_classes, JUDGE_SEED, device=device)
-        return cls(data, classifier, device)
+        return cls(data, classifier, device, config.evaluation.tstr)
 
     def pooled(self, samples: dict[int, Samples]) -> dict[str, Any]:
         """Quality of all clients' samples together, beside what real training images would score."""
@@ -63,7 +64,7 @@ class Judge:
         )
         rows = torch.cat([self.data.partitions[client].train for client in samples])
         training = to_model_space(self.data.images.images[rows])
-        return self._measure(real, labels, together) | {
+        return self._measure(real, labels, together, tstr=self.tstr != "none") | {
             "fd_real": frechet_distance(real, training, self.classifier.features),
             "fd_train": frechet_distance(training, together.images, self.classifier.features),
             "tstr_real": accuracy(self.classifier, real, labels),
@@ -72,13 +73,13 @@ class Judge:
     def client(self, client: int, samples: Samples) -> dict[str, Any]:
         """Quality of one client's samples against its own held-out images."""
         real, labels = self._held_out([client])
-        return self._measure(real, labels, samples)
+        return self._measure(real, labels, samples, tstr=self.tstr == "clients")
 
     def _held_out(self, clients: list[int]) -> tuple[Tensor, Tensor]:
         held = [self.data.client(client).held_out for client in clients]
         return to_model_space(torch.cat([h.images for h in held])), torch.cat([h.labels for h in held])
 
-    def _measure(self, real: Tensor, labels: Tensor, samples: Samples) -> dict[str, Any]:
+    def _measure(self, real: Tensor, labels: Tensor, samples: Samples, *, tstr: bool) -> dict[str, Any]:
         """Everything that has enough images to be measured; the rest is None."""
         measured: dict[str, Any] = {"num_samples": len(samples.images), "num_held_out": len(real)}
         real_features = extract_features(real, self.classifier.features)
@@ -88,7 +89,7 @@ class Judge:
         measured["kd"] = kernel_distance(real_features, features, identity).mean if few >= MIN_DISTANCE else None
         if few >= MIN_COVERAGE:
             measured |= asdict(measure_coverage(real_features, features, identity))
-        measured["tstr"] = self._tstr(real, labels, samples)
+        measured["tstr"] = self._tstr(real, labels, samples) if tstr else None
         return measured
 
     def _tstr(self, real: Tensor, labels: Tensor, samples: Samples) -> float | None:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +234,17 @@ def test_without_the_clients_folders_costs_are_all_there_is(
     ]
     assert _rows(printed(alone, tmp_path))[0][3:5] == ["-", "-"]
     assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["curves.png"]
+
+
+@pytest.mark.parametrize(("tstr", "pooled", "per_client"), [("pooled", True, False), ("none", False, False)])
+def test_classifiers_of_samples_are_trained_only_where_asked_for(
+    folder: Path, tmp_path: Path, tstr: str, pooled: bool, per_client: bool
+) -> None:
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(
+        json.dumps(json.loads((folder / "config.json").read_text()) | {"tstr": tstr})
+    )
+    with threads(1):
+        measured = summarise(tmp_path / "run")
+    assert (measured["pooled"]["tstr"] is not None) == pooled
+    assert all((client["tstr"] is not None) == per_client for client in measured["clients"])

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import subprocess
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from collafuse_flwr.config import Config
+from simulations import page
+from simulations.entry import CONF, USER_ERROR, register_schema
+
+PAGES = sorted(path.stem for path in page.PAGES.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_run_of_every_page_has_settings_that_are_allowed(name: str) -> None:
+    register_schema()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for sweep in page.sweeps(name, []):
+            chosen = [argument for argument in sweep if not argument.startswith("hydra")]
+            grid: list[list[str]] = [[]]
+            for argument in chosen:
+                setting, values = argument.split("=", 1)
+                each = [values] if values.startswith("'") else values.split(",")
+                grid = [[*cell, f"{setting}={value}"] for cell in grid for value in each]
+            for cell in grid:
+                Config.from_flat(dict(compose("config", cell)))
+
+
+def test_settings_that_are_given_take_the_place_of_the_page_s() -> None:
+    for sweep in page.sweeps("digits", ["seed=5", "cut_ratio=0.3"]):
+        assert [argument for argument in sweep if argument.startswith("seed=")] == ["seed=5"]
+        assert [argument for argument in sweep if argument.startswith("cut_ratio=")] == ["cut_ratio=0.3"]
+
+
+def test_an_unknown_page_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert page.main(["faces"]) == USER_ERROR
+    said = capsys.readouterr().err
+    assert said.startswith("error: `page` = 'faces'")
+    assert len(said.splitlines()) == 1
+    assert page.main([]) == USER_ERROR
+
+
+def test_a_failed_sweep_does_not_stop_the_others_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        called.append(command)
+        return SimpleNamespace(returncode=1 if len(called) == 1 else 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert page.main(["digits"]) == 1
+    assert len(called) == len(page.sweeps("digits", [])) + 1
+    assert called[-1][2] == "simulations.report"
