@@ -67,9 +67,16 @@ def build_network(model: str, shape: ImageShape, seed: int, name: str) -> nn.Mod
         return _unet(model, PRESETS[model], shape)
 
 
+def import_diffusers() -> None:
+    """Import what networks are made of: seconds, once per process, that are no part of what a network costs.
+
+    A deployed client that introduces itself is a new process that needs no network, so it is not done at the top.
+    """
+    from diffusers import DDPMScheduler, UNet2DModel  # noqa: F401, PLC0415
+
+
 def _unet(name: str, preset: Preset, shape: ImageShape) -> nn.Module:
-    # Slow to import, and a deployed client that introduces itself is a new process which needs no network.
-    from diffusers import UNet2DModel  # noqa: PLC0415
+    from diffusers import UNet2DModel  # noqa: PLC0415 - slow, as above
 
     levels = len(preset.channels)
     if shape.size % 2 ** (levels - 1):

@@ -17,7 +17,7 @@ from collafuse_flwr.data import ClientData, ImageSet, to_model_space
 from collafuse_flwr.diffusion import Progress as Trained
 from collafuse_flwr.diffusion import Range, TrainState, cosine_rate, denoising_loss, stratified_steps, train
 from collafuse_flwr.evaluation import PixelFeatures, forward_flops, kernel_distance, sampling_flops, training_flops
-from collafuse_flwr.networks import save_network
+from collafuse_flwr.networks import import_diffusers, save_network
 from collafuse_flwr.privacy.disclosure import covariance_eigenvalues, gaussian_bits
 from collafuse_flwr.privacy.release import Upload, UploadDtype, encode, release
 from collafuse_flwr.process import Process
@@ -68,6 +68,7 @@ class CollaFuseClient:
         Raises:
             UserError: a setting does not fit this client's images.
         """
+        import_diffusers()
         began = time.perf_counter()
         ledger, tensors = self.store.load(before=request.round)
         upload = self._release(request) if request.want_upload and self.cut < self.process.schedule.timesteps else None
@@ -85,6 +86,7 @@ class CollaFuseClient:
 
     def evaluate(self, hand_over: HandOver) -> EvaluateReply:
         """Finish samples with the averaged denoiser, keep them, and compare them to held-out images."""
+        import_diffusers()
         began = time.perf_counter()
         ledger, tensors = self.store.load(before=hand_over.round + 1)
         samples, labels, flops = hand_over.x_k, self._labels(hand_over), 0
