@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import DDPMScheduler, ModelMixin, UNet2DModel
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
@@ -69,7 +68,17 @@ def build_network(model: str, shape: ImageShape, seed: int, name: str) -> nn.Mod
         return _unet(model, PRESETS[model], shape)
 
 
+def import_diffusers() -> None:
+    """Import what networks are made of: seconds, once per process, that are no part of what a network costs.
+
+    A deployed client that introduces itself is a new process that needs no network, so it is not done at the top.
+    """
+    from diffusers import DDPMScheduler, UNet2DModel  # noqa: F401, PLC0415
+
+
 def _unet(name: str, preset: Preset, shape: ImageShape) -> nn.Module:
+    from diffusers import UNet2DModel  # noqa: PLC0415 - slow, as above
+
     levels = len(preset.channels)
     if shape.size % 2 ** (levels - 1):
         allowed = f"a multiple of {2 ** (levels - 1)} for `model` = {name} (the images have {shape.size} pixels a side)"
@@ -122,6 +131,8 @@ def as_denoise(network: nn.Module, runtime: Runtime) -> Denoise:
 
 def save_network(network: nn.Module, folder: Path, schedule: Schedule, prediction: Prediction) -> None:
     """Write `folder`/unet and `folder`/scheduler as diffusers reads them (safetensors and JSON)."""
+    from diffusers import DDPMScheduler, ModelMixin  # noqa: PLC0415 - slow, as above
+
     if isinstance(network, ModelMixin):
         network.save_pretrained(folder / "unet")
     else:

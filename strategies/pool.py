@@ -17,33 +17,33 @@ from collafuse_flwr.privacy.release import Upload
 
 @dataclass(frozen=True)
 class Share:
-    """One client's rows of the pool: where they begin, how many, their cut step and int8 scale."""
+    """One client's rows of the pool: where they begin, how many, and their cut step."""
 
     begin: int
     rows: int
     cut: int
-    scale: float
 
 
 @dataclass(frozen=True)
 class _View:
-    """The pool's rows: values and labels as they lie in the files, cut steps and scales per row."""
+    """The pool's rows: records and labels as they lie in the files, and the cut step of each."""
 
-    x_k: NDArray[Any]
+    rows: NDArray[Any]
     labels: NDArray[np.int64] | None
     cuts: Tensor
-    scales: Tensor
 
 
 class Pool:
     """All uploads held, one region of rows for each client, as one source of batches for training.
 
     Values stay in the type they travelled in. An upload of a client that is already there replaces its rows (`fresh`
-    uploads), so the pool never holds more than one upload of each client.
+    uploads), so the pool never holds more than one upload of each client. That is done at once, not at the checkpoint,
+    so each row carries its own int8 scale: a checkpoint may be older than the rows.
     """
 
     def __init__(self, folder: Path, row_shape: tuple[int, int, int], dtype: str, device: torch.device) -> None:
-        self.folder, self.row_shape, self.dtype, self.device = folder, row_shape, np.dtype(dtype), device
+        self.folder, self.device = folder, device
+        self.row = np.dtype([("scale", np.float32), ("x_k", dtype, row_shape)])
         self.shares: dict[int, Share] = {}
         self._view: _View | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,17 +58,21 @@ class Pool:
         """Take in a checked upload."""
         old = self.shares.get(client)
         begin = old.begin if old else len(self)
-        self._write("x_k.bin", begin * self._row_bytes(), upload.x_k.tobytes())
+        rows = np.empty(len(upload), self.row)
+        rows["scale"], rows["x_k"] = upload.scale, upload.x_k
+        self._write("x_k.bin", begin * self.row.itemsize, rows.tobytes())
         if upload.labels is not None:
             self._write("labels.bin", begin * 8, upload.labels.tobytes())
-        self.shares[client] = Share(begin, len(upload), cut, upload.scale)
+        self.shares[client] = Share(begin, len(upload), cut)
         self._view = None
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Rows as (x_k, cut step, labels or None), on the pool's device."""
         view, picked = self._opened(), rows.cpu()
-        x_k = torch.from_numpy(view.x_k[picked.numpy()]).to(self.device, torch.float32)
-        x_k = x_k * view.scales[picked].to(self.device).view(-1, 1, 1, 1)
+        chosen = view.rows[picked.numpy()]
+        x_k = torch.from_numpy(chosen["x_k"]).to(self.device, torch.float32)
+        # A copy, because torch refuses strides that are no multiple of the element.
+        x_k = x_k * torch.from_numpy(chosen["scale"].copy()).to(self.device).view(-1, 1, 1, 1)
         labels = None if view.labels is None else torch.from_numpy(view.labels[picked.numpy()]).to(self.device)
         return x_k, view.cuts[picked].to(self.device), labels
 
@@ -86,9 +90,6 @@ class Pool:
         self.shares = {int(client): Share(**share) for client, share in json.loads(described).items()}
         self._view = None
 
-    def _row_bytes(self) -> int:
-        return int(np.prod(self.row_shape)) * self.dtype.itemsize
-
     def _write(self, name: str, offset: int, data: bytes) -> None:
         path = self.folder / name
         with path.open("r+b" if path.exists() else "w+b") as file:
@@ -102,9 +103,8 @@ class Pool:
             rows = torch.tensor([share.rows for share in shares])
             path = self.folder / "labels.bin"
             self._view = _View(
-                np.memmap(self.folder / "x_k.bin", self.dtype, "r", shape=(len(self), *self.row_shape)),
+                np.memmap(self.folder / "x_k.bin", self.row, "r", shape=(len(self),)),
                 np.memmap(path, np.int64, "r", shape=(len(self),)) if path.exists() else None,
                 torch.tensor([share.cut for share in shares]).repeat_interleave(rows),
-                torch.tensor([share.scale for share in shares]).repeat_interleave(rows),
             )
         return self._view

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from collafuse_flwr.config import Config
 from collafuse_flwr.files import replacing, write_json, write_json_lines
 from collafuse_flwr.folders import client_folder, run_folder
+from tests.strict_json import plain, strict
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -31,15 +31,6 @@ def write_and_die(path: Path, written: bytes, error: BaseException) -> None:
     with replacing(path) as temporary:
         temporary.write_bytes(written)
         raise error
-
-
-def strict(text: str) -> Any:
-    """Read JSON as a reader that knows no nan and no infinity."""
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON")
-
-    return json.loads(text, parse_constant=refuse)
 
 
 def test_a_file_appears_whole_and_its_folder_with_it(tmp_path: Path) -> None:
@@ -94,14 +85,6 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path, write: 
 def test_what_json_does_not_know_becomes_null_however_deep(tmp_path: Path, value: float) -> None:
     write_json(tmp_path / "a.json", {"a": [1.5, (value, {"b": value})], "c": value})
     assert strict((tmp_path / "a.json").read_text()) == {"a": [1.5, [None, {"b": None}]], "c": None}
-
-
-def plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @given(JSON)

@@ -18,7 +18,7 @@ from collafuse_flwr.data import ClientData, ImageSet, ImageSource, to_model_spac
 from collafuse_flwr.diffusion import Progress as Trained
 from collafuse_flwr.diffusion import Range, TrainState, cosine_rate, denoising_loss, stratified_steps, train
 from collafuse_flwr.evaluation import PixelFeatures, forward_flops, kernel_distance, sampling_flops, training_flops
-from collafuse_flwr.networks import save_network
+from collafuse_flwr.networks import import_diffusers, save_network
 from collafuse_flwr.privacy.disclosure import covariance_eigenvalues, gaussian_bits
 from collafuse_flwr.privacy.release import Upload, UploadDtype, encode, release
 from collafuse_flwr.process import Process
@@ -93,6 +93,7 @@ class CollaFuseClient:
         Raises:
             UserError: a setting does not fit this client's images.
         """
+        import_diffusers()
         began = time.perf_counter()
         ledger, tensors = self.store.load(before=round_)
         upload = self._release(round_) if want_upload and self.cut < self.process.schedule.timesteps else None
@@ -115,6 +116,7 @@ class CollaFuseClient:
 
         `averaged` takes the place of the client's own averaged weights wherever it has them.
         """
+        import_diffusers()
         began = time.perf_counter()
         ledger, tensors = self.store.load(before=hand_over.round + 1)
         samples, labels, flops = hand_over.x_k, self._labels(hand_over), 0

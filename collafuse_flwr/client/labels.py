@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from collafuse_flwr.data import ImageSet, to_model_space
@@ -34,6 +31,11 @@ def draw_labels(schedule: Schedule, cut: int, images: ImageSet, x_k: Tensor, gen
     if cut == schedule.timesteps or int(images.labels.min()) == int(images.labels.max()):
         rows = torch.randint(0, len(images), (len(x_k),), generator=generator)
         return images.labels[rows]
+    # Slow to import, for a deployed client at every message, and most runs share their labels.
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
     x_0 = to_model_space(images.images)
     noise = torch.randn(x_0.shape, generator=generator)
     zeros = torch.zeros(len(x_0), dtype=torch.int64)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from collafuse_flwr.diffusion.prediction import Denoise, Prediction, to_image
 from collafuse_flwr.diffusion.schedule import Schedule
+
+if TYPE_CHECKING:
+    from diffusers import DPMSolverMultistepScheduler
 
 Sampler = Literal["ddpm", "ddim", "dpm++"]
 
@@ -86,6 +88,8 @@ def reverse(
 
 def _solver(schedule: Schedule, grid: list[int], sampler: Sampler) -> DPMSolverMultistepScheduler:
     """A diffusers solver on our grid; diffusers counts its steps from 0, where we count from 1."""
+    from diffusers import DPMSolverMultistepScheduler  # noqa: PLC0415 - slow, as in networks.py
+
     solver = DPMSolverMultistepScheduler(
         num_train_timesteps=schedule.timesteps,
         trained_betas=schedule.betas.numpy(),

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import (
     context_from_proto,
     context_to_proto,
@@ -114,16 +114,19 @@ class LocalGrid(Grid):
         """Let the node answer; after an error its context is as before."""
         node = message.metadata.dst_node_id
         if node not in self._contexts:
-            return _error(message, ErrorCode.NODE_UNAVAILABLE, "the node has left")
+            error = _error(message, ErrorCode.NODE_UNAVAILABLE, "the node has left")
+            # It is the SuperLink that says so.
+            error.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
+            return error
         context = context_from_proto(self._contexts[node])
         try:
             reply = _through_wire(self._app(message, context), str(uuid4()))
             # Only this: of the settings a client has a copy.
             self._contexts[node].state.CopyFrom(recorddict_to_proto(context.state))
-        except Exception as error:
-            return _error(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, describe(error))
-        except SystemExit as error:
-            return _error(message, ErrorCode.CLIENT_APP_CRASHED, describe(error))
+        except Exception as raised:
+            return _error(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, describe(raised))
+        except SystemExit as raised:
+            return _error(message, ErrorCode.CLIENT_APP_CRASHED, describe(raised))
         return reply
 
 

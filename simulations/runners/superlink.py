@@ -28,11 +28,11 @@ class SuperLink:
 
     home: Path
     environment: dict[str, str]
-    pid: int
+    address: str
 
     def command(self, *arguments: str) -> list[str]:
         """A `flwr` command of this Python's environment."""
-        return [_script("flwr"), *arguments]
+        return [script("flwr"), *arguments]
 
     def flwr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a `flwr` command to its end."""
@@ -42,22 +42,25 @@ class SuperLink:
 
 
 @contextmanager
-def private_superlink() -> Iterator[SuperLink]:
+def private_superlink(*, simulation: bool = True) -> Iterator[SuperLink]:
     """Start a SuperLink with its own home and port, and stop it with all that it started.
+
+    It simulates the clients itself, or with `simulation` = False waits for SuperNodes.
 
     Raises:
         RunFailed: it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="collafuse-", ignore_cleanup_errors=True) as folder:
-        home, port = Path(folder), _free_port()
+        home, port = Path(folder), free_port()
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         environment = {**os.environ, "FLWR_HOME": str(home), "PATH": path, "PYTHONUNBUFFERED": "1"}
         connection = f'[superlink]\ndefault = "own"\n\n[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
         (home / "config.toml").write_text(connection)
-        options = ["--insecure", "--simulation", "--isolation", "subprocess", "--host", "127.0.0.1"]
+        options = ["--insecure", "--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(port)]
+        options += ["--simulation"] * simulation
         with (home / "superlink.log").open("w") as log:
             process = subprocess.Popen(
-                [_script("flower-superlink"), *options, "--port", str(port)],
+                [script("flower-superlink"), *options],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -67,13 +70,13 @@ def private_superlink() -> Iterator[SuperLink]:
             )
             try:
                 _wait_until_healthy(process, port, home / "superlink.log")
-                yield SuperLink(home, environment, process.pid)
+                yield SuperLink(home, environment, f"127.0.0.1:{port}")
             finally:
-                _stop(process)
+                stop(process)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the SuperLink; its children, in sessions of their own, watch it and follow, or are killed."""
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a SuperLink or SuperNode; its children, in sessions of their own, watch it and follow, or are killed."""
     below = descendants(process.pid)
     process.terminate()
     try:
@@ -98,12 +101,13 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) 
     raise RunFailed(f"flower-superlink did not start: {last}")
 
 
-def _script(name: str) -> str:
+def script(name: str) -> str:
     """A console script beside this Python."""
     return str(Path(sys.executable).with_name(name))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

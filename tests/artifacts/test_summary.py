@@ -21,6 +21,7 @@ from collafuse_flwr.privacy.disclosure import snr_db
 from collafuse_flwr.process import Process
 from collafuse_flwr.runtime import threads
 from tests.federation import connect, federate, small, spoiled
+from tests.strict_json import plain, strict
 
 MEASURED = ("fd", "tstr", "snr_db", "bits", "bytes_up", "bytes_down", "client_flops", "client_seconds")
 
@@ -48,13 +49,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def summary(folder: Path) -> dict[str, Any]:
     with threads(1):
         return summarise(folder)
-
-
-def strict(text: str) -> Any:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON")
-
-    return json.loads(text, parse_constant=refuse)
 
 
 def test_what_was_promised_is_there(summary: dict[str, Any]) -> None:
@@ -113,14 +107,6 @@ def test_what_was_lost_is_counted(summary: dict[str, Any]) -> None:
 
 def test_the_file_is_strict_json_of_the_same(folder: Path, summary: dict[str, Any]) -> None:
     """But for what JSON does not know, which is null."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [plain(item) for item in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
     assert strict((folder / "summary.json").read_text()) == plain(summary)
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         strict(line)

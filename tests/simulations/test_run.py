@@ -18,6 +18,7 @@ import pytest
 from simulations import run
 from simulations.runners.flwr import REPOSITORY
 from strategies.collafuse import CollaFuse
+from tests.commands import refused
 from tests.federation import SMALL, bytes_of, metrics
 
 ARGUMENTS = [f"{name}={str(value).lower()}" for name, value in SMALL.items()] + ["runner=local"]
@@ -125,15 +126,6 @@ WRONG = {
     "image_size=7": "`image_size` = 7 is not allowed: a multiple of 2 for `model` = tiny",
     "resume=true output=absent": "`output`",
 }
-
-
-def refused(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a refusal is."""
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    (line,) = printed.err.splitlines()
-    assert line.startswith("error: ")
-    return line
 
 
 @pytest.mark.parametrize(("wrong", "told"), WRONG.items(), ids=WRONG)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from collafuse_flwr.wire import Hello
 from strategies import journal as module
 from strategies.journal import Journal, Round
+from tests.strict_json import strict
 
 
 class Killed(BaseException):
@@ -94,11 +94,7 @@ def test_metrics_are_strict_json_a_line_for_each_round(tmp_path: Path) -> None:
     journal.rounds[1].server["loss"] = math.nan
     journal.save(TENSORS, "{}")
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-
-    def refuse(constant: str) -> None:
-        raise ValueError(constant)
-
-    rows = [json.loads(line, parse_constant=refuse) for line in lines]
+    rows = [strict(line) for line in lines]
     assert [row["round"] for row in rows] == [1, 2, 3]
     assert rows[1]["server"]["loss"] is None
     assert rows[0]["evaluation"] == {"11": {"bits": None}}

@@ -69,11 +69,11 @@ def test_an_empty_pool_holds_nothing(tmp_path: Path) -> None:
 
 
 def test_rows_are_kept_in_the_type_they_travelled_in(tmp_path: Path) -> None:
-    """A row of int8 takes a byte a value, however many there are."""
+    """A row of int8 takes a byte a value, however many there are, and four for its scale."""
     for dtype, width in (("int8", 1), ("float16", 2), ("float32", 4)):
         pool = a_pool(tmp_path / dtype, dtype)
         pool.put(0, 5, an_upload(6, 0, dtype))  # type: ignore[arg-type]
-        assert (pool.folder / "x_k.bin").stat().st_size == 6 * 18 * width
+        assert (pool.folder / "x_k.bin").stat().st_size == 6 * (4 + 18 * width)
         assert (pool.folder / "labels.bin").stat().st_size == 6 * 8
 
 
@@ -114,8 +114,10 @@ def test_a_new_upload_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     assert_holds(pool, 1, new, 6)
     for client in (0, 2):
         assert_holds(pool, client, an_upload(4, client, "int8"), 5)
-    assert old.x_k.tobytes() not in (pool.folder / "x_k.bin").read_bytes()
-    assert (pool.folder / "x_k.bin").stat().st_size == 12 * 18
+    held = (pool.folder / "x_k.bin").read_bytes()
+    assert all(row.tobytes() not in held for row in old.x_k)
+    assert all(row.tobytes() in held for row in new.x_k)
+    assert len(held) == 12 * (4 + 18)
 
 
 @settings(deadline=None, max_examples=40)
@@ -153,6 +155,18 @@ def test_bytes_of_a_round_that_was_cut_off_are_not_part_of_the_pool(tmp_path: Pa
     assert_holds(resumed, 0, an_upload(4, 0), 5)
 
 
+def test_rows_that_were_replaced_in_a_round_that_was_cut_off_are_read_as_they_were_sent(tmp_path: Path) -> None:
+    """The checkpoint is older than the rows (`fresh` uploads), and the client may not send them again."""
+    pool, old, new = a_pool(tmp_path, "int8"), an_upload(4, 0, "int8"), an_upload(4, 9, "int8")
+    assert new.scale > 2 * old.scale
+    pool.put(0, 5, old)
+    described = pool.describe()
+    pool.put(0, 5, new)
+    resumed = a_pool(tmp_path, "int8")
+    resumed.restore(described)
+    assert_holds(resumed, 0, new, 5)
+
+
 def test_a_pool_that_is_restored_forgets_what_it_had_opened(tmp_path: Path) -> None:
     pool = a_pool(tmp_path)
     pool.put(0, 5, an_upload(4, 0))
@@ -165,7 +179,7 @@ def test_a_pool_that_is_restored_forgets_what_it_had_opened(tmp_path: Path) -> N
 
 
 def test_the_description_is_json_of_what_is_needed_to_read_the_files(tmp_path: Path) -> None:
-    pool, upload = a_pool(tmp_path, "int8"), an_upload(4, 3, "int8")
-    pool.put(12, 5, upload)
+    pool = a_pool(tmp_path, "int8")
+    pool.put(12, 5, an_upload(4, 3, "int8"))
     described: dict[str, Any] = json.loads(pool.describe())
-    assert described == {"12": {"begin": 0, "rows": 4, "cut": 5, "scale": upload.scale}}
+    assert described == {"12": {"begin": 0, "rows": 4, "cut": 5}}

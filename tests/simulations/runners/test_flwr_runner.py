@@ -71,7 +71,7 @@ def test_what_flower_cannot_do_is_refused_at_once(tmp_path: Path) -> None:
 
 def test_a_superlink_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     # A port below 1 cannot be listened to.
-    monkeypatch.setattr(superlink, "_free_port", lambda: -1)
+    monkeypatch.setattr(superlink, "free_port", lambda: -1)
     with pytest.raises(RunFailed, match=r"^flower-superlink did not start: "), superlink.private_superlink():
         pass
 

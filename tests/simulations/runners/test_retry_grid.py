@@ -100,6 +100,16 @@ def test_send_and_receive_waits_for_those_sent_again() -> None:
     assert progress == [(1, 3), (2, 3), (3, 3)]
 
 
+def test_an_error_that_the_superlink_tells_is_that_of_the_node_that_was_asked() -> None:
+    below = LocalGrid(app, begin_run(), {}, 2)
+    here, gone = below.get_node_ids()
+    grid = RetryGrid(below)
+    pending = set(grid.push_messages([Message(RecordDict(), node, "train") for node in (gone, here)]))
+    below.remove_node(gone)
+    replies = [reply for _ in pending for reply in grid.pull_messages(pending)]
+    assert {reply.metadata.src_node_id: reply.has_error() for reply in replies} == {here: False, gone: True}
+
+
 def test_messages_to_unknown_nodes_have_no_id() -> None:
     below = Fragile(lambda partition, attempt: None)
     node = next(iter(below.partition))

@@ -1,0 +1,147 @@
+"""A SuperLink, two SuperNodes with images of their own, and a run that is submitted with `flwr run`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from simulations.runners.environment import prepare_environment
+from simulations.runners.flwr import REPOSITORY
+from simulations.runners.superlink import SuperLink, free_port, private_superlink, script, stop
+from tests.federation import metrics
+
+#: Classes whose images the two clients hold, and how many of each class.
+CLASSES, PER_CLASS = 3, 12
+#: Of a client's images, those that it keeps to compare with.
+HELD_OUT = 7
+SETTINGS = {
+    "num-supernodes": 2,
+    "num-rounds": 2,
+    "dataset": "imagefolder",
+    "image-size": 8,
+    "timesteps": 20,
+    "client-init": "random",
+    "local-epochs": 3.0,
+    "batch-size": 16,
+    "num-samples": 12,
+    "server-steps": 3,
+    "client-steps": 2,
+    "quiet": True,
+}
+#: Seconds for a round, in which every message is a new process.
+PATIENCE = 270.0
+
+
+def write_images(folder: Path, client: int) -> None:
+    """The client's own digits, in a subfolder for each class."""
+    digits = load_digits()
+    for label in range(CLASSES):
+        (folder / str(label)).mkdir(parents=True)
+        rows = np.flatnonzero(digits.target == label)[client * PER_CLASS : (client + 1) * PER_CLASS]
+        for row in rows:
+            image = np.uint8(digits.images[row] * 15)
+            Image.fromarray(image).save(folder / str(label) / f"{row}.png")
+
+
+@contextmanager
+def supernode(superlink: SuperLink, folder: Path, client: int) -> Iterator[subprocess.Popen[bytes]]:
+    """One client's SuperNode, started as the README says."""
+    node_config = f'partition-id={client} data-path="{folder}/images" state-path="{folder}/state"'
+    command = [script("flower-supernode"), "--insecure", "--superlink", superlink.address]
+    command += ["--port", str(free_port()), "--node-config", node_config]
+    with (folder / "supernode.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, env=superlink.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        stop(process)
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.2)
+
+
+def run_config(folder: Path) -> str:
+    """The settings as a user types them after --run-config."""
+    settings = SETTINGS | {"output": str(folder)}
+    return " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
+
+
+def contents(folder: Path) -> bytes:
+    """What lies in a folder, end to end."""
+    return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def test_clients_keep_to_their_own_disks_and_one_that_was_killed_comes_back(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    prepare_environment()
+    began, output, homes = time.monotonic(), tmp_path / "run", [tmp_path / "0", tmp_path / "1"]
+    for client, home in enumerate(homes):
+        write_images(home / "images", client)
+    with private_superlink(simulation=False) as superlink, ExitStack() as running:
+        nodes = [running.enter_context(supernode(superlink, home, client)) for client, home in enumerate(homes)]
+        command = superlink.command("run", str(REPOSITORY), "--stream", "--run-config", run_config(output))
+        with (tmp_path / "flwr.log").open("w") as log:
+            flwr = running.enter_context(subprocess.Popen(command, env=superlink.environment, stdout=log, stderr=log))
+        running.callback(flwr.kill)
+        wait_for(lambda: (output / "metrics.jsonl").exists() or flwr.poll() is not None, "the first round")
+        secrets = [(home / "state" / "secret").read_bytes() for home in homes]
+        stop(nodes[1])
+        running.enter_context(supernode(superlink, homes[1], 1))
+        wait_for(lambda: flwr.poll() is not None, "the end of the run")
+        (run,) = json.loads(superlink.flwr("ls", "--format", "json").stdout)["runs"]
+    record_property("seconds with two SuperNodes", round(time.monotonic() - began))
+    assert run["status"] == "finished:completed", (tmp_path / "flwr.log").read_text()
+
+    # The one that was gone missed a round, and is known for what it is afterwards.
+    first, second = metrics(output)
+    assert first["clients"].keys() == {"0", "1"}
+    assert first["failed"] == {}
+    assert second["clients"].keys() == {"0"}
+    assert second["failed"].keys() == {"1"}
+    assert "no reply within" not in second["failed"]["1"]
+    assert [(home / "state" / "secret").read_bytes() for home in homes] == secrets
+    assert len(set(secrets)) == 2
+
+    # The server has its own network and what was uploaded; each client's own is on that client's disk alone.
+    assert {path.name for path in output.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "pictures",
+        "server",
+        "summary.json",
+    }
+    assert (output / "server" / "backbone" / "unet").is_dir()
+    seen = contents(output)
+    for home, secret in zip(homes, secrets, strict=True):
+        state = home / "state"
+        assert {"secret", "denoiser", "samples.safetensors"} <= {path.name for path in state.iterdir()}
+        (weights,) = (state / "denoiser").rglob("*.safetensors")
+        assert weights.read_bytes() not in seen
+        assert secret not in seen
+        assert str(home).encode() not in seen
+    assert contents(homes[0] / "state") != contents(homes[1] / "state")
+
+    # Nobody can pool samples, but every client says how its own are.
+    summary = json.loads((output / "summary.json").read_text())
+    assert not {"fd", "tstr"} & summary["pooled"].keys()
+    assert [client["client"] for client in summary["clients"]] == [0, 1]
+    for client in summary["clients"]:
+        assert client["num_images"] == len(list((homes[client["client"]] / "images").rglob("*.png"))) - HELD_OUT
+        assert client["kernel_distance"] is not None
+        assert client["held_out_loss"] > 0
+        assert client["releases"] == 1

@@ -1,0 +1,188 @@
+"""What crosses: every message survives the network, and whatever does not fit the schema is refused with a reason."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ConfigRecord, RecordDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collafuse_flwr.contract import check_upload
+from collafuse_flwr.privacy.release import Upload, UploadDtype, encode
+from collafuse_flwr.wire import (
+    EvaluateReply,
+    HandOver,
+    Hello,
+    Refusal,
+    TrainNumbers,
+    TrainReply,
+    TrainRequest,
+    count_bytes,
+    pack_hand_over,
+    pack_numbers,
+    pack_refusal,
+    pack_train_reply,
+    pack_train_request,
+    unpack_evaluate_reply,
+    unpack_hand_over,
+    unpack_hello,
+    unpack_refusal,
+    unpack_train_reply,
+    unpack_train_request,
+)
+from tests.messages import CONTRACT, DTYPES, EVALUATION, HELLO, NUMBERS, SHAPE, an_upload, sent
+
+
+def is_same(a: Upload, b: Upload) -> bool:
+    same_labels = (
+        np.array_equal(a.labels, b.labels) if a.labels is not None and b.labels is not None else a.labels is b.labels
+    )
+    return a.x_k.dtype == b.x_k.dtype and np.array_equal(a.x_k, b.x_k) and a.scale == b.scale and bool(same_labels)
+
+
+# The schema itself.
+
+
+def test_the_schema_has_these_fields_and_no_others() -> None:
+    """Whoever adds a field here lets something new leave a client: noise, x_0, a seed or weights must never be one."""
+    listed = {
+        kind: {spec.name: str(spec.type) for spec in fields(kind)} for kind in (Hello, TrainRequest, TrainNumbers)
+    }
+    assert listed[Hello] == dict.fromkeys(
+        ("partition_id", "cut_step", "timesteps", "num_images", "channels", "size", "num_classes"), "int"
+    )
+    assert listed[TrainRequest] == {
+        "round": "int",
+        "num_rounds": "int",
+        "want_upload": "bool",
+        "backbone": "dict[str, Tensor] | None",
+    }
+    assert listed[TrainNumbers] == {
+        "loss": "float",
+        "steps": "int",
+        "image_updates": "int",
+        "seconds": "float",
+        "flops": "int",
+    }
+    assert [spec.name for spec in fields(TrainReply)] == ["numbers", "upload"]
+    assert [spec.name for spec in fields(Upload)] == ["x_k", "scale", "labels"]
+    assert [spec.name for spec in fields(HandOver)] == ["round", "x_k", "labels"]
+    assert [spec.name for spec in fields(Refusal)] == ["reason"]
+    assert {spec.name: spec.type for spec in fields(EvaluateReply)} == {
+        "num_samples": "int",
+        "held_out_loss": "float",
+        "kernel_distance": "float",
+        "seconds": "float",
+        "flops_per_image": "int",
+        "releases": "int",
+        "bits": "float",
+    }
+
+
+def test_what_a_client_sends_has_no_more_arrays_than_the_upload() -> None:
+    reply = sent(pack_train_reply(TrainReply(NUMBERS, an_upload())))
+    assert {name: set(record) for name, record in reply.array_records.items()} == {"upload": {"x_k", "scale", "labels"}}
+    assert set(reply) == {"numbers", "upload"}
+    for content in (pack_numbers(HELLO), pack_numbers(EVALUATION), pack_train_reply(TrainReply(NUMBERS))):
+        assert set(sent(content)) == {"numbers"}
+
+
+# Round trips.
+
+
+@pytest.mark.parametrize("want_upload", [True, False])
+@pytest.mark.parametrize("backbone", [None, {"a.weight": torch.randn(2, 3), "b": torch.tensor(4)}])
+def test_a_train_request_survives(want_upload: bool, backbone: dict[str, torch.Tensor] | None) -> None:
+    back = unpack_train_request(sent(pack_train_request(TrainRequest(3, 10, want_upload, backbone))))
+    assert (back.round, back.num_rounds, back.want_upload) == (3, 10, want_upload)
+    assert (back.backbone is None) == (backbone is None)
+    for name, value in (backbone or {}).items():
+        assert torch.equal((back.backbone or {})[name], value)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.builds(Hello, *[st.integers(-(2**62), 2**62)] * 7))
+def test_a_hello_survives(hello: Hello) -> None:
+    assert unpack_hello(sent(pack_numbers(hello))) == hello
+
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+COUNT = st.integers(0, 2**62)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.builds(TrainNumbers, FINITE, COUNT, COUNT, FINITE, COUNT))
+def test_the_numbers_of_training_survive(numbers: TrainNumbers) -> None:
+    assert unpack_train_reply(sent(pack_train_reply(TrainReply(numbers)))) == TrainReply(numbers, None)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.builds(EvaluateReply, COUNT, FINITE, FINITE, FINITE, COUNT, COUNT, FINITE | st.just(math.inf)))
+def test_an_evaluation_survives_with_infinite_bits(reply: EvaluateReply) -> None:
+    assert unpack_evaluate_reply(sent(pack_numbers(reply))) == reply
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("labels", [True, False])
+def test_an_upload_survives_bit_for_bit(dtype: UploadDtype, labels: bool) -> None:
+    upload = an_upload(dtype, labels)
+    back = unpack_train_reply(sent(pack_train_reply(TrainReply(NUMBERS, upload))))
+    assert back.numbers == NUMBERS
+    assert back.upload is not None
+    assert is_same(back.upload, upload)
+    check_upload(back.upload, replace(CONTRACT, dtype=dtype, labels=labels))
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([2, 0, 1, 1]), None])
+def test_a_hand_over_survives_and_can_be_written_to(labels: torch.Tensor | None) -> None:
+    x_k = torch.randn(SHAPE)
+    back = unpack_hand_over(sent(pack_hand_over(HandOver(7, x_k, labels))))
+    assert back.round == 7
+    assert torch.equal(back.x_k, x_k)
+    assert (back.labels is None) if labels is None else torch.equal(cast(torch.Tensor, back.labels), labels)
+    back.x_k.zero_()
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_a_refusal_survives(reason: str) -> None:
+    assert unpack_refusal(sent(pack_refusal(Refusal(reason)))) == Refusal(reason)
+
+
+def test_no_refusal_is_read_where_none_is() -> None:
+    assert unpack_refusal(pack_train_reply(TrainReply(NUMBERS))) is None
+    assert unpack_refusal(RecordDict({"refusal": ConfigRecord()})) == Refusal("no reason given")
+
+
+# Bytes.
+
+
+def test_an_empty_message_has_no_bytes() -> None:
+    assert count_bytes(RecordDict()) == 0
+
+
+def test_the_bytes_counted_are_those_of_the_values() -> None:
+    """Of uploads of 640 values each, one in float32 is 3 bytes a value longer than int8, labels are 8 bytes a row."""
+
+    def size(dtype: UploadDtype, labels: bool) -> int:
+        x_k = torch.zeros(10, 1, 8, 8)
+        upload = encode(x_k, dtype, torch.zeros(10, dtype=torch.int64) if labels else None)
+        return count_bytes(pack_train_reply(TrainReply(NUMBERS, upload)))
+
+    assert size("float32", True) - size("int8", True) == 3 * 640
+    assert size("float16", True) - size("int8", True) == 640
+    with_labels = size("int8", True) - size("int8", False)
+    assert 80 <= with_labels <= 80 + 256, "and NumPy's header"
+
+
+def test_the_bytes_counted_add_up_over_records() -> None:
+    content = pack_train_reply(TrainReply(NUMBERS, an_upload()))
+    alone = [count_bytes(RecordDict({name: record})) for name, record in content.items()]
+    assert sum(alone) == count_bytes(content)
+    assert min(alone) > 0
