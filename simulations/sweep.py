@@ -24,6 +24,7 @@ from collafuse_flwr.files import write_json
 from simulations.attempts import Outcome, attempt
 from simulations.cells import Cell, distinct, fingerprint, override
 from simulations.entry import FAILED, MULTIRUN, command, compose, fresh_folder, launch
+from simulations.report import write_report
 from simulations.run import preflight, usage
 
 #: Arguments that say who calls the task, and not what is run.
@@ -166,6 +167,8 @@ def _conclude(plan: Plan, outcomes: list[Outcome], refused: int) -> int:
             print(f"{outcome.name}: {_told(outcome)}", file=sys.stderr)
     finished = sum(outcome.state in ("done", "done before") for outcome in outcomes)
     print(f"{finished} of {len(plan.cells)} cells are finished, in {plan.folder}")
+    if finished:
+        print(f"The report is {write_report([plan.folder], plan.folder / 'report')}")
     return 0 if finished == len(plan.cells) and not refused else FAILED
 
 
