@@ -22,6 +22,8 @@ from collafuse_flwr.config import Config
 from collafuse_flwr.errors import UserError
 from simulations.cells import Cell, canonical, overrides
 
+#: What runs a cell; its settings follow.
+COMMAND = (sys.executable, "-m", "simulations.run")
 LOG = "run.log"
 #: Seconds that a cell has to end when the sweep is stopped.
 PATIENCE = 30.0
@@ -94,8 +96,9 @@ def _run(config: Config, folder: Path, log: IO[bytes]) -> int:
         # What is left of a run that never came to a checkpoint.
         if (folder / "config.json").is_file():
             _clear(folder)
-    command = [sys.executable, "-m", "simulations.run", *overrides(config)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        [*COMMAND, *overrides(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+    )
     try:
         return process.wait()
     finally:
