@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -25,9 +24,6 @@ from collafuse_flwr.diffusion.sampling import StepNoise
 from collafuse_flwr.networks import ImageShape, as_denoise, build_network
 from collafuse_flwr.rng import stream
 from collafuse_flwr.runtime import Runtime, choose_runtime
-
-#: PFDM's norm for images of d values, in sqrt(d): that of an image at three quarters of full contrast.
-PFDM_CLIP = 0.75
 
 
 @dataclass(frozen=True)
@@ -87,20 +83,6 @@ class Process:
     def client_grid(self, cut: int) -> list[int]:
         """The steps of the client's half, down to the image."""
         return time_grid(self.client_start(cut), 0, self.config.evaluation.client_steps or self._client_share(cut))
-
-    def clip(self, images: Tensor) -> Tensor:
-        """x_0 min(1, C / |x_0|): images whose norm is at most C = `clip_norm` (PFDM, arXiv 2504.00952).
-
-        For images (n, channels, size, size) of d values in [-1, 1] |x_0| <= sqrt(d), and PFDM's own C is 3/4 of that.
-        """
-        norm = self.config.split.clip_norm
-        if not norm and self.config.run.strategy == "pfdm":
-            norm = PFDM_CLIP * math.sqrt(images[0].numel())
-        if not norm:
-            return images
-        lengths = images.flatten(1).norm(dim=1).clamp(min=norm).view(-1, 1, 1, 1)
-        clipped: Tensor = images * (norm / lengths)
-        return clipped
 
     def _client_share(self, cut: int) -> int:
         """The client's part of `sampling_steps`, at least one where it has a part; 0 if every step is asked for."""

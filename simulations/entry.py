@@ -24,6 +24,9 @@ from simulations.runners import RunFailed
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
+#: What asks Hydra for every combination of values.
+MULTIRUN = {"-m", "--multirun"}
+
 #: Exit statuses: the run broke, there is a mistake in what was asked, the user stopped it.
 FAILED = 1
 USER_ERROR = 2
@@ -37,10 +40,28 @@ def register_schema() -> None:
 
 
 def entry(act: Callable[[DictConfig], None], config_name: str = "config", usage: str = "") -> Callable[[], int]:
-    """A command that composes its settings with Hydra, acts on them and returns the exit status.
+    """A command that composes its settings with Hydra and acts on them, once."""
+
+    def once(arguments: list[str]) -> int:
+        if MULTIRUN & set(arguments):
+            raise UserError("-m asks for several runs; `python -m simulations.sweep` makes them")
+        for settings in compose(arguments, config_name):
+            act(settings)
+        return 0
+
+    return command(once, config_name, usage)
+
+
+def command(
+    act: Callable[[list[str]], int],
+    config_name: str = "config",
+    usage: str = "",
+    going_on: str = "resume=true with the same `output` goes on after the last round",
+) -> Callable[[], int]:
+    """A command that acts on its arguments and returns the exit status.
 
     A mistake in a setting is told in one line on standard error, with status 2; nothing else catches exceptions.
-    --help prints `usage`, or what Hydra knows where there is none.
+    --help prints `usage`, or what Hydra knows where there is none; `going_on` is told to who interrupts.
     """
 
     def main() -> int:
@@ -50,18 +71,9 @@ def entry(act: Callable[[DictConfig], None], config_name: str = "config", usage:
         register_schema()
         # Hydra would print its own errors over several lines and exit; with this it raises them here.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        arguments = sys.argv[1:]
-        paths = dict(argument.split("=", 1) for argument in arguments if _is_path(argument))
-        sys.argv[1:] = [argument for argument in arguments if not _is_path(argument)]
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-        composed: list[DictConfig] = []
         try:
-            # Hydra announces errors of what it calls, so it is only asked for the settings.
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(composed.append)()
-            sys.argv[1:] = arguments
-            for settings in composed:
-                settings.update(paths)
-                act(settings)
+            return act(sys.argv[1:])
         except RunFailed as error:
             if error.__cause__ is not None:
                 traceback.print_exception(error.__cause__)
@@ -69,12 +81,30 @@ def entry(act: Callable[[DictConfig], None], config_name: str = "config", usage:
         except (UserError, HydraException, OmegaConfBaseException) as error:
             return _complain(_in_one_line(error, config_name))
         except KeyboardInterrupt:
-            return _complain(
-                "interrupted; resume=true with the same `output` goes on after the last round", INTERRUPTED
-            )
-        return 0
+            return _complain(f"interrupted; {going_on}", INTERRUPTED)
 
     return main
+
+
+def compose(arguments: list[str], config_name: str = "config") -> list[DictConfig]:
+    """The settings that some arguments describe: one, or with -m one for each combination of values."""
+    composed: list[DictConfig] = []
+    # Hydra announces errors of what it calls, so it is only asked for the settings.
+    launch(arguments, composed.append, config_name)
+    literal = dict(argument.split("=", 1) for argument in arguments if _is_literal(argument))
+    for settings in composed:
+        settings.update(literal)
+    return composed
+
+
+def launch(arguments: list[str], task: Callable[[DictConfig], None], config_name: str = "config") -> None:
+    """Let Hydra call a task for each combination of values, with the launcher that the arguments name."""
+    before = sys.argv[1:]
+    sys.argv[1:] = [argument for argument in arguments if not _is_literal(argument)]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+    finally:
+        sys.argv[1:] = before
 
 
 def fresh_folder(config: Config) -> str:
@@ -88,10 +118,10 @@ def fresh_folder(config: Config) -> str:
     return str(folder)
 
 
-def _is_path(argument: str) -> bool:
-    """Whether it is `model=package.module:factory`: a value that Hydra would look for among the group's files."""
+def _is_literal(argument: str) -> bool:
+    """Whether a value would mean something else to Hydra: `model=package.module:factory`, several folders in `runs`."""
     name, _, value = argument.partition("=")
-    return name == "model" and ":" in value
+    return (name == "model" and ":" in value) or name == "runs"
 
 
 def _in_one_line(error: Exception, config_name: str) -> str:

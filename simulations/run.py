@@ -50,14 +50,14 @@ def configured(settings: DictConfig) -> Config:
     return Config.from_flat(flat)
 
 
-def usage() -> str:
-    """Every setting with its default and what is allowed."""
-    about, lines = setting_help(), [f"{__doc__}", "Settings (name=default: what it is):", ""]
+def usage(purpose: str) -> str:
+    """What a command is for, and every setting with its default and what is allowed."""
+    about, lines = setting_help(), [purpose, "Settings (name=default: what it is):", ""]
     lines += [f"  {name}={value}: {about[name]}" for name, value in Config().to_flat().items()]
     return "\n".join([*lines, "", "federation=silos|devices sets several at once; see conf/."])
 
 
-main = entry(lambda settings: run(configured(settings)), usage=usage())
+main = entry(lambda settings: run(configured(settings)), usage=usage(str(__doc__)))
 
 if __name__ == "__main__":
     sys.exit(main())

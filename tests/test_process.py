@@ -190,19 +190,3 @@ def test_a_side_with_little_to_do_has_a_step() -> None:
     made = process(sampling_steps=2)
     assert made.server_grid(19) == [20, 19]
     assert made.client_grid(1) == [1, 0]
-
-
-def test_clipping_bounds_the_norm_and_keeps_the_direction() -> None:
-    images = torch.randn(5, 1, 4, 4) * torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0]).view(-1, 1, 1, 1)
-    clipped = process(clip_norm=2.0).clip(images)
-    norms, before = clipped.flatten(1).norm(dim=1), images.flatten(1).norm(dim=1)
-    torch.testing.assert_close(norms, before.clamp(max=2.0))
-    assert torch.equal(clipped[:2], images[:2])
-    torch.testing.assert_close(clipped / norms.view(-1, 1, 1, 1), images / before.view(-1, 1, 1, 1))
-
-
-def test_pfdm_clips_at_three_quarters_of_full_contrast_and_collafuse_does_not() -> None:
-    images = torch.ones(1, 1, 4, 4)
-    assert float(process(strategy="pfdm").clip(images).norm()) == pytest.approx(3.0)
-    assert float(process(strategy="pfdm", clip_norm=1.5).clip(images).norm()) == pytest.approx(1.5)
-    assert torch.equal(process().clip(images), images)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from collafuse_flwr.artifacts.costs import client_costs, lost, server_costs, total
+from collafuse_flwr.artifacts.exposure import reidentification
 from collafuse_flwr.artifacts.folder import read_config
 from collafuse_flwr.artifacts.pictures import draw_curves, draw_overview, save_grid
 from collafuse_flwr.artifacts.quality import Judge, Samples
@@ -33,6 +34,7 @@ COLUMNS = {
     "TSTR": ("tstr", 1, 3),
     "SNR dB": ("snr_db", 1, 1),
     "bits": ("bits", 1, 1),
+    "re-id": ("reid", 1, 3),
     "up kB": ("bytes_up", 1e3, 1),
     "down MB": ("bytes_down", 1e6, 1),
     "GFLOP": ("client_flops", 1e9, 0),
@@ -53,7 +55,7 @@ def summarise(folder: Path) -> dict[str, Any]:
     if data is not None:
         samples = {c["client"]: s for c in clients if (s := _samples(folder, c["client"])) is not None}
         judge = Judge.trained_on(data, config)
-        pooled = judge.pooled(samples)
+        pooled = judge.pooled(samples) | reidentification(config, data, clients)
         for client in clients:
             if client["client"] in samples:
                 client.update(judge.client(client["client"], samples[client["client"]]))

@@ -19,6 +19,7 @@ from collafuse_flwr.diffusion import Progress as Trained
 from collafuse_flwr.diffusion import Range, TrainState, cosine_rate, denoising_loss, stratified_steps, train
 from collafuse_flwr.evaluation import PixelFeatures, forward_flops, kernel_distance, sampling_flops, training_flops
 from collafuse_flwr.networks import import_diffusers, save_network
+from collafuse_flwr.privacy.clipping import clip
 from collafuse_flwr.privacy.disclosure import covariance_eigenvalues, gaussian_bits
 from collafuse_flwr.privacy.release import Upload, UploadDtype, encode, release
 from collafuse_flwr.process import Process
@@ -160,7 +161,7 @@ class CollaFuseClient:
         copies = range(first, first + split.copies_per_image)
         secret = self.store.secret(self.process.config.run.seed if self.seeded_secret else None, self.client)
         images = self.data.train
-        x_0 = self.process.clip(to_model_space(images.images))
+        x_0 = clip(self.process.config, to_model_space(images.images))
         x_k = release(self.process.schedule, self.cut, x_0, secret, copies)
         labels = images.labels.repeat(len(copies)) if split.share_labels else None
         return encode(x_k, cast(UploadDtype, split.upload_dtype), labels)
@@ -176,7 +177,7 @@ class CollaFuseClient:
         if not releases:
             return 0.0
         snr = float(self.process.schedule.snr()[self.cut])
-        x_0 = self.process.clip(to_model_space(self.data.train.images))
+        x_0 = clip(self.process.config, to_model_space(self.data.train.images))
         return gaussian_bits(snr, covariance_eigenvalues(x_0), releases=releases)
 
     def _network(self) -> nn.Module:

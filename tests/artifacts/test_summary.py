@@ -82,6 +82,8 @@ def test_disclosure_is_that_of_each_clients_cut(folder: Path, summary: dict[str,
     assert clients[2]["snr_db"] == -math.inf
     assert (clients[2]["bits"], clients[2]["releases"]) == (0, 0)
     assert clients[1]["bits"] > 0
+    assert [client["reid"] is None for client in clients] == [False, False, True]
+    assert summary["pooled"]["reid"] == max(client["reid"] for client in clients[:2]) > summary["pooled"]["reid_chance"]
     assert summary["pooled"]["snr_db"] == clients[1]["snr_db"]
     assert summary["pooled"]["bits"] == max(client["bits"] for client in clients)
 
@@ -140,7 +142,7 @@ def printed(summary: dict[str, Any], folder: Path, width: int = 80) -> list[str]
     return console.file.getvalue().splitlines()
 
 
-HEADERS = ("client", "images", "cut", "FD", "TSTR", "SNR dB", "bits", "up kB", "down MB", "GFLOP")
+HEADERS = ("client", "images", "cut", "FD", "TSTR", "SNR dB", "bits", "re-id", "up kB", "down MB", "GFLOP")
 
 
 def _rows(lines: list[str]) -> list[list[str]]:
@@ -157,13 +159,14 @@ def test_the_table_is_legible_on_80_columns(folder: Path, summary: dict[str, Any
     rows = _rows(table)
     assert [row[0] for row in rows] == ["0", "1", "2", "pooled"]
     first, client = rows[0], summary["clients"][0]
-    assert first[1:7] == [
+    assert first[1:8] == [
         str(client["num_images"]),
         "6",
         f"{client['fd']:.2f}",
         f"{client['tstr']:.3f}",
         f"{client['snr_db']:.1f}",
         f"{client['bits']:.1f}",
+        f"{client['reid']:.3f}",
     ]
 
 
@@ -180,10 +183,10 @@ def test_large_numbers_are_legible_too(folder: Path, summary: dict[str, Any]) ->
         "client_seconds": 1234.5,
     }
     clients = [client | large | {"client": 99} for client in summary["clients"]]
-    lines = printed(summary | {"clients": clients, "pooled": clients[0]}, folder)
+    lines = printed(summary | {"clients": clients, "pooled": clients[0]}, folder, width=100)
     for row in _rows(lines)[:3]:
         assert row[:4] == ["99", "20000", "1000", "123.45"]
-        assert row[6:] == ["12345.6", "123456.8", "234.6", "123456", "1234.5"]
+        assert row[6:7] + row[8:] == ["12345.6", "123456.8", "234.6", "123456", "1234.5"]
 
 
 def test_what_was_lost_is_told_with_its_reason_as_it_is(folder: Path, summary: dict[str, Any]) -> None:

@@ -115,7 +115,7 @@ WRONG = {
     "client_cut_ratios='0.1,0.2'": "`client_cut_ratios`",
     "num_rounds=1.5": "`num_rounds` = 1.5 is not allowed: a whole number >= 1",
     "dataset=foo": "`dataset` = 'foo' is not allowed: one of digits",
-    "strategy=bar": "`strategy` = 'bar' is not allowed: one of collafuse",
+    "strategy=bar": "`strategy` = 'bar' is not allowed: one of centralised, collafuse",
     "model=huge": "`model` = 'huge' is not allowed",
     "model=absent.module:build": "`model` = 'absent.module:build' is not allowed",
     "cut_rato=0.2": "`cut_rato` is not a setting; did you mean `cut_ratio`",

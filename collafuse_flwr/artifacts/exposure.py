@@ -1,0 +1,39 @@
+"""How far the training images of a run can be named from what was released of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.data import FederationData, to_model_space
+from collafuse_flwr.diffusion import make_schedule
+from collafuse_flwr.privacy.clipping import clip
+from collafuse_flwr.privacy.reidentification import reidentification_rate
+from collafuse_flwr.rng import stream
+
+
+def reidentification(config: Config, data: FederationData, clients: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Add `reid` and `reid_chance` to every client's row, and give both for all clients: the largest rate.
+
+    `reid` is the rate at which an image is named from its releases among all training images of the federation, and
+    `reid_chance` that of a guess; `reid` is None for a client that released nothing.
+    """
+    rows = torch.cat([partition.train for partition in data.partitions])
+    starts = torch.tensor([0, *(len(partition.train) for partition in data.partitions)]).cumsum(0).tolist()
+    candidates = clip(config, to_model_space(data.images.images[rows]))
+    schedule, chance = make_schedule(config.model.schedule, config.model.timesteps), 1 / len(rows)
+    for client in clients:
+        number, releases = client["client"], client["releases"]
+        client |= {"reid": None, "reid_chance": chance}
+        if releases:
+            client["reid"] = reidentification_rate(
+                candidates,
+                torch.arange(starts[number], starts[number + 1]),
+                float(schedule.alpha_bar[client["cut_step"]]),
+                releases=releases,
+                generator=stream(config.run.seed, "reid", number),
+            )
+    known = [client["reid"] for client in clients if client["reid"] is not None]
+    return {"reid": max(known, default=None), "reid_chance": chance}

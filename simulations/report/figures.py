@@ -1,0 +1,207 @@
+"""Trade-off curves: every measure against the cut ratio, with levels for what has no cut."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from collafuse_flwr.files import replacing
+from simulations.report.aggregate import Row, Section
+from simulations.report.measures import (
+    BITS,
+    DOWN,
+    FD,
+    FLOPS,
+    REAL,
+    REID,
+    SECONDS,
+    SNR,
+    TSTR,
+    UP,
+    Measure,
+)
+
+matplotlib.use("Agg")
+
+#: Values that are further apart than this are drawn on a logarithmic axis.
+WIDE = 20
+MARKERS = "osD^vP*X"
+DASHES = ("--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
+CUT = "cut ratio c (clients' share of the steps)"
+
+#: Every panel: its measure, title and label of the axis.
+QUALITY = (
+    (FD, "Quality of all samples", "Fréchet distance (lower is better)"),
+    (TSTR, "Training on the samples", "accuracy on real images (higher is better)"),
+)
+DISCLOSED = (
+    (SNR, "Signal-to-noise ratio of uploads", "dB (lower hides more)"),
+    (BITS, "Bound on what an image tells", "bits per image (lower hides more)"),
+    (REID, "Re-identification", "rate of images named (lower hides more)"),
+)
+COST = (
+    (FLOPS, "Training of a client", "FLOP per client"),
+    (SECONDS, "Training time of a client", "seconds per client"),
+    (UP, "Upload", "bytes per client"),
+    (DOWN, "Download", "bytes per client"),
+)
+
+
+def draw_section(section: Section, folder: Path, stem: str) -> list[tuple[str, Path]]:
+    """Draw a section's figures as PNGs; what each shows, and where it is."""
+    drawn = []
+    for name, caption, draw in (
+        ("quality", "Quality", _quality),
+        ("disclosure", "Disclosure of the client that gave away the most", _disclosure),
+        ("cost", "Cost of a client", _cost),
+    ):
+        figure = Figure(layout="constrained", dpi=130)
+        draw(figure, section)
+        _legend(figure)
+        path = folder / f"{stem}-{name}.png"
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png")
+        drawn.append((caption, path))
+    return drawn
+
+
+def _quality(figure: Figure, section: Section) -> None:
+    figure.set_size_inches(13, 4.6)
+    pooled, tstr, clients = figure.subplots(1, 3)
+    for axis, (measure, title, label) in zip((pooled, tstr), QUALITY, strict=True):
+        _panel(axis, section, measure, title, label)
+        _real(axis, section, measure, "real training images")
+    _clients(clients, section)
+
+
+def _disclosure(figure: Figure, section: Section) -> None:
+    figure.set_size_inches(13, 4.6)
+    for axis, (measure, title, label) in zip(figure.subplots(1, 3), DISCLOSED, strict=True):
+        _panel(axis, section, measure, title, label)
+        _words(axis, section, measure)
+    _real(axis, section, REID, "chance")
+
+
+def _cost(figure: Figure, section: Section) -> None:
+    figure.set_size_inches(13, 8)
+    for axis, (measure, title, label) in zip(figure.subplots(2, 2).flat, COST, strict=True):
+        _panel(axis, section, measure, title, label)
+        if measure.digits is None:
+            axis.yaxis.set_major_formatter(EngFormatter(unit=measure.unit))
+
+
+def _panel(axis: Any, section: Section, measure: Measure, title: str, label: str) -> None:
+    """A measure's mean against the cut, with its spread as a band; a level for what has no cut."""
+    _curves(axis, section, lambda row: _finite(row, measure))
+    _scale(axis)
+    axis.set(xlabel=CUT, ylabel=label, title=title, xlim=(-0.04, 1.04))
+    axis.grid(alpha=0.25)
+
+
+def _curves(axis: Any, section: Section, value: Callable[[Row], tuple[float, float] | None]) -> None:
+    """Curves for what has a cut, levels for the rest; later curves are thinner, so that none hides another."""
+    for index, (name, rows) in enumerate(section.curves.items()):
+        known = [(row.cut, *found) for row in rows if (found := value(row)) is not None]
+        if not known:
+            continue
+        cuts, means, spreads = zip(*known, strict=True)
+        bands = [_band(mean, spread) for mean, spread in zip(means, spreads, strict=True)]
+        size = max(1.0, 3.2 - 0.6 * index)
+        style = {"color": f"C{index}", "marker": MARKERS[index % len(MARKERS)]}
+        axis.plot(cuts, means, label=name, linewidth=size, markersize=3 + 2 * size, **style)
+        axis.fill_between(cuts, *zip(*bands, strict=True), color=f"C{index}", alpha=0.15, linewidth=0)
+    for index, (name, row) in enumerate(section.levels.items(), len(section.curves)):
+        if (found := value(row)) is not None:
+            axis.axhline(found[0], color=f"C{index}", linestyle=DASHES[index % len(DASHES)], label=name)
+            axis.axhspan(*_band(*found), color=f"C{index}", alpha=0.12, linewidth=0)
+
+
+def _band(mean: float, spread: float) -> tuple[float, float]:
+    """Mean -+ spread; not so far down that a logarithmic axis is nothing but the band."""
+    return max(mean - spread, mean / 10) if mean > 0 else mean - spread, mean + spread
+
+
+def _finite(row: Row, measure: Measure) -> tuple[float, float] | None:
+    estimate = row.estimate(measure)
+    if estimate is None or not math.isfinite(estimate.mean):
+        return None
+    return estimate.mean, estimate.spread or 0.0
+
+
+def _clients(axis: Any, section: Section) -> None:
+    """Each client's Fréchet distance with the first seed, thin, and their mean."""
+    seed = min(run.config.run.seed for run in section.runs)
+    for index, rows in enumerate(section.curves.values()):
+        lines: dict[int, list[tuple[float, float]]] = {}
+        for row in rows:
+            for client, fd in _client_fds(row, seed).items():
+                lines.setdefault(client, []).append((row.cut or 0.0, fd))
+        for points in lines.values():
+            axis.plot(*zip(*points, strict=True), color=f"C{index}", linewidth=0.7, alpha=0.4)
+
+    def mean(row: Row) -> tuple[float, float] | None:
+        known = _client_fds(row, seed)
+        return (statistics.fmean(known.values()), 0.0) if known else None
+
+    _curves(axis, section, mean)
+    _scale(axis)
+    title = f"Each client (thin) and their mean, seed {seed}"
+    axis.set(xlabel=CUT, ylabel="Fréchet distance (lower is better)", title=title, xlim=(-0.04, 1.04))
+    axis.grid(alpha=0.25)
+
+
+def _client_fds(row: Row, seed: int) -> dict[int, float]:
+    runs = [run for run in row.runs if run.config.run.seed == seed]
+    return {c["client"]: c["fd"] for run in runs for c in run.clients if c.get("fd") is not None}
+
+
+def _real(axis: Any, section: Section, measure: Measure, label: str) -> None:
+    known = [value for run in section.runs if (value := REAL[measure.key](run)) is not None]
+    if known:
+        axis.axhline(statistics.fmean(known), color="black", linestyle=(0, (4, 4)), linewidth=1, label=label)
+
+
+def _words(axis: Any, section: Section, measure: Measure) -> None:
+    """What cannot be drawn: the infinite signal of clean images, and where nothing was uploaded."""
+    rows = [row for rows in section.curves.values() for row in rows if row.released and _finite(row, measure) is None]
+    if rows:
+        axis.margins(y=0.2)
+    for cut, word in sorted({(row.cut or 0.0, row.released) for row in rows}):
+        left, top = cut < 0.5, word == "clean images"
+        axis.text(
+            0.02 if left else 0.98,
+            0.97 if top else 0.03,
+            "clean images:\nall of it" if top else "nothing\nuploaded",
+            transform=axis.transAxes,
+            ha="left" if left else "right",
+            va="top" if top else "bottom",
+        )
+
+
+def _scale(axis: Any) -> None:
+    """A logarithmic axis where values are far apart, which is linear around 0 where some are 0."""
+    values = [float(y) for line in axis.lines for y in line.get_ydata()]
+    positive = [value for value in values if value > 0]
+    if positive and min(values) >= 0 and max(positive) / min(positive) > WIDE:
+        if len(positive) == len(values):
+            axis.set_yscale("log")
+        else:
+            axis.set_yscale("symlog", linthresh=min(positive))
+
+
+def _legend(figure: Figure) -> None:
+    """One legend for all panels, below them."""
+    handles: dict[str, Any] = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    if handles:
+        columns = min(4, len(handles))
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)

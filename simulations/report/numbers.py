@@ -1,0 +1,115 @@
+"""The numbers of a report: the table as it is read, and everything as CSV."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from collafuse_flwr.files import replacing
+from simulations.report.aggregate import Estimate, Row, Section
+from simulations.report.measures import BUDGET, COLUMNS, DISCLOSURE, SIGN, Measure
+
+#: Seeds whose relative spread is below this agree: no spread is shown.
+SAME = 1e-9
+ARROWS = {"lower": "↓", "higher": "↑"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is written in a cell of the table, and whether it is the best of its column."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table ready to be shown."""
+
+    header: list[str]
+    rows: list[list[Cell]]
+
+
+def comparison(section: Section) -> Table:
+    """Rows by variant and cut, with mean and spread over seeds."""
+    return _table(section, COLUMNS)
+
+
+def budget(section: Section) -> Table:
+    """The image updates of every row, which show whether the comparison is fair."""
+    return _table(section, BUDGET)
+
+
+def _table(section: Section, measures: Sequence[Measure]) -> Table:
+    header, columns = ["", "seeds"], []
+    for measure in measures:
+        estimates = [row.estimate(measure) for row in section.rows]
+        factor, prefix = measure.prefix([estimate.mean for estimate in estimates if estimate is not None])
+        unit = f" [{prefix}{measure.unit}]" if measure.unit or prefix else ""
+        header.append(f"{measure.title}{unit} {ARROWS.get(measure.better, '')}".strip())
+        best = _best(measure, estimates)
+        columns.append(
+            [
+                Cell(_text(row, measure, estimate, factor), estimate is not None and estimate.mean == best)
+                for row, estimate in zip(section.rows, estimates, strict=True)
+            ]
+        )
+    rows = [
+        [Cell(row.label), Cell(str(len(row.runs))), *cells] for row, *cells in zip(section.rows, *columns, strict=True)
+    ]
+    return Table(header, rows)
+
+
+def _best(measure: Measure, estimates: Sequence[Estimate | None]) -> float | None:
+    """The best mean of a column; there is none where all are the same."""
+    means = {estimate.mean for estimate in estimates if estimate is not None}
+    if measure.better not in SIGN or len(means) < 2:
+        return None
+    return max(means, key=lambda mean: SIGN[measure.better] * mean)
+
+
+def _text(row: Row, measure: Measure, estimate: Estimate | None, factor: float) -> str:
+    if measure in DISCLOSURE and row.released and (estimate is None or measure.key != "reid"):
+        return row.released
+    if estimate is None or not math.isfinite(estimate.mean):
+        return "-"
+    mean = measure.text(estimate.mean, factor)
+    varies = estimate.spread is not None and estimate.spread > SAME * abs(estimate.mean)
+    return f"{mean} ± {measure.text(estimate.spread or 0.0, factor)}" if varies else mean
+
+
+def write_csv(sections: Sequence[Section], folder: Path) -> list[Path]:
+    """Write runs.csv (a row per run), clients.csv (per run and client) and table.csv (mean, spread and count)."""
+    runs, clients, table = [], [], []
+    for section in sections:
+        for row in section.rows:
+            name = {"dataset": section.dataset, "variant": row.variant, "cut": row.cut}
+            summed = {"released": row.released, "seeds": len(row.runs)}
+            for measure in (*COLUMNS, *BUDGET):
+                estimate = row.estimate(measure)
+                summed[measure.key] = estimate.mean if estimate else None
+                summed[f"{measure.key}_std"] = estimate.spread if estimate else None
+            table.append(name | summed)
+            for run in row.runs:
+                one = name | {"seed": run.config.run.seed, "folder": str(run.folder)}
+                server = {f"server_{key}": value for key, value in run.summary["server"].items()}
+                lost = {key: run.summary.get(key) for key in ("failed", "rejected")}
+                runs.append(one | {"released": run.released} | run.summary["pooled"] | server | lost)
+                clients += [one | client for client in run.clients]
+    paths = [folder / f"{name}.csv" for name in ("table", "runs", "clients")]
+    for path, rows in zip(paths, (table, runs, clients), strict=True):
+        _write(path, rows)
+    return paths
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    known = list(rows)
+    columns = list(dict.fromkeys(name for row in known for name in row))
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(known)

@@ -1,0 +1,70 @@
+"""The page: one HTML file that holds everything, with its figures and numbers beside it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from collafuse_flwr.files import replacing
+from simulations.report.aggregate import Section, sections
+from simulations.report.collect import Run, collect
+from simulations.report.figures import draw_section
+from simulations.report.numbers import budget, comparison, write_csv
+from simulations.report.statements import budget_statement, statements
+
+
+def write_report(folders: Sequence[Path], output: Path) -> Path:
+    """Compare the finished runs in some folders; the path of the page.
+
+    Raises:
+        UserError: there is none, or one cannot be read.
+    """
+    return write_page(collect(folders), output)
+
+
+def write_page(runs: Sequence[Run], output: Path) -> Path:
+    """Write the page about some runs, its figures and its numbers into a folder; the path of the page."""
+    found = sections(runs)
+    shown = [_section(section, output, f"{number}-{_plain(section)}") for number, section in enumerate(found, 1)]
+    numbers = [path.name for path in write_csv(found, output)]
+    environment = Environment(
+        loader=PackageLoader("simulations.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = output / "report.html"
+    with replacing(page) as temporary:
+        html = environment.get_template("page.html").render(sections=shown, numbers=numbers)
+        temporary.write_text(html, encoding="utf-8")
+    return page
+
+
+def _section(section: Section, output: Path, stem: str) -> dict[str, Any]:
+    """What the template shows of one data set."""
+    figures = draw_section(section, output, stem)
+    samples = [(row, row.runs[0].folder / "pictures" / "samples.png") for row in section.rows]
+    return {
+        "dataset": section.dataset,
+        "runs": len(section.runs),
+        "common": ", ".join(f"{name} = {value}" for name, value in section.common.items()),
+        "statements": statements(section),
+        "comparison": comparison(section),
+        "budget": budget(section),
+        "budget_statement": budget_statement(section),
+        "figures": [{"caption": caption, "source": _embedded(path)} for caption, path in figures],
+        "samples": [
+            {"caption": f"{row.label}, seed {row.runs[0].config.run.seed}", "source": _embedded(path)}
+            for row, path in samples
+            if path.is_file()
+        ],
+    }
+
+
+def _embedded(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _plain(section: Section) -> str:
+    return section.runs[0].config.data.dataset
