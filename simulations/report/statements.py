@@ -11,8 +11,8 @@ EQUAL = 0.05
 
 
 def statements(section: Section) -> list[str]:
-    """One sentence for each row between the ends, about its quality and cost beside those of the baselines."""
-    said = []
+    """A warning where seeds are missing, and a sentence for each row between the ends beside the baselines."""
+    said = _missing_seeds(section)
     for row in section.rows:
         inner = row.cut is None or 0 < row.cut < 1
         if inner and not row.released:
@@ -20,6 +20,14 @@ def statements(section: Section) -> list[str]:
             if parts:
                 said.append(f"{row.label}: {'; '.join(parts)}.")
     return said
+
+
+def _missing_seeds(section: Section) -> list[str]:
+    """Means over different seeds are not the same comparison: partitions differ with the seed."""
+    seeds = {row.label: {run.config.run.seed for run in row.runs} for row in section.rows}
+    every = set[int]().union(*seeds.values())
+    fewer = [label for label, own in seeds.items() if own != every]
+    return [f"Beware: not all of the {len(every)} seeds are there of {'; '.join(fewer)}."] if fewer else []
 
 
 def budget_statement(section: Section) -> str:

@@ -86,7 +86,8 @@ def test_only_the_same_seeds_are_compared(tmp_path: Path) -> None:
         fake(tmp_path, "local", seed=2),
     ]
     runs[2].clients[0]["fd"] = 0.0
-    (said,) = statements(sections(runs)[0])
+    warning, said = statements(sections(runs)[0])
+    assert warning == "Beware: not all of the 3 seeds are there of collafuse, c = 0.2; collafuse, c = 1 (local)."
     assert said == f"collafuse, c = 0.2: {CLIENTS - 1} of {CLIENTS} clients have a lower FD than alone (1 seed)."
 
 
