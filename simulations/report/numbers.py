@@ -106,6 +106,24 @@ def write_csv(sections: Sequence[Section], folder: Path) -> list[Path]:
     return paths
 
 
+def write_markdown(sections: Sequence[Section], folder: Path) -> Path:
+    """Write table.md: the table of each data set as text that can go into a document, the best in bold."""
+    lines = []
+    for section in sections:
+        table = comparison(section)
+        lines += [f"### {section.dataset}", "", _line(table.header), "|---" * len(table.header) + "|"]
+        lines += [_line([f"**{cell.text}**" if cell.best else cell.text for cell in row]) for row in table.rows]
+        lines.append("")
+    path = folder / "table.md"
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     known = list(rows)
     columns = list(dict.fromkeys(name for row in known for name in row))

@@ -13,7 +13,7 @@ from collafuse_flwr.files import replacing
 from simulations.report.aggregate import Section, sections
 from simulations.report.collect import Run, collect
 from simulations.report.figures import draw_section
-from simulations.report.numbers import budget, comparison, write_csv
+from simulations.report.numbers import budget, comparison, write_csv, write_markdown
 from simulations.report.statements import budget_statement, statements
 
 
@@ -30,7 +30,7 @@ def write_page(runs: Sequence[Run], output: Path) -> Path:
     """Write the page about some runs, its figures and its numbers into a folder; the path of the page."""
     found = sections(runs)
     shown = [_section(section, output, f"{number}-{_plain(section)}") for number, section in enumerate(found, 1)]
-    numbers = [path.name for path in write_csv(found, output)]
+    numbers = [path.name for path in (*write_csv(found, output), write_markdown(found, output))]
     environment = Environment(
         loader=PackageLoader("simulations.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

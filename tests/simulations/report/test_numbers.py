@@ -10,7 +10,7 @@ import pytest
 
 from simulations.report.aggregate import Section, sections
 from simulations.report.measures import UP
-from simulations.report.numbers import budget, comparison, write_csv
+from simulations.report.numbers import budget, comparison, write_csv, write_markdown
 from simulations.report.statements import budget_statement, statements
 from tests.simulations.report.fakes import CLIENTS, fake
 
@@ -111,3 +111,13 @@ def test_the_files_hold_everything(section: Section, tmp_path: Path) -> None:
     assert {(row["seed"], row["client"]) for row in clients} == {
         (str(s), str(c)) for s in (0, 1) for c in range(CLIENTS)
     }
+
+
+def test_the_table_as_markdown_says_what_the_page_says(section: Section, tmp_path: Path) -> None:
+    lines = write_markdown([section], tmp_path).read_text().splitlines()
+    table = comparison(section)
+    assert lines[0] == f"### {section.dataset}"
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert rows[0] == [title.strip() for title in table.header]
+    assert [[cell.strip("*") for cell in row] for row in rows[2:]] == [[c.text for c in row] for row in table.rows]
+    assert [[cell.startswith("**") for cell in row] for row in rows[2:]] == [[c.best for c in r] for r in table.rows]
