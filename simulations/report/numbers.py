@@ -13,8 +13,8 @@ from collafuse_flwr.files import replacing
 from simulations.report.aggregate import Estimate, Row, Section
 from simulations.report.measures import BUDGET, COLUMNS, DISCLOSURE, SIGN, Measure
 
-#: Seeds whose relative spread is below this agree: no spread is shown.
-SAME = 1e-9
+#: Seeds whose relative spread is below this agree in the digits that are shown: no spread is.
+SAME = 2e-3
 ARROWS = {"lower": "↓", "higher": "↑"}
 
 
@@ -78,8 +78,10 @@ def _text(row: Row, measure: Measure, estimate: Estimate | None, factor: float) 
     if estimate is None or not math.isfinite(estimate.mean):
         return "-"
     mean = measure.text(estimate.mean, factor)
-    varies = estimate.spread is not None and estimate.spread > SAME * abs(estimate.mean)
-    return f"{mean} ± {measure.text(estimate.spread or 0.0, factor)}" if varies else mean
+    if estimate.spread is None or estimate.spread <= SAME * abs(estimate.mean):
+        return mean
+    spread = measure.text(estimate.spread, factor)
+    return f"{mean} ± {spread}" if float(spread) else mean
 
 
 def write_csv(sections: Sequence[Section], folder: Path) -> list[Path]:
