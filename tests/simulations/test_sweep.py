@@ -189,7 +189,7 @@ def test_who_stops_the_sweep_stops_the_cell(tmp_path: Path, monkeypatch: pytest.
 
 WRONG = {
     "cut_rato=0,1": "`cut_rato` is not a setting; did you mean `cut_ratio`",
-    "strategy=collafuse,foo": "`strategy` = 'foo' is not allowed: one of collafuse",
+    "strategy=collafuse,foo": "`strategy` = 'foo' is not allowed: one of centralised, collafuse",
     "num_rounds=0 seed=0,1": "`num_rounds` = 0 is not allowed: a whole number >= 1",
     "output=here,there": "`output` = 'here,there' is not allowed: one folder, for the whole sweep",
     "dataset=npz seed=0,1": "dataset_path",

@@ -77,7 +77,7 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     assert len(page.images) == 2 * 3 + 5
     assert {path.name for path in output.iterdir()} == {
         *(f"{number}-{kind}.png" for number in ("1-digits", "2-mnist") for kind in ("quality", "disclosure", "cost")),
-        *("report.html", "runs.csv", "clients.csv", "table.csv"),
+        *("report.html", "runs.csv", "clients.csv", "table.csv", "table.md"),
     }
     for words in ("mnist <script>", "collafuse, c = 1 (local)", "fedavg, seed 0", "clean images", "weights"):
         assert words in page.words
