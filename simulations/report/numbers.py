@@ -13,8 +13,6 @@ from collafuse_flwr.files import replacing
 from simulations.report.aggregate import Estimate, Row, Section
 from simulations.report.measures import BUDGET, COLUMNS, DISCLOSURE, SIGN, Measure
 
-#: Seeds whose relative spread is below this agree in the digits that are shown: no spread is.
-SAME = 2e-3
 ARROWS = {"lower": "↓", "higher": "↑"}
 
 
@@ -78,9 +76,9 @@ def _text(row: Row, measure: Measure, estimate: Estimate | None, factor: float) 
     if estimate is None or not math.isfinite(estimate.mean):
         return "-"
     mean = measure.text(estimate.mean, factor)
-    if estimate.spread is None or estimate.spread <= SAME * abs(estimate.mean):
-        return mean
-    spread = measure.text(estimate.spread, factor)
+    scale = factor if measure.digits is None else 1.0
+    # To the digits of the mean; where that leaves nothing, the seeds agree.
+    spread = f"{(estimate.spread or 0.0) / scale:.{len(mean.partition('.')[2])}f}"
     return f"{mean} ± {spread}" if float(spread) else mean
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -45,15 +44,6 @@ def build(shape):
 
 number = 3
 """
-
-
-@pytest.fixture(autouse=True)
-def unchanged_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Take back what the command does to its process."""
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    yield
-    signal.signal(signal.SIGTERM, handler)
 
 
 def call(folder: Path, *arguments: str) -> int:

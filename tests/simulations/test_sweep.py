@@ -10,7 +10,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,15 +42,6 @@ if settings["seed"] == 60:
     time.sleep(60)
 (folder / "summary.json").write_text((root / "summary.json").read_text())
 """
-
-
-@pytest.fixture(autouse=True)
-def unchanged_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Take back what the command does to its process."""
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    yield
-    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture(autouse=True)

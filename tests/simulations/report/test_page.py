@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import signal
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -48,15 +46,6 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.words.append(data.strip())
-
-
-@pytest.fixture(autouse=True)
-def unchanged_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Take back what the command does to its process."""
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    yield
-    signal.signal(signal.SIGTERM, handler)
 
 
 def call(*arguments: str) -> int:
