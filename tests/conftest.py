@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import os
 import warnings
+from collections.abc import Iterator
 
 # Before torch is imported anywhere: one thread, so that equal work gives equal bits beside other processes.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -14,6 +16,13 @@ with warnings.catch_warnings():
     import flwr.serverapp  # noqa: F401
 
 import pytest
+
+
+@pytest.fixture
+def ray_garbage() -> Iterator[None]:
+    """Collect what Ray leaves to the garbage collector here, before its warnings come up in another test."""
+    yield
+    gc.collect()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

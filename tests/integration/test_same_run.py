@@ -17,6 +17,7 @@ from tests.federation import bytes_of, metrics, small
 pytestmark = [
     # Ray opens sockets, files and processes that it leaves to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("ray_garbage"),
 ]
 
 SETTINGS = {"num_rounds": 2, "client_init": "backbone", "client_init_round": 2}

@@ -20,6 +20,7 @@ CONFIG = Config.from_flat({"num_supernodes": 6, "client_num_cpus": 0.5, "output"
 pytestmark = [
     # Ray opens sockets, files and processes that it leaves to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("ray_garbage"),
 ]
 
 
