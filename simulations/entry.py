@@ -35,7 +35,7 @@ TERMINATED = 143
 
 
 def register_schema() -> None:
-    """Give Hydra the defaults of collafuse_flwr/config.py, which is where they live."""
+    """Give Hydra the defaults of collafuse_flwr/config/, which is where they live."""
     ConfigStore.instance().store(name="schema", node=Config().to_flat())
 
 

@@ -1,0 +1,39 @@
+"""The settings of a run: frozen dataclasses, validated once, flat on the command line.
+
+Every default lives here and nowhere else. Hydra reads this schema directly; the copy that Flower needs in
+`pyproject.toml` is compared with it by a test. A name maps to Flower's run config by `_` -> `-`.
+"""
+
+from collafuse_flwr.config.sections import (
+    ENDS,
+    FEDERATED,
+    MIXED,
+    MODELS,
+    SPLIT,
+    DataConfig,
+    EvaluationConfig,
+    FederationConfig,
+    ModelConfig,
+    RunConfig,
+    SplitConfig,
+    TrainConfig,
+)
+from collafuse_flwr.config.whole import Config, setting_help, setting_names
+
+__all__ = [
+    "ENDS",
+    "FEDERATED",
+    "MIXED",
+    "MODELS",
+    "SPLIT",
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "FederationConfig",
+    "ModelConfig",
+    "RunConfig",
+    "SplitConfig",
+    "TrainConfig",
+    "setting_help",
+    "setting_names",
+]

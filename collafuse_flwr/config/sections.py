@@ -1,0 +1,138 @@
+"""Every setting and its default, by section."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from collafuse_flwr.config.declare import setting
+
+#: CollaFuse, and what differs from it by little: clipped uploads, clients' denoisers that are averaged too, or a server
+#: that sees clean images (a yardstick for simulations).
+SPLIT = ("collafuse", "pfdm", "hybrid", "oracle")
+#: Those whose clients may differ in their cuts.
+MIXED = ("collafuse", "pfdm", "hybrid")
+#: Presets of networks, from the smallest.
+MODELS = ("nano", "tiny", "small", "base", "paper")
+#: CollaFuse's two ends: everything in the clients (c = 1), or clean images on the server (c = 0).
+ENDS = {"local": 1.0, "centralised": 0.0}
+#: Whole chains in the clients, whose weights are averaged, all or in part.
+FEDERATED = ("fedavg", "fedprox", "usplit", "ulatdec", "udec")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What is run, where it goes and how it is started."""
+
+    strategy: str = setting("collafuse", "the algorithm", choices=(*SPLIT, *ENDS, *FEDERATED))
+    seed: int = setting(0, "seeds every random stream of the run", low=0)
+    num_rounds: int = setting(10, "rounds of the federation", low=1)
+    num_supernodes: int = setting(10, "clients (SuperNodes)", low=1)
+    runner: str = setting("ray", "what runs the clients", choices=("ray", "local", "flwr"))
+    output: str = setting("", "the run's folder; empty: a new one below runs/")
+    resume: bool = setting(False, "continue the run in `output`")
+    quiet: bool = setting(False, "plain log lines instead of a progress bar")
+    device: str = setting("auto", "where networks run", choices=("auto", "cpu", "cuda", "mps"))
+    precision: str = setting("auto", "arithmetic of the networks", choices=("auto", "float32", "bfloat16"))
+
+
+@dataclass(frozen=True)
+class FederationConfig:
+    """Who takes part, and what a client may use of the machine."""
+
+    fraction_train: float = setting(1.0, "share of the clients asked in each round", above=0, high=1)
+    min_supernodes: int = setting(0, "clients to wait for before the first round; 0: all", low=0)
+    round_timeout: float = setting(3600.0, "seconds to wait for the clients of a round", above=0)
+    proximal_mu: float = setting(0.01, "FedProx's pull towards the global weights", low=0)
+    client_num_cpus: float = setting(1.0, "CPUs per client in Ray", above=0)
+    client_num_gpus: float = setting(0.0, "GPUs per client in Ray; fractions share a card", low=0)
+    client_threads: int = setting(1, "torch threads of a client", low=1)
+    server_threads: int = setting(0, "torch threads of the server; 0: all cores", low=0)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images there are and who holds them."""
+
+    dataset: str = setting(
+        "digits", "the images", choices=("digits", "imagefolder", "npz", "mnist", "fashion_mnist", "kmnist")
+    )
+    dataset_path: str = setting("", "folder or file of the data set; digits needs none")
+    image_size: int = setting(0, "images are resized to this many pixels a side; 0: their own size", low=0)
+    max_images: int = setting(0, "use only this many images, drawn by seed; 0: all", low=0)
+    partition: str = setting("dirichlet", "how images are dealt", choices=("iid", "dirichlet", "by_class"))
+    dirichlet_alpha: float = setting(0.3, "concentration of the Dirichlet partition", above=0)
+    classes_per_client: int = setting(2, "classes that a client of `by_class` holds", low=1)
+    held_out: float = setting(0.2, "share of each client's images that is never trained on", above=0, high=0.9)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The networks and the diffusion process that both sides share."""
+
+    model: str = setting("tiny", "preset of the backbone", choices=MODELS, or_path=True)
+    client_model: str = setting("same", "preset of the clients' denoisers", choices=("same", *MODELS), or_path=True)
+    conditional: bool = setting(True, "condition on class labels")
+    timesteps: int = setting(100, "T, the steps of the diffusion process", low=2, high=10000)
+    schedule: str = setting("cosine", "the noise schedule", choices=("cosine", "linear", "sigmoid"))
+    prediction: str = setting("v", "what the networks predict", choices=("eps", "v"))
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Where the diffusion process is cut and what crosses the cut."""
+
+    cut_ratio: float = setting(0.2, "c, the clients' share of the T steps", low=0, high=1)
+    client_cut_ratios: str = setting("", "one cut ratio per client, as '0.1,0.2,...'; empty: `cut_ratio` for all")
+    clip_norm: float = setting(
+        0.0, "L2 norm to which images are clipped before they are noised; 0: none, or pfdm's own", low=0
+    )
+    upload: str = setting("once", "how often an image's noise is drawn", choices=("once", "fresh", "official"))
+    copies_per_image: int = setting(1, "noised copies of each image that are released", low=1)
+    upload_dtype: str = setting("int8", "precision of uploads", choices=("int8", "float16", "float32"))
+    share_labels: bool = setting(True, "class labels travel with the uploads")
+    effort: str = setting("proportional", "image updates of a client", choices=("proportional", "full"))
+    client_init: str = setting("backbone", "start of a client's denoiser", choices=("random", "backbone"))
+    client_init_round: int = setting(0, "round in which clients take the backbone; 0: chosen", low=0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How both sides are optimised."""
+
+    budget: str = setting(
+        "image_updates", "what strategies have in common", choices=("image_updates", "client_flops", "traffic")
+    )
+    server_effort: float = setting(1.0, "the backbone's image updates, in multiples of its share", above=0)
+    local_epochs: float = setting(10.0, "passes over the images that a full DDPM would make in a round", above=0)
+    batch_size: int = setting(128, "images in a batch of the server", low=1)
+    client_batch_size: int = setting(8, "images in a batch of a client", low=1)
+    learning_rate: float = setting(2e-3, "Adam's step size", above=0)
+    lr_schedule: str = setting("cosine", "learning rate over the rounds", choices=("constant", "cosine"))
+    ema_decay: float = setting(0.999, "decay of the averaged weights that sample", low=0, high=1)
+    loss_weighting: str = setting("uniform", "weight of a step in the loss", choices=("uniform", "min_snr"))
+    min_snr_gamma: float = setting(5.0, "gamma of min-SNR weighting", above=0)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is sampled and measured."""
+
+    evaluate_every: int = setting(0, "rounds between evaluations; 0: only after the last", low=0)
+    num_samples: int = setting(2000, "images generated in an evaluation, over all clients", low=2)
+    tstr: str = setting("clients", "whose samples train a classifier", choices=("clients", "pooled", "none"))
+    sampler: str = setting("dpm++", "the sampler", choices=("ddpm", "ddim", "dpm++"))
+    sampling_steps: int = setting(40, "sampling steps of the whole chain; 0: every step", low=0)
+    server_steps: int = setting(0, "sampling steps above the cut; 0: its share of `sampling_steps`", low=0)
+    client_steps: int = setting(0, "sampling steps below the cut; 0: its share of `sampling_steps`", low=0)
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "run": RunConfig,
+    "federation": FederationConfig,
+    "data": DataConfig,
+    "model": ModelConfig,
+    "split": SplitConfig,
+    "train": TrainConfig,
+    "evaluation": EvaluationConfig,
+}

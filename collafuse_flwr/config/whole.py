@@ -1,0 +1,113 @@
+"""All settings of a run, from flat names and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+
+from collafuse_flwr.config.declare import allowed, coerce
+from collafuse_flwr.config.sections import (
+    ENDS,
+    MIXED,
+    SECTIONS,
+    SPLIT,
+    DataConfig,
+    EvaluationConfig,
+    FederationConfig,
+    ModelConfig,
+    RunConfig,
+    SplitConfig,
+    TrainConfig,
+)
+from collafuse_flwr.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run, by section; names are unique over the sections."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @classmethod
+    def from_flat(cls, flat: Mapping[str, object]) -> Config:
+        """Build and validate the settings from flat names, with `_` or `-`; absent ones take their default.
+
+        Raises:
+            SettingError: a name is unknown, or a value has the wrong type or is out of range.
+        """
+        given = {name.replace("-", "_"): value for name, value in flat.items()}
+        known = setting_names()
+        for name, value in given.items():
+            if name not in known:
+                raise SettingError(name, value, f"no such setting; there are {', '.join(known)}")
+        sections = {
+            section: kind(**{f.name: coerce(f, given[f.name]) for f in fields(kind) if f.name in given})
+            for section, kind in SECTIONS.items()
+        }
+        config = cls(**sections)
+        _check_together(config)
+        return config
+
+    def to_flat(self) -> dict[str, bool | int | float | str]:
+        """All settings under their flat names, in order of declaration."""
+        return {name: value for section in asdict(self).values() for name, value in section.items()}
+
+    def to_flower(self) -> dict[str, bool | int | float | str]:
+        """All settings under the names of Flower's run config (`cut-ratio`, ...)."""
+        return {name.replace("_", "-"): value for name, value in self.to_flat().items()}
+
+    def cut_ratios(self) -> tuple[float, ...]:
+        """The cut ratio of every client, in [0, 1]; strategies that do not cut are at an end, whatever is set."""
+        text = self.split.client_cut_ratios
+        if self.run.strategy not in SPLIT:
+            return (ENDS.get(self.run.strategy, 1.0),) * self.run.num_supernodes
+        if not text:
+            return (self.split.cut_ratio,) * self.run.num_supernodes
+        return tuple(float(part) for part in text.split(","))
+
+    def cut_steps(self) -> tuple[int, ...]:
+        """The cut step k = round(c T) of every client (CollaFuse, arXiv 2406.14429, counts from the clean image)."""
+        return tuple(round(c * self.model.timesteps) for c in self.cut_ratios())
+
+
+def setting_names() -> tuple[str, ...]:
+    """The flat names of all settings."""
+    return tuple(f.name for kind in SECTIONS.values() for f in fields(kind))
+
+
+def setting_help() -> dict[str, str]:
+    """One line about every setting, with what is allowed."""
+    return {f.name: f"{f.metadata['about']} ({allowed(f)})" for kind in SECTIONS.values() for f in fields(kind)}
+
+
+def _check_together(config: Config) -> None:
+    """Refuse settings that are fine alone but not together."""
+    text, n = config.split.client_cut_ratios, config.run.num_supernodes
+    if text:
+        try:
+            ratios = config.cut_ratios()
+        except ValueError:
+            raise SettingError("client_cut_ratios", text, "numbers in [0, 1] separated by commas") from None
+        if len(ratios) != n or not all(0 <= c <= 1 for c in ratios):
+            raise SettingError("client_cut_ratios", text, f"{n} numbers in [0, 1], one per client")
+    if text and config.run.strategy not in MIXED:
+        raise SettingError("client_cut_ratios", text, f"empty when `strategy` is {config.run.strategy}")
+    steps = config.model.timesteps
+    for name, ratio in zip([("client_cut_ratios" if text else "cut_ratio")] * n, config.cut_ratios(), strict=True):
+        if ratio > 0 and round(ratio * steps) == 0:
+            raise SettingError(
+                name, ratio, f"0, or more than {0.5 / steps:g}: less than a step would upload clean images"
+            )
+    if config.federation.min_supernodes > n:
+        raise SettingError("min_supernodes", config.federation.min_supernodes, f"at most `num_supernodes` = {n}")
+    if config.split.client_init_round > config.run.num_rounds:
+        allowed = f"at most `num_rounds` = {config.run.num_rounds}, or clients would never train"
+        raise SettingError("client_init_round", config.split.client_init_round, allowed)
+    if config.split.upload == "official" and config.split.copies_per_image > 1:
+        raise SettingError("copies_per_image", config.split.copies_per_image, "1 when `upload` is official")
