@@ -2,11 +2,12 @@
 
 from collafuse_flwr.data.cache import ClientData, FederationData, federation_data, single_client
 from collafuse_flwr.data.datasets import load_images
-from collafuse_flwr.data.images import ImageSet, ImageSource, to_model_space, to_uint8
+from collafuse_flwr.data.images import Facts, ImageSet, ImageSource, to_model_space, to_uint8
 from collafuse_flwr.data.partition import Partition, make_partitions
 
 __all__ = [
     "ClientData",
+    "Facts",
     "FederationData",
     "ImageSet",
     "ImageSource",

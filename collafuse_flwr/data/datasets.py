@@ -50,7 +50,13 @@ def load_images(config: DataConfig, seed: int) -> ImageSet:
     images = source.read(keep)
     if not images.numel():
         raise refusal(config, f"there are no images in it (their shape is {tuple(images.shape)})")
-    return ImageSet(fit(images, config.image_size), source.labels[keep], source.class_names, config.dataset)
+    return ImageSet(
+        fit(images, config.image_size),
+        source.labels[keep],
+        source.class_names,
+        config.dataset,
+        source.facts.subset(keep),
+    )
 
 
 def _draw(count: int, at_most: int, seed: int) -> Tensor:

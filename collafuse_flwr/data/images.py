@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,6 +19,30 @@ RESIZED_TOGETHER = 256
 
 
 @dataclass(frozen=True, eq=False)
+class Facts:
+    """What is known of N images besides their classes.
+
+    `attributes` has shape (N, A), uint8, 0 or 1, and `attribute_names` A names, all different. `groups` holds, under
+    names such as identity, patient or domain, which group every image is of: shape (N,), int64, counted from 0.
+    `inseparable` names the group whose images must all be with one client, and on one side of its held-out split.
+    """
+
+    attributes: Tensor | None = None
+    attribute_names: tuple[str, ...] = ()
+    groups: Mapping[str, Tensor] = field(default_factory=dict)
+    inseparable: str = ""
+
+    def subset(self, indices: Tensor) -> Facts:
+        """What is known of the images at `indices`, shape (M,), int64."""
+        return Facts(
+            None if self.attributes is None else self.attributes[indices],
+            self.attribute_names,
+            {name: group[indices] for name, group in self.groups.items()},
+            self.inseparable,
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class ImageSet:
     """Images of one size with a class each; the tensors are shared, so write to none of them.
 
@@ -28,6 +53,7 @@ class ImageSet:
     labels: Tensor
     class_names: tuple[str, ...]
     name: str
+    facts: Facts = field(default_factory=Facts)
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.uint8:
@@ -47,19 +73,28 @@ class ImageSet:
 
     def subset(self, indices: Tensor) -> ImageSet:
         """Copy the images at `indices`, shape (M,), int64; the classes stay those of the whole."""
-        return ImageSet(self.images[indices], self.labels[indices], self.class_names, self.name)
+        facts = self.facts.subset(indices)
+        return ImageSet(self.images[indices], self.labels[indices], self.class_names, self.name, facts)
+
+
+def _in_memory(_: Tensor) -> Iterable[Path]:
+    return ()
 
 
 @dataclass(frozen=True)
 class Source:
     """What a loader found: all labels, shape (N,), int64, and how to read the images at some indices.
 
-    Pixels are read last, so that images that `max_images` leaves out are never decoded.
+    Pixels are read last and in parts, so that images that `max_images` leaves out are never decoded and the set need
+    not fit into memory: `read` takes ascending indices, shape (n,), int64, and gives (n, C, H, W), uint8. `files`
+    names the files in which the pixels at some indices are; none if they are in memory already.
     """
 
     labels: Tensor
     class_names: tuple[str, ...]
     read: Callable[[Tensor], Tensor]
+    files: Callable[[Tensor], Iterable[Path]] = _in_memory
+    facts: Facts = field(default_factory=Facts)
 
 
 @dataclass(frozen=True)
