@@ -73,11 +73,11 @@ def _client(config: Config, context: Context) -> CollaFuseClient:
     cuts = config.cut_steps()
     if not 0 <= client < len(cuts):
         raise SettingError("partition-id", client, f"0..{len(cuts) - 1}, as `num_supernodes` = {len(cuts)}")
-    if "data-path" in node:
-        data = single_client(config.data, config.run.seed, str(node["data-path"]))
-    else:
-        data = federation_data(config.data, config.run.num_supernodes, config.run.seed).client(client)
     folder = client_folder(run_folder(config, context.run_id), client)
     store = ClientStore(Path(str(node["state-path"])) if "state-path" in node else folder)
+    if "data-path" in node:
+        data = single_client(config.data, config.run.seed, str(node["data-path"]), str(store.folder / "decoded"))
+    else:
+        data = federation_data(config.data, config.run.num_supernodes, config.run.seed).client(client)
     kind = client_class(config.run.strategy)
     return kind(client, Process.of(config), data, store, cuts[client], seeded_secret="data-path" not in node)

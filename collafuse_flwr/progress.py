@@ -5,11 +5,17 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+T = TypeVar("T")
+
+#: Seconds that work takes before its progress is shown.
+PATIENCE = 2.0
 #: How the work of a round is spread over its bar: clients first, then the backbone.
 CLIENTS_SHARE = 0.4
 
@@ -88,3 +94,24 @@ class Progress:
             return ""
         seconds = (time.monotonic() - self._began) / rounds * (self._total - self._first + 1 - rounds)
         return f"about {seconds:.0f} s left"
+
+
+def counted(items: Sequence[T], what: str, *, total: int, scale: int = 1) -> Iterator[T]:
+    """Go through `items` and say how far it is, on standard error, if it takes more than seconds.
+
+    Each item stands for `scale` of `total` things. On a terminal it is one line that is drawn anew, elsewhere a line
+    every ten seconds.
+    """
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    said = began = time.monotonic()
+    for done, item in enumerate(items):
+        yield item
+        now = time.monotonic()
+        if now - began > PATIENCE and now - said > (0.2 if console.is_terminal else 5 * PATIENCE):
+            said = now
+            count = total - max(0, len(items) - done - 1) * scale
+            left = (now - began) / (done + 1) * (len(items) - done - 1)
+            line = f"{what}: {count} of {total}, about {left:.0f} s left"
+            console.print(line, markup=False, end="\r" if console.is_terminal else "\n")
+    if said > began and console.is_terminal:
+        console.print(f"{what}: {total} of {total}" + " " * 24, markup=False)

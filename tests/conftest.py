@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 
 # Before torch is imported anywhere: one thread, so that equal work gives equal bits beside other processes.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# Decoded images of tests go to a folder of this session, which its workers inherit.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tests-cache-")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 with warnings.catch_warnings():
     # The typer that flwr requires uses parts of click which click calls deprecated, once, on import.

@@ -21,9 +21,14 @@ def setting(
     above: float | None = None,
     choices: tuple[str, ...] = (),
     or_path: bool = False,
+    joined: bool = False,
 ) -> T:
-    """Declare a setting: its default, one line about it, and the range or choices allowed (or package.module:name)."""
-    meta = {"about": about, "low": low, "high": high, "above": above, "choices": choices, "or_path": or_path}
+    """Declare a setting: its default, one line about it, and the range or choices allowed.
+
+    `or_path` allows package.module:name as well, `joined` several choices with + between them.
+    """
+    meta = {"about": about, "low": low, "high": high, "above": above, "choices": choices}
+    meta |= {"or_path": or_path, "joined": joined}
     default_field: Any = field(default=default, metadata=meta)
     result: T = default_field
     return result
@@ -33,7 +38,8 @@ def allowed(spec: Any) -> str:
     """What a setting may be, in words."""
     meta = spec.metadata
     if meta["choices"]:
-        return f"one of {', '.join(meta['choices'])}" + (", or package.module:factory" if meta["or_path"] else "")
+        more = {"or_path": ", or package.module:factory", "joined": ", or several with + between"}
+        return f"one of {', '.join(meta['choices'])}" + "".join(text for name, text in more.items() if meta[name])
     kind = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}[spec.type]
     bounds = [
         f"{word} {meta[key]:g}"
@@ -64,7 +70,9 @@ def coerce(spec: Any, value: Any) -> Any:
         or (above is not None and value <= above)
         or (high is not None and value > high)
     )
-    unknown = meta["choices"] and value not in meta["choices"] and not (meta["or_path"] and ":" in value)
+    parts = value.split("+") if meta["joined"] else [value]
+    known = all(part in meta["choices"] for part in parts) or (meta["or_path"] and ":" in value)
+    unknown = meta["choices"] and not known
     if out_of_range or unknown:
         raise SettingError(spec.name, value, allowed(spec))
     return value

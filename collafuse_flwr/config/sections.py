@@ -12,6 +12,8 @@ from collafuse_flwr.config.declare import setting
 SPLIT = ("collafuse", "pfdm", "hybrid", "oracle")
 #: Those whose clients may differ in their cuts.
 MIXED = ("collafuse", "pfdm", "hybrid")
+#: Ways to deal images by their classes alone.
+PARTITIONS = ("iid", "dirichlet", "by_class")
 #: Presets of networks, from the smallest.
 MODELS = ("nano", "tiny", "small", "base", "paper")
 #: CollaFuse's two ends: everything in the clients (c = 1), or clean images on the server (c = 0).
@@ -55,14 +57,26 @@ class DataConfig:
     """Which images there are and who holds them."""
 
     dataset: str = setting(
-        "digits", "the images", choices=("digits", "imagefolder", "npz", "mnist", "fashion_mnist", "kmnist")
+        "digits",
+        "the images; several sets as a+b",
+        choices=("digits", "imagefolder", "npz", "mnist", "fashion_mnist", "kmnist"),
+        joined=True,
     )
-    dataset_path: str = setting("", "folder or file of the data set; digits needs none")
+    dataset_path: str = setting("", "folder or file of the data set, or of several as a;b; digits needs none")
     image_size: int = setting(0, "images are resized to this many pixels a side; 0: their own size", low=0)
     max_images: int = setting(0, "use only this many images, drawn by seed; 0: all", low=0)
-    partition: str = setting("dirichlet", "how images are dealt", choices=("iid", "dirichlet", "by_class"))
+    max_client_images: int = setting(0, "use only this many images of each client; 0: all", low=0)
+    cache_path: str = setting("", "folder for decoded images; empty: collafuse_flwr in the user's cache")
+    partition: str = setting(
+        "dirichlet",
+        "how images are dealt",
+        choices=(*PARTITIONS, "by_identity", "by_patient", "by_attribute", "by_domain"),
+    )
     dirichlet_alpha: float = setting(0.3, "concentration of the Dirichlet partition", above=0)
     classes_per_client: int = setting(2, "classes that a client of `by_class` holds", low=1)
+    attribute_groups: str = setting("", "for by_attribute, the attributes of each client: 'a,b;c;...'")
+    overlap: bool = setting(False, "an image of by_attribute is with every client that it fits")
+    within_domain: str = setting("iid", "how by_domain deals a data set among its clients", choices=PARTITIONS)
     held_out: float = setting(0.2, "share of each client's images that is never trained on", above=0, high=0.9)
 
 

@@ -6,15 +6,11 @@ import functools
 import threading
 from dataclasses import dataclass, replace
 
-import torch
-
 from collafuse_flwr.config import DataConfig
-from collafuse_flwr.data.checks import refusal
 from collafuse_flwr.data.datasets import load_images
 from collafuse_flwr.data.images import ImageSet
-from collafuse_flwr.data.partition import MIN_CLIENT, Partition, hold_out, make_partitions
+from collafuse_flwr.data.partition import Partition, make_partitions, one_partition
 from collafuse_flwr.errors import DataError
-from collafuse_flwr.rng import stream
 
 #: Data sets kept at a time: the one of this run, and the one of the run before or after it in a sweep.
 KEPT = 2
@@ -58,18 +54,18 @@ def federation_data(config: DataConfig, num_clients: int, seed: int) -> Federati
         return _federation_data(config, num_clients, seed)
 
 
-def single_client(config: DataConfig, seed: int, path: str = "") -> ClientData:
+def single_client(config: DataConfig, seed: int, path: str, cache_path: str) -> ClientData:
     """Load the data of a deployed client: all images at `path` are its own, and only the held-out split is made.
 
-    `path` takes the place of `dataset_path` if it is given. The classes are those of the client's own folder or
-    file, so clients must agree on them: the same subfolders (some may be empty) for `imagefolder`, the same
-    `classes` for `npz`.
+    `path` takes the place of `dataset_path` if it is given, and `cache_path` of the one in the settings: decoded images
+    are as private as the images. The classes are those of the client's own folder or file, so clients must agree on
+    them: the same subfolders (some may be empty) for `imagefolder`, the same `classes` for `npz`.
 
     Raises:
         DataError: as `load_images`, or there are fewer than 3 images.
     """
     with _LOADING:
-        return _single_client(replace(config, dataset_path=path or config.dataset_path), seed)
+        return _single_client(replace(config, dataset_path=path or config.dataset_path, cache_path=cache_path), seed)
 
 
 @functools.lru_cache(maxsize=KEPT)
@@ -81,10 +77,7 @@ def _federation_data(config: DataConfig, num_clients: int, seed: int) -> Federat
 @functools.lru_cache(maxsize=KEPT)
 def _single_client(config: DataConfig, seed: int) -> ClientData:
     images = load_images(config, seed)
-    if len(images) < MIN_CLIENT:
-        raise refusal(config, f"a client needs at least {MIN_CLIENT} images, there are {len(images)}")
-    everything = torch.arange(len(images))
-    return _client_data(images, hold_out(images.labels, everything, config.held_out, stream(seed, "held_out", 0)))
+    return _client_data(images, one_partition(images, config, seed))
 
 
 def _client_data(images: ImageSet, partition: Partition) -> ClientData:

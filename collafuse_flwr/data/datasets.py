@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,9 +11,11 @@ from torch import Tensor
 from collafuse_flwr.config import DataConfig
 from collafuse_flwr.data.archive import load_archive
 from collafuse_flwr.data.checks import refusal
+from collafuse_flwr.data.decoded import decoded
 from collafuse_flwr.data.folder import load_folder
 from collafuse_flwr.data.idx import load_idx
-from collafuse_flwr.data.images import ImageSet, Source, fit
+from collafuse_flwr.data.images import ImageSet, Source
+from collafuse_flwr.data.joined import joined
 from collafuse_flwr.rng import stream
 
 #: The brightest value of scikit-learn's digits.
@@ -45,18 +48,26 @@ def load_images(config: DataConfig, seed: int) -> ImageSet:
     Raises:
         DataError: the data are missing, damaged, empty or do not fit the settings.
     """
-    source = LOADERS[config.dataset](config)
+    source = _source(config)
     keep = _draw(len(source.labels), config.max_images, seed)
-    images = source.read(keep)
+    images = decoded(config, source, keep)
     if not images.numel():
         raise refusal(config, f"there are no images in it (their shape is {tuple(images.shape)})")
-    return ImageSet(
-        fit(images, config.image_size),
-        source.labels[keep],
-        source.class_names,
-        config.dataset,
-        source.facts.subset(keep),
-    )
+    return ImageSet(images, source.labels[keep], source.class_names, config.dataset, source.facts.subset(keep))
+
+
+def _source(config: DataConfig) -> Source:
+    """The one data set that `dataset` names, or all of them as one."""
+    names, paths = config.dataset.split("+"), config.dataset_path.split(";")
+    if len(names) == 1:
+        return LOADERS[config.dataset](config)
+    if len(paths) not in {1, len(names)}:
+        raise refusal(
+            config, f"{len(paths)} paths; expected one for all of `dataset` = {config.dataset!r}, or one each"
+        )
+    paths = paths * len(names) if len(paths) == 1 else paths
+    configs = [replace(config, dataset=name, dataset_path=path) for name, path in zip(names, paths, strict=True)]
+    return joined([LOADERS[own.dataset](own) for own in configs], config.image_size)
 
 
 def _draw(count: int, at_most: int, seed: int) -> Tensor:

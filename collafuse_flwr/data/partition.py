@@ -1,25 +1,19 @@
-"""Who holds which images: Flower Datasets' partitioners, then a held-out share of each client's images."""
+"""Who holds which images, and which of them are held out."""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from collafuse_flwr.config import DataConfig
-from collafuse_flwr.data.images import ImageSet
+from collafuse_flwr.data.checks import refusal
+from collafuse_flwr.data.dealing import MIN_CLIENT, MIN_HELD_OUT, MIN_TRAIN, by_class, dirichlet, iid
+from collafuse_flwr.data.groups import by_attribute, by_domain, by_group
+from collafuse_flwr.data.images import Facts, ImageSet
 from collafuse_flwr.errors import DataError
-from collafuse_flwr.rng import derive_seed, stream
-
-if TYPE_CHECKING:
-    from flwr_datasets.partitioner import Partitioner
-
-#: Images below which a client can neither train nor be evaluated.
-MIN_TRAIN, MIN_HELD_OUT = 2, 1
-MIN_CLIENT = MIN_TRAIN + MIN_HELD_OUT
+from collafuse_flwr.rng import stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,23 +24,124 @@ class Partition:
     held_out: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class _Units:
+    """What is dealt and held out: images, or all images of a patient at once.
+
+    `labels` has shape (U,), and `facts` is of as many; `of_image`, shape (N,), says which unit an image is of.
+    """
+
+    name: str
+    labels: Tensor
+    facts: Facts
+    of_image: Tensor
+
+    @classmethod
+    def of(cls, images: ImageSet) -> _Units:
+        """The units of a set; one of several images has the class of its first image."""
+        facts = images.facts
+        if not facts.inseparable:
+            return cls("image", images.labels, facts, torch.arange(len(images)))
+        _, of_image = facts.groups[facts.inseparable].unique(return_inverse=True)
+        first = torch.full((int(of_image.max()) + 1,), len(images)).scatter_reduce(
+            0, of_image, torch.arange(len(images)), "amin"
+        )
+        return cls(facts.inseparable, images.labels[first], facts.subset(first), of_image)
+
+    def images(self, units: Tensor) -> Tensor:
+        """The images of some units, ascending."""
+        if self.name == "image":
+            return units
+        chosen = torch.zeros(len(self.labels), dtype=torch.bool)
+        chosen[units] = True
+        return chosen[self.of_image].nonzero().flatten()
+
+    def limited(self, units: Tensor, max_images: int, generator: torch.Generator) -> Tensor:
+        """As many of the units, drawn at random, as have `max_images` images at most; 0 means all."""
+        if not max_images:
+            return units
+        shuffled = units[torch.randperm(len(units), generator=generator)]
+        sizes = self.of_image.bincount(minlength=len(self.labels))[shuffled]
+        return shuffled[sizes.cumsum(0) <= max_images].sort().values
+
+
 def make_partitions(images: ImageSet, config: DataConfig, num_clients: int, seed: int) -> tuple[Partition, ...]:
-    """Deal every image to exactly one of `num_clients` clients, as `partition` says, and hold out a share of each's.
+    """Deal the images to `num_clients` clients, as `partition` says, and hold out a share of each client's.
+
+    No image is with two clients (unless `overlap` is set, and then none is trained on by one and held out by another),
+    and images that the data set calls inseparable are with one client, on one side of the split.
 
     Raises:
-        DataError: there are too few images or classes for that many clients.
+        DataError: there are too few images, classes or groups for that many clients, or the groups are not known.
     """
-    if len(images) < MIN_CLIENT * num_clients:
+    units = _Units.of(images)
+    if len(units.labels) < MIN_CLIENT * num_clients:
         raise DataError(
-            f"`num_supernodes` = {num_clients} clients need at least {MIN_CLIENT} images each, "
-            f"but there are {len(images)}; lower it or raise `max_images`"
+            f"`num_supernodes` = {num_clients} clients need at least {MIN_CLIENT} {units.name}s each, "
+            f"but there are {len(units.labels)}; lower it or raise `max_images`"
         )
-    deal = {"iid": _iid, "dirichlet": _dirichlet, "by_class": _by_class}[config.partition]
-    parts = deal(images.labels, config, num_clients, seed)
+    parts = [
+        units.limited(part, config.max_client_images, stream(seed, "max_client_images", client))
+        for client, part in enumerate(_dealt(units, config, num_clients, seed))
+    ]
+    for client, part in enumerate(parts):
+        if len(part) < MIN_CLIENT:
+            raise DataError(
+                f"`num_supernodes` = {num_clients} with `partition` = {config.partition!r} leaves client {client} with "
+                f"{len(part)} {units.name}s; each needs at least {MIN_CLIENT}: lower it, or use more images"
+            )
     return tuple(
-        hold_out(images.labels, part, config.held_out, stream(seed, "held_out", client))
-        for client, part in enumerate(parts)
+        Partition(units.images(split.train), units.images(split.held_out))
+        for split in _split(units, parts, config, seed)
     )
+
+
+def one_partition(images: ImageSet, config: DataConfig, seed: int) -> Partition:
+    """Hold out a share of the images of a client that has all of them.
+
+    Raises:
+        DataError: there are too few.
+    """
+    units = _Units.of(images)
+    if len(units.labels) < MIN_CLIENT:
+        raise refusal(config, f"a client needs at least {MIN_CLIENT} {units.name}s, there are {len(units.labels)}")
+    everything = torch.arange(len(units.labels))
+    split = hold_out(units.labels, everything, config.held_out, stream(seed, "held_out", 0))
+    return Partition(units.images(split.train), units.images(split.held_out))
+
+
+def _dealt(units: _Units, config: DataConfig, num_clients: int, seed: int) -> list[Tensor]:
+    """The units of every client."""
+    labels, facts = units.labels, units.facts
+    match config.partition:
+        case "by_identity" | "by_patient":
+            return by_group(facts, config.partition.removeprefix("by_"), config, num_clients, seed)
+        case "by_attribute":
+            return by_attribute(facts, config, num_clients, seed)
+        case "by_domain":
+            return by_domain(facts, labels, config, num_clients, seed)
+        case kind:
+            return {"iid": iid, "dirichlet": dirichlet, "by_class": by_class}[kind](labels, config, num_clients, seed)
+
+
+def _split(units: _Units, parts: list[Tensor], config: DataConfig, seed: int) -> list[Partition]:
+    """Hold out a share of each client's units; of all units at once where clients may have the same."""
+    if not config.overlap:
+        return [
+            hold_out(units.labels, part, config.held_out, stream(seed, "held_out", client))
+            for client, part in enumerate(parts)
+        ]
+    used = torch.cat(parts).unique()
+    held = torch.zeros(len(units.labels), dtype=torch.bool)
+    held[hold_out(units.labels, used, config.held_out, stream(seed, "held_out")).held_out] = True
+    splits = [Partition(part[~held[part]], part[held[part]]) for part in parts]
+    for client, split in enumerate(splits):
+        if len(split.train) < MIN_TRAIN or len(split.held_out) < MIN_HELD_OUT:
+            raise DataError(
+                f"`held_out` = {config.held_out:g} leaves client {client} {len(split.train)} {units.name}s to train "
+                f"on and {len(split.held_out)} held out; expected at least {MIN_TRAIN} and {MIN_HELD_OUT}"
+            )
+    return splits
 
 
 def hold_out(labels: Tensor, indices: Tensor, share: float, generator: torch.Generator) -> Partition:
@@ -63,89 +158,3 @@ def hold_out(labels: Tensor, indices: Tensor, share: float, generator: torch.Gen
     taken = torch.zeros(count, dtype=torch.bool)
     taken[(torch.arange(held) * count + start) // held] = True
     return Partition(train=by_class[~taken].sort().values, held_out=by_class[taken].sort().values)
-
-
-def _iid(labels: Tensor, _: DataConfig, num_clients: int, seed: int) -> list[Tensor]:
-    """Deal equal shares of the shuffled images."""
-    from flwr_datasets.partitioner import IidPartitioner  # noqa: PLC0415 - slow, and not for deployed clients
-
-    return _deal(IidPartitioner(num_clients), labels, seed)
-
-
-def _dirichlet(labels: Tensor, config: DataConfig, num_clients: int, seed: int) -> list[Tensor]:
-    """Deal each class by proportions from Dir(alpha), none to clients above the average size (arXiv 1905.12022)."""
-    from flwr_datasets.partitioner import DirichletPartitioner  # noqa: PLC0415 - slow, as above
-
-    partitioner = DirichletPartitioner(
-        num_clients,
-        partition_by="label",
-        alpha=config.dirichlet_alpha,
-        min_partition_size=MIN_CLIENT,
-        self_balancing=True,
-        shuffle=False,
-        seed=derive_seed(seed, "dirichlet"),
-    )
-    problem = (
-        f"`dirichlet_alpha` = {config.dirichlet_alpha:g} does not give each of {num_clients} clients at least "
-        f"{MIN_CLIENT} of {len(labels)} images; raise it, lower `num_supernodes` or use more images"
-    )
-    try:
-        parts = _deal(partitioner, labels, seed)
-    except ValueError:
-        raise DataError(problem) from None
-    # A class whose proportions all underflow to zero is divided by zero and dealt wrongly.
-    if not torch.equal(torch.cat(parts).sort().values, torch.arange(len(labels))):
-        raise DataError(problem)
-    return parts
-
-
-def _by_class(labels: Tensor, config: DataConfig, num_clients: int, seed: int) -> list[Tensor]:
-    """Deal `classes_per_client` classes to each client, every class shared evenly by the clients that have it.
-
-    The partitioner's own ways to pick several classes leave classes out or use them unevenly. So it deals hands of
-    one class, in turn, and a client takes the next `classes_per_client` hands: distinct classes, all of them used.
-    """
-    from flwr_datasets.partitioner import PathologicalPartitioner  # noqa: PLC0415 - slow, as above
-
-    each, present = config.classes_per_client, len(torch.unique(labels))
-    if each > present:
-        raise DataError(f"`classes_per_client` = {each} is more than the {present} classes that have images")
-    if each * num_clients < present:
-        raise DataError(
-            f"`classes_per_client` = {each} leaves {present - each * num_clients} of {present} classes to none of "
-            f"{num_clients} clients; raise it to {-(-present // num_clients)} or more, or raise `num_supernodes`"
-        )
-    renamed = torch.randperm(int(labels.max()) + 1, generator=stream(seed, "class order"))[labels]
-    partitioner = PathologicalPartitioner(
-        each * num_clients, "label", 1, class_assignment_mode="deterministic", shuffle=False
-    )
-    problem = (
-        f"`classes_per_client` = {each} for {num_clients} clients shares a class of few images among too many; "
-        "lower it, lower `num_supernodes` or use more images"
-    )
-    try:
-        hands = _deal(partitioner, renamed, seed)
-    except ValueError:
-        raise DataError(problem) from None
-    parts = [torch.cat(hands[i : i + each]) for i in range(0, len(hands), each)]
-    if min(map(len, parts)) < MIN_CLIENT:
-        raise DataError(problem)
-    return parts
-
-
-def _deal(partitioner: Partitioner, labels: Tensor, seed: int) -> list[Tensor]:
-    """Run the partitioner on the shuffled images; the indices of each partition, int64.
-
-    Raises:
-        ValueError: the partitioner cannot do it.
-    """
-    from datasets import Dataset  # noqa: PLC0415 - slow, as above
-
-    order = torch.randperm(len(labels), generator=stream(seed, "partition"))
-    partitioner.dataset = Dataset.from_dict({"label": labels[order].numpy(), "index": order.numpy()})
-    with warnings.catch_warnings():
-        # It warns at each of the attempts that it repeats; what comes out is checked instead.
-        warnings.simplefilter("ignore")
-        parts = [partitioner.load_partition(i) for i in range(partitioner.num_partitions)]
-    # A slice is read as one array; a column would be read row by row.
-    return [torch.tensor(part.with_format("numpy")[:]["index"], dtype=torch.int64) for part in parts]
