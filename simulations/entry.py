@@ -27,6 +27,9 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 #: What asks Hydra for every combination of values.
 MULTIRUN = {"-m", "--multirun"}
 
+#: Signs that make a value of a setting literal: package.module:factory, several data sets, paths, lists or folders.
+LITERAL = {"model": ":", "dataset": "+", "dataset_path": ";", "attribute_groups": ";,", "runs": ("",)}
+
 #: Exit statuses: the run broke, there is a mistake in what was asked, the user stopped it.
 FAILED = 1
 USER_ERROR = 2
@@ -119,9 +122,9 @@ def fresh_folder(config: Config) -> str:
 
 
 def _is_literal(argument: str) -> bool:
-    """Whether a value would mean something else to Hydra: `model=package.module:factory`, several folders in `runs`."""
+    """Whether a value that is not in quotation marks would mean something else to Hydra, or nothing."""
     name, _, value = argument.partition("=")
-    return (name == "model" and ":" in value) or name == "runs"
+    return value[:1] not in {"'", '"'} and any(sign in value for sign in LITERAL.get(name, ()))
 
 
 def _in_one_line(error: Exception, config_name: str) -> str:

@@ -1,11 +1,13 @@
 """The run folder: settings, metrics, networks, pictures and the summary."""
 
 from collafuse_flwr.artifacts.folder import RESUMABLE, open_run, read_config
+from collafuse_flwr.artifacts.holdings import Holdings
 from collafuse_flwr.artifacts.pictures import draw_curves, draw_overview, save_grid, save_picture
 from collafuse_flwr.artifacts.summary import print_summary, summarise
 
 __all__ = [
     "RESUMABLE",
+    "Holdings",
     "draw_curves",
     "draw_overview",
     "open_run",
