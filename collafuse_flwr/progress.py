@@ -103,15 +103,19 @@ def counted(items: Sequence[T], what: str, *, total: int, scale: int = 1) -> Ite
     every ten seconds.
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    said = began = time.monotonic()
-    for done, item in enumerate(items):
+    patience = PATIENCE / 10 if console.is_terminal else 5 * PATIENCE
+    began = time.monotonic()
+    said = began + PATIENCE - patience
+    for done, item in enumerate(items, 1):
         yield item
-        now = time.monotonic()
-        if now - began > PATIENCE and now - said > (0.2 if console.is_terminal else 5 * PATIENCE):
+        now, missing = time.monotonic(), len(items) - done
+        if now - said >= patience:
             said = now
-            count = total - max(0, len(items) - done - 1) * scale
-            left = (now - began) / (done + 1) * (len(items) - done - 1)
-            line = f"{what}: {count} of {total}, about {left:.0f} s left"
-            console.print(line, markup=False, end="\r" if console.is_terminal else "\n")
-    if said > began and console.is_terminal:
-        console.print(f"{what}: {total} of {total}" + " " * 24, markup=False)
+            left = (now - began) / done * missing
+            line = f"{what}: {min(done * scale, total)} of {total}, about {left:.0f} s left"
+            if console.is_terminal:
+                console.print(line.ljust(80), markup=False, end="\r")
+            else:
+                console.print(line, markup=False)
+    if console.is_terminal and said > began:
+        console.print()

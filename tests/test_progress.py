@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from collafuse_flwr.progress import Progress
+from collafuse_flwr.progress import Progress, counted
 
 
 class Terminal(io.StringIO):
@@ -187,3 +187,20 @@ def test_the_bar_is_taken_away_at_the_end_and_after_an_error(monkeypatch: pytest
     assert not progress._bar.live.is_started
     hidden, shown = (terminal.getvalue().rindex(code) for code in ("\x1b[?25l", "\x1b[?25h"))
     assert hidden < shown, "the cursor is back"
+
+
+def test_long_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock(monkeypatch)
+    for _ in counted(range(10), "decoding", total=95, scale=10):
+        clock.now += 6
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "decoding: 10 of 95, about 54 s left"
+    assert len(lines) == 5
+    assert lines[-1] == "decoding: 90 of 95, about 6 s left"
+
+
+def test_short_work_says_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock(monkeypatch)
+    assert list(counted(range(10), "decoding", total=10)) == list(range(10))
+    clock.now += 100
+    assert capsys.readouterr() == ("", "")
