@@ -149,3 +149,8 @@ def _deal(partitioner: Partitioner, labels: Tensor, seed: int) -> list[Tensor]:
         parts = [partitioner.load_partition(i) for i in range(partitioner.num_partitions)]
     # A slice is read as one array; a column would be read row by row.
     return [torch.tensor(part.with_format("numpy")[:]["index"], dtype=torch.int64) for part in parts]
+
+
+def evenly(rows: Tensor, count: int) -> Tensor:
+    """Take `count` of the rows (N,), int64, at even distances, or all if there are no more."""
+    return rows if len(rows) <= count else rows[torch.linspace(0, len(rows) - 1, count).long()]
