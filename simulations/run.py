@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from collafuse_flwr.artifacts import read_config
 from collafuse_flwr.config import Config, setting_help
 from collafuse_flwr.data import federation_data
+from collafuse_flwr.evaluation import pretrained_networks
 from collafuse_flwr.process import Process
 from simulations import runners
 from simulations.entry import entry, fresh_folder
@@ -29,7 +30,7 @@ def run(config: Config) -> None:
 
 
 def preflight(config: Config) -> None:
-    """Find mistakes before anything is started: load the images, deal them, and build the networks.
+    """Find mistakes before anything is started: load the images, deal them, build the networks and read weights.
 
     Raises:
         UserError: there is one.
@@ -38,6 +39,7 @@ def preflight(config: Config) -> None:
     process, (_, channels, size, _) = Process.of(config), data.images.images.shape
     process.backbone(channels, size, data.images.num_classes)
     process.denoiser(0, channels, size, data.images.num_classes)
+    pretrained_networks(config.evaluation)
 
 
 def configured(settings: DictConfig) -> Config:

@@ -7,21 +7,28 @@ from typing import Any
 import torch
 
 from collafuse_flwr.config import Config
-from collafuse_flwr.data import FederationData, to_model_space
+from collafuse_flwr.data import FederationData, evenly, to_model_space
 from collafuse_flwr.diffusion import make_schedule
 from collafuse_flwr.privacy.clipping import clip
 from collafuse_flwr.privacy.reidentification import reidentification_rate
 from collafuse_flwr.rng import stream
 
+#: Images among which one is looked for; in float32, 10,000 of 64 x 64 pixels in three colours take 0.5 GB.
+MAX_CANDIDATES = 10_000
+
 
 def reidentification(config: Config, data: FederationData, clients: list[dict[str, Any]]) -> dict[str, float | None]:
     """Add `reid` and `reid_chance` to every client's row, and give both for all clients: the largest rate.
 
-    `reid` is the rate at which an image is named from its releases among all training images of the federation, and
-    `reid_chance` that of a guess; `reid` is None for a client that released nothing.
+    `reid` is the rate at which an image is named from its releases among the candidates, and `reid_chance` that of a
+    guess; `reid` is None for a client that released nothing. Candidates are all training images of the federation, or,
+    of more than `MAX_CANDIDATES`, equally many of every client, at even distances, and all of those that have fewer;
+    `reid_candidates` says how many. Among fewer candidates an image is named more often, never less.
     """
-    rows = torch.cat([partition.train for partition in data.partitions])
-    starts = torch.tensor([0, *(len(partition.train) for partition in data.partitions)]).cumsum(0).tolist()
+    share = _equal_share([len(partition.train) for partition in data.partitions], MAX_CANDIDATES)
+    chosen = [evenly(partition.train, share) for partition in data.partitions]
+    rows = torch.cat(chosen)
+    starts = torch.tensor([0, *map(len, chosen)]).cumsum(0).tolist()
     candidates = clip(config, to_model_space(data.images.images[rows]))
     schedule, chance = make_schedule(config.model.schedule, config.model.timesteps), 1 / len(rows)
     for client in clients:
@@ -36,4 +43,15 @@ def reidentification(config: Config, data: FederationData, clients: list[dict[st
                 generator=stream(config.run.seed, "reid", number),
             )
     known = [client["reid"] for client in clients if client["reid"] is not None]
-    return {"reid": max(known, default=None), "reid_chance": chance}
+    return {"reid": max(known, default=None), "reid_chance": chance, "reid_candidates": len(rows)}
+
+
+def _equal_share(sizes: list[int], total: int) -> int:
+    """The largest q >= 1 with sum(min(size, q)) <= total."""
+    left = total
+    for served, size in enumerate(sorted(sizes)):
+        share = left // (len(sizes) - served)
+        if size > share:
+            return max(1, share)
+        left -= size
+    return max(sizes)

@@ -29,7 +29,7 @@ from collafuse_flwr.files import write_json
 from collafuse_flwr.folders import client_folder
 
 #: Columns of the table: the number shown, its unit and its digits. FD is the Fréchet distance (lower is better).
-COLUMNS = {
+COLUMNS: dict[str, tuple[str, float, int]] = {
     "FD": ("fd", 1, 2),
     "TSTR": ("tstr", 1, 3),
     "SNR dB": ("snr_db", 1, 1),
@@ -39,6 +39,12 @@ COLUMNS = {
     "down MB": ("bytes_down", 1e6, 1),
     "GFLOP": ("client_flops", 1e9, 0),
     "s": ("client_seconds", 1, 1),
+}
+#: Columns of a table of its own, of those that were measured: the numbers that other work reports.
+PUBLISHED: dict[str, tuple[str, float, int]] = {
+    "FID": ("fid", 1, 2),
+    "KID": ("kid", 1, 4),
+    "CLIP-FID": ("clip_fid", 1, 2),
 }
 #: Columns of the overview picture, and images of a client's grid.
 SHOWN = 12
@@ -54,11 +60,10 @@ def summarise(folder: Path) -> dict[str, Any]:
     pooled: dict[str, Any] = {}
     if data is not None:
         samples = {c["client"]: s for c in clients if (s := _samples(folder, c["client"])) is not None}
-        judge = Judge.trained_on(data, config)
-        pooled = judge.pooled(samples) | reidentification(config, data, clients)
+        pooled, rows = Judge.trained_on(data, config).measure(samples)
+        pooled |= reidentification(config, data, clients)
         for client in clients:
-            if client["client"] in samples:
-                client.update(judge.client(client["client"], samples[client["client"]]))
+            client.update(rows.get(client["client"], {}))
         _draw(folder, data, samples)
     summary = {
         "pooled": pooled | total(clients),
@@ -77,10 +82,13 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> No
     for column in ("client", "images", "cut", *COLUMNS):
         table.add_column(column, justify="right")
     for client in summary["clients"]:
-        table.add_row(str(client["client"]), str(client["num_images"]), str(client["cut_step"]), *_cells(client))
+        heading = (str(client[name]) for name in ("client", "num_images", "cut_step"))
+        table.add_row(*heading, *_cells(client, COLUMNS))
     pooled = summary["pooled"]
     table.add_section()
-    table.add_row("pooled", str(sum(c["num_images"] for c in summary["clients"])), "", *_cells(pooled), style="bold")
+    table.add_row(
+        "pooled", str(sum(c["num_images"] for c in summary["clients"])), "", *_cells(pooled, COLUMNS), style="bold"
+    )
     console.print(table)
     if pooled.get("fd_real") is not None:
         console.print(
@@ -89,6 +97,7 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> No
             f"Real training images: FD {pooled['fd_real']:.2f}, {pooled['tstr_real']:.3f}.",
             highlight=False,
         )
+    _print_published(summary, console)
     server = summary["server"]
     console.print(f"Server: {server['flops'] / 1e9:.0f} GFLOP, {server['seconds']:.0f} s.", highlight=False)
     if summary["failed"] or summary["rejected"]:
@@ -98,9 +107,30 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> No
     console.print(f"Everything is in {folder}", markup=False, soft_wrap=True)
 
 
-def _cells(row: dict[str, Any]) -> Sequence[str]:
-    """The measured part of a row of the table; what was not measured is a dash."""
-    return [_cell(row.get(name), unit, digits) for name, unit, digits in COLUMNS.values()]
+def _print_published(summary: dict[str, Any], console: Console) -> None:
+    """Show the distances in published networks, if there are any, with the numbers of images that they depend on."""
+    pooled = summary["pooled"]
+    columns = {title: column for title, column in PUBLISHED.items() if column[0] in pooled}
+    if not columns:
+        return
+    table = Table(title="In the features of published networks", title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    for title in ("client", "samples", "held out", *columns):
+        table.add_column(title, justify="right")
+    for row in (*summary["clients"], {"client": "pooled"} | pooled):
+        heading = (str(row.get(name, "-")) for name in ("client", "num_samples", "num_held_out"))
+        table.add_row(*heading, *_cells(row, columns), style="bold" if row["client"] == "pooled" else None)
+    console.print(table)
+    real = f" Real training images: FID {pooled['fid_real']:.2f}." if "fid_real" in pooled else ""
+    console.print(
+        "FID and CLIP-FID of few images are biased upwards, most of all below 2048 and 512 images: compare them at "
+        f"equal numbers only.{real}",
+        highlight=False,
+    )
+
+
+def _cells(row: dict[str, Any], columns: dict[str, tuple[str, float, int]]) -> Sequence[str]:
+    """The measured part of a row of a table; what was not measured is a dash."""
+    return [_cell(row.get(name), unit, digits) for name, unit, digits in columns.values()]
 
 
 def _cell(value: float | None, unit: float, digits: int) -> str:
@@ -132,7 +162,7 @@ def _draw(folder: Path, data: FederationData, samples: dict[int, Samples]) -> No
     save_grid(_spread({c: s.images for c, s in samples.items()}, GRID), pictures / "samples.png")
     handed = {int(c): x for c, x in load_file(folder / "server" / "hand_over.safetensors").items() if int(c) in samples}
     save_grid(_spread(handed, GRID), pictures / "hand-over.png")
-    real = {c: to_model_space(data.client(c).held_out.images) for c in handed}
+    real = {c: to_model_space(data.images.images[data.partitions[c].held_out[:SHOWN]]) for c in handed}
     shown = [
         ("held-out images", _spread(real, SHOWN)),
         ("the server's hand-over", _spread(handed, SHOWN)),

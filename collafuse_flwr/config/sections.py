@@ -135,6 +135,8 @@ class EvaluationConfig:
     evaluate_every: int = setting(0, "rounds between evaluations; 0: only after the last", low=0)
     num_samples: int = setting(2000, "images generated in an evaluation, over all clients", low=2)
     tstr: str = setting("clients", "whose samples train a classifier", choices=("clients", "pooled", "none"))
+    inception_weights: str = setting("", "file with Inception's weights, for FID and KID; empty: not measured")
+    clip_weights: str = setting("", "file with the weights of CLIP's ViT-B/32, for CLIP-FID; empty: not measured")
     sampler: str = setting("dpm++", "the sampler", choices=("ddpm", "ddim", "dpm++"))
     sampling_steps: int = setting(40, "sampling steps of the whole chain; 0: every step", low=0)
     server_steps: int = setting(0, "sampling steps above the cut; 0: its share of `sampling_steps`", low=0)

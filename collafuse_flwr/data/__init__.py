@@ -3,7 +3,7 @@
 from collafuse_flwr.data.cache import ClientData, FederationData, federation_data, single_client
 from collafuse_flwr.data.datasets import load_images
 from collafuse_flwr.data.images import Facts, ImageSet, ImageSource, to_model_space, to_uint8
-from collafuse_flwr.data.partition import Partition, make_partitions
+from collafuse_flwr.data.partition import Partition, evenly, make_partitions
 
 __all__ = [
     "ClientData",
@@ -12,6 +12,7 @@ __all__ = [
     "ImageSet",
     "ImageSource",
     "Partition",
+    "evenly",
     "federation_data",
     "load_images",
     "make_partitions",

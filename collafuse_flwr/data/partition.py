@@ -158,3 +158,8 @@ def hold_out(labels: Tensor, indices: Tensor, share: float, generator: torch.Gen
     taken = torch.zeros(count, dtype=torch.bool)
     taken[(torch.arange(held) * count + start) // held] = True
     return Partition(train=by_class[~taken].sort().values, held_out=by_class[taken].sort().values)
+
+
+def evenly(rows: Tensor, count: int) -> Tensor:
+    """Take `count` of the rows (N,), int64, at even distances, or all if there are no more."""
+    return rows if len(rows) <= count else rows[torch.linspace(0, len(rows) - 1, count).long()]

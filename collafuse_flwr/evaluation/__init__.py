@@ -5,6 +5,7 @@ from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, traini
 from collafuse_flwr.evaluation.coverage import Coverage, measure_coverage
 from collafuse_flwr.evaluation.distances import KernelDistance, frechet_distance, kernel_distance
 from collafuse_flwr.evaluation.features import PixelFeatures, extract_features
+from collafuse_flwr.evaluation.pretrained import PretrainedFeatures, pretrained_networks
 from collafuse_flwr.evaluation.tstr import train_synthetic_test_real
 
 __all__ = [
@@ -12,12 +13,14 @@ __all__ = [
     "ImageClassifier",
     "KernelDistance",
     "PixelFeatures",
+    "PretrainedFeatures",
     "accuracy",
     "extract_features",
     "forward_flops",
     "frechet_distance",
     "kernel_distance",
     "measure_coverage",
+    "pretrained_networks",
     "sampling_flops",
     "train_classifier",
     "train_synthetic_test_real",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from collafuse_flwr.evaluation.features import extract_features
+from collafuse_flwr.evaluation.features import extract_features, scaled
 
 
 class ImageClassifier(nn.Module):
@@ -48,6 +48,7 @@ def train_classifier(
     num_classes: int,
     seed: int,
     *,
+    rows: Tensor | None = None,
     steps: int | None = None,
     batch_size: int = 128,
     device: torch.device | str = "cpu",
@@ -58,12 +59,13 @@ def train_classifier(
     global random state is neither read nor moved.
 
     Args:
-        images: (N,C,H,W) in [-1,1], square, 8..128 pixels wide.
+        images: (N,C,H,W) in [-1,1], or uint8, square, 8..128 pixels wide.
         labels: (N,) int64 in [0, num_classes).
         num_classes: classes of the head; some may be absent from `labels`.
+        rows: (n,) int64, those of the images that are learnt from; all of them by default.
         seed: of the first weights and of the order of the batches.
         steps: optimiser steps; by default 25 passes over the images, but at least 150 and at most 900 steps.
-        batch_size: images per step, at most N.
+        batch_size: images per step, at most N, or n.
         device: where to train; the result stays there.
 
     Returns:
@@ -74,7 +76,8 @@ def train_classifier(
 
     """
     _check_labelled(images, labels, num_classes)
-    count, channels, _, width = images.shape
+    rows = torch.arange(len(images)) if rows is None else rows
+    count, (_, channels, _, width) = len(rows), images.shape
     batch_size = min(batch_size, count)
     if steps is None:
         steps = min(900, max(150, 25 * math.ceil(count / batch_size)))
@@ -87,8 +90,8 @@ def train_classifier(
     passes = math.ceil(steps * batch_size / count)
     order = torch.cat([torch.randperm(count, generator=generator) for _ in range(passes)])
     for batch in torch.split(order[: steps * batch_size], batch_size):
-        index = batch.to(images.device)
-        loss = F.cross_entropy(net(images[index].to(device)), labels[index].to(device))
+        index = rows[batch].to(images.device)
+        loss = F.cross_entropy(net(scaled(images[index]).to(device)), labels[index].to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -115,7 +118,7 @@ def _draw_weights(net: ImageClassifier, generator: torch.Generator) -> ImageClas
 def _check_labelled(images: Tensor, labels: Tensor, num_classes: int) -> None:
     if images.ndim != 4 or len(images) == 0 or images.shape[2] != images.shape[3] or images.shape[3] < 8:
         raise ValueError(f"`images` has shape {tuple(images.shape)}, expected (N,C,H,H) with N >= 1 and H >= 8")
-    if not torch.isfinite(images).all():
+    if images.is_floating_point() and not torch.isfinite(images).all():
         raise ValueError("`images` has values that are not finite")
     if labels.shape != images.shape[:1]:
         raise ValueError(f"`labels` has shape {tuple(labels.shape)}, expected one label for each of `images`")

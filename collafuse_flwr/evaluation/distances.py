@@ -28,7 +28,8 @@ def frechet_distance(real: Tensor, generated: Tensor, features: nn.Module, *, ba
         classifier = train_classifier(images, labels, 10, seed=0)
         frechet_distance(images, generated, classifier.features)
 
-    Biased upwards for few images: compare only values from equally many (arXiv 1706.08500; 1801.01401, section 4).
+    Biased upwards for few images, most of all for fewer than d, whose covariance has not full rank: compare only values
+    from equally many (arXiv 1706.08500; 1801.01401, section 4).
 
     Args:
         real: (N, ...), N >= 2.
@@ -44,10 +45,11 @@ def frechet_distance(real: Tensor, generated: Tensor, features: nn.Module, *, ba
     from torchmetrics.image.fid import FrechetInceptionDistance  # noqa: PLC0415
 
     real, generated = extract_pair(real, generated, features, at_least=2, batch_size=batch_size)
-    metric = FrechetInceptionDistance(feature=_Extracted(real.shape[1])).to(real.device)
     centre = real.mean(dim=0)  # the distance does not change, and covariances lose no digits to a large mean
-    metric.update(real - centre, real=True)
-    metric.update(generated - centre, real=False)
+    real, generated = _in_their_span(real - centre, generated - centre)
+    metric = FrechetInceptionDistance(feature=_Extracted(real.shape[1])).to(real.device)
+    metric.update(real, real=True)
+    metric.update(generated, real=False)
     # Rounding can take the distance of equal sets a little below 0.
     return max(metric.compute().item(), 0.0)
 
@@ -90,6 +92,15 @@ def kernel_distance(
         torch.default_generator.manual_seed(seed)
         mean, std = metric.compute()
     return KernelDistance(mean.item(), std.item())
+
+
+def _in_their_span(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
+    """Fewer points than dimensions in an orthonormal basis of their own: the same distance, of smaller matrices."""
+    points = torch.cat([real, generated])
+    if len(points) >= points.shape[1]:
+        return real, generated
+    basis = torch.linalg.qr(points.T).Q
+    return real @ basis, generated @ basis
 
 
 class _Extracted(nn.Module):

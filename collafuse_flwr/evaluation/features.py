@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
+
+from collafuse_flwr.data import to_model_space
 
 
 class PixelFeatures(nn.Module):
@@ -14,18 +18,26 @@ class PixelFeatures(nn.Module):
         return images.flatten(1)
 
 
-def extract_features(images: Tensor, features: nn.Module, batch_size: int = 512) -> Tensor:
+def scaled(batch: Tensor) -> Tensor:
+    """Scale uint8 to [-1, 1], and leave floats as they are: a set stays uint8, and a batch of it becomes floats."""
+    return to_model_space(batch) if batch.dtype == torch.uint8 else batch
+
+
+def extract_features(
+    images: Tensor, features: nn.Module, batch_size: int = 512, *, rows: Tensor | None = None
+) -> Tensor:
     """Apply `features` to every image, in evaluation mode, without gradients, on the device where the module lives.
 
     Extract once and pass `nn.Identity()` as the module to measure the same features in several ways.
 
     Args:
-        images: (N, ...), N >= 1.
+        images: (N, ...), N >= 1; uint8 is scaled to [-1, 1].
         features: any module that maps (N, ...) to (N, ...); its training mode is left as it was.
         batch_size: images per call of the module.
+        rows: (n,) int64, those of the images that are wanted; all of them by default.
 
     Returns:
-        (N, d) in float64, because distances subtract large, nearly equal sums.
+        (N, d), or (n, d), in float64, because distances subtract large, nearly equal sums.
 
     """
     device = next(features.parameters(), images).device
@@ -33,10 +45,20 @@ def extract_features(images: Tensor, features: nn.Module, batch_size: int = 512)
     features.eval()
     try:
         with torch.no_grad():
-            batches = [features(batch.to(device)).flatten(1).double() for batch in torch.split(images, batch_size)]
+            batches = [
+                features(scaled(batch).to(device)).flatten(1).double() for batch in _batches(images, rows, batch_size)
+            ]
     finally:
         features.train(was_training)
     return torch.cat(batches)
+
+
+def _batches(images: Tensor, rows: Tensor | None, batch_size: int) -> Iterator[Tensor]:
+    """The images, or those at `rows`, of which no more than a batch is copied."""
+    if rows is None:
+        yield from torch.split(images, batch_size)
+    else:
+        yield from (images[part] for part in torch.split(rows, batch_size))
 
 
 def extract_pair(

@@ -26,9 +26,9 @@ def train_synthetic_test_real(
     ones it is the upper reference.
 
     Args:
-        synthetic_images: (M,C,H,W) in [-1,1], M >= 1.
+        synthetic_images: (M,C,H,W) in [-1,1], or uint8, M >= 1.
         synthetic_labels: (M,) int64 in [0, num_classes), the class each image was asked for.
-        real_images: (N,C,H,W) in [-1,1], held out from the generator's training.
+        real_images: (N,C,H,W) in [-1,1], or uint8, held out from the generator's training.
         real_labels: (N,) int64.
         num_classes: classes of the classifier.
         seed: of the classifier's training.

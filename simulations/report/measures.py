@@ -61,6 +61,12 @@ def _disclosed(name: str, clean: float, nothing: float | None) -> Callable[[Run]
 
 FD = Measure("fd", "FD", _pooled("fd"), digits=2)
 TSTR = Measure("tstr", "TSTR", _pooled("tstr"), "higher", digits=3)
+#: What other work reports; shown where the runs were given the weights of published networks.
+PUBLISHED = (
+    Measure("fid", "FID", _pooled("fid"), digits=2),
+    Measure("kid", "KID", _pooled("kid"), digits=4),
+    Measure("clip_fid", "CLIP-FID", _pooled("clip_fid"), digits=2),
+)
 SNR = Measure("snr_db", "SNR", _disclosed("snr_db", math.inf, -math.inf), unit="dB", digits=1)
 BITS = Measure("bits", "bits", _disclosed("bits", math.inf, 0.0), digits=1)
 REID = Measure("reid", "re-identified", _disclosed("reid", 1.0, None), digits=3)
@@ -73,6 +79,7 @@ SECONDS = Measure("client_seconds", "time per client", _per_client("client_secon
 COLUMNS = (
     FD,
     TSTR,
+    *PUBLISHED,
     Measure("worst_fd", "worst client's FD", _worst, digits=1),
     SNR,
     BITS,

@@ -11,7 +11,7 @@ from typing import Any
 
 from collafuse_flwr.files import replacing
 from simulations.report.aggregate import Estimate, Row, Section
-from simulations.report.measures import BUDGET, COLUMNS, DISCLOSURE, SIGN, Measure
+from simulations.report.measures import BUDGET, COLUMNS, DISCLOSURE, PUBLISHED, SIGN, Measure
 
 ARROWS = {"lower": "↓", "higher": "↑"}
 
@@ -34,12 +34,17 @@ class Table:
 
 def comparison(section: Section) -> Table:
     """Rows by variant and cut, with mean and spread over seeds."""
-    return _table(section, COLUMNS)
+    return _table(section, _shown(section))
 
 
 def budget(section: Section) -> Table:
     """The image updates of every row, which show whether the comparison is fair."""
     return _table(section, BUDGET)
+
+
+def _shown(section: Section) -> list[Measure]:
+    """The columns, without those of published networks that no run has."""
+    return [m for m in COLUMNS if m not in PUBLISHED or any(row.estimate(m) for row in section.rows)]
 
 
 def _table(section: Section, measures: Sequence[Measure]) -> Table:
@@ -89,7 +94,7 @@ def write_csv(sections: Sequence[Section], folder: Path) -> list[Path]:
         for row in section.rows:
             name = {"dataset": section.dataset, "variant": row.variant, "cut": row.cut}
             summed = {"released": row.released, "seeds": len(row.runs)}
-            for measure in (*COLUMNS, *BUDGET):
+            for measure in (*_shown(section), *BUDGET):
                 estimate = row.estimate(measure)
                 summed[measure.key] = estimate.mean if estimate else None
                 summed[f"{measure.key}_std"] = estimate.spread if estimate else None

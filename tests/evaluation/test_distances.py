@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from scipy.linalg import sqrtm
+from scipy.linalg import helmert, sqrtm
 from torch import Tensor, nn
 
+from collafuse_flwr.data import to_model_space
 from collafuse_flwr.evaluation import KernelDistance, PixelFeatures, frechet_distance, kernel_distance
 
 IDENTITY = nn.Identity()
@@ -48,6 +51,27 @@ def test_frechet_distance_in_one_dimension() -> None:
 def test_frechet_distance_of_identical_images_is_zero_even_when_few() -> None:
     images = torch.rand(10, 1, 8, 8) * 2 - 1
     assert frechet_distance(images, images, PixelFeatures()) == pytest.approx(0, abs=1e-5)
+
+
+def test_frechet_distance_of_fewer_points_than_dimensions_loses_no_digits() -> None:
+    """Of 4 points each, in 300 dimensions or in the 7 that they are in."""
+    low_a, low_b = normal(4, 7, seed=1), 2 * normal(4, 7, seed=2)
+    turn = torch.linalg.qr(normal(300, 7, seed=3)).Q
+    shift = normal(300, seed=4)
+    u, v = (helmert(4) @ points.numpy() / 3**0.5 for points in (low_a, low_b))
+    root = np.trace(np.real(sqrtm(u @ v.T @ v @ u.T)))
+    expected = float((low_a.mean(dim=0) - low_b.mean(dim=0)).square().sum()) + np.square(u).sum() + np.square(v).sum()
+    measured = frechet_distance(low_a @ turn.T + shift, low_b @ turn.T + shift, IDENTITY)
+    # In all 300 dimensions the square roots of rounding errors would add up to more than 1e-7.
+    assert measured == pytest.approx(expected - 2 * root, rel=1e-10)
+
+
+@pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
+def test_uint8_is_measured_as_the_floats_that_it_stands_for(distance: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(0, high, (20, 1, 4, 4), dtype=torch.uint8, generator=generator) for high in (256, 128))
+    scaled = to_model_space(a), to_model_space(b)
+    assert distance(a, b, PixelFeatures()) == distance(*scaled, PixelFeatures())
 
 
 def test_kernel_distance_of_two_points_is_the_closed_form() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from collafuse_flwr.data import to_model_space
 from collafuse_flwr.evaluation import PixelFeatures, extract_features
 
 
@@ -38,3 +39,19 @@ def test_no_gradient_is_kept() -> None:
 def test_pixels_are_flattened() -> None:
     images = torch.arange(8.0).reshape(2, 1, 2, 2)
     assert torch.equal(PixelFeatures()(images), torch.arange(8.0).reshape(2, 4))
+
+
+def test_uint8_is_scaled_batch_by_batch_to_the_same_bits() -> None:
+    pixels = torch.arange(7 * 48).remainder(256).to(torch.uint8).view(7, 3, 4, 4)
+    recorder = Recorder()
+    features = extract_features(pixels, recorder, batch_size=3)
+    assert [len(batch) for batch in recorder.seen] == [3, 3, 1]
+    assert torch.equal(features, extract_features(to_model_space(pixels), PixelFeatures()))
+
+
+def test_rows_are_the_images_at_them_in_their_order() -> None:
+    pixels, rows = torch.arange(10, dtype=torch.uint8).view(5, 2), torch.tensor([4, 0, 2])
+    recorder = Recorder()
+    features = extract_features(pixels, recorder, batch_size=2, rows=rows)
+    assert [len(batch) for batch in recorder.seen] == [2, 1]
+    assert torch.equal(features, extract_features(pixels[rows], PixelFeatures()))

@@ -45,7 +45,7 @@ def fd(config: Config, judge: Judge) -> float:
     for client in range(config.run.num_supernodes):
         tensors = load_file(client_folder(Path(config.run.output), client) / "samples.safetensors")
         samples[client] = Samples(tensors["images"], tensors["labels"])
-    return float(judge.pooled(samples)["fd"])
+    return float(judge.measure(samples)[0]["fd"])
 
 
 def test_the_quality_of_samples_does_not_suffer(tmp_path: Path, record_property: Record) -> None:

@@ -114,6 +114,8 @@ WRONG = {
     "dataset=npz dataset_path=missing.npz": "dataset_path",
     "dataset=imagefolder dataset_path=missing": "dataset_path",
     "image_size=7": "`image_size` = 7 is not allowed: a multiple of 2 for `model` = tiny",
+    "inception_weights=missing.pth": "`inception_weights` = 'missing.pth' is not allowed: there is no file /",
+    "clip_weights=missing.pt": "`clip_weights` = 'missing.pt' is not allowed: there is no file /",
     "resume=true output=absent": "`output`",
 }
 

@@ -56,6 +56,20 @@ def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
     assert column(section, "re-identified") == ["-"]
 
 
+def test_published_measures_are_columns_only_where_a_run_has_them(tmp_path: Path) -> None:
+    runs = [fake(tmp_path, cut_ratio=cut) for cut in (0.2, 0.4)]
+    runs[1].summary["pooled"] |= {"fid": 31.4159, "kid": 0.01234, "clip_fid": None}
+    (section,) = sections(runs)
+    assert column(section, "FID ↓") == ["-", "31.42"]
+    assert column(section, "KID ↓") == ["-", "0.0123"]
+    titles = comparison(section).header
+    assert titles.index("FID ↓") == titles.index("TSTR ↑") + 1
+    assert not any(title.startswith("CLIP-FID") for title in titles)
+    assert not {"FID ↓", "KID ↓"} & set(comparison(sections(runs[:1])[0]).header)
+    write_csv([section], tmp_path)
+    assert [row["fid"] for row in rows_of(tmp_path / "table.csv")] == ["", "31.4159"]
+
+
 def test_the_budget_is_shown_and_judged(tmp_path: Path, section: Section) -> None:
     assert [[cell.text for cell in row[2:]] for row in budget(section).rows] == [
         ["0", "100", "100"],
