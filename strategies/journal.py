@@ -17,9 +17,10 @@ from collafuse_flwr.wire import Hello
 
 @dataclass
 class Round:
-    """One line of metrics.jsonl; clients are named by their partition id."""
+    """One line of metrics.jsonl; clients are named by their partition id, `values` are those of one image."""
 
     round: int
+    values: int = 0
     images: dict[str, int] = field(default_factory=dict)
     server: dict[str, Any] = field(default_factory=dict)
     clients: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from torch import Tensor
 from collafuse_flwr.artifacts.costs import client_costs, lost, server_costs, total
 from collafuse_flwr.artifacts.exposure import reidentification
 from collafuse_flwr.artifacts.folder import read_config
+from collafuse_flwr.artifacts.guarantees import guarantees, in_words
 from collafuse_flwr.artifacts.pictures import draw_curves, draw_overview, save_grid
 from collafuse_flwr.artifacts.quality import Judge, Samples
 from collafuse_flwr.config import Config
@@ -65,8 +66,9 @@ def summarise(folder: Path) -> dict[str, Any]:
         for client in clients:
             client.update(rows.get(client["client"], {}))
         _draw(folder, data, samples)
+    values = next((row["values"] for row in rounds), 0)
     summary = {
-        "pooled": pooled | total(clients),
+        "pooled": pooled | total(clients) | (guarantees(config, values, clients) if values else {}),
         "clients": clients,
         "server": server_costs(rounds),
         **lost(rounds),
@@ -98,6 +100,8 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> No
             highlight=False,
         )
     _print_published(summary, console)
+    if said := in_words(read_config(folder), pooled):
+        console.print(said, highlight=False)
     server = summary["server"]
     console.print(f"Server: {server['flops'] / 1e9:.0f} GFLOP, {server['seconds']:.0f} s.", highlight=False)
     if summary["failed"] or summary["rejected"]:

@@ -101,6 +101,7 @@ class SplitConfig:
     clip_norm: float = setting(
         0.0, "L2 norm to which images are clipped before they are noised; 0: none, or pfdm's own", low=0
     )
+    dp_delta: float = setting(1e-5, "delta at which epsilon is reported", above=0, high=0.5)
     upload: str = setting("once", "how often an image's noise is drawn", choices=("once", "fresh", "official"))
     copies_per_image: int = setting(1, "noised copies of each image that are released", low=1)
     upload_dtype: str = setting("int8", "precision of uploads", choices=("int8", "float16", "float32"))

@@ -12,6 +12,12 @@ from collafuse_flwr.config import Config
 PFDM_CLIP = 0.75
 
 
+def norm_bound(config: Config, values: int) -> float:
+    """C, the largest norm of an image of `values` values in [-1, 1] that is released: sqrt(values) without clipping."""
+    default = PFDM_CLIP if config.run.strategy == "pfdm" else 1.0
+    return config.split.clip_norm or default * math.sqrt(values)
+
+
 def clip(config: Config, images: Tensor) -> Tensor:
     """x_0 min(1, C / |x_0|): images whose norm is at most C = `clip_norm` (PFDM, arXiv 2504.00952).
 
@@ -21,10 +27,8 @@ def clip(config: Config, images: Tensor) -> Tensor:
         config: the settings.
         images: (n, channels, size, size), d values each in [-1, 1], so that |x_0| <= sqrt(d).
     """
-    norm = config.split.clip_norm
-    if not norm and config.run.strategy == "pfdm":
-        norm = PFDM_CLIP * math.sqrt(images[0].numel())
-    if not norm:
+    norm, values = norm_bound(config, images[0].numel()), images[0].numel()
+    if norm >= math.sqrt(values):
         return images
     lengths = images.flatten(1).norm(dim=1).clamp(min=norm).view(-1, 1, 1, 1)
     clipped: Tensor = images * (norm / lengths)

@@ -1,0 +1,90 @@
+"""Differential privacy of releases, in closed form: a release is the Gaussian mechanism on a clipped image.
+
+x_k = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps with |x_0| <= C moves by at most 2 C sqrt(alpha_bar) when an image
+is replaced by another, under noise of deviation sqrt(1 - alpha_bar). Whatever is made of it afterwards (the backbone,
+its samples) is post-processing. Labels that travel beside it are not covered.
+
+    mu = release_mu(snr, clip_norm=4.3)    # Gaussian DP of one release
+    epsilon(mu, delta=1e-5)                # (epsilon, delta)
+"""
+
+from __future__ import annotations
+
+import math
+
+from scipy.optimize import brentq
+from scipy.special import log_ndtr
+
+#: Epsilon from which on the guarantee says nothing: an attacker's odds may rise by more than e^20.
+VACUOUS = 20.0
+
+
+def release_mu(snr: float, clip_norm: float, *, releases: int = 1) -> float:
+    """mu = 2 C sqrt(n snr) of n releases of one image with independent noise (Dong et al. 2019, arXiv 1905.02383).
+
+    The sensitivity is that of replacing one image by any other of norm at most C; Gaussian mechanisms compose to one
+    whose mu is the root of the sum of squares (ibid., corollary 3.3).
+
+    Args:
+        snr: alpha_bar / (1 - alpha_bar) at the cut, >= 0; inf for clean images.
+        clip_norm: C > 0; without clipping sqrt(d) for d values in [-1, 1].
+        releases: n >= 0.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    if not snr >= 0 or not clip_norm > 0 or releases < 0:
+        raise ValueError(f"`snr` = {snr}, `clip_norm` = {clip_norm} or `releases` = {releases} is out of range")
+    return 2 * clip_norm * math.sqrt(snr) * math.sqrt(releases) if releases else 0.0
+
+
+def zcdp(mu: float) -> float:
+    """rho = mu^2 / 2, zero-concentrated DP of a Gaussian mechanism (Bun and Steinke, arXiv 1605.02065, prop. 1.6)."""
+    return mu * mu / 2
+
+
+def log_delta(eps: float, mu: float) -> float:
+    """log of delta = Phi(-eps/mu + mu/2) - e^eps Phi(-eps/mu - mu/2), mu > 0 (arXiv 1905.02383, corollary 2.13)."""
+    above, below = log_ndtr(-eps / mu + mu / 2), eps + log_ndtr(-eps / mu - mu / 2)
+    # Both terms may be far below the smallest float while their ratio is not.
+    return float(above + math.log(-math.expm1(min(below - above, -1e-300))))
+
+
+def epsilon(mu: float, delta: float) -> float:
+    """The smallest epsilon for which mu-Gaussian DP is (epsilon, delta)-DP.
+
+    Args:
+        mu: >= 0; inf gives inf.
+        delta: in (0, 1).
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    if not mu >= 0 or not 0 < delta < 1:
+        raise ValueError(f"`mu` = {mu} is not >= 0, or `delta` = {delta} is not in (0, 1)")
+    if math.isinf(mu):
+        return math.inf
+    target = math.log(delta)
+    if mu == 0 or log_delta(0.0, mu) <= target:
+        return 0.0
+    # rho + 2 sqrt(rho log(1/delta)) is enough (arXiv 1605.02065, proposition 1.3), and never too little.
+    enough = zcdp(mu) + mu * math.sqrt(-2 * target)
+    return float(brentq(lambda eps: log_delta(eps, mu) - target, 0.0, enough, xtol=1e-9))
+
+
+def largest_mu(eps: float, delta: float) -> float:
+    """The largest mu for which mu-Gaussian DP is (eps, delta)-DP: the inverse of `epsilon`.
+
+    Args:
+        eps: > 0.
+        delta: in (0, 1).
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    if not eps > 0 or not 0 < delta < 1:
+        raise ValueError(f"`eps` = {eps} is not > 0, or `delta` = {delta} is not in (0, 1)")
+    upper = 1.0
+    while epsilon(upper, delta) < eps:
+        upper *= 2
+    return float(brentq(lambda mu: epsilon(mu, delta) - eps, 0.0, upper, xtol=1e-12))

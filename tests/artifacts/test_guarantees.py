@@ -1,0 +1,70 @@
+"""What a run's releases guarantee, by client, and the sentence about it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collafuse_flwr.artifacts.guarantees import guarantees, in_words
+from collafuse_flwr.diffusion import make_schedule
+from collafuse_flwr.privacy.accounting import epsilon
+from tests.federation import small
+
+
+def guaranteed(
+    tmp_path: Path, releases: list[int | None], cuts: list[int] | None = None, **settings: Any
+) -> tuple[dict[str, float | None], list[dict[str, Any]]]:
+    """All clients together and each, for 8 x 8 images with T = 20."""
+    cuts = cuts or [14] * len(releases)
+    clients = [{"client": i, "cut_step": k, "releases": n} for i, (k, n) in enumerate(zip(cuts, releases, strict=True))]
+    return guarantees(small(tmp_path, **settings), 64, clients), clients
+
+
+def test_every_client_has_the_guarantee_of_its_cut_and_releases(tmp_path: Path) -> None:
+    pooled, clients = guaranteed(tmp_path, [1, 4, 0], [14, 18, 20], schedule="linear", clip_norm=4.3, dp_delta=1e-4)
+    alpha_bar = make_schedule("linear", 20).alpha_bar
+    for client, cut, count in zip(clients, (14, 18), (1, 4), strict=False):
+        mu = 2 * 4.3 * math.sqrt(count * float(alpha_bar[cut] / (1 - alpha_bar[cut])))
+        assert client["dp_mu"] == pytest.approx(mu)
+        assert client["dp_rho"] == pytest.approx(mu**2 / 2)
+        assert client["dp_epsilon"] == pytest.approx(epsilon(mu, 1e-4), rel=1e-4)
+    assert clients[2]["dp_epsilon"] == 0
+    assert pooled["dp_mu"] == max(client["dp_mu"] for client in clients)
+
+
+def test_without_clipping_the_bound_is_that_of_any_image(tmp_path: Path) -> None:
+    clipped, free = (guaranteed(tmp_path, [1], clip_norm=norm)[0]["dp_mu"] for norm in (4.0, 0.0))
+    assert clipped is not None
+    assert free == pytest.approx(2 * clipped)
+    assert guaranteed(tmp_path, [1], strategy="pfdm")[0]["dp_mu"] == pytest.approx(1.5 * clipped)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "hybrid"])
+def test_weights_are_not_covered(tmp_path: Path, strategy: str) -> None:
+    pooled, clients = guaranteed(tmp_path, [1, 1], strategy=strategy)
+    assert set(pooled.values()) == {None}
+    assert clients[0]["dp_epsilon"] is None
+    assert in_words(small(tmp_path), pooled) == ""
+
+
+def test_clean_images_and_unknown_counts(tmp_path: Path) -> None:
+    pooled, clients = guaranteed(tmp_path, [1, None], [0, 14])
+    assert pooled["dp_epsilon"] == math.inf
+    assert clients[1]["dp_epsilon"] is None
+
+
+@pytest.mark.parametrize(
+    ("eps", "said"),
+    [
+        (0.0, "nothing was released"),
+        (7.96, "epsilon 7.96 at delta 1e-05."),
+        (213.0, "epsilon 213 at delta 1e-05, which guarantees nothing (above 20)"),
+    ],
+)
+def test_the_sentence_says_when_a_number_is_vacuous(tmp_path: Path, eps: float, said: str) -> None:
+    assert said in in_words(small(tmp_path), {"dp_epsilon": eps})
+    assert ("class" in in_words(small(tmp_path), {"dp_epsilon": eps})) == (eps > 0)
+    assert "class" not in in_words(small(tmp_path, share_labels=False), {"dp_epsilon": eps})
