@@ -14,6 +14,11 @@ SPLIT = ("collafuse", "pfdm", "hybrid", "oracle")
 MIXED = ("collafuse", "pfdm", "hybrid")
 #: Presets of networks, from the smallest.
 MODELS = ("nano", "tiny", "small", "base", "paper")
+#: Data sets, by what they are on disk: nothing, our own forms, idx files, and what others publish.
+DATASETS = (
+    *("digits", "imagefolder", "npz"),
+    *("mnist", "fashion_mnist", "kmnist", "notmnist"),
+)
 #: CollaFuse's two ends: everything in the clients (c = 1), or clean images on the server (c = 0).
 ENDS = {"local": 1.0, "centralised": 0.0}
 #: Whole chains in the clients, whose weights are averaged, all or in part.
@@ -54,9 +59,7 @@ class FederationConfig:
 class DataConfig:
     """Which images there are and who holds them."""
 
-    dataset: str = setting(
-        "digits", "the images", choices=("digits", "imagefolder", "npz", "mnist", "fashion_mnist", "kmnist")
-    )
+    dataset: str = setting("digits", "the images", choices=DATASETS)
     dataset_path: str = setting("", "folder or file of the data set; digits needs none")
     image_size: int = setting(0, "images are resized to this many pixels a side; 0: their own size", low=0)
     max_images: int = setting(0, "use only this many images, drawn by seed; 0: all", low=0)

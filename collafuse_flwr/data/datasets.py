@@ -11,7 +11,7 @@ from collafuse_flwr.config import DataConfig
 from collafuse_flwr.data.archive import load_archive
 from collafuse_flwr.data.checks import refusal
 from collafuse_flwr.data.folder import load_folder
-from collafuse_flwr.data.idx import load_idx
+from collafuse_flwr.data.idx import load_idx, load_notmnist
 from collafuse_flwr.data.images import ImageSet, Source, fit
 from collafuse_flwr.rng import stream
 
@@ -36,6 +36,7 @@ LOADERS: dict[str, Callable[[DataConfig], Source]] = {
     "mnist": load_idx,
     "fashion_mnist": load_idx,
     "kmnist": load_idx,
+    "notmnist": load_notmnist,
 }
 
 
