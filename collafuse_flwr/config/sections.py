@@ -18,6 +18,7 @@ MODELS = ("nano", "tiny", "small", "base", "paper")
 DATASETS = (
     *("digits", "imagefolder", "npz"),
     *("mnist", "fashion_mnist", "kmnist", "notmnist"),
+    *("cifar10", "celeba", "awa2", "brats2020", "medmnist"),
 )
 #: CollaFuse's two ends: everything in the clients (c = 1), or clean images on the server (c = 0).
 ENDS = {"local": 1.0, "centralised": 0.0}
@@ -61,6 +62,7 @@ class DataConfig:
 
     dataset: str = setting("digits", "the images", choices=DATASETS)
     dataset_path: str = setting("", "folder or file of the data set; digits needs none")
+    class_attribute: str = setting("", "attribute that gives the classes of celeba; empty: one class")
     image_size: int = setting(0, "images are resized to this many pixels a side; 0: their own size", low=0)
     max_images: int = setting(0, "use only this many images, drawn by seed; 0: all", low=0)
     partition: str = setting("dirichlet", "how images are dealt", choices=("iid", "dirichlet", "by_class"))
