@@ -16,6 +16,12 @@ MIXED = ("collafuse", "pfdm", "hybrid")
 PARTITIONS = ("iid", "dirichlet", "by_class")
 #: Presets of networks, from the smallest.
 MODELS = ("nano", "tiny", "small", "base", "paper")
+#: Data sets, by what they are on disk: nothing, our own forms, idx files, and what others publish.
+DATASETS = (
+    *("digits", "imagefolder", "npz"),
+    *("mnist", "fashion_mnist", "kmnist", "notmnist"),
+    *("cifar10", "celeba", "awa2", "brats2020", "medmnist"),
+)
 #: CollaFuse's two ends: everything in the clients (c = 1), or clean images on the server (c = 0).
 ENDS = {"local": 1.0, "centralised": 0.0}
 #: Whole chains in the clients, whose weights are averaged, all or in part.
@@ -56,13 +62,9 @@ class FederationConfig:
 class DataConfig:
     """Which images there are and who holds them."""
 
-    dataset: str = setting(
-        "digits",
-        "the images; several sets as a+b",
-        choices=("digits", "imagefolder", "npz", "mnist", "fashion_mnist", "kmnist"),
-        joined=True,
-    )
+    dataset: str = setting("digits", "the images; several sets as a+b", choices=DATASETS, joined=True)
     dataset_path: str = setting("", "folder or file of the data set, or of several as a;b; digits needs none")
+    class_attribute: str = setting("", "attribute that gives the classes of celeba; empty: one class")
     image_size: int = setting(0, "images are resized to this many pixels a side; 0: their own size", low=0)
     max_images: int = setting(0, "use only this many images, drawn by seed; 0: all", low=0)
     max_client_images: int = setting(0, "use only this many images of each client; 0: all", low=0)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,9 @@ from torch import Tensor
 
 from collafuse_flwr.config import DataConfig
 from collafuse_flwr.data.checks import checked_labels, existing_path, refusal
-from collafuse_flwr.data.images import Source
+from collafuse_flwr.data.images import UNLABELLED, Source
+from collafuse_flwr.data.rows import Rows
+from collafuse_flwr.errors import DataError
 
 #: Pairs of keys under which images and labels are looked for, in this order.
 KEYS = (("images", "labels"), ("train_images", "train_labels"))
@@ -20,8 +25,6 @@ EXPECTED = (
     "an .npz file with `images` (or `train_images`), uint8 of shape (N, H, W) or (N, H, W, 3), and optionally "
     "`labels` (or `train_labels`), whole numbers of shape (N,), and `classes`, their names"
 )
-#: The name of the one class of images without labels.
-UNLABELLED = "unlabelled"
 
 
 def load_archive(config: DataConfig) -> Source:
@@ -30,50 +33,91 @@ def load_archive(config: DataConfig) -> Source:
     Raises:
         DataError: it is no .npz file or damaged, or an array is missing or has the wrong type, shape or range.
     """
-    arrays = _read_arrays(config)
-    image_key, label_key = next((pair for pair in KEYS if pair[0] in arrays), (None, ""))
+    archive = Archive(config, EXPECTED)
+    image_key, label_key = next((pair for pair in KEYS if pair[0] in archive.keys), (None, ""))
     if image_key is None:
-        raise refusal(config, f"there are no images, only {', '.join(arrays) or 'nothing'}; expected {EXPECTED}")
-    images = _image_tensor(config, image_key, arrays[image_key])
-    names = _class_names(config, arrays)
-    if label_key not in arrays:
+        raise archive.refusal(f"there are no images, only {', '.join(archive.keys) or 'nothing'}")
+    return labelled(archive, image_key, label_key)
+
+
+def labelled(archive: Archive, image_key: str, label_key: str) -> Source:
+    """Images with one class each.
+
+    Raises:
+        DataError: as `load_archive`.
+    """
+    pixels, names = Pixels(archive, image_key), _class_names(archive)
+    if label_key not in archive.keys:
         if names:
-            raise refusal(config, f"there are `classes` but no `{label_key}`; expected {EXPECTED}")
-        return Source(torch.zeros(len(images), dtype=torch.int64), (UNLABELLED,), lambda keep: images[keep])
+            raise archive.refusal(f"there are `classes` but no `{label_key}`")
+        return Source(torch.zeros(pixels.count, dtype=torch.int64), (UNLABELLED,), pixels.read, pixels.files)
     # Without names, more classes than images are taken for a mistake (such as identifiers instead of classes).
-    labels = checked_labels(config, arrays[label_key], len(images), len(names) or len(images))
+    labels = checked_labels(archive.config, archive.array(label_key), pixels.count, len(names) or pixels.count)
     names = names or tuple(str(label) for label in range(int(labels.max()) + 1 if len(labels) else 0))
-    return Source(labels, names, lambda keep: images[keep])
+    return Source(labels, names, pixels.read, pixels.files)
 
 
-def _read_arrays(config: DataConfig) -> dict[str, NDArray[Any]]:
-    """Read the arrays that are used; the others (test images) stay on disk."""
-    path = existing_path(config, EXPECTED)
-    # False for folders, for other files and for an archive whose end is missing.
-    if not zipfile.is_zipfile(path):
-        raise refusal(config, f"this is no .npz file, or it is cut short; expected {EXPECTED}")
-    used = {"classes", *(key for pair in KEYS for key in pair)}
-    try:
-        # Of other arrays only the names are of use: to say what there is when there are no images.
-        with np.load(path) as archive:
-            return {key: archive[key] if key in used else np.empty(0) for key in archive.files}
-    except Exception as error:  # a damaged archive raises what zipfile, zlib or numpy stumble over first
-        raise refusal(config, f"it cannot be read ({error}); expected {EXPECTED}") from None
+class Archive:
+    """The .npz file at `dataset_path`, and what was `expected` there."""
+
+    def __init__(self, config: DataConfig, expected: str) -> None:
+        self.config, self._expected = config, expected
+        self.path = existing_path(config, expected)
+        # False for folders, for other files and for an archive whose end is missing.
+        if not zipfile.is_zipfile(self.path):
+            raise self.refusal("this is no .npz file, or it is cut short")
+        with self.reading(), zipfile.ZipFile(self.path) as archive:
+            self.keys = tuple(name.removesuffix(".npy") for name in archive.namelist())
+
+    def refusal(self, problem: str) -> DataError:
+        """Tell in one line what is wrong, and what was expected."""
+        return refusal(self.config, f"{problem}; expected {self._expected}")
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Refuse the file if what is done meanwhile fails."""
+        try:
+            yield
+        except Exception as error:  # a damaged archive raises what zipfile, zlib or numpy stumble over first
+            raise self.refusal(f"it cannot be read ({error})") from None
+
+    def array(self, key: str) -> NDArray[Any]:
+        """The array called `key`; the others stay on disk."""
+        with self.reading(), np.load(self.path) as archive:
+            array: NDArray[Any] = archive[key]
+        return array
 
 
-def _image_tensor(config: DataConfig, key: str, images: NDArray[Any]) -> Tensor:
-    """NHW or NHWC pixels as (N, C, H, W), uint8."""
-    if images.dtype != np.uint8:
-        raise refusal(config, f"`{key}` is {images.dtype}; expected uint8, 0..255")
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or images.shape[3] not in {1, 3}:
-        raise refusal(config, f"`{key}` has shape {images.shape}; expected (N, H, W), (N, H, W, 1) or (N, H, W, 3)")
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+class Pixels:
+    """NHW or NHWC pixels in an archive, for a `Source`: `count` images, of which only those that are read are kept."""
+
+    def __init__(self, archive: Archive, key: str) -> None:
+        self._archive = archive
+        with archive.reading():
+            self._rows = Rows(archive.path, key)
+        shape, dtype = self._rows.shape, self._rows.dtype
+        if dtype != np.uint8:
+            raise refusal(archive.config, f"`{key}` is {dtype}; expected uint8, 0..255")
+        if len(shape) != 3 and (len(shape) != 4 or shape[3] not in {1, 3}):
+            problem = f"`{key}` has shape {shape}; expected (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
+            raise refusal(archive.config, problem)
+        self.count: int = shape[0]
+
+    def read(self, indices: Tensor) -> Tensor:
+        """The images at ascending `indices`, shape (n,), as (n, C, H, W), uint8."""
+        with self._archive.reading():
+            pixels = self._rows.read(indices.numpy())
+        channels_last = pixels if pixels.ndim == 4 else pixels[..., None]
+        return torch.from_numpy(np.ascontiguousarray(channels_last.transpose(0, 3, 1, 2)))
+
+    def files(self, _: Tensor) -> tuple[Path]:
+        """The archive."""
+        return (self._archive.path,)
 
 
-def _class_names(config: DataConfig, arrays: dict[str, NDArray[Any]]) -> tuple[str, ...]:
-    names = arrays.get("classes", np.empty(0, dtype=str))
+def _class_names(archive: Archive) -> tuple[str, ...]:
+    names = archive.array("classes") if "classes" in archive.keys else np.empty(0, dtype=str)
     if names.ndim != 1 or names.dtype.kind != "U":
-        raise refusal(config, f"`classes` is {names.dtype} of shape {names.shape}; expected text of shape (classes,)")
+        problem = f"`classes` is {names.dtype} of shape {names.shape}; expected text of shape (classes,)"
+        raise refusal(archive.config, problem)
     return tuple(names.tolist())

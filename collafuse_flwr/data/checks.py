@@ -36,6 +36,30 @@ def existing_path(config: DataConfig, expected: str) -> Path:
     return path
 
 
+def unpacked(config: DataConfig, folder: str, expected: str) -> Path:
+    """Find the folder of the data: `folder` in `dataset_path`, as a download unpacks to, or `dataset_path` itself.
+
+    Raises:
+        DataError: `dataset_path` is empty or not there.
+    """
+    root = existing_path(config, expected)
+    return root / folder if os.path.isdir(root / folder) else root
+
+
+def read_lines(config: DataConfig, path: Path, expected: str) -> list[str]:
+    """Read a text file as lines without those that are blank.
+
+    Raises:
+        DataError: the file is missing or holds no text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        problem = getattr(error, "strerror", None) or "it holds no text"
+        raise refusal(config, f"{path.absolute()} cannot be read ({problem}); expected {expected}") from None
+    return [line for line in text.splitlines() if line.strip()]
+
+
 def checked_labels(config: DataConfig, labels: NDArray[Any], count: int, num_classes: int) -> Tensor:
     """Turn whole numbers of shape (count,) or (count, 1) into labels: (count,), int64, in 0..num_classes - 1.
 

@@ -10,12 +10,17 @@ from torch import Tensor
 
 from collafuse_flwr.config import DataConfig
 from collafuse_flwr.data.archive import load_archive
+from collafuse_flwr.data.awa2 import load_awa2
+from collafuse_flwr.data.brats import load_brats2020
+from collafuse_flwr.data.celeba import load_celeba
 from collafuse_flwr.data.checks import refusal
+from collafuse_flwr.data.cifar import load_cifar10
 from collafuse_flwr.data.decoded import decoded
 from collafuse_flwr.data.folder import load_folder
-from collafuse_flwr.data.idx import load_idx
+from collafuse_flwr.data.idx import load_idx, load_notmnist
 from collafuse_flwr.data.images import ImageSet, Source
 from collafuse_flwr.data.joined import joined
+from collafuse_flwr.data.medmnist import load_medmnist
 from collafuse_flwr.rng import stream
 
 #: The brightest value of scikit-learn's digits.
@@ -39,6 +44,12 @@ LOADERS: dict[str, Callable[[DataConfig], Source]] = {
     "mnist": load_idx,
     "fashion_mnist": load_idx,
     "kmnist": load_idx,
+    "notmnist": load_notmnist,
+    "cifar10": load_cifar10,
+    "celeba": load_celeba,
+    "awa2": load_awa2,
+    "brats2020": load_brats2020,
+    "medmnist": load_medmnist,
 }
 
 

@@ -16,6 +16,8 @@ from collafuse_flwr.errors import DataError
 HALF = 127.5
 #: Images that are resized at a time; in float32 the whole set would take four times its memory.
 RESIZED_TOGETHER = 256
+#: The name of the one class of images without labels.
+UNLABELLED = "unlabelled"
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ def both(tmp_path: Path) -> DataConfig:
     write(tmp_path / "grey.npz", 12, 8, 8, classes=["cat", "dog"])
     write(tmp_path / "rgb.npz", 18, 16, 16, 3, classes=["dog", "cow"])
     path = f"{tmp_path / 'grey.npz'};{tmp_path / 'rgb.npz'}"
-    return DataConfig("npz+npz", path, 8, cache_path=str(tmp_path / "cache"), partition="by_domain")
+    return DataConfig("npz+npz", path, image_size=8, cache_path=str(tmp_path / "cache"), partition="by_domain")
 
 
 def test_sets_become_one(tmp_path: Path) -> None:
@@ -31,7 +31,9 @@ def test_sets_become_one(tmp_path: Path) -> None:
     assert images.labels.tolist() == [0, 1] * 6 + [1, 2] * 9
     assert images.facts.groups["domain"].tolist() == [0] * 12 + [1] * 18
     for begin, end, name in ((0, 12, "grey"), (12, 30, "rgb")):
-        own = load_images(DataConfig("npz", str(tmp_path / f"{name}.npz"), 8, cache_path=str(tmp_path / "cache")), 0)
+        own = load_images(
+            DataConfig("npz", str(tmp_path / f"{name}.npz"), image_size=8, cache_path=str(tmp_path / "cache")), 0
+        )
         assert torch.equal(images.images[begin:end], own.images.expand(-1, 3, -1, -1))
 
 
@@ -41,7 +43,7 @@ def test_every_client_has_a_domain(tmp_path: Path) -> None:
 
 
 def test_one_path_serves_all_sets_and_other_numbers_are_refused(tmp_path: Path) -> None:
-    config = DataConfig("digits+digits", "", 0, 20)
+    config = DataConfig("digits+digits", max_images=20)
     assert len(load_images(config, 0)) == 20
     with pytest.raises(
         DataError,
