@@ -119,9 +119,9 @@ def fresh_folder(config: Config) -> str:
 
 
 def _is_literal(argument: str) -> bool:
-    """Whether a value would mean something else to Hydra: `model=package.module:factory`, several folders in `runs`."""
+    """Whether a value would mean something else to Hydra: `model=package.module:factory`, several folders or names."""
     name, _, value = argument.partition("=")
-    return (name == "model" and ":" in value) or name == "runs"
+    return (name == "model" and ":" in value) or name in ("runs", "attributes")
 
 
 def _in_one_line(error: Exception, config_name: str) -> str:

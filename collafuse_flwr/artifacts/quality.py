@@ -93,12 +93,13 @@ class Judge:
         return measured
 
     def _tstr(self, real: Tensor, labels: Tensor, samples: Samples) -> float | None:
-        """None where samples have no classes to learn."""
-        if int(samples.labels.min()) < 0 or self.data.images.num_classes < 2:
+        """Of the samples whose class is known; None where that is fewer than half, or there is but one class."""
+        known = samples.labels >= 0
+        if 2 * int(known.sum()) < len(known) or self.data.images.num_classes < 2:
             return None
         return train_synthetic_test_real(
-            samples.images,
-            samples.labels,
+            samples.images[known],
+            samples.labels[known],
             real,
             labels,
             num_classes=self.data.images.num_classes,
