@@ -17,7 +17,10 @@ _WIRE_DTYPES = {"int8": np.int8, "float16": np.float16, "float32": np.float32}
 
 @dataclass(frozen=True)
 class UploadContract:
-    """What was agreed with a client at the start, which every upload of its must fit."""
+    """What was agreed with a client at the start, which every upload of its must fit.
+
+    `labels` says whether they travel: attributes where there is a number of them, classes otherwise.
+    """
 
     rows: int
     channels: int
@@ -26,6 +29,7 @@ class UploadContract:
     labels: bool
     dtype: str
     alpha_bar: float
+    num_attributes: int = 0
 
     @property
     def bound(self) -> float:
@@ -87,9 +91,13 @@ def _largest(upload: Upload, dtype: np.dtype[Any]) -> float:
 def _check_labels(labels: np.ndarray[Any, Any] | None, contract: UploadContract) -> None:
     if not contract.labels:
         if labels is not None:
-            raise UploadError("`upload.labels` must not be sent when `share_labels` is false")
+            raise UploadError("`upload.labels` must not be sent when `share_labels` is false or `condition` none")
         return
-    if labels is None or labels.dtype != np.int64 or labels.shape != (contract.rows,):
-        raise UploadError(f"`upload.labels` must be int64 of shape ({contract.rows},)")
-    if labels.min() < 0 or labels.max() >= contract.num_classes:
-        raise UploadError(f"`upload.labels` must be in 0..{contract.num_classes - 1}")
+    attributes = contract.num_attributes
+    dtype = np.dtype(np.uint8 if attributes else np.int64)
+    shape = (contract.rows, attributes) if attributes else (contract.rows,)
+    if labels is None or labels.dtype != dtype or labels.shape != shape:
+        raise UploadError(f"`upload.labels` must be {dtype} of shape {shape}")
+    last = 1 if attributes else contract.num_classes - 1
+    if labels.min() < 0 or labels.max() > last:
+        raise UploadError(f"`upload.labels` must be in 0..{last}")

@@ -35,7 +35,7 @@ def client_share(config: Config, cut: int) -> float:
 
 
 def exchange_rounds(
-    config: Config, num_images: float, image_values: int, weight_bytes: int, net_bytes: int
+    config: Config, num_images: float, image_values: int, weight_bytes: int, net_bytes: int, num_attributes: int = 0
 ) -> set[int]:
     """The rounds after which clients' weights are averaged: all, or as many as CollaFuse's traffic would pay for.
 
@@ -48,6 +48,7 @@ def exchange_rounds(
         image_values: numbers in an image.
         weight_bytes: bytes of the weights that are exchanged.
         net_bytes: bytes of the whole network.
+        num_attributes: bytes of an image's attributes, where these are shared; 0: it has a class, of 8 bytes.
 
     Returns:
         Rounds evenly spread over the run, the last one among them; empty if the budget pays for none.
@@ -55,7 +56,7 @@ def exchange_rounds(
     rounds = config.run.num_rounds
     if config.train.budget != "traffic":
         return set(range(1, rounds + 1))
-    label_bytes = 8 if config.split.share_labels else 0
+    label_bytes = (num_attributes or 8) if config.shares_labels() else 0
     per_image = image_values * np.dtype(config.split.upload_dtype).itemsize + label_bytes
     paid = num_images * config.split.copies_per_image * per_image * (config.split.cut_ratio < 1)
     paid += net_bytes * takes_backbone(config, round(config.split.cut_ratio * config.model.timesteps))

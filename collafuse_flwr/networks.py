@@ -1,16 +1,18 @@
-"""Denoisers by name: presets over diffusers' `UNet2DModel`, or any module with the same call."""
+"""Denoisers by name: presets over diffusers' U-Nets, or any module with the same call."""
 
 from __future__ import annotations
 
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_model
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-from collafuse_flwr.diffusion.prediction import Denoise, Prediction
+from collafuse_flwr.diffusion.prediction import DROPPED, Denoise, Prediction
 from collafuse_flwr.diffusion.schedule import Schedule
 from collafuse_flwr.errors import SettingError
 from collafuse_flwr.rng import derive_seed
@@ -26,6 +28,9 @@ class Preset:
     attention: bool = False
 
 
+#: The buffer in which a network that knows dropped labels has the one that stands for them; it is not saved.
+NULL = "null_label"
+
 #: `paper` has the width and depth of the authors' U-Net: dim 16, multipliers 1-2-4-8, attention innermost.
 PRESETS = {
     "nano": Preset((16, 32)),
@@ -38,11 +43,16 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class ImageShape:
-    """What a denoiser sees: channels, the side in pixels, and the number of classes it knows (0: unconditional)."""
+    """What a denoiser sees: channels, the side in pixels, and the classes or attributes it is told (0: not told).
+
+    With `null` the last class, or attribute, is one that no image has: it stands for a label that was dropped.
+    """
 
     channels: int
     size: int
     num_classes: int
+    num_attributes: int = 0
+    null: bool = False
 
 
 def build_network(model: str, shape: ImageShape, seed: int, name: str) -> nn.Module:
@@ -50,9 +60,9 @@ def build_network(model: str, shape: ImageShape, seed: int, name: str) -> nn.Mod
 
     Args:
         model: a preset, or `package.module:factory`, a callable that takes an `ImageShape` and returns a module which
-            is called as `module(x, t, class_labels=labels)`, with t in 0..T-1, and returns a tensor like x, or an
-            object that has it as `.sample`.
-        shape: channels, image side and classes.
+            is called as `module(x, t, class_labels=labels)`, with t in 0..T-1 and labels int64 (n,), float32
+            (n, num_attributes) or None, and returns a tensor like x, or an object that has it as `.sample`.
+        shape: channels, image side, and classes or attributes.
         seed: the run's seed.
         name: whose network this is.
 
@@ -61,11 +71,12 @@ def build_network(model: str, shape: ImageShape, seed: int, name: str) -> nn.Mod
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "init", name))
-        if ":" in model:
-            return _custom(model, shape)
-        if model not in PRESETS:
+        if ":" not in model and model not in PRESETS:
             raise SettingError("model", model, f"one of {', '.join(PRESETS)}, or package.module:factory")
-        return _unet(model, PRESETS[model], shape)
+        network = _custom(model, shape) if ":" in model else _unet(model, PRESETS[model], shape)
+    if shape.null:
+        network.register_buffer(NULL, _null(shape), persistent=False)
+    return network
 
 
 def import_diffusers() -> None:
@@ -73,11 +84,11 @@ def import_diffusers() -> None:
 
     A deployed client that introduces itself is a new process that needs no network, so it is not done at the top.
     """
-    from diffusers import DDPMScheduler, UNet2DModel  # noqa: F401, PLC0415
+    from diffusers import DDPMScheduler, UNet2DConditionModel, UNet2DModel  # noqa: F401, PLC0415
 
 
 def _unet(name: str, preset: Preset, shape: ImageShape) -> nn.Module:
-    from diffusers import UNet2DModel  # noqa: PLC0415 - slow, as above
+    from diffusers import UNet2DConditionModel, UNet2DModel  # noqa: PLC0415 - slow, as above
 
     levels = len(preset.channels)
     if shape.size % 2 ** (levels - 1):
@@ -85,19 +96,28 @@ def _unet(name: str, preset: Preset, shape: ImageShape) -> nn.Module:
         raise SettingError("image_size", shape.size, allowed)
     down, up = "DownBlock2D", "UpBlock2D"
     inner_down, inner_up = ("AttnDownBlock2D", "AttnUpBlock2D") if preset.attention else (down, up)
-    unet: nn.Module = UNet2DModel(
-        sample_size=shape.size,
-        in_channels=shape.channels,
-        out_channels=shape.channels,
-        layers_per_block=preset.blocks,
-        block_out_channels=preset.channels,
-        down_block_types=(down,) * (levels - 1) + (inner_down,),
-        up_block_types=(inner_up,) + (up,) * (levels - 1),
-        norm_num_groups=8,
-        attention_head_dim=32,
-        add_attention=preset.attention,
-        num_class_embeds=shape.num_classes or None,
-    )
+    common: dict[str, Any] = {
+        "sample_size": shape.size,
+        "in_channels": shape.channels,
+        "out_channels": shape.channels,
+        "layers_per_block": preset.blocks,
+        "block_out_channels": preset.channels,
+        "down_block_types": (down,) * (levels - 1) + (inner_down,),
+        "up_block_types": (inner_up,) + (up,) * (levels - 1),
+        "norm_num_groups": 8,
+        "attention_head_dim": 32,
+    }
+    unet: nn.Module
+    if shape.num_attributes:
+        # UNet2DModel takes a class alone. This one adds W a + b to the embedding of t; its middle is a block shorter.
+        unet = UNet2DConditionModel(
+            **common,
+            mid_block_type="UNetMidBlock2D",
+            class_embed_type="simple_projection",
+            projection_class_embeddings_input_dim=shape.num_attributes,
+        )
+    else:
+        unet = UNet2DModel(**common, add_attention=preset.attention, num_class_embeds=shape.num_classes or None)
     return unet
 
 
@@ -118,15 +138,45 @@ def as_denoise(network: nn.Module, runtime: Runtime) -> Denoise:
     """The network as a function of (x_t, t in 1..T, labels), float32 in and out, run in the runtime's precision.
 
     diffusers counts steps from 0, so the network is called with t - 1 and its folder works in diffusers as it is.
+    A network that knows dropped labels takes None for all of them dropped.
     """
+    from diffusers import UNet2DConditionModel  # noqa: PLC0415 - slow, as above
+
+    null = dict(network.named_buffers(recurse=False)).get(NULL)
+    # It demands tokens to attend to; ours have no block that does.
+    tokens = {"encoder_hidden_states": None} if isinstance(network, UNet2DConditionModel) else {}
 
     def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         with runtime.autocast():
-            output = network(x_t, t - 1, class_labels=labels)
+            output = network(x_t, t - 1, class_labels=_inputs(labels, null, len(x_t)), **tokens)
         prediction: Tensor = output if isinstance(output, Tensor) else output.sample
         return prediction.float()
 
     return denoise
+
+
+def _null(shape: ImageShape) -> Tensor:
+    """What stands for a dropped label: the last class, (), or only the last attribute, (num_attributes,)."""
+    if shape.num_attributes:
+        return torch.eye(shape.num_attributes)[-1]
+    return torch.tensor(shape.num_classes - 1)
+
+
+def _inputs(labels: Tensor | None, null: Tensor | None, count: int) -> Tensor | None:
+    """Labels as a network takes them: `null` in the place of those that are dropped, attributes as float32.
+
+    Args:
+        labels: as in `Denoise`.
+        null: what stands for a dropped label, if the network knows any.
+        count: images in the batch, n.
+    """
+    if labels is None:
+        return None if null is None else null.expand(count, *null.shape)
+    if labels.ndim == 1:
+        return labels if null is None else torch.where(labels == DROPPED, null, labels)
+    if null is None:
+        return labels.float()
+    return torch.where(labels[:, :1] == DROPPED, null, pad(labels.float(), (0, 1)))
 
 
 def save_network(network: nn.Module, folder: Path, schedule: Schedule, prediction: Prediction) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from collafuse_flwr.errors import SettingError
 
-#: How the names of diffusers' `UNet2DModel` begin in each part; the embeddings of t and of the class are input.
+#: How the names of diffusers' U-Nets begin in each part; the embeddings of t and of the label are input.
 PARTS = {
     "encoder": ("conv_in.", "time_embedding.", "class_embedding.", "down_blocks."),
     "bottleneck": ("mid_block.",),
@@ -43,7 +43,9 @@ def shared_names(strategy: str, names: Iterable[str]) -> list[str]:
     known = list(names)
     shared = {name for part in UPLOADED[strategy] for name in part_names(known, part)}
     if not shared:
-        raise SettingError("strategy", strategy, "one that averages whole networks: this network is no UNet2DModel")
+        raise SettingError(
+            "strategy", strategy, "one that averages whole networks: this network is no U-Net of diffusers"
+        )
     return [name for name in known if name in shared]
 
 

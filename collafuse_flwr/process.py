@@ -15,6 +15,7 @@ from collafuse_flwr.diffusion import (
     Prediction,
     Sampler,
     Schedule,
+    guided,
     make_schedule,
     reverse,
     time_grid,
@@ -50,18 +51,29 @@ class Process:
             choose_runtime(config.run.device, config.run.precision),
         )
 
-    def backbone(self, channels: int, size: int, num_classes: int) -> nn.Module:
-        """The server's network, freshly initialised; conditional only if class labels are shared."""
-        classes = num_classes if self.config.model.conditional and self.config.split.share_labels else 0
-        shape = ImageShape(channels, size, classes)
+    def backbone(self, channels: int, size: int, num_classes: int, num_attributes: int = 0) -> nn.Module:
+        """The server's network, freshly initialised; conditional only if labels are shared."""
+        told = (num_classes, num_attributes) if self.config.split.share_labels else (0, 0)
+        shape = self._shape(channels, size, *told)
         return build_network(self.config.model.model, shape, self.config.run.seed, "backbone").to(self.runtime.device)
 
-    def denoiser(self, client: int, channels: int, size: int, num_classes: int) -> nn.Module:
+    def denoiser(self, client: int, channels: int, size: int, num_classes: int, num_attributes: int = 0) -> nn.Module:
         """A client's network, freshly initialised."""
         preset = self.config.model.client_model
         model = self.config.model.model if preset == "same" else preset
-        shape = ImageShape(channels, size, num_classes if self.config.model.conditional else 0)
+        shape = self._shape(channels, size, num_classes, num_attributes)
         return build_network(model, shape, self.config.run.seed, f"client {client}").to(self.runtime.device)
+
+    def _shape(self, channels: int, size: int, num_classes: int, num_attributes: int) -> ImageShape:
+        """What a network sees of such images, and is told, as `condition` says; one label more where some are dropped.
+
+        The backbone drops none, but has it too, so that clients can start from its embedding.
+        """
+        condition, null = self.config.model.condition, bool(self.config.train.label_dropout)
+        classes = num_classes if condition == "classes" else 0
+        attributes = num_attributes if condition == "attributes" else 0
+        null = null and bool(classes or attributes)
+        return ImageShape(channels, size, classes and classes + null, attributes and attributes + null, null)
 
     def denoise(self, network: nn.Module) -> Denoise:
         """A network as a function of (x_t, t, labels)."""
@@ -90,14 +102,20 @@ class Process:
         return max(1, round(total * cut / self.schedule.timesteps)) if total and cut else 0
 
     def reverse(
-        self, network: nn.Module, x: Tensor, grid: list[int], labels: Tensor | None, name: tuple[int | str, ...]
+        self,
+        network: nn.Module,
+        x: Tensor,
+        grid: list[int],
+        labels: Tensor | None,
+        name: tuple[int | str, ...],
+        guidance: float = 1.0,
     ) -> Tensor:
         """Carry x, shape (batch, channels, size, size), down the grid with one network; `name` names its noise."""
         device = self.runtime.device
         return reverse(
             self.schedule,
             self.objective.prediction,
-            self.denoise(network.eval()),
+            guided(self.denoise(network.eval()), guidance),
             x.to(device),
             grid,
             sampler=cast(Sampler, self.config.evaluation.sampler),

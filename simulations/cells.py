@@ -49,10 +49,15 @@ def canonical(config: Config) -> dict[str, Any]:
         ratios = [float(ratio) for ratio in flat["client_cut_ratios"].split(",")]
         equal = len(set(ratios)) == 1
         flat |= {"cut_ratio": ratios[0], "client_cut_ratios": ""} if equal else {"cut_ratio": None}
-    if flat["strategy"] == "collafuse" and flat["cut_ratio"] == 1:
-        for name in UPLOADS:
-            del flat[name]
-    return flat
+    return {name: value for name, value in flat.items() if name not in _unused(flat)}
+
+
+def _unused(flat: dict[str, Any]) -> set[str]:
+    """Settings that change nothing: of labels if there are none, of uploads at c = 1, of client samplers at c = 0."""
+    unused = {"share_labels", "label_dropout"} if flat["condition"] == "none" else set()
+    if flat["strategy"] == "collafuse":
+        unused |= {1: set(UPLOADS), 0: {"guidance"}}.get(flat["cut_ratio"], set())
+    return unused
 
 
 def fingerprint(config: Config) -> str:

@@ -28,7 +28,14 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 MULTIRUN = {"-m", "--multirun"}
 
 #: Signs that make a value of a setting literal: package.module:factory, several data sets, paths, lists or folders.
-LITERAL = {"model": ":", "dataset": "+", "dataset_path": ";", "attribute_groups": ";,", "runs": ("",)}
+LITERAL = {
+    "model": ":",
+    "dataset": "+",
+    "dataset_path": ";",
+    "attribute_groups": ";,",
+    "runs": ("",),
+    "attributes": ("",),
+}
 
 #: Exit statuses: the run broke, there is a mistake in what was asked, the user stopped it.
 FAILED = 1
@@ -124,7 +131,7 @@ def fresh_folder(config: Config) -> str:
 def _is_literal(argument: str) -> bool:
     """Whether a value that is not in quotation marks would mean something else to Hydra, or nothing."""
     name, _, value = argument.partition("=")
-    return value[:1] not in {"'", '"'} and any(sign in value for sign in LITERAL.get(name, ()))
+    return value[:1] not in {"'", '"'} and name in LITERAL and any(sign in value for sign in LITERAL[name] or [""])
 
 
 def _in_one_line(error: Exception, config_name: str) -> str:

@@ -6,6 +6,7 @@ run; the images are written as files, with a grid of all.
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from safetensors import safe_open
 from safetensors.torch import load_file, load_model
 from torch import Tensor, nn
 
 from collafuse_flwr.artifacts import read_config, save_grid, save_picture
-from collafuse_flwr.config import Config
+from collafuse_flwr.config import Config, check_guidance
 from collafuse_flwr.errors import SettingError
 from collafuse_flwr.files import write_json
 from collafuse_flwr.folders import client_folder
@@ -29,12 +31,18 @@ from strategies.journal import Journal
 
 @dataclass(frozen=True)
 class Request:
-    """What to generate; `label` -1 stands for all classes, as often as in the run's own samples."""
+    """What to generate.
+
+    `label` is a class or -1, `attributes` the names of those that an image is to have; without either, labels come as
+    often as in the run's own samples. `guidance` None is the run's own.
+    """
 
     run: Path
     client: int
     num_images: int
     label: int
+    attributes: tuple[str, ...]
+    guidance: float | None
     seed: int
     output: Path
 
@@ -50,20 +58,34 @@ class Request:
                 raise SettingError(name, settings[name], f"a whole number >= {low}")
         if not settings["run"]:
             raise SettingError("run", "", "the folder of a finished run")
+        guidance, names = settings["guidance"], str(settings["attributes"])
+        if guidance != "" and (isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or guidance < 0):
+            raise SettingError("guidance", guidance, "a number >= 0, or empty for the run's own")
         run, client = Path(str(settings["run"])).absolute(), settings["client"]
         output = (
             Path(str(settings["output"])).absolute() if settings["output"] else run / "generated" / f"client-{client}"
         )
         if output.exists() and not (output.is_dir() and not any(output.iterdir())):
             raise SettingError("output", str(output), "a new or empty folder")
-        return cls(run, client, settings["num_images"], settings["label"], settings["seed"], output)
+        attributes = tuple(name.strip() for name in names.split(",")) if names else ()
+        return cls(
+            run=run,
+            client=client,
+            num_images=settings["num_images"],
+            label=settings["label"],
+            attributes=attributes,
+            guidance=None if guidance == "" else guidance,
+            seed=settings["seed"],
+            output=output,
+        )
 
 
 def generate(request: Request) -> Path:
     """Generate images by collaboration of the backbone and one client's denoiser; the folder they are in.
 
     Raises:
-        SettingError: the folder holds no finished run, or the run has no such client or class.
+        SettingError: the folder holds no finished run, or the run has no such client, class or attribute, or its
+            networks cannot be guided.
     """
     if not (request.run / "config.json").is_file():
         raise SettingError("run", str(request.run), "the folder of a finished run")
@@ -71,10 +93,12 @@ def generate(request: Request) -> Path:
     cuts = config.cut_steps()
     if request.client >= len(cuts):
         raise SettingError("client", request.client, f"0..{len(cuts) - 1}, the clients of the run")
-    images, labels = _sample(request, config, Process.of(config))
+    guidance = config.evaluation.guidance if request.guidance is None else request.guidance
+    check_guidance(config, guidance)
+    images, classes = _sample(request, guidance, Process.of(config))
     width = len(str(len(images) - 1))
     for index, image in enumerate(images):
-        suffix = f"-class-{int(labels[index])}" if labels is not None else ""
+        suffix = f"-class-{int(classes[index])}" if classes is not None else ""
         save_picture(image, request.output / f"{index:0{width}d}{suffix}.png")
     save_grid(images, request.output / "grid.png")
     described = {
@@ -82,43 +106,59 @@ def generate(request: Request) -> Path:
         "client": request.client,
         "cut_step": cuts[request.client],
         "seed": request.seed,
+        "num_images": len(images),
+        "label": request.label,
+        "attributes": list(request.attributes),
+        "guidance": guidance,
     }
-    write_json(request.output / "generated.json", described | {"num_images": len(images), "label": request.label})
+    write_json(request.output / "generated.json", described)
     return request.output
 
 
-def _sample(request: Request, config: Config, process: Process) -> tuple[Tensor, Tensor | None]:
-    """Both halves of the chain, from noise to images in [-1, 1]."""
-    journal, client = Journal(request.run), request.client
+def _sample(request: Request, guidance: float, process: Process) -> tuple[Tensor, Tensor | None]:
+    """Both halves of the chain, from noise to images in [-1, 1]; and their classes, if they were asked for."""
+    journal, client, config = Journal(request.run), request.client, process.config
     own = client_folder(request.run, client)
     if journal.load() is None or not (own / "samples.safetensors").is_file():
         raise SettingError("run", str(request.run), "the folder of a run that has reached its last round")
     hello = journal.hellos[client]
-    shape = hello.channels, hello.size, hello.num_classes
+    shape = hello.channels, hello.size, hello.num_classes, hello.num_attributes
     name = (request.seed, "generate", client)
-    labels = _labels(request, config, load_file(own / "samples.safetensors")["labels"], name)
+    labels = _labels(request, config, own / "samples.safetensors", stream(*name, "labels"))
     x = torch.randn((request.num_images, hello.channels, hello.size, hello.size), generator=stream(*name, "x_T"))
     if hello.cut_step < hello.timesteps:
         backbone = _load(process.backbone(*shape), request.run / "server" / "backbone")
-        conditions = labels if config.split.share_labels else None
+        conditions = labels if config.shares_labels() else None
         x = process.reverse(backbone, x, process.server_grid(hello.cut_step), conditions, (*name, "server"))
     if hello.cut_step:
         denoiser = _load(process.denoiser(client, *shape), own / "denoiser")
-        x = process.reverse(denoiser, x, process.client_grid(hello.cut_step), labels, (*name, "client"))
-    return x.clamp(-1, 1), labels
+        x = process.reverse(denoiser, x, process.client_grid(hello.cut_step), labels, (*name, "client"), guidance)
+    return x.clamp(-1, 1), labels if config.model.condition == "classes" else None
 
 
-def _labels(request: Request, config: Config, known: Tensor, name: tuple[int | str, ...]) -> Tensor | None:
-    if not config.model.conditional:
-        if request.label >= 0:
-            raise SettingError("label", request.label, "-1: the networks of this run know no classes")
+def _labels(request: Request, config: Config, samples: Path, generator: torch.Generator) -> Tensor | None:
+    """What each image is conditioned on: what was asked for, or drawn from the run's own samples of the client."""
+    condition = config.model.condition
+    if request.label >= 0 and condition != "classes":
+        raise SettingError("label", request.label, "-1: the networks of this run know no classes")
+    if request.attributes and condition != "attributes":
+        raise SettingError("attributes", ",".join(request.attributes), "empty: the networks of this run know none")
+    if condition == "none":
         return None
-    classes = sorted(set(known.tolist()))
+    known = load_file(samples)["labels" if condition == "classes" else "attributes"]
+    if request.attributes:
+        with safe_open(str(samples), framework="pt") as file:
+            names: list[str] = json.loads(file.metadata()["attribute_names"])
+        for name in request.attributes:
+            if name not in names:
+                raise SettingError("attributes", name, f"names among {', '.join(names)}")
+        return torch.tensor([[name in request.attributes for name in names]] * request.num_images, dtype=torch.uint8)
+    classes = sorted(set(known.flatten().tolist()))
     if request.label >= 0:
         if request.label not in classes:
             raise SettingError("label", request.label, f"one of {', '.join(map(str, classes))}, the client's classes")
         return torch.full((request.num_images,), request.label)
-    return known[torch.randint(0, len(known), (request.num_images,), generator=stream(*name, "labels"))]
+    return known[torch.randint(0, len(known), (request.num_images,), generator=generator)]
 
 
 def _load(network: nn.Module, folder: Path) -> nn.Module:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from collafuse_flwr.artifacts import read_config
 from collafuse_flwr.config import Config, setting_help
-from collafuse_flwr.data import federation_data
+from collafuse_flwr.data import federation_data, num_attributes
 from collafuse_flwr.evaluation import pretrained_networks
 from collafuse_flwr.process import Process
 from simulations import runners
@@ -37,8 +37,9 @@ def preflight(config: Config) -> None:
     """
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
     process, (_, channels, size, _) = Process.of(config), data.images.images.shape
-    process.backbone(channels, size, data.images.num_classes)
-    process.denoiser(0, channels, size, data.images.num_classes)
+    told = data.images.num_classes, num_attributes(config, data.images)
+    process.backbone(channels, size, *told)
+    process.denoiser(0, channels, size, *told)
     pretrained_networks(config.evaluation)
 
 

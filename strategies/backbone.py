@@ -34,11 +34,12 @@ class ServerWork:
 class Backbone:
     """The shared denoiser of the steps t > k, on the server."""
 
-    def __init__(self, process: Process, channels: int, size: int, num_classes: int) -> None:
+    def __init__(self, process: Process, channels: int, size: int, num_classes: int, num_attributes: int = 0) -> None:
         self.process = process
         self.shape = (channels, size, size)
-        self.network = process.backbone(channels, size, num_classes)
-        self.conditional = process.config.model.conditional and process.config.split.share_labels
+        self.network = process.backbone(channels, size, num_classes, num_attributes)
+        self.conditional = process.config.shares_labels()
+        self._label = torch.zeros((1, num_attributes) if num_attributes else 1, dtype=torch.int64)
         self.state = TrainState(self.network, process.config.train.ema_decay)
         self._forward = self._count_forward()
 
@@ -73,6 +74,7 @@ class Backbone:
             learning_rate=learning_rate,
             generator=stream(config.run.seed, "backbone", "round", round_, device=self.process.runtime.device),
             on_step=lambda done: progress.step("backbone", done, steps),
+            flip=config.train.flip,
         )
         flops = training_flops(self._forward, trained.images)
         return ServerWork(trained.loss, trained.steps, trained.images, time.perf_counter() - began, flops)
@@ -108,7 +110,8 @@ class Backbone:
         device = self.process.runtime.device
         one = torch.ones(1, dtype=torch.int64, device=device)
         x = torch.zeros((1, *self.shape), device=device)
-        return forward_flops(self.process.denoise(self.network.eval()), x, one, one * 0 if self.conditional else None)
+        label = self._label.to(device) if self.conditional else None
+        return forward_flops(self.process.denoise(self.network.eval()), x, one, label)
 
 
 def weights(arrays: ArrayRecord) -> dict[str, Tensor]:

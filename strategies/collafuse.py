@@ -47,10 +47,11 @@ class CollaFuse(Federation, Strategy):
         self.backbone.save(self.folder / "server" / "backbone")
 
     def _build(self, hello: Hello) -> None:
-        self.backbone = Backbone(self.process, hello.channels, hello.size, hello.num_classes)
+        self.backbone = Backbone(self.process, hello.channels, hello.size, hello.num_classes, hello.num_attributes)
         row = (hello.channels, hello.size, hello.size)
         device = self.process.runtime.device
-        self.pool = Pool(self.folder / "server" / "pool", row, self.config.split.upload_dtype, device)
+        dtype = self.config.split.upload_dtype
+        self.pool = Pool(self.folder / "server" / "pool", row, dtype, device, hello.num_attributes)
 
     def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:
         self.backbone.state.load(tensors)
@@ -109,9 +110,10 @@ class CollaFuse(Federation, Strategy):
             channels=hello.channels,
             size=hello.size,
             num_classes=hello.num_classes,
-            labels=split.share_labels,
+            labels=self.config.shares_labels(),
             dtype=split.upload_dtype,
             alpha_bar=float(self.process.schedule.alpha_bar[hello.cut_step]),
+            num_attributes=hello.num_attributes,
         )
 
     def _steps(self) -> int:
@@ -135,7 +137,7 @@ class CollaFuse(Federation, Strategy):
         return pack_hand_over(HandOver(round_, x_k, labels)), x_k
 
     def _labels_for(self, client: int, count: int, name: tuple[int | str, ...]) -> Tensor | None:
-        """Classes for a client's samples, as often as among the labels it shared; None where none were."""
+        """Labels for a client's samples, as often as among those that it shared; None where none were."""
         if not self.backbone.conditional or not len(self.pool):
             return None
         holders = [client] if client in self.pool else sorted(self.pool.shares)

@@ -71,7 +71,7 @@ class FedAverage(Federation, FedAvg):
             save_network(self.network, folder, self.process.schedule, self.process.objective.prediction)
 
     def _build(self, hello: Hello) -> None:
-        self.network = self.process.denoiser(0, hello.channels, hello.size, hello.num_classes)
+        self.network = self.process.denoiser(0, hello.channels, hello.size, hello.num_classes, hello.num_attributes)
         whole = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
         self.shared = {name: whole[name] for name in shared_names(self.config.run.strategy, whole)}
         self.averaged = dict(self.shared)
@@ -79,7 +79,9 @@ class FedAverage(Federation, FedAvg):
         sizes = [own.num_images for own in self.members.hellos.values()]
         values = hello.channels * hello.size**2
         per_client = sum(sizes) / len(sizes)
-        self.exchanges = exchange_rounds(self.config, per_client, values, _bytes(self.shared), _bytes(whole))
+        self.exchanges = exchange_rounds(
+            self.config, per_client, values, _bytes(self.shared), _bytes(whole), hello.num_attributes
+        )
 
     def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:
         self.shared = {name: tensors[f"shared.{name}"].cpu() for name in self.shared}

@@ -47,7 +47,7 @@ class Hybrid(CollaFuse):
 
     def _build(self, hello: Hello) -> None:
         super()._build(hello)
-        network = self.process.denoiser(0, hello.channels, hello.size, hello.num_classes)
+        network = self.process.denoiser(0, hello.channels, hello.size, hello.num_classes, hello.num_attributes)
         self.averager = Averager(FedAvg(), {name: value.cpu() for name, value in network.state_dict().items()})
         self.shared, self.averaged = {}, {}
 

@@ -108,10 +108,11 @@ class Members:
         agreed = self.config.cut_steps()[client], self.config.model.timesteps
         if (hello.cut_step, hello.timesteps) != agreed:
             raise UploadError(f"client {client} cuts at {hello.cut_step} of {hello.timesteps} steps, not at {agreed}")
-        if hello.num_images < 1 or hello.size < 1 or hello.channels < 1 or hello.num_classes < 1:
+        told = hello.num_attributes >= 1 if self.config.model.condition == "attributes" else hello.num_attributes == 0
+        if hello.num_images < 1 or hello.size < 1 or hello.channels < 1 or hello.num_classes < 1 or not told:
             raise UploadError(f"client {client} describes no images: {hello}")
         for other in self.hellos.values():
-            if (hello.channels, hello.size, hello.num_classes) != (other.channels, other.size, other.num_classes):
+            if _shape(hello) != _shape(other):
                 both = f"client {client} has {_images(hello)}, client {other.partition_id} has {_images(other)}"
                 raise UploadError(f"{both}; all must agree")
 
@@ -123,8 +124,13 @@ def _partition(reply: Message) -> float:
     return partition if isinstance(partition, int) else float("inf")
 
 
+def _shape(hello: Hello) -> tuple[int, int, int, int]:
+    return hello.channels, hello.size, hello.num_classes, hello.num_attributes
+
+
 def _images(hello: Hello) -> str:
-    return f"images of {hello.channels} x {hello.size} x {hello.size} in {hello.num_classes} classes"
+    attributes = f" with {hello.num_attributes} attributes" if hello.num_attributes else ""
+    return f"images of {hello.channels} x {hello.size} x {hello.size} in {hello.num_classes} classes{attributes}"
 
 
 def last_line(reason: str | None) -> str:

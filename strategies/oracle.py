@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from collafuse_flwr.data import ImageSource, federation_data, to_model_space
+from collafuse_flwr.data import ImageSource, federation_data, labels_of, to_model_space
 from collafuse_flwr.errors import UserError
 from strategies.backbone import ServerWork
 from strategies.collafuse import CollaFuse
@@ -26,7 +26,8 @@ class Oracle(CollaFuse):
             if len(data.client(client).train) != self.members.hellos[client].num_images:
                 raise UserError("`strategy` = oracle reads the clients' images itself: it is for simulations only")
         own = [data.client(client).train for client in self.pool.shares]
-        labels = torch.cat([images.labels for images in own]).to(device) if self.backbone.conditional else None
+        known = [labels for images in own if (labels := labels_of(config, images)) is not None]
+        labels = torch.cat(known).to(device) if self.backbone.conditional else None
         clean = ImageSource(to_model_space(torch.cat([images.images for images in own])).to(device), labels)
         (cut,) = {self.members.hellos[client].cut_step for client in self.pool.shares}
         return self.backbone.train(clean, round_, config.run.num_rounds, steps, self.progress, above=cut)

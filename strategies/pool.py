@@ -29,7 +29,7 @@ class _View:
     """The pool's rows: records and labels as they lie in the files, and the cut step of each."""
 
     rows: NDArray[Any]
-    labels: NDArray[np.int64] | None
+    labels: NDArray[Any] | None
     cuts: Tensor
 
 
@@ -41,8 +41,17 @@ class Pool:
     so each row carries its own int8 scale: a checkpoint may be older than the rows.
     """
 
-    def __init__(self, folder: Path, row_shape: tuple[int, int, int], dtype: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        row_shape: tuple[int, int, int],
+        dtype: str,
+        device: torch.device,
+        num_attributes: int = 0,
+    ) -> None:
+        """Open the pool of a folder: rows of `row_shape` and `dtype`, a class each or so many attributes of a byte."""
         self.folder, self.device = folder, device
+        self.label = np.dtype((np.uint8, (num_attributes,)) if num_attributes else np.int64)
         self.row = np.dtype([("scale", np.float32), ("x_k", dtype, row_shape)])
         self.shares: dict[int, Share] = {}
         self._view: _View | None = None
@@ -62,7 +71,7 @@ class Pool:
         rows["scale"], rows["x_k"] = upload.scale, upload.x_k
         self._write("x_k.bin", begin * self.row.itemsize, rows.tobytes())
         if upload.labels is not None:
-            self._write("labels.bin", begin * 8, upload.labels.tobytes())
+            self._write("labels.bin", begin * self.label.itemsize, upload.labels.tobytes())
         self.shares[client] = Share(begin, len(upload), cut)
         self._view = None
 
@@ -77,7 +86,7 @@ class Pool:
         return x_k, view.cuts[picked].to(self.device), labels
 
     def labels_of(self, client: int) -> Tensor | None:
-        """The labels that a client shared, shape (rows,), or None."""
+        """The labels that a client shared, (rows,) or (rows, A), or None."""
         labels, share = self._opened().labels, self.shares[client]
         return None if labels is None else torch.from_numpy(labels[share.begin : share.begin + share.rows].copy())
 
@@ -104,7 +113,7 @@ class Pool:
             path = self.folder / "labels.bin"
             self._view = _View(
                 np.memmap(self.folder / "x_k.bin", self.row, "r", shape=(len(self),)),
-                np.memmap(path, np.int64, "r", shape=(len(self),)) if path.exists() else None,
+                np.memmap(path, self.label, "r", shape=(len(self),)) if path.exists() else None,
                 torch.tensor([share.cut for share in shares]).repeat_interleave(rows),
             )
         return self._view

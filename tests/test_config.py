@@ -26,6 +26,9 @@ CHOICES = sorted(name for name, spec in SPECS.items() if spec.metadata["choices"
 PATHS = sorted(name for name, spec in SPECS.items() if spec.metadata["or_path"])
 RANGED = sorted(name for name, spec in SPECS.items() if spec.type in ("int", "float"))
 
+#: What a setting needs of others at the ends of its range.
+NEEDED: dict[str, dict[str, object]] = {"timesteps": {"cut_ratio": 1.0}, "guidance": {"label_dropout": 0.1}}
+
 SCALARS: dict[str, st.SearchStrategy[Any]] = {
     "none": st.none(),
     "bool": st.booleans(),
@@ -81,6 +84,8 @@ def configs(draw: st.DrawFn) -> Config:
         flat["client_cut_ratios"] = ",".join(map(str, ratios))
     if flat["upload"] == "official":
         flat["copies_per_image"] = 1
+    if flat["condition"] == "none" or not flat["label_dropout"]:
+        flat["guidance"] = 1.0
     return Config.from_flat(flat)
 
 
@@ -158,7 +163,7 @@ def test_the_ends_of_a_range_are_part_of_it_unless_it_is_open(name: str) -> None
     kind = int if spec.type == "int" else float
     for end in (low, high):
         if end is not None:
-            assert Config.from_flat({"cut_ratio": 1.0, name: kind(end)} if name == "timesteps" else {name: kind(end)})
+            assert Config.from_flat(NEEDED.get(name, {}) | {name: kind(end)})
 
 
 @settings(deadline=None, max_examples=100)
@@ -292,7 +297,30 @@ def test_settings_that_do_not_go_together_are_refused(flat: dict[str, object], m
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("flat", "allowed"),
+    [
+        ({"guidance": 2.0}, "1 when `label_dropout` is 0: the networks know no dropped condition"),
+        ({"guidance": 0.0}, "1 when `label_dropout` is 0: the networks know no dropped condition"),
+        ({"guidance": 2.0, "label_dropout": 0.1, "condition": "none"}, "1 when `condition` is none"),
+    ],
+)
+def test_guidance_needs_a_condition_and_networks_that_know_it_dropped(flat: dict[str, object], allowed: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Config.from_flat(flat)
+    assert str(caught.value) == f"`guidance` = {flat['guidance']} is not allowed: {allowed}"
+
+
+@pytest.mark.parametrize(
+    ("condition", "share", "shared"),
+    [("classes", True, True), ("attributes", True, True), ("none", True, False), ("classes", False, False)],
+)
+def test_labels_are_shared_only_if_something_is_conditioned_on_them(condition: str, share: bool, shared: bool) -> None:
+    assert Config.from_flat({"condition": condition, "share_labels": share}).shares_labels() == shared
+
+
 def test_settings_that_just_go_together_are_allowed() -> None:
+    Config.from_flat({"guidance": 3.0, "label_dropout": 0.1, "condition": "attributes"})
     Config.from_flat({"num_supernodes": 3, "min_supernodes": 3})
     Config.from_flat({"upload": "official", "copies_per_image": 1})
     Config.from_flat({"num_rounds": 3, "client_init_round": 3})

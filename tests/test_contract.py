@@ -148,9 +148,49 @@ def test_a_label_out_of_range_is_refused_wherever_it_is(place: int, value: int) 
     assert bad(replace(an_upload(), labels=labels)) == "`upload.labels` must be in 0..2"
 
 
+ATTRIBUTES = np.array([[0, 1, 1], [0, 0, 0], [1, 1, 1], [1, 0, 0]], np.uint8)
+TOLD = replace(CONTRACT, num_attributes=3)
+
+
+def test_attributes_take_the_place_of_classes() -> None:
+    check_upload(replace(an_upload(), labels=ATTRIBUTES), TOLD)
+    assert bad(an_upload(), TOLD) == "`upload.labels` must be uint8 of shape (4, 3)"
+    assert bad(replace(an_upload(), labels=ATTRIBUTES)) == "`upload.labels` must be int64 of shape (4,)"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        None,
+        ATTRIBUTES[:, :2],
+        ATTRIBUTES[:3],
+        ATTRIBUTES[:, 0],
+        ATTRIBUTES[..., None],
+        ATTRIBUTES.astype(np.int64),
+        ATTRIBUTES.astype(np.int8),
+        ATTRIBUTES.astype(np.float32),
+        np.full((4, 3), np.nan, np.float32),
+        ATTRIBUTES.astype(bool),
+    ],
+    ids=lambda labels: "none" if labels is None else f"{labels.dtype} {labels.shape}",
+)
+def test_attributes_that_are_missing_or_of_another_kind_are_refused(labels: np.ndarray[Any, Any] | None) -> None:
+    assert bad(replace(an_upload(), labels=labels), TOLD) == "`upload.labels` must be uint8 of shape (4, 3)"
+
+
+@settings(deadline=None)
+@given(st.integers(0, 11), st.integers(2, 255))
+def test_an_attribute_that_is_neither_0_nor_1_is_refused_wherever_it_is(place: int, value: int) -> None:
+    labels = ATTRIBUTES.copy()
+    labels.flat[place] = value
+    assert bad(replace(an_upload(), labels=labels), TOLD) == "`upload.labels` must be in 0..1"
+
+
 def test_labels_that_were_not_to_be_shared_are_refused() -> None:
     contract = replace(CONTRACT, labels=False)
-    assert bad(an_upload(), contract) == "`upload.labels` must not be sent when `share_labels` is false"
+    assert bad(an_upload(), contract) == (
+        "`upload.labels` must not be sent when `share_labels` is false or `condition` none"
+    )
     check_upload(an_upload(labels=False), contract)
 
 

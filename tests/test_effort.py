@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -98,6 +99,18 @@ def test_weights_are_exchanged_in_every_round_unless_traffic_is_counted(budget: 
 )
 def test_traffic_pays_for_exchanges_that_are_spread_over_the_run(images: int, rounds: set[int]) -> None:
     assert exchanges(images, budget="traffic") == rounds
+
+
+@pytest.mark.parametrize(
+    ("given", "attributes", "label_bytes"),
+    [({}, 0, 8), ({"condition": "attributes"}, 40, 40), ({"condition": "none"}, 0, 0), ({"share_labels": False}, 0, 0)],
+)
+def test_traffic_counts_the_labels_that_are_shared(given: dict[str, Any], attributes: int, label_bytes: int) -> None:
+    """The 2,000 bytes of one exchange are paid for by the backbone and as many images as 1,000 bytes are."""
+    config = Config.from_flat({"strategy": "fedavg", "num_rounds": 10, "cut_ratio": 0.5, "budget": "traffic"} | given)
+    enough = math.ceil(NET / (8 + label_bytes))
+    assert exchange_rounds(config, enough, 8, NET, NET, attributes) == {10}
+    assert exchange_rounds(config, enough - 1, 8, NET, NET, attributes) == set()
 
 
 def test_without_an_upload_or_a_backbone_to_take_there_is_nothing_to_pay_with() -> None:

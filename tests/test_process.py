@@ -55,18 +55,59 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
         process(device="cuda")
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize(
-    ("conditional", "share_labels", "backbone", "denoiser"),
-    [(True, True, 4, 4), (True, False, 0, 4), (False, True, 0, 0), (False, False, 0, 0)],
+    ("condition", "share_labels", "backbone", "denoiser"),
+    [
+        ("classes", True, (4, 0), (4, 0)),
+        ("classes", False, (0, 0), (4, 0)),
+        ("attributes", True, (0, 6), (0, 6)),
+        ("attributes", False, (0, 0), (0, 6)),
+        ("none", True, (0, 0), (0, 0)),
+        ("none", False, (0, 0), (0, 0)),
+    ],
 )
 def test_the_server_conditions_only_on_labels_that_are_shared(
-    conditional: bool, share_labels: bool, backbone: int, denoiser: int
+    condition: str, share_labels: bool, backbone: tuple[int, int], denoiser: tuple[int, int], dropout: float
 ) -> None:
-    """A client knows its own in any case."""
-    made = process(conditional=conditional, share_labels=share_labels)
-    networks: list[Any] = [made.backbone(1, 8, 4), made.denoiser(0, 1, 8, 4)]
-    classes = [0 if n.class_embedding is None else n.class_embedding.num_embeddings for n in networks]
-    assert classes == [backbone, denoiser]
+    """A client knows its own in any case; both know a label more where a client drops some."""
+    made = process(condition=condition, share_labels=share_labels, label_dropout=dropout)
+    networks: list[Any] = [made.backbone(1, 8, 4, 6), made.denoiser(0, 1, 8, 4, 6)]
+    for network, (classes, attributes) in zip(networks, (backbone, denoiser), strict=True):
+        embedding, extra = network.class_embedding, int(dropout > 0)
+        if classes:
+            assert embedding.num_embeddings == classes + extra
+        elif attributes:
+            assert embedding.in_features == attributes + extra
+        else:
+            assert embedding is None
+
+
+def test_guidance_is_asked_of_a_network_that_is_told_nothing_as_well() -> None:
+    """A network that predicts its label as noise: guided it is w y, and told nothing 0."""
+
+    class Said(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("null_label", torch.tensor(0), persistent=False)
+            self.calls: list[Tensor] = []
+
+        def forward(self, x: Tensor, t: Tensor, class_labels: Tensor) -> Tensor:
+            self.calls.append(class_labels)
+            return class_labels.view(-1, 1, 1, 1).expand_as(x).float()
+
+    made, labels = process(prediction="eps"), torch.tensor([1, 2])
+    x_t, grid = torch.zeros(2, 1, 4, 4), [1, 0]
+    plain, twice = (made.reverse(Said(), x_t, grid, labels * w, (0,)) for w in (1, 2))
+    network = Said()
+    assert torch.equal(made.reverse(network, x_t, grid, labels, (0,), guidance=2.0), twice)
+    assert [call.tolist() for call in network.calls] == [[0, 0], [1, 2]]
+    network = Said()
+    assert torch.equal(made.reverse(network, x_t, grid, labels, (0,), guidance=1.0), plain)
+    assert [call.tolist() for call in network.calls] == [[1, 2]]
+    told_nothing = made.reverse(Said(), x_t, grid, None, (0,))
+    assert torch.equal(made.reverse(Said(), x_t, grid, labels, (0,), guidance=0.0), told_nothing)
+    assert not torch.equal(plain, twice)
 
 
 def test_a_client_has_the_servers_network_unless_told_otherwise() -> None:

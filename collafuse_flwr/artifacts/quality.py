@@ -132,17 +132,18 @@ class Judge:
         return self.data.images.images[rows], self.data.images.labels[rows]
 
     def _tstr(self, clients: list[int], samples: Samples, *, wanted: bool) -> dict[str, float | None]:
-        """None where it is not wanted, or where samples have no classes to learn."""
-        if not wanted or int(samples.labels.min()) < 0 or self.data.images.num_classes < 2:
+        """Of the samples whose class is known; None if not wanted, if few are known, or if there is but one class."""
+        known = samples.labels >= 0
+        if not wanted or 2 * int(known.sum()) < len(known) or self.data.images.num_classes < 2:
             return {"tstr": None}
         learnt = train_synthetic_test_real(
-            samples.images,
-            samples.labels,
+            samples.images[known],
+            samples.labels[known],
             *self._held_out(clients),
             num_classes=self.data.images.num_classes,
             seed=JUDGE_SEED,
             device=self.device,
-            batch_size=min(128, max(32, len(samples.images) // 8)),
+            batch_size=min(128, max(32, int(known.sum()) // 8)),
         )
         return {"tstr": learnt}
 

@@ -11,10 +11,10 @@ from flwr.app import RecordDict
 from torch import Tensor, nn
 
 from collafuse_flwr.client.effort import Work, plan_work
-from collafuse_flwr.client.labels import draw_labels
+from collafuse_flwr.client.labels import Told, told_by
 from collafuse_flwr.client.store import ClientStore, Ledger
 from collafuse_flwr.config import ModelConfig
-from collafuse_flwr.data import ClientData, ImageSet, ImageSource, to_model_space
+from collafuse_flwr.data import ClientData, ImageSet, ImageSource, labels_of, num_attributes, to_model_space
 from collafuse_flwr.diffusion import Progress as Trained
 from collafuse_flwr.diffusion import Range, TrainState, cosine_rate, denoising_loss, stratified_steps, train
 from collafuse_flwr.evaluation import PixelFeatures, forward_flops, kernel_distance, sampling_flops, training_flops
@@ -38,7 +38,7 @@ from collafuse_flwr.wire import (
 )
 
 #: Counted once per process: the same for all clients with the same network and images.
-_FORWARD_FLOPS: dict[tuple[ModelConfig, int, int, int], int] = {}
+_FORWARD_FLOPS: dict[tuple[ModelConfig, bool, int, int, int, int], int] = {}
 #: Draws of (t, noise) for each held-out image when the held-out loss is measured.
 HELD_OUT_DRAWS = 8
 
@@ -65,9 +65,8 @@ class CollaFuseClient:
 
     def hello(self) -> Hello:
         """Who this client is, where it cuts, and the shape of its images."""
-        count, channels, size, _ = self.data.train.images.shape
-        timesteps, classes = self.process.schedule.timesteps, self.data.train.num_classes
-        return Hello(self.client, self.cut, timesteps, count, channels, size, classes)
+        timesteps, count = self.process.schedule.timesteps, len(self.data.train)
+        return Hello(self.client, self.cut, timesteps, count, *self._shape())
 
     def on_train(self, content: RecordDict) -> RecordDict:
         """Answer a message of type train."""
@@ -120,22 +119,23 @@ class CollaFuseClient:
         import_diffusers()
         began = time.perf_counter()
         ledger, tensors = self.store.load(before=hand_over.round + 1)
-        samples, labels, flops = hand_over.x_k, self._labels(hand_over), 0
+        samples, told, flops = hand_over.x_k, self._told(hand_over), 0
         held_out_loss = 0.0
         if self.cut:
             network = self._averaged(tensors)
             network.load_state_dict(averaged or {}, strict=False)
             grid = self.process.client_grid(self.cut)
-            conditions = labels if self.process.config.model.conditional else None
+            guidance = self.process.config.evaluation.guidance
             name = (self.process.config.run.seed, "finish", self.client, hand_over.round)
-            samples = self.process.reverse(network, samples, grid, conditions, name)
+            samples = self.process.reverse(network, samples, grid, told.labels, name, guidance)
             held_out_loss = self._held_out_loss(network)
-            flops = sampling_flops(self._forward_flops(network), len(grid) - 1, 1)
+            calls = (len(grid) - 1) * (1 if guidance == 1 else 2)
+            flops = sampling_flops(self._forward_flops(network), calls, 1)
             save_network(
                 network, self.store.folder / "denoiser", self.process.schedule, self.process.objective.prediction
             )
         samples = samples.clamp(-1, 1)
-        self.store.save_samples(samples, labels)
+        self.store.save_samples(samples, told.classes, told.attributes, self.data.train.facts.attribute_names)
         held_out = to_model_space(self.data.held_out.images)
         enough = min(len(held_out), len(samples)) > 1
         distance = (
@@ -163,8 +163,9 @@ class CollaFuseClient:
         images = self.data.train
         x_0 = clip(self.process.config, to_model_space(images.images))
         x_k = release(self.process.schedule, self.cut, x_0, secret, copies)
-        labels = images.labels.repeat(len(copies)) if split.share_labels else None
-        return encode(x_k, cast(UploadDtype, split.upload_dtype), labels)
+        labels = labels_of(self.process.config, images) if self.process.config.shares_labels() else None
+        rows = None if labels is None else torch.cat([labels] * len(copies))
+        return encode(x_k, cast(UploadDtype, split.upload_dtype), rows)
 
     def _releases(self, ledger: Ledger, *, uploaded: bool) -> int:
         """Distinct noised copies of each image that have left so far: `once` repeats itself, the others do not."""
@@ -180,9 +181,14 @@ class CollaFuseClient:
         x_0 = clip(self.process.config, to_model_space(self.data.train.images))
         return gaussian_bits(snr, covariance_eigenvalues(x_0), releases=releases)
 
+    def _shape(self) -> tuple[int, int, int, int]:
+        """Channels and side of the images, classes, and attributes that networks are conditioned on."""
+        images = self.data.train
+        _, channels, size, _ = images.images.shape
+        return channels, size, images.num_classes, num_attributes(self.process.config, images)
+
     def _network(self) -> nn.Module:
-        _, channels, size, _ = self.data.train.images.shape
-        return self.process.denoiser(self.client, channels, size, self.data.train.num_classes)
+        return self.process.denoiser(self.client, *self._shape())
 
     def _state(self, tensors: dict[str, Tensor], backbone: dict[str, Tensor] | None) -> TrainState:
         state = TrainState(self._network(), self.process.config.train.ema_decay)
@@ -219,19 +225,18 @@ class CollaFuseClient:
             learning_rate=learning_rate,
             generator=stream(config.run.seed, "client", self.client, "round", round_, device=device),
             penalty=state.proximal(config.federation.proximal_mu) if config.run.strategy == "fedprox" else None,
+            label_dropout=config.train.label_dropout,
+            flip=config.train.flip,
         )
 
     def _source(self, images: ImageSet) -> ImageSource:
         device = self.process.runtime.device
-        labels = images.labels.to(device) if self.process.config.model.conditional else None
-        return ImageSource(to_model_space(images.images).to(device), labels)
+        labels = labels_of(self.process.config, images)
+        return ImageSource(to_model_space(images.images).to(device), None if labels is None else labels.to(device))
 
-    def _labels(self, hand_over: HandOver) -> Tensor:
-        """The class of every sample: the server's where it conditioned on it, else drawn here."""
-        if hand_over.labels is not None:
-            return hand_over.labels
+    def _told(self, hand_over: HandOver) -> Told:
         generator = stream(self.process.config.run.seed, "labels", self.client, hand_over.round)
-        return draw_labels(self.process.schedule, self.cut, self.data.train, hand_over.x_k, generator)
+        return told_by(self.process.config, self.process.schedule, self.cut, self.data.train, hand_over, generator)
 
     @torch.no_grad()
     def _held_out_loss(self, network: nn.Module) -> float:
@@ -247,12 +252,10 @@ class CollaFuseClient:
         return denoising_loss(process.schedule, process.objective, denoise, x, start, t, noise, labels).item()
 
     def _forward_flops(self, network: nn.Module) -> int:
-        _, channels, size, _ = self.data.train.images.shape
-        conditional = self.process.config.model.conditional
-        key = (self.process.config.model, channels, size, self.data.train.num_classes)
+        config, shape = self.process.config, self._shape()
+        key = (config.model, bool(config.train.label_dropout), *shape)
         if key not in _FORWARD_FLOPS:
-            one = torch.ones(1, dtype=torch.int64, device=self.process.runtime.device)
-            x = torch.zeros((1, channels, size, size), device=one.device)
-            labels = one * 0 if conditional else None
-            _FORWARD_FLOPS[key] = forward_flops(self.process.denoise(network.eval()), x, one, labels)
+            first = torch.zeros(1, dtype=torch.int64)
+            x, start, labels = self._source(self.data.train.subset(first)).batch(first.to(self.process.runtime.device))
+            _FORWARD_FLOPS[key] = forward_flops(self.process.denoise(network.eval()), x, start + 1, labels)
         return _FORWARD_FLOPS[key]

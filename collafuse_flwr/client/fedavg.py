@@ -44,8 +44,7 @@ class FedAvgClient(CollaFuseClient):
 
     def _network(self) -> nn.Module:
         """All clients, and the server, begin with the same weights: client 0's, so that one alone trains locally."""
-        _, channels, size, _ = self.data.train.images.shape
-        return self.process.denoiser(0, channels, size, self.data.train.num_classes)
+        return self.process.denoiser(0, *self._shape())
 
 
 def wanted_weights(request: WeightsRequest, numbers: TrainNumbers, state: TrainState | None) -> WeightsReply:

@@ -1,15 +1,100 @@
-"""Class labels of handed-over samples, when the server was not told any."""
+"""What handed-over samples are conditioned on, and their classes: the server's word, or drawn here."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from collafuse_flwr.config import Config
 from collafuse_flwr.data import ImageSet, to_model_space
 from collafuse_flwr.diffusion import Schedule, diffuse
+from collafuse_flwr.privacy.clipping import clip
+from collafuse_flwr.wire import HandOver
 
 PROBE_ITERATIONS = 200
+#: The class of a sample with attributes that no image of the client has.
+UNKNOWN = -1
+#: The least variance of the noise at a cut: at the cut 0 the nearest image is taken.
+LEAST_NOISE = 1e-9
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is known of n samples: the class of each, int64 (n,), and the labels that they are conditioned on.
+
+    `labels` are the classes, attributes, uint8 (n, A), or None, as `condition` says.
+    """
+
+    classes: Tensor
+    labels: Tensor | None
+
+    @property
+    def attributes(self) -> Tensor | None:
+        """The labels, if they are attributes."""
+        return None if self.labels is None or self.labels.ndim == 1 else self.labels
+
+
+def told_by(
+    config: Config, schedule: Schedule, cut: int, images: ImageSet, hand_over: HandOver, generator: torch.Generator
+) -> Told:
+    """The labels that the server conditioned on; where it did not, labels drawn by what is seen of each sample.
+
+    Attributes are drawn as those of a training image, whose class the sample has too. Attributes that the server drew
+    have no class of their own: it is that of a random training image with exactly these, or UNKNOWN.
+
+    Args:
+        config: the settings.
+        schedule: the global schedule.
+        cut: k.
+        images: the client's training images.
+        hand_over: samples, and labels if the backbone was conditioned on them.
+        generator: draws what the server did not.
+    """
+    if config.model.condition != "attributes":
+        classes = hand_over.labels
+        if classes is None:
+            classes = draw_labels(schedule, cut, images, hand_over.x_k, generator)
+        return Told(classes, classes if config.model.condition == "classes" else None)
+    attributes = images.facts.attributes
+    assert attributes is not None, "the client would not have introduced itself"
+    if hand_over.labels is not None:
+        return Told(_classes_of(hand_over.labels, attributes, images.labels, generator), hand_over.labels)
+    x_0 = clip(config, to_model_space(images.images))
+    rows = draw_rows(schedule, cut, x_0, hand_over.x_k, generator)
+    return Told(images.labels[rows], attributes[rows])
+
+
+def draw_rows(schedule: Schedule, cut: int, x_0: Tensor, x_k: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw i ~ p(i | x_k), with x_k an image x_0[i], each as likely as any other, noised to the cut.
+
+    p(i | x_k) is proportional to exp((s x_0[i] . x_k - s^2 |x_0[i]|^2 / 2) / (1 - s^2)) with s^2 = alpha_bar[k].
+
+    Args:
+        schedule: the global schedule.
+        cut: k.
+        x_0: images, shape (N, channels, size, size).
+        x_k: samples, shape (n, channels, size, size).
+        generator: draws the rows.
+
+    Returns:
+        Rows of x_0, shape (n,), int64.
+    """
+    alpha_bar = float(schedule.alpha_bar[cut])
+    seen = alpha_bar**0.5 * x_0.flatten(1).double()
+    matched = x_k.flatten(1).double() @ seen.T - seen.square().sum(dim=1) / 2
+    return torch.multinomial((matched / max(1 - alpha_bar, LEAST_NOISE)).softmax(1), 1, generator=generator).squeeze(1)
+
+
+def _classes_of(asked: Tensor, attributes: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
+    """For each row of `asked`, (n, A), the class of a random image with these attributes, (N, A), or UNKNOWN: (n,)."""
+    ones, held = asked.float(), attributes.float()
+    same = ones @ held.T + (1 - ones) @ (1 - held).T == attributes.shape[1]
+    known = same.any(dim=1)
+    rows = torch.multinomial(same.float() + ~known[:, None], 1, generator=generator).squeeze(1)
+    return torch.where(known, classes[rows], UNKNOWN)
 
 
 def draw_labels(schedule: Schedule, cut: int, images: ImageSet, x_k: Tensor, generator: torch.Generator) -> Tensor:

@@ -82,10 +82,19 @@ class ClientStore:
         for old in list(self._states().values())[:-KEPT_ROUNDS]:
             old.unlink()
 
-    def save_samples(self, images: Tensor, labels: Tensor) -> None:
-        """Keep the samples of an evaluation: images in [-1, 1], shape (n, channels, size, size), and labels (n,)."""
+    def save_samples(
+        self, images: Tensor, labels: Tensor, attributes: Tensor | None = None, names: tuple[str, ...] = ()
+    ) -> None:
+        """Keep the samples of an evaluation: images in [-1, 1], shape (n, channels, size, size), and labels (n,).
+
+        Where they were conditioned on attributes these are kept too, (n, A), with their names.
+        """
+        tensors, metadata = {"images": images.contiguous(), "labels": labels}, {}
+        if attributes is not None:
+            tensors["attributes"] = attributes
+            metadata["attribute_names"] = json.dumps(names)
         with replacing(self.folder / "samples.safetensors") as temporary:
-            save_file({"images": images.contiguous(), "labels": labels}, temporary)
+            save_file(tensors, temporary, metadata or None)
 
     def _states(self) -> dict[int, Path]:
         """Round -> file, oldest first."""

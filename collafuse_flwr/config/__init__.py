@@ -18,7 +18,7 @@ from collafuse_flwr.config.sections import (
     SplitConfig,
     TrainConfig,
 )
-from collafuse_flwr.config.whole import Config, setting_help, setting_names
+from collafuse_flwr.config.whole import Config, check_guidance, setting_help, setting_names
 
 __all__ = [
     "ENDS",
@@ -34,6 +34,7 @@ __all__ = [
     "RunConfig",
     "SplitConfig",
     "TrainConfig",
+    "check_guidance",
     "setting_help",
     "setting_names",
 ]

@@ -88,7 +88,9 @@ class ModelConfig:
 
     model: str = setting("tiny", "preset of the backbone", choices=MODELS, or_path=True)
     client_model: str = setting("same", "preset of the clients' denoisers", choices=("same", *MODELS), or_path=True)
-    conditional: bool = setting(True, "condition on class labels")
+    condition: str = setting(
+        "classes", "what the networks are told of an image", choices=("classes", "attributes", "none")
+    )
     timesteps: int = setting(100, "T, the steps of the diffusion process", low=2, high=10000)
     schedule: str = setting("cosine", "the noise schedule", choices=("cosine", "linear", "sigmoid"))
     prediction: str = setting("v", "what the networks predict", choices=("eps", "v"))
@@ -107,7 +109,7 @@ class SplitConfig:
     upload: str = setting("once", "how often an image's noise is drawn", choices=("once", "fresh", "official"))
     copies_per_image: int = setting(1, "noised copies of each image that are released", low=1)
     upload_dtype: str = setting("int8", "precision of uploads", choices=("int8", "float16", "float32"))
-    share_labels: bool = setting(True, "class labels travel with the uploads")
+    share_labels: bool = setting(True, "what networks are told (`condition`) travels with the uploads")
     effort: str = setting("proportional", "image updates of a client", choices=("proportional", "full"))
     client_init: str = setting("backbone", "start of a client's denoiser", choices=("random", "backbone"))
     client_init_round: int = setting(0, "round in which clients take the backbone; 0: chosen", low=0)
@@ -129,6 +131,10 @@ class TrainConfig:
     ema_decay: float = setting(0.999, "decay of the averaged weights that sample", low=0, high=1)
     loss_weighting: str = setting("uniform", "weight of a step in the loss", choices=("uniform", "min_snr"))
     min_snr_gamma: float = setting(5.0, "gamma of min-SNR weighting", above=0)
+    label_dropout: float = setting(
+        0.0, "share of a client's training images whose condition is dropped, for `guidance`", low=0, high=1
+    )
+    flip: bool = setting(False, "mirror training images left to right at random, on both sides")
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,9 @@ class EvaluationConfig:
     sampling_steps: int = setting(40, "sampling steps of the whole chain; 0: every step", low=0)
     server_steps: int = setting(0, "sampling steps above the cut; 0: its share of `sampling_steps`", low=0)
     client_steps: int = setting(0, "sampling steps below the cut; 0: its share of `sampling_steps`", low=0)
+    guidance: float = setting(
+        1.0, "weight of the condition in the clients' part of the chain, all of it in local and fedavg; 1: plain", low=0
+    )
 
 
 SECTIONS: dict[str, type[Any]] = {

@@ -62,6 +62,10 @@ class Config:
         """All settings under the names of Flower's run config (`cut-ratio`, ...)."""
         return {name.replace("_", "-"): value for name, value in self.to_flat().items()}
 
+    def shares_labels(self) -> bool:
+        """Whether labels travel with the uploads: not if nothing is conditioned on them."""
+        return self.split.share_labels and self.model.condition != "none"
+
     def cut_ratios(self) -> tuple[float, ...]:
         """The cut ratio of every client, in [0, 1]; strategies that do not cut are at an end, whatever is set."""
         text = self.split.client_cut_ratios
@@ -111,3 +115,16 @@ def _check_together(config: Config) -> None:
         raise SettingError("client_init_round", config.split.client_init_round, allowed)
     if config.split.upload == "official" and config.split.copies_per_image > 1:
         raise SettingError("copies_per_image", config.split.copies_per_image, "1 when `upload` is official")
+    check_guidance(config, config.evaluation.guidance)
+
+
+def check_guidance(config: Config, guidance: float) -> None:
+    """Refuse guidance by networks that cannot tell what an image is like that they are told nothing about.
+
+    Raises:
+        SettingError: `guidance` is not 1, and `condition` is none or `label_dropout` 0.
+    """
+    if guidance != 1 and config.model.condition == "none":
+        raise SettingError("guidance", guidance, "1 when `condition` is none")
+    if guidance != 1 and not config.train.label_dropout:
+        raise SettingError("guidance", guidance, "1 when `label_dropout` is 0: the networks know no dropped condition")

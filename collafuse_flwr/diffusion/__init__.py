@@ -1,13 +1,15 @@
 """The split diffusion process in pure tensors: schedules, the cut, losses, training and sampling."""
 
 from collafuse_flwr.diffusion.cut import cut_step, diffuse, diffuse_twice
+from collafuse_flwr.diffusion.guidance import drop, guided
 from collafuse_flwr.diffusion.loss import Objective, denoising_loss, official_loss, stratified_steps
-from collafuse_flwr.diffusion.prediction import Denoise, Prediction, to_image, to_noise
+from collafuse_flwr.diffusion.prediction import DROPPED, Denoise, Prediction, to_image, to_noise
 from collafuse_flwr.diffusion.sampling import Sampler, reverse, time_grid
 from collafuse_flwr.diffusion.schedule import SCHEDULES, Schedule, cosine, linear, make_schedule, sigmoid
-from collafuse_flwr.diffusion.training import Progress, Range, Source, TrainState, cosine_rate, train
+from collafuse_flwr.diffusion.training import Progress, Range, Source, TrainState, cosine_rate, mirror, train
 
 __all__ = [
+    "DROPPED",
     "SCHEDULES",
     "Denoise",
     "Objective",
@@ -24,8 +26,11 @@ __all__ = [
     "denoising_loss",
     "diffuse",
     "diffuse_twice",
+    "drop",
+    "guided",
     "linear",
     "make_schedule",
+    "mirror",
     "official_loss",
     "reverse",
     "sigmoid",

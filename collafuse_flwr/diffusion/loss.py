@@ -53,7 +53,7 @@ def denoising_loss(
         start: the step of each x, shape (batch,), int64.
         t: the step to train, shape (batch,), int64 in start + 1..T.
         noise: standard normal, of the shape of `x`.
-        labels: class labels, shape (batch,), or None.
+        labels: classes, attributes or None, as in `Denoise`.
 
     Returns:
         The mean over the batch, a scalar.

@@ -11,7 +11,11 @@ from collafuse_flwr.diffusion.schedule import Schedule
 
 Prediction = Literal["eps", "v"]
 
-#: A network's forward call: (x_t, t in 1..T, labels or None) -> prediction of the shape of x_t.
+#: A label that a network is not told; of attributes, every number of the row.
+DROPPED = -1
+
+#: A network's forward call: (x_t, t in 1..T, labels or None) -> prediction of the shape of x_t. Throughout, labels are
+#: what the network is conditioned on: classes, int64 (n,), or attributes, each 0 or 1, (n, A); None: nothing.
 Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 

@@ -66,7 +66,7 @@ def reverse(
         x: the state at step grid[0], shape (batch, channels, height, width), float32.
         grid: falling steps, as from `time_grid`; a grid of one step returns x as it is.
         sampler: ddpm (ancestral), ddim (deterministic), dpm++ (DPM-Solver++ 2M).
-        labels: class labels, shape (batch,), or None.
+        labels: classes, attributes or None, as in `Denoise`.
         noise: draws the noise of a ddpm step; the other samplers use none.
         clamp: whether the image estimate is clamped to [-1, 1].
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from collafuse_flwr.diffusion.guidance import drop
 from collafuse_flwr.diffusion.loss import Objective, denoising_loss, official_loss, stratified_steps
 from collafuse_flwr.diffusion.prediction import Denoise
 from collafuse_flwr.diffusion.schedule import Schedule
@@ -154,6 +155,8 @@ def train(
     generator: torch.Generator,
     on_step: Callable[[int], None] = lambda _: None,
     penalty: Callable[[], Tensor] | None = None,
+    label_dropout: float = 0.0,
+    flip: bool = False,
 ) -> Progress:
     """Take `num_steps` Adam steps of the denoising loss on shuffled batches of the source.
 
@@ -167,14 +170,20 @@ def train(
         batch_size: rows in a batch.
         num_steps: optimiser steps.
         learning_rate: the rate at a fraction in [0, 1) of this stretch.
-        generator: draws rows, t and noise; on the device of the source's tensors.
+        generator: draws rows, t, noise, and what is mirrored or dropped; on the device of the source's tensors.
         on_step: called with the number of steps done.
         penalty: added to the loss that is descended, not to the one that is reported.
+        label_dropout: share of the rows whose labels are dropped.
+        flip: whether x is mirrored at random: a noised image that is mirrored is the mirror image, noised.
     """
     state.network.train()
     total = torch.zeros((), device=generator.device)
     for done, rows in enumerate(shuffled(len(source), batch_size, num_steps, generator)):
         x, start, labels = source.batch(rows)
+        if flip:
+            x = mirror(x, generator)
+        if label_dropout and labels is not None:
+            labels = drop(labels, label_dropout, generator)
         t = stratified_steps(start.clamp(min=steps_range.above) + 1, steps_range.last, generator)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         if steps_range.official:
@@ -195,6 +204,12 @@ def shuffled(rows: int, batch_size: int, num_batches: int, generator: torch.Gene
             left = torch.cat([left, torch.randperm(rows, generator=generator, device=generator.device)])
         yield left[:batch_size]
         left = left[batch_size:]
+
+
+def mirror(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Each of x, shape (n, channels, height, width), or with the same probability its mirror image, left to right."""
+    chosen = torch.rand(len(x), generator=generator, device=x.device) < 0.5
+    return torch.where(chosen.view(-1, 1, 1, 1), x.flip(-1), x)
 
 
 def cosine_rate(learning_rate: float, progress: float) -> float:

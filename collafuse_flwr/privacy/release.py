@@ -22,11 +22,14 @@ QUANTISED_MAX = 127
 
 @dataclass(frozen=True)
 class Upload:
-    """Noised images as they travel: x_k = scale * codes, shape (rows, channels, size, size); labels int64 or None."""
+    """Noised images as they travel: x_k = scale * codes, shape (rows, channels, size, size).
+
+    Labels are classes, int64 (rows,), or attributes, uint8 (rows, A), or None.
+    """
 
     x_k: NDArray[Any]
     scale: float
-    labels: NDArray[np.int64] | None = None
+    labels: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.x_k)

@@ -17,7 +17,10 @@ from collafuse_flwr.wire.records import only, pack_numbers, read_array, unpack_n
 
 @dataclass(frozen=True)
 class Hello:
-    """A client's introduction; its cut step is agreed here for the whole run."""
+    """A client's introduction; its cut step is agreed here for the whole run.
+
+    `num_attributes` are those that networks are conditioned on: 0 unless `condition` is attributes.
+    """
 
     partition_id: int
     cut_step: int
@@ -26,6 +29,7 @@ class Hello:
     channels: int
     size: int
     num_classes: int
+    num_attributes: int
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from collafuse_flwr.data import federation_data, to_model_space
-from collafuse_flwr.diffusion import cosine_rate, denoising_loss, stratified_steps
+from collafuse_flwr.data import federation_data, labels_of, num_attributes, to_model_space
+from collafuse_flwr.diffusion import cosine_rate, denoising_loss, drop, mirror, stratified_steps
 from collafuse_flwr.process import Process
 from collafuse_flwr.rng import stream
 
@@ -30,9 +30,11 @@ class Rows:
 class Learner:
     """One network with Adam and averaged weights, trained on t = start + 1..last."""
 
-    def __init__(self, process: Process, network: nn.Module, rows: Rows, last: int, batch_size: int) -> None:
+    def __init__(
+        self, process: Process, network: nn.Module, rows: Rows, last: int, batch_size: int, dropout: float = 0.0
+    ) -> None:
         self.process, self.network, self.rows = process, network.train(), rows
-        self.last, self.batch_size = last, batch_size
+        self.last, self.batch_size, self.dropout = last, batch_size, dropout
         self.parameters: list[Tensor] = list(network.parameters())
         self.average = [p.detach().clone() for p in self.parameters]
         self.adam = torch.optim.Adam(self.parameters, betas=(0.9, 0.99), fused=True)
@@ -53,6 +55,10 @@ class Learner:
         rows, process = self.rows, self.process
         x, start = rows.x[picked], rows.start[picked]
         labels = None if rows.labels is None else rows.labels[picked]
+        if process.config.train.flip:
+            x = mirror(x, generator)
+        if self.dropout and labels is not None:
+            labels = drop(labels, self.dropout, generator)
         t = stratified_steps(start + 1, self.last, generator)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         denoise = process.denoise(self.network)
@@ -75,10 +81,11 @@ class PlainLoop:
         """Build the networks as the app does; `pooled` is what the clients uploaded, in the pool's order."""
         config, cuts = process.config, process.config.cut_steps()
         data = federation_data(config.data, len(cuts), config.run.seed)
-        shape = (data.images.images.shape[1], data.images.images.shape[2], data.images.num_classes)
-        self.process = process
+        told = data.images.num_classes, num_attributes(config, data.images)
+        shape = (data.images.images.shape[1], data.images.images.shape[2], *told)
+        self.process, size, dropout = process, config.train.client_batch_size, config.train.label_dropout
         self.clients = {
-            i: Learner(process, process.denoiser(i, *shape), self._images(i), cut, config.train.client_batch_size)
+            i: Learner(process, process.denoiser(i, *shape), self._images(i), cut, size, dropout)
             for i, cut in enumerate(cuts)
         }
         last, batch_size = process.schedule.timesteps, config.train.batch_size
@@ -105,6 +112,6 @@ class PlainLoop:
     def _images(self, client: int) -> Rows:
         config, device = self.process.config, self.process.runtime.device
         images = federation_data(config.data, config.run.num_supernodes, config.run.seed).client(client).train
-        labels = images.labels.to(device) if config.model.conditional else None
+        labels = labels_of(config, images)
         start = torch.zeros(len(images), dtype=torch.int64, device=device)
-        return Rows(to_model_space(images.images).to(device), start, labels)
+        return Rows(to_model_space(images.images).to(device), start, None if labels is None else labels.to(device))

@@ -15,8 +15,10 @@ from flwr.app import Context, Message
 from rich.console import Console
 from safetensors.torch import load_file
 
-from collafuse_flwr.artifacts import open_run, print_summary, summarise
+from collafuse_flwr.artifacts import open_run, print_summary, read_config, summarise
+from collafuse_flwr.artifacts.quality import Judge, Samples
 from collafuse_flwr.client_app import app as client_app
+from collafuse_flwr.data import federation_data
 from collafuse_flwr.privacy.disclosure import snr_db
 from collafuse_flwr.process import Process
 from collafuse_flwr.runtime import threads
@@ -223,6 +225,21 @@ def test_without_the_clients_folders_costs_are_all_there_is(
     ]
     assert _rows(printed(alone, tmp_path))[0][3:5] == ["-", "-"]
     assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["curves.png"]
+
+
+def test_samples_of_unknown_class_are_left_out_of_tstr_if_they_are_few(folder: Path) -> None:
+    config = read_config(folder)
+    samples = load_file(folder / "clients" / "2" / "samples.safetensors")
+    images, labels = samples["images"].repeat(3, 1, 1, 1), samples["labels"].repeat(3)
+    with threads(1):
+        judge = Judge.trained_on(federation_data(config.data, 3, 0), config)
+        left = len(labels) // 2 + 1
+        known = judge.measure({2: Samples(images[:left], labels[:left])})[1][2]["tstr"]
+        labels[left:] = -1
+        assert judge.measure({2: Samples(images, labels)})[1][2]["tstr"] == known
+        assert known is not None
+        labels[: left // 2] = -1
+        assert judge.measure({2: Samples(images, labels)})[1][2]["tstr"] is None
 
 
 @pytest.mark.parametrize(("tstr", "pooled", "per_client"), [("pooled", True, False), ("none", False, False)])

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from collafuse_flwr.client.labels import draw_labels
-from collafuse_flwr.data import ImageSet, to_model_space
+from collafuse_flwr.client.labels import UNKNOWN, draw_labels, draw_rows, told_by
+from collafuse_flwr.config import Config
+from collafuse_flwr.data import Facts, ImageSet, to_model_space
 from collafuse_flwr.diffusion import Schedule, diffuse, make_schedule
 from collafuse_flwr.rng import stream
+from collafuse_flwr.wire import HandOver
 
 SCHEDULE = make_schedule("cosine", 100)
 CLASSES = ("dark", "unused", "bright", "unused too")
@@ -84,3 +89,66 @@ def test_the_same_generator_draws_the_same_labels(cut: int) -> None:
     torch.randn(3)
     assert torch.equal(draw_labels(SCHEDULE, cut, images, x_k, stream(0, "labels")), first)
     assert not torch.equal(draw_labels(SCHEDULE, cut, images, x_k, stream(1, "labels")), first)
+
+
+# Attributes: those of a training image.
+
+CONFIG = Config.from_flat({"condition": "attributes"})
+#: Of the images 0 and 1, dark ones of class 0, and 2 and 3, bright ones of class 2.
+HELD = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 0]], dtype=torch.uint8)
+
+
+def with_attributes() -> ImageSet:
+    return replace(some_images(2, 2), facts=Facts(HELD, ("bright", "odd")))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 20])
+def test_an_image_that_can_still_be_seen_is_found(cut: int) -> None:
+    x_0 = torch.rand(30, 1, 8, 8, generator=stream("x_0")) * 2 - 1
+    zeros = torch.zeros(30, dtype=torch.int64)
+    x_k = diffuse(SCHEDULE, x_0, zeros, zeros + cut, torch.randn(x_0.shape, generator=stream("noise")))
+    order = torch.randperm(30, generator=stream("order"))
+    assert torch.equal(draw_rows(SCHEDULE, cut, x_0, x_k[order], stream(0)), order)
+
+
+def test_rows_are_drawn_by_bayes_rule() -> None:
+    """Of two images that differ in one pixel the odds are those of the two densities of what is seen there."""
+    cut, x_0 = 70, torch.zeros(2, 1, 2, 2)
+    x_0[1, 0, 0, 0] = 1
+    x_k = torch.full((20_000, 1, 2, 2), 0.1)
+    alpha_bar = float(SCHEDULE.alpha_bar[cut])
+    densities = [math.exp(-((0.1 - alpha_bar**0.5 * x) ** 2) / (2 * (1 - alpha_bar))) for x in (0, 1)]
+    p = densities[1] / sum(densities)
+    drawn = draw_rows(SCHEDULE, cut, x_0, x_k, stream(0)).float().mean().item()
+    assert drawn == pytest.approx(p, abs=5 * (p * (1 - p) / 20_000) ** 0.5)
+    # And not as often as one would take the nearer.
+    assert 0.2 < p < 0.49
+
+
+def test_attributes_and_class_are_those_of_one_image() -> None:
+    images = with_attributes()
+    noise = noised(images, 50).repeat(50, 1, 1, 1)
+    told = told_by(CONFIG, SCHEDULE, 50, images, HandOver(1, noise), stream(0))
+    assert told.labels is told.attributes
+    assert told.attributes is not None
+    assert told.attributes.dtype == torch.uint8
+    pairs = {(*row, label) for row, label in zip(told.attributes.tolist(), told.classes.tolist(), strict=True)}
+    assert pairs <= {(0, 0, 0), (0, 1, 0), (1, 0, 2)}
+    assert len(pairs) > 1
+
+
+def test_attributes_of_the_server_have_the_class_of_an_image_that_has_them() -> None:
+    asked = torch.tensor([[0, 1], [1, 0], [1, 1], [0, 0]], dtype=torch.uint8)
+    told = told_by(CONFIG, SCHEDULE, 50, with_attributes(), HandOver(1, torch.zeros(4, 1, 4, 4), asked), stream(0))
+    assert told.labels is asked
+    assert told.classes.tolist() == [0, 2, UNKNOWN, 0]
+
+
+@pytest.mark.parametrize("condition", ["classes", "none"])
+def test_classes_are_a_condition_only_where_they_are_asked_for(condition: str) -> None:
+    config, images = Config.from_flat({"condition": condition}), some_images(20, 20)
+    told = told_by(config, SCHEDULE, 100, images, HandOver(1, noised(images, 100)), stream(0))
+    assert torch.equal(told.classes, draw_labels(SCHEDULE, 100, images, noised(images, 100), stream(0)))
+    assert told.attributes is None
+    assert (told.labels is told.classes) == (condition == "classes")
+    assert condition == "classes" or told.labels is None

@@ -18,8 +18,11 @@ from tests.federation import small
 GIVEN: dict[str, Any] = DEFAULTS | {"rounds": 1, "client_threads": 1, "server_threads": 1}
 
 
-def test_app_and_plain_loop_make_the_same_updates_and_the_same_weights(tmp_path: Path) -> None:
-    config = small(tmp_path, num_rounds=4, runner="local", client_cut_ratios="0.3,0.1,0.6")
+@pytest.mark.parametrize(
+    "more", [{}, {"flip": True, "label_dropout": 0.3, "local_epochs": 0.5}], ids=["", "flip, drop"]
+)
+def test_app_and_plain_loop_make_the_same_updates_and_the_same_weights(tmp_path: Path, more: dict[str, Any]) -> None:
+    config = small(tmp_path, num_rounds=4, runner="local", client_cut_ratios="0.3,0.1,0.6", **more)
     run_local(config, server_app=overhead.APP)
     report = json.loads((tmp_path / "overhead.json").read_text())
     assert [lap["round"] for lap in report["laps"]] == [1, 2, 3]

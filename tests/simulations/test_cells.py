@@ -21,6 +21,11 @@ SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"strategy": "fedavg", "cut_ratio": 0.2}, {"strategy": "fedavg", "cut_ratio": 0.8, "upload": "fresh"}),
     ({"cut_ratio": 0.3}, {"client_cut_ratios": "0.3,0.3,0.30,0.3"}),
     ({"client_cut_ratios": "0.1,0.2,0.3,0.4"}, {"client_cut_ratios": "0.1,0.2,0.3,0.4", "cut_ratio": 0.9}),
+    ({"condition": "none"}, {"condition": "none", "share_labels": False, "label_dropout": 0.1}),
+    (
+        {"cut_ratio": 0.0, "label_dropout": 0.1},
+        {"strategy": "centralised", "label_dropout": 0.1, "guidance": 2.0},
+    ),
     ({"partition": "iid"}, {"partition": "iid", "dirichlet_alpha": 9.0, "classes_per_client": 5}),
 ]
 
@@ -34,6 +39,13 @@ OTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"cut_ratio": 1.0}, {"cut_ratio": 1.0, "effort": "full"}),
     ({"client_cut_ratios": "0.1,0.2,0.3,0.4"}, {"client_cut_ratios": "0.4,0.3,0.2,0.1"}),
     ({"partition": "dirichlet"}, {"partition": "dirichlet", "dirichlet_alpha": 9.0}),
+    ({}, {"condition": "attributes"}),
+    ({}, {"condition": "none"}),
+    ({}, {"flip": True}),
+    ({}, {"label_dropout": 0.1}),
+    ({"cut_ratio": 0.0}, {"cut_ratio": 0.0, "label_dropout": 0.1}),
+    ({"label_dropout": 0.1}, {"label_dropout": 0.1, "guidance": 2.0}),
+    ({"strategy": "fedavg", "label_dropout": 0.1}, {"strategy": "fedavg", "label_dropout": 0.1, "guidance": 2.0}),
     ({"strategy": "fedavg"}, {"strategy": "fedprox"}),
     ({"strategy": "fedavg"}, {"strategy": "local"}),
     ({"strategy": "hybrid", "cut_ratio": 1.0}, {"strategy": "local"}),

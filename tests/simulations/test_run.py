@@ -103,6 +103,11 @@ WRONG = {
     "cut_ratio=much": "`cut_ratio` = 'much' is not allowed",
     "cut_ratio=": "`cut_ratio` = ",
     "client_cut_ratios='0.1,0.2'": "`client_cut_ratios`",
+    "condition=attributes": (
+        "`condition` = 'attributes' is not allowed: classes or none: the images of `dataset` = digits have no "
+    ),
+    "conditional=false": "`conditional` is not a setting; did you mean `condition`",
+    "guidance=2": "`guidance` = 2.0 is not allowed: 1 when `label_dropout` is 0",
     "num_rounds=1.5": "`num_rounds` = 1.5 is not allowed: a whole number >= 1",
     "dataset=foo": "`dataset` = 'foo' is not allowed: one of digits",
     "strategy=bar": "`strategy` = 'bar' is not allowed: one of centralised, collafuse",

@@ -149,6 +149,12 @@ def test_a_run_in_which_nobody_contributes_ends_with_a_reason(tmp_path: Path) ->
         federate(config, connect(config, spoiled(0, _raises)))
 
 
+def test_a_client_whose_images_have_no_attributes_says_so(tmp_path: Path) -> None:
+    """In a deployment, where nobody could look beforehand."""
+    with pytest.raises(UserError, match=r"^`condition` = 'attributes' is not allowed: classes or none: .* digits have"):
+        federate(small(tmp_path, condition="attributes"))
+
+
 def test_a_late_joiner_uploads_when_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small(tmp_path, min_supernodes=2, num_rounds=3)
     grid = connect(config, partitions=[0, 2])

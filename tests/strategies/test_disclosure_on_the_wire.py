@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from collafuse_flwr.data import federation_data, to_model_space
 from collafuse_flwr.errors import UploadError
 from collafuse_flwr.process import Process
 from collafuse_flwr.wire import pack_hand_over, pack_train_request, unpack_train_reply
+from tests.attributes import digits_with_attributes
 from tests.federation import connect, federate, small
 
 
@@ -45,15 +47,40 @@ class Tap:
         ]
 
 
-@pytest.mark.parametrize("settings", [{}, {"share_labels": False}, {"client_cut_ratios": "0.3,0.6,1"}])
-def test_no_message_holds_more_than_the_schema_lists(tmp_path: Path, settings: dict[str, Any]) -> None:
-    """Numbers, and one upload: x_k, its scale and, if they are shared, labels."""
+@pytest.fixture
+def attributed() -> Iterator[None]:
+    with digits_with_attributes():
+        yield
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"share_labels": False},
+        {"condition": "none"},
+        {"client_cut_ratios": "0.3,0.6,1"},
+        {"condition": "attributes", "copies_per_image": 2},
+        {"condition": "attributes", "share_labels": False},
+    ],
+)
+def test_no_message_holds_more_than_the_schema_lists(
+    attributed: None, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """Numbers, and one upload: x_k, its scale and, if they are shared, labels: classes or attributes, never both."""
     tap, config = Tap(), small(tmp_path, num_rounds=3, **settings)
     federate(config, connect(config, tap.app))
-    labels = ["labels"] if config.split.share_labels else []
+    labels = ["labels"] if config.shares_labels() else []
+    data = federation_data(config.data, 3, 0)
     for client, cut in enumerate(config.cut_steps()):
         uploads = [] if cut == config.model.timesteps else sorted(["x_k", "scale", *labels])
         assert sorted(name for name, _ in tap.arrays(client)) == uploads
+        images = data.client(client).train
+        told = images.facts.attributes if config.model.condition == "attributes" else images.labels
+        assert told is not None
+        for sent in (array for name, array in tap.arrays(client) if name == "labels"):
+            assert sent.dtype == (np.uint8 if config.model.condition == "attributes" else np.int64)
+            assert np.array_equal(sent, np.concatenate([told] * config.split.copies_per_image))
         for content in tap.replies[client]:
             assert not content.config_records
             assert set(content.metric_records) == {"numbers"}

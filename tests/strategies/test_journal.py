@@ -34,7 +34,7 @@ def a_round(number: int) -> Round:
 
 
 def a_journal(folder: Path, rounds: int = 2) -> Journal:
-    hellos = {client: Hello(client, 20, 100, 9, 1, 8, 10) for client in (11, 0)}
+    hellos = {client: Hello(client, 20, 100, 9, 1, 8, 10, 0) for client in (11, 0)}
     return Journal(folder, [a_round(n + 1) for n in range(rounds)], {11, 0}, 12.34567890123456789, hellos)
 
 

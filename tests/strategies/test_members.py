@@ -19,7 +19,9 @@ from simulations.runners.local_grid import LocalGrid
 from strategies import members as module
 from strategies.members import Members, last_line
 
-HELLO = Hello(partition_id=0, cut_step=20, timesteps=100, num_images=9, channels=1, size=8, num_classes=10)
+HELLO = Hello(
+    partition_id=0, cut_step=20, timesteps=100, num_images=9, channels=1, size=8, num_classes=10, num_attributes=0
+)
 
 
 class Federation:
@@ -140,6 +142,7 @@ def test_two_nodes_may_not_be_one_client() -> None:
         ),
         (replace(HELLO, partition_id=2, size=16), "client 2 has images of 1 x 16 x 16 in 10 classes, client 0 has"),
         (replace(HELLO, partition_id=2, num_classes=9), "client 2 has images of 1 x 8 x 8 in 9 classes, client 0 has"),
+        (replace(HELLO, partition_id=2, num_attributes=4), "client 2 describes no images"),
         (RecordDict(), "`numbers` must hold exactly partition_id, "),
         (RecordDict({"numbers": MetricRecord({"partition_id": 2})}), "`numbers` must hold exactly partition_id, "),
         (RecordDict({**pack_numbers(HELLO), "more": ConfigRecord()}), "a reply may hold numbers, not more"),

@@ -61,6 +61,22 @@ def test_every_client_finds_its_rows_with_its_own_cut_and_scale(
     assert 1 not in pool
 
 
+def test_attributes_are_kept_as_bytes(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pool = Pool(tmp_path / "pool", ROW, "int8", CPU, num_attributes=5)
+    attributes = {
+        client: torch.randint(0, 2, (rows, 5), generator=generator).byte() for client, rows in ((4, 3), (1, 2))
+    }
+    for client, own in attributes.items():
+        pool.put(client, 10, encode(torch.randn((len(own), *ROW), generator=generator), "int8", own))
+    for client, own in attributes.items():
+        assert torch.equal(pool.labels_of(client), own)  # type: ignore[arg-type]
+    _, _, labels = pool.batch(torch.tensor([4, 0, 4]))
+    assert labels is not None
+    assert torch.equal(labels, torch.stack([attributes[1][1], attributes[4][0], attributes[1][1]]))
+    assert (tmp_path / "pool" / "labels.bin").stat().st_size == 5 * 5
+
+
 def test_an_empty_pool_holds_nothing(tmp_path: Path) -> None:
     pool = a_pool(tmp_path)
     assert len(pool) == 0

@@ -55,7 +55,8 @@ def test_the_schema_has_these_fields_and_no_others() -> None:
         kind: {spec.name: str(spec.type) for spec in fields(kind)} for kind in (Hello, TrainRequest, TrainNumbers)
     }
     assert listed[Hello] == dict.fromkeys(
-        ("partition_id", "cut_step", "timesteps", "num_images", "channels", "size", "num_classes"), "int"
+        ("partition_id", "cut_step", "timesteps", "num_images", "channels", "size", "num_classes", "num_attributes"),
+        "int",
     )
     assert listed[TrainRequest] == {
         "round": "int",
@@ -107,7 +108,7 @@ def test_a_train_request_survives(want_upload: bool, backbone: dict[str, torch.T
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.builds(Hello, *[st.integers(-(2**62), 2**62)] * 7))
+@given(st.builds(Hello, *[st.integers(-(2**62), 2**62)] * 8))
 def test_a_hello_survives(hello: Hello) -> None:
     assert unpack_hello(sent(pack_numbers(hello))) == hello
 
@@ -139,13 +140,14 @@ def test_an_upload_survives_bit_for_bit(dtype: UploadDtype, labels: bool) -> Non
     check_upload(back.upload, replace(CONTRACT, dtype=dtype, labels=labels))
 
 
-@pytest.mark.parametrize("labels", [torch.tensor([2, 0, 1, 1]), None])
+@pytest.mark.parametrize("labels", [torch.tensor([2, 0, 1, 1]), torch.tensor([[0, 1, 0]] * 4, dtype=torch.uint8), None])
 def test_a_hand_over_survives_and_can_be_written_to(labels: torch.Tensor | None) -> None:
     x_k = torch.randn(SHAPE)
     back = unpack_hand_over(sent(pack_hand_over(HandOver(7, x_k, labels))))
     assert back.round == 7
     assert torch.equal(back.x_k, x_k)
     assert (back.labels is None) if labels is None else torch.equal(cast(torch.Tensor, back.labels), labels)
+    assert labels is None or cast(torch.Tensor, back.labels).dtype == labels.dtype
     back.x_k.zero_()
 
 
@@ -179,6 +181,14 @@ def test_the_bytes_counted_are_those_of_the_values() -> None:
     assert size("float16", True) - size("int8", True) == 640
     with_labels = size("int8", True) - size("int8", False)
     assert 80 <= with_labels <= 80 + 256, "and NumPy's header"
+
+
+def test_attributes_are_a_byte_each() -> None:
+    def size(attributes: int) -> int:
+        labels = torch.zeros((100, attributes), dtype=torch.uint8)
+        return count_bytes(pack_train_reply(TrainReply(NUMBERS, encode(torch.zeros(100, 1, 2, 2), "int8", labels))))
+
+    assert size(40) - size(30) == 1000
 
 
 def test_the_bytes_counted_add_up_over_records() -> None:

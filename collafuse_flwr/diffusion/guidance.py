@@ -1,0 +1,28 @@
+"""Classifier-free guidance: labels that are dropped in training, two predictions that are combined in sampling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from collafuse_flwr.diffusion.prediction import DROPPED, Denoise
+
+
+def drop(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Drop each row of the labels, (n,) or (n, A), with probability `share`: int64 of the same shape."""
+    dropped = torch.rand(len(labels), generator=generator, device=labels.device) < share
+    return labels.long().masked_fill(dropped.view(-1, *[1] * (labels.ndim - 1)), DROPPED)
+
+
+def guided(denoise: Denoise, weight: float) -> Denoise:
+    """null + w (prediction - null), with null the prediction without labels (Ho and Salimans, arXiv 2207.12598, eq. 6).
+
+    Their w is ours minus 1: at w = 1 it is the prediction itself, at 0 the one without labels. For both v and eps it
+    is the noise that is extrapolated, because v is affine in it.
+    """
+
+    def combined(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        null = denoise(x_t, t, None)
+        return null + weight * (denoise(x_t, t, labels) - null)
+
+    return denoise if weight == 1 else combined
