@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from collafuse_flwr.config import ENDS, FEDERATED, MIXED, SPLIT, Config, setting_help, setting_names
 from collafuse_flwr.diffusion import cut_step
 from collafuse_flwr.errors import SettingError
-from simulations.entry import CONF, register_schema
 
 SECTIONS: list[Any] = [section.default_factory for section in fields(Config)]
 SPECS = {spec.name: spec for section in SECTIONS for spec in fields(section)}
@@ -319,69 +314,18 @@ def test_labels_are_shared_only_if_something_is_conditioned_on_them(condition: s
     assert Config.from_flat({"condition": condition, "share_labels": share}).shares_labels() == shared
 
 
+def test_settings_of_other_data_sets_and_partitions_are_refused() -> None:
+    refused("class_attribute", "Smiling", dataset="mnist")
+    refused("overlap", True, partition="iid")
+    Config.from_flat({"class_attribute": "Smiling", "dataset": "celeba+awa2"})
+    Config.from_flat({"overlap": True, "partition": "by_attribute"})
+
+
 def test_settings_that_just_go_together_are_allowed() -> None:
     Config.from_flat({"guidance": 3.0, "label_dropout": 0.1, "condition": "attributes"})
     Config.from_flat({"num_supernodes": 3, "min_supernodes": 3})
     Config.from_flat({"upload": "official", "copies_per_image": 1})
     Config.from_flat({"num_rounds": 3, "client_init_round": 3})
-
-
-# One source of defaults: Flower's copy in pyproject.toml and Hydra's composition of conf/ are the same as the schema.
-
-
-def typed(flat: dict[str, Any]) -> list[tuple[str, type, Any]]:
-    return [(name, type(value), value) for name, value in flat.items()]
-
-
-def composed(*overrides: str) -> dict[str, Any]:
-    """What Hydra makes of conf/, as `python -m simulations.run` does."""
-    register_schema()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        plain: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
-    return {str(name): value for name, value in plain.items()}
-
-
-def options(group: str) -> set[str]:
-    return {path.stem for path in (CONF / group).glob("*.yaml")}
-
-
-def test_flowers_run_config_has_exactly_these_defaults() -> None:
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
-    assert typed(project["tool"]["flwr"]["app"]["config"]) == typed(Config().to_flower())
-
-
-def test_hydra_composes_exactly_these_defaults() -> None:
-    flower = {name.replace("_", "-"): value for name, value in composed().items()}
-    assert typed(flower) == typed(Config().to_flower())
-
-
-@pytest.mark.parametrize("group", ["strategy", "dataset", "model"])
-def test_every_choice_has_a_group_file_and_every_file_is_a_choice(group: str) -> None:
-    assert options(group) == set(SPECS[group].metadata["choices"])
-
-
-def test_the_clients_network_is_no_group_of_its_own() -> None:
-    assert {path.name for path in CONF.iterdir() if path.is_dir()}.isdisjoint({"client_model"})
-    assert composed("client_model=small")["client_model"] == "small"
-
-
-@pytest.mark.parametrize(
-    ("group", "option"),
-    [(group, option) for group in ("strategy", "dataset", "model") for option in sorted(options(group))],
-)
-def test_an_option_sets_the_key_of_its_group_and_no_other(group: str, option: str) -> None:
-    flat = composed(f"{group}={option}")
-    Config.from_flat(flat)
-    assert flat == Config().to_flat() | {group: option}
-
-
-@pytest.mark.parametrize("option", sorted(options("federation")))
-def test_a_federation_is_allowed_and_its_default_is_the_schemas(option: str) -> None:
-    flat = composed(f"federation={option}")
-    Config.from_flat(flat)
-    changed = {name for name, value in flat.items() if value != Config().to_flat()[name]}
-    assert changed <= {"num_supernodes", "fraction_train"}
-    assert bool(changed) == (option != "silos")
 
 
 @pytest.mark.parametrize(("strategy", "ratio"), [*ENDS.items(), *((name, 1.0) for name in FEDERATED)])
@@ -396,9 +340,3 @@ def test_a_strategy_that_does_not_cut_is_at_an_end(strategy: str, ratio: float) 
 def test_a_strategy_that_cuts_does_so_where_it_is_told(strategy: str) -> None:
     config = Config.from_flat({"strategy": strategy, "cut_ratio": 0.4, "num_supernodes": 2})
     assert config.cut_ratios() == (0.4, 0.4)
-
-
-def test_every_strategy_has_its_group() -> None:
-    files = {path.stem: path.read_text() for path in (Path(__file__).parents[1] / "conf" / "strategy").glob("*.yaml")}
-    assert set(files) == {*SPLIT, *ENDS, *FEDERATED}
-    assert all(f"\nstrategy: {name}\n" in text for name, text in files.items())

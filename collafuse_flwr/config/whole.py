@@ -108,6 +108,10 @@ def _check_together(config: Config) -> None:
             raise SettingError(
                 name, ratio, f"0, or more than {0.5 / steps:g}: less than a step would upload clean images"
             )
+    if config.data.class_attribute and "celeba" not in config.data.dataset.split("+"):
+        raise SettingError("class_attribute", config.data.class_attribute, "empty unless `dataset` is celeba")
+    if config.data.overlap and config.data.partition != "by_attribute":
+        raise SettingError("overlap", True, "false unless `partition` is by_attribute")
     if config.federation.min_supernodes > n:
         raise SettingError("min_supernodes", config.federation.min_supernodes, f"at most `num_supernodes` = {n}")
     if config.split.client_init_round > config.run.num_rounds:
