@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.config import ENDS, FEDERATED, MIXED, SPLIT, Config, setting_help, setting_names
-from collafuse_flwr.diffusion import cut_step
+from collafuse_flwr.config import MIXED, Config, setting_help, setting_names
 from collafuse_flwr.errors import SettingError
 
 SECTIONS: list[Any] = [section.default_factory for section in fields(Config)]
@@ -77,6 +76,9 @@ def configs(draw: st.DrawFn) -> Config:
         flat["client_cut_ratios"] = ""
     else:
         flat["client_cut_ratios"] = ",".join(map(str, ratios))
+    if flat["dataset"] != "celeba":
+        flat["class_attribute"] = ""
+    flat["overlap"] &= flat["partition"] == "by_attribute"
     if flat["upload"] == "official":
         flat["copies_per_image"] = 1
     if flat["condition"] == "none" or not flat["label_dropout"]:
@@ -224,119 +226,3 @@ def test_an_unknown_name_is_refused_with_those_there_are(name: str) -> None:
 @pytest.mark.parametrize("separator", ["-", "_"])
 def test_a_name_may_be_written_either_way(separator: str) -> None:
     assert Config.from_flat({f"cut{separator}ratio": 0.5}).split.cut_ratio == 0.5
-
-
-def test_one_cut_ratio_serves_all_clients_and_a_list_each_its_own() -> None:
-    same = Config.from_flat({"num_supernodes": 3, "cut_ratio": 0.25, "timesteps": 40})
-    assert same.cut_ratios() == (0.25, 0.25, 0.25)
-    assert same.cut_steps() == (10, 10, 10)
-    each = Config.from_flat({"num_supernodes": 3, "client_cut_ratios": "0, 0.3 ,1", "timesteps": 20})
-    assert each.cut_ratios() == (0, 0.3, 1)
-    assert each.cut_steps() == (0, 6, 20)
-
-
-@settings(deadline=None)
-@given(st.floats(0, 1), st.integers(2, 10000))
-def test_the_cut_step_is_the_one_of_the_diffusion_process(ratio: float, timesteps: int) -> None:
-    if ratio > 0 and cut_step(ratio, timesteps) == 0:
-        with pytest.raises(SettingError, match="clean images"):
-            Config.from_flat({"cut_ratio": ratio, "timesteps": timesteps})
-        return
-    config = Config.from_flat({"num_supernodes": 2, "cut_ratio": ratio, "timesteps": timesteps})
-    (cut,) = set(config.cut_steps())
-    assert cut == cut_step(ratio, timesteps)
-    assert abs(cut - ratio * timesteps) <= 0.5
-
-
-@pytest.mark.parametrize(
-    ("text", "allowed"),
-    [
-        ("0.1,0.2", "3 numbers in [0, 1], one per client"),
-        ("0.1,0.2,0.3,0.4", "3 numbers in [0, 1], one per client"),
-        ("0.1,0.2,1.5", "3 numbers in [0, 1], one per client"),
-        ("0.1,0.2,-0.1", "3 numbers in [0, 1], one per client"),
-        ("0.1,0.2,nan", "3 numbers in [0, 1], one per client"),
-        ("0.1,0.2,inf", "3 numbers in [0, 1], one per client"),
-        ("0.1;0.2;0.3", "numbers in [0, 1] separated by commas"),
-        ("0.1,,0.3", "numbers in [0, 1] separated by commas"),
-        ("0.1,0.2,", "numbers in [0, 1] separated by commas"),
-        ("low,low,high", "numbers in [0, 1] separated by commas"),
-    ],
-)
-def test_cut_ratios_that_are_not_one_share_per_client_are_refused(text: str, allowed: str) -> None:
-    with pytest.raises(SettingError) as caught:
-        Config.from_flat({"num_supernodes": 3, "client_cut_ratios": text})
-    assert str(caught.value) == f"`client_cut_ratios` = {text!r} is not allowed: {allowed}"
-
-
-@pytest.mark.parametrize(
-    ("flat", "message"),
-    [
-        (
-            {"num_supernodes": 3, "min_supernodes": 4},
-            "`min_supernodes` = 4 is not allowed: at most `num_supernodes` = 3",
-        ),
-        (
-            {"upload": "official", "copies_per_image": 2},
-            "`copies_per_image` = 2 is not allowed: 1 when `upload` is official",
-        ),
-        (
-            {"num_rounds": 3, "client_init_round": 4},
-            "`client_init_round` = 4 is not allowed: at most `num_rounds` = 3, or clients would never train",
-        ),
-    ],
-)
-def test_settings_that_do_not_go_together_are_refused(flat: dict[str, object], message: str) -> None:
-    with pytest.raises(SettingError) as caught:
-        Config.from_flat(flat)
-    assert str(caught.value) == message
-
-
-@pytest.mark.parametrize(
-    ("flat", "allowed"),
-    [
-        ({"guidance": 2.0}, "1 when `label_dropout` is 0: the networks know no dropped condition"),
-        ({"guidance": 0.0}, "1 when `label_dropout` is 0: the networks know no dropped condition"),
-        ({"guidance": 2.0, "label_dropout": 0.1, "condition": "none"}, "1 when `condition` is none"),
-    ],
-)
-def test_guidance_needs_a_condition_and_networks_that_know_it_dropped(flat: dict[str, object], allowed: str) -> None:
-    with pytest.raises(SettingError) as caught:
-        Config.from_flat(flat)
-    assert str(caught.value) == f"`guidance` = {flat['guidance']} is not allowed: {allowed}"
-
-
-@pytest.mark.parametrize(
-    ("condition", "share", "shared"),
-    [("classes", True, True), ("attributes", True, True), ("none", True, False), ("classes", False, False)],
-)
-def test_labels_are_shared_only_if_something_is_conditioned_on_them(condition: str, share: bool, shared: bool) -> None:
-    assert Config.from_flat({"condition": condition, "share_labels": share}).shares_labels() == shared
-
-
-def test_settings_of_other_data_sets_and_partitions_are_refused() -> None:
-    refused("class_attribute", "Smiling", dataset="mnist")
-    refused("overlap", True, partition="iid")
-    Config.from_flat({"class_attribute": "Smiling", "dataset": "celeba+awa2"})
-    Config.from_flat({"overlap": True, "partition": "by_attribute"})
-
-
-def test_settings_that_just_go_together_are_allowed() -> None:
-    Config.from_flat({"guidance": 3.0, "label_dropout": 0.1, "condition": "attributes"})
-    Config.from_flat({"num_supernodes": 3, "min_supernodes": 3})
-    Config.from_flat({"upload": "official", "copies_per_image": 1})
-    Config.from_flat({"num_rounds": 3, "client_init_round": 3})
-
-
-@pytest.mark.parametrize(("strategy", "ratio"), [*ENDS.items(), *((name, 1.0) for name in FEDERATED)])
-def test_a_strategy_that_does_not_cut_is_at_an_end(strategy: str, ratio: float) -> None:
-    config = Config.from_flat({"strategy": strategy, "cut_ratio": 0.4, "num_supernodes": 2})
-    assert config.cut_ratios() == (ratio, ratio)
-    with pytest.raises(SettingError, match="client_cut_ratios"):
-        Config.from_flat({"strategy": strategy, "client_cut_ratios": "0.1,0.2", "num_supernodes": 2})
-
-
-@pytest.mark.parametrize("strategy", SPLIT)
-def test_a_strategy_that_cuts_does_so_where_it_is_told(strategy: str) -> None:
-    config = Config.from_flat({"strategy": strategy, "cut_ratio": 0.4, "num_supernodes": 2})
-    assert config.cut_ratios() == (0.4, 0.4)

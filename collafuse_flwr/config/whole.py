@@ -92,6 +92,24 @@ def setting_help() -> dict[str, str]:
 
 def _check_together(config: Config) -> None:
     """Refuse settings that are fine alone but not together."""
+    _check_cuts(config)
+    data, n = config.data, config.run.num_supernodes
+    if data.class_attribute and "celeba" not in data.dataset.split("+"):
+        raise SettingError("class_attribute", data.class_attribute, "empty unless `dataset` is celeba")
+    if data.overlap and data.partition != "by_attribute":
+        raise SettingError("overlap", True, "false unless `partition` is by_attribute")
+    if config.federation.min_supernodes > n:
+        raise SettingError("min_supernodes", config.federation.min_supernodes, f"at most `num_supernodes` = {n}")
+    if config.split.client_init_round > config.run.num_rounds:
+        allowed = f"at most `num_rounds` = {config.run.num_rounds}, or clients would never train"
+        raise SettingError("client_init_round", config.split.client_init_round, allowed)
+    if config.split.upload == "official" and config.split.copies_per_image > 1:
+        raise SettingError("copies_per_image", config.split.copies_per_image, "1 when `upload` is official")
+    check_guidance(config, config.evaluation.guidance)
+
+
+def _check_cuts(config: Config) -> None:
+    """Refuse lists that are not one cut per client, and cuts that would upload clean images without saying so."""
     text, n = config.split.client_cut_ratios, config.run.num_supernodes
     if text:
         try:
@@ -108,18 +126,6 @@ def _check_together(config: Config) -> None:
             raise SettingError(
                 name, ratio, f"0, or more than {0.5 / steps:g}: less than a step would upload clean images"
             )
-    if config.data.class_attribute and "celeba" not in config.data.dataset.split("+"):
-        raise SettingError("class_attribute", config.data.class_attribute, "empty unless `dataset` is celeba")
-    if config.data.overlap and config.data.partition != "by_attribute":
-        raise SettingError("overlap", True, "false unless `partition` is by_attribute")
-    if config.federation.min_supernodes > n:
-        raise SettingError("min_supernodes", config.federation.min_supernodes, f"at most `num_supernodes` = {n}")
-    if config.split.client_init_round > config.run.num_rounds:
-        allowed = f"at most `num_rounds` = {config.run.num_rounds}, or clients would never train"
-        raise SettingError("client_init_round", config.split.client_init_round, allowed)
-    if config.split.upload == "official" and config.split.copies_per_image > 1:
-        raise SettingError("copies_per_image", config.split.copies_per_image, "1 when `upload` is official")
-    check_guidance(config, config.evaluation.guidance)
 
 
 def check_guidance(config: Config, guidance: float) -> None:
