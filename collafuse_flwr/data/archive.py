@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from collafuse_flwr.config import DataConfig
 from collafuse_flwr.data.checks import checked_labels, existing_path, refusal
+from collafuse_flwr.data.described import described
 from collafuse_flwr.data.images import UNLABELLED, Source
 from collafuse_flwr.data.rows import Rows
 from collafuse_flwr.errors import DataError
@@ -23,7 +25,8 @@ from collafuse_flwr.errors import DataError
 KEYS = (("images", "labels"), ("train_images", "train_labels"))
 EXPECTED = (
     "an .npz file with `images` (or `train_images`), uint8 of shape (N, H, W) or (N, H, W, 3), and optionally "
-    "`labels` (or `train_labels`), whole numbers of shape (N,), and `classes`, their names"
+    "`labels` (or `train_labels`), whole numbers of shape (N,), `classes`, their names, `identity` or `patient`, "
+    "numbers or text of shape (N,), `attributes`, 0 or 1 of shape (N, A), and `attribute_names`"
 )
 
 
@@ -37,7 +40,8 @@ def load_archive(config: DataConfig) -> Source:
     image_key, label_key = next((pair for pair in KEYS if pair[0] in archive.keys), (None, ""))
     if image_key is None:
         raise archive.refusal(f"there are no images, only {', '.join(archive.keys) or 'nothing'}")
-    return labelled(archive, image_key, label_key)
+    source = labelled(archive, image_key, label_key)
+    return replace(source, facts=described(archive, len(source.labels)))
 
 
 def labelled(archive: Archive, image_key: str, label_key: str) -> Source:
