@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from collafuse_flwr.data import to_model_space
 
 
+#: Values that a network is given at once: 512 images of 32 x 32 pixels in three colours, or fewer of larger ones.
+MAX_VALUES = 512 * 3 * 32 * 32
+
+
 class PixelFeatures(nn.Module):
     """The pixels themselves as features: (N,C,H,W) -> (N, C*H*W); needs no training, so clients can agree on it."""
 
@@ -33,7 +37,7 @@ def extract_features(
     Args:
         images: (N, ...), N >= 1; uint8 is scaled to [-1, 1].
         features: any module that maps (N, ...) to (N, ...); its training mode is left as it was.
-        batch_size: images per call of the module.
+        batch_size: images per call of the module; fewer if they are large.
         rows: (n,) int64, those of the images that are wanted; all of them by default.
 
     Returns:
@@ -41,6 +45,7 @@ def extract_features(
 
     """
     device = next(features.parameters(), images).device
+    batch_size = min(batch_size, max(1, MAX_VALUES // images[0].numel()))
     was_training = features.training
     features.eval()
     try:
