@@ -16,10 +16,12 @@ from collafuse_flwr.config import ENDS, FEDERATED, Config
 
 #: Settings of what crosses the cut in images; without uploads they change nothing.
 UPLOADS = ("upload", "copies_per_image", "upload_dtype")
-#: Settings that matter only with one value of another.
+#: Settings that matter only with one value of another; `deals` is `partition`, or how it deals each data set.
 ONLY_WITH = {
-    "dirichlet_alpha": ("partition", "dirichlet"),
-    "classes_per_client": ("partition", "by_class"),
+    "dirichlet_alpha": ("deals", "dirichlet"),
+    "classes_per_client": ("deals", "by_class"),
+    "attribute_groups": ("partition", "by_attribute"),
+    "within_domain": ("partition", "by_domain"),
     "min_snr_gamma": ("loss_weighting", "min_snr"),
     "proximal_mu": ("strategy", "fedprox"),
 }
@@ -35,8 +37,10 @@ def canonical(config: Config) -> dict[str, Any]:
     Only rules that are certain: a rule that is missing costs a run, one that is wrong passes off one run as another.
     """
     flat: dict[str, Any] = {name: value for name, value in config.to_flat().items() if name not in RESUMABLE}
+    by_domain = flat["partition"] == "by_domain"
+    values = flat | {"deals": flat["within_domain"] if by_domain else flat["partition"]}
     for name, (other, value) in ONLY_WITH.items():
-        if flat[other] != value:
+        if values[other] != value:
             flat.pop(name, None)
     # With another budget these strategies are given what CollaFuse would use at the cut ratio.
     if flat.get("budget", "image_updates") == "image_updates":

@@ -10,7 +10,10 @@ from collafuse_flwr.errors import SettingError, UserError
 from collafuse_flwr.files import write_json
 
 #: Settings that may differ between a run and its continuation: they do not change what is computed.
-RESUMABLE = ("runner", "output", "resume", "quiet", "round_timeout", "client_num_cpus", "client_num_gpus")
+RESUMABLE = (
+    *("runner", "output", "resume", "quiet", "round_timeout", "client_num_cpus", "client_num_gpus"),
+    "cache_path",
+)
 
 
 def open_run(config: Config, folder: Path) -> None:

@@ -27,6 +27,8 @@ SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"strategy": "centralised", "label_dropout": 0.1, "guidance": 2.0},
     ),
     ({"partition": "iid"}, {"partition": "iid", "dirichlet_alpha": 9.0, "classes_per_client": 5}),
+    ({}, {"attribute_groups": "a;b", "within_domain": "by_class", "cache_path": "there"}),
+    ({"partition": "by_domain"}, {"partition": "by_domain", "dirichlet_alpha": 9.0, "classes_per_client": 5}),
 ]
 
 OTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -39,6 +41,11 @@ OTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"cut_ratio": 1.0}, {"cut_ratio": 1.0, "effort": "full"}),
     ({"client_cut_ratios": "0.1,0.2,0.3,0.4"}, {"client_cut_ratios": "0.4,0.3,0.2,0.1"}),
     ({"partition": "dirichlet"}, {"partition": "dirichlet", "dirichlet_alpha": 9.0}),
+    (
+        {"partition": "by_domain", "within_domain": "dirichlet"},
+        {"partition": "by_domain", "within_domain": "dirichlet", "dirichlet_alpha": 9.0},
+    ),
+    ({"partition": "by_attribute"}, {"partition": "by_attribute", "attribute_groups": "a;b"}),
     ({}, {"condition": "attributes"}),
     ({}, {"condition": "none"}),
     ({}, {"flip": True}),
