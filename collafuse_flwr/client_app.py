@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 
 from collafuse_flwr.client import client_class
 from collafuse_flwr.client.collafuse import CollaFuseClient
+from collafuse_flwr.client.cut import own_cut
 from collafuse_flwr.client.store import ClientStore
 from collafuse_flwr.config import Config
 from collafuse_flwr.data import federation_data, single_client
@@ -70,14 +71,15 @@ def _client(config: Config, context: Context) -> CollaFuseClient:
     if "partition-id" not in node:
         raise SettingError("partition-id", None, "every node needs one in its --node-config, counted from 0")
     client = int(node["partition-id"])
-    cuts = config.cut_steps()
-    if not 0 <= client < len(cuts):
-        raise SettingError("partition-id", client, f"0..{len(cuts) - 1}, as `num_supernodes` = {len(cuts)}")
+    if not 0 <= client < config.run.num_supernodes:
+        allowed = f"0..{config.run.num_supernodes - 1}, as `num_supernodes` = {config.run.num_supernodes}"
+        raise SettingError("partition-id", client, allowed)
     folder = client_folder(run_folder(config, context.run_id), client)
     store = ClientStore(Path(str(node["state-path"])) if "state-path" in node else folder)
     if "data-path" in node:
         data = single_client(config.data, config.run.seed, str(node["data-path"]), str(store.folder / "decoded"))
     else:
         data = federation_data(config.data, config.run.num_supernodes, config.run.seed).client(client)
-    kind = client_class(config.run.strategy)
-    return kind(client, Process.of(config), data, store, cuts[client], seeded_secret="data-path" not in node)
+    process = Process.of(config)
+    cut = own_cut(config, process.schedule, data.train, client, store)
+    return client_class(config.run.strategy)(client, process, data, store, cut, seeded_secret="data-path" not in node)

@@ -49,6 +49,8 @@ def canonical(config: Config) -> dict[str, Any]:
         elif flat["strategy"] in FEDERATED:
             for name in ("cut_ratio", "client_cut_ratios", *UPLOADS):
                 del flat[name]
+    if config.cut_target() is not None:
+        flat["cut_ratio"] = None
     if flat.get("client_cut_ratios"):
         ratios = [float(ratio) for ratio in flat["client_cut_ratios"].split(",")]
         equal = len(set(ratios)) == 1

@@ -25,6 +25,7 @@ from collafuse_flwr.files import write_json
 from collafuse_flwr.folders import client_folder
 from collafuse_flwr.process import Process
 from collafuse_flwr.rng import stream
+from collafuse_flwr.wire import Hello
 from simulations.entry import entry
 from strategies.journal import Journal
 
@@ -90,12 +91,15 @@ def generate(request: Request) -> Path:
     if not (request.run / "config.json").is_file():
         raise SettingError("run", str(request.run), "the folder of a finished run")
     config = read_config(request.run)
-    cuts = config.cut_steps()
-    if request.client >= len(cuts):
-        raise SettingError("client", request.client, f"0..{len(cuts) - 1}, the clients of the run")
+    if request.client >= config.run.num_supernodes:
+        raise SettingError("client", request.client, f"0..{config.run.num_supernodes - 1}, the clients of the run")
     guidance = config.evaluation.guidance if request.guidance is None else request.guidance
     check_guidance(config, guidance)
-    images, classes = _sample(request, guidance, Process.of(config))
+    journal = Journal(request.run)
+    if journal.load() is None or not (client_folder(request.run, request.client) / "samples.safetensors").is_file():
+        raise SettingError("run", str(request.run), "the folder of a run that has reached its last round")
+    hello = journal.hellos[request.client]
+    images, classes = _sample(request, guidance, Process.of(config), hello)
     width = len(str(len(images) - 1))
     for index, image in enumerate(images):
         suffix = f"-class-{int(classes[index])}" if classes is not None else ""
@@ -104,7 +108,7 @@ def generate(request: Request) -> Path:
     described = {
         "run": str(request.run),
         "client": request.client,
-        "cut_step": cuts[request.client],
+        "cut_step": hello.cut_step,
         "seed": request.seed,
         "num_images": len(images),
         "label": request.label,
@@ -115,13 +119,10 @@ def generate(request: Request) -> Path:
     return request.output
 
 
-def _sample(request: Request, guidance: float, process: Process) -> tuple[Tensor, Tensor | None]:
+def _sample(request: Request, guidance: float, process: Process, hello: Hello) -> tuple[Tensor, Tensor | None]:
     """Both halves of the chain, from noise to images in [-1, 1]; and their classes, if they were asked for."""
-    journal, client, config = Journal(request.run), request.client, process.config
+    client, config = request.client, process.config
     own = client_folder(request.run, client)
-    if journal.load() is None or not (own / "samples.safetensors").is_file():
-        raise SettingError("run", str(request.run), "the folder of a run that has reached its last round")
-    hello = journal.hellos[client]
     shape = hello.channels, hello.size, hello.num_classes, hello.num_attributes
     name = (request.seed, "generate", client)
     labels = _labels(request, config, own / "samples.safetensors", stream(*name, "labels"))

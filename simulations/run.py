@@ -11,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from collafuse_flwr.artifacts import read_config
 from collafuse_flwr.config import Config, setting_help
-from collafuse_flwr.data import federation_data, num_attributes
+from collafuse_flwr.data import federation_data, num_attributes, to_model_space
 from collafuse_flwr.evaluation import pretrained_networks
+from collafuse_flwr.privacy.choice import choose_cut
 from collafuse_flwr.process import Process
 from simulations import runners
 from simulations.entry import entry, fresh_folder
@@ -41,6 +42,10 @@ def preflight(config: Config) -> None:
     process.backbone(channels, size, *told)
     process.denoiser(0, channels, size, *told)
     pretrained_networks(config.evaluation)
+    target = config.cut_target()
+    if target is not None and target[0] in {"cut_snr_db", "cut_epsilon"}:
+        # Any images do: these targets do not depend on them. For the others every client finds its own cut.
+        choose_cut(config, process.schedule, to_model_space(data.images.images[:2]), 0)
 
 
 def configured(settings: DictConfig) -> Config:

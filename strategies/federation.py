@@ -108,8 +108,10 @@ class Federation(ABC):
             self._begin_with(arrays)
         self.members.welcome(grid)
         round_ = self.done + 1
-        shape = next(iter(self.members.hellos.values()))
-        self.journal.rounds.append(Round(round_, values=shape.channels * shape.size**2))
+        hellos = self.members.hellos
+        values = next(hello.channels * hello.size**2 for hello in hellos.values())
+        cuts = {str(client): hello.cut_step for client, hello in hellos.items()}
+        self.journal.rounds.append(Round(round_, values, cuts))
         self.asked = self.members.choose(round_)
         self.journal.rounds[-1].images = {str(c): self.members.hellos[c].num_images for c in self.asked}
         self.progress.begin_round(round_, self.config.run.num_rounds, len(self.asked))

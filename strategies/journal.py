@@ -21,6 +21,7 @@ class Round:
 
     round: int
     values: int = 0
+    cuts: dict[str, int] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
     server: dict[str, Any] = field(default_factory=dict)
     clients: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -105,9 +105,13 @@ class Members:
         known = self.hellos.get(client)
         if known is not None and known != hello:
             raise UploadError(f"client {client} said {known} at first and now says {hello}")
-        agreed = self.config.cut_steps()[client], self.config.model.timesteps
-        if (hello.cut_step, hello.timesteps) != agreed:
-            raise UploadError(f"client {client} cuts at {hello.cut_step} of {hello.timesteps} steps, not at {agreed}")
+        steps = self.config.model.timesteps
+        agreed = [self.config.cut_steps()[client]] if self.config.cut_target() is None else range(1, steps)
+        if hello.cut_step not in agreed or hello.timesteps != steps:
+            allowed = f"{agreed[0]}..{agreed[-1]}" if len(agreed) > 1 else agreed[0]
+            raise UploadError(
+                f"client {client} cuts at {hello.cut_step} of {hello.timesteps} steps, not at {allowed} of {steps}"
+            )
         told = hello.num_attributes >= 1 if self.config.model.condition == "attributes" else hello.num_attributes == 0
         if hello.num_images < 1 or hello.size < 1 or hello.channels < 1 or hello.num_classes < 1 or not told:
             raise UploadError(f"client {client} describes no images: {hello}")

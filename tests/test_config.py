@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.config import MIXED, Config, setting_help, setting_names
+from collafuse_flwr.config import MIXED, TARGETS, Config, setting_help, setting_names
 from collafuse_flwr.errors import SettingError
 
 SECTIONS: list[Any] = [section.default_factory for section in fields(Config)]
@@ -76,6 +76,10 @@ def configs(draw: st.DrawFn) -> Config:
         flat["client_cut_ratios"] = ""
     else:
         flat["client_cut_ratios"] = ",".join(map(str, ratios))
+    for name in TARGETS:
+        flat[name] = ""
+    if not flat["client_cut_ratios"] and flat["strategy"] in MIXED:
+        flat[draw(st.sampled_from(sorted(TARGETS)))] = draw(st.sampled_from(["", "0.5"]))
     if flat["dataset"] != "celeba":
         flat["class_attribute"] = ""
     flat["overlap"] &= flat["partition"] == "by_attribute"

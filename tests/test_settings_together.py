@@ -126,3 +126,30 @@ def test_a_strategy_that_does_not_cut_is_at_an_end(strategy: str, ratio: float) 
 def test_a_strategy_that_cuts_does_so_where_it_is_told(strategy: str) -> None:
     config = Config.from_flat({"strategy": strategy, "cut_ratio": 0.4, "num_supernodes": 2})
     assert config.cut_ratios() == (0.4, 0.4)
+
+
+def test_the_cut_may_be_chosen_by_what_it_discloses() -> None:
+    assert Config().cut_target() is None
+    assert Config.from_flat({"cut_epsilon": 8}).cut_target() == ("cut_epsilon", 8.0)
+    assert Config.from_flat({"cut_snr_db": "-12.5", "strategy": "pfdm"}).cut_target() == ("cut_snr_db", -12.5)
+    assert Config.from_flat({"cut_reid": 1}).cut_target() == ("cut_reid", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("flat", "allowed"),
+    [
+        ({"cut_reid": 1.5}, "a number above 0 and at most 1"),
+        ({"cut_bits": 0}, "a number above 0"),
+        ({"cut_bits": "nan"}, "a number above 0"),
+        ({"cut_snr_db": "-inf"}, "a number above -inf"),
+        ({"cut_epsilon": "few"}, "a number above 0"),
+        ({"cut_bits": 3, "cut_reid": 0.1}, "empty when `cut_reid` is given"),
+        ({"cut_bits": 3, "client_cut_ratios": "0.1,0.2"}, "empty when `client_cut_ratios` is given"),
+        ({"cut_bits": 3, "strategy": "fedavg"}, "empty when `strategy` is fedavg"),
+    ],
+)
+def test_a_target_that_makes_no_sense_is_refused(flat: dict[str, object], allowed: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Config.from_flat({"num_supernodes": 2} | flat)
+    name = next(iter(flat))
+    assert str(caught.value) == f"`{name}` = {str(flat[name])!r} is not allowed: {allowed}"

@@ -16,13 +16,14 @@ def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str,
     `client_flops` and `client_seconds` are for training; `flops_per_image` is what one generated image costs it.
     """
     schedule = make_schedule(config.model.schedule, config.model.timesteps)
-    cuts, rows = config.cut_steps(), []
+    cuts = {name: cut for row in rounds for name, cut in row["cuts"].items()}
+    rows = []
     names = {name for row in rounds for part in ("clients", "failed", "rejected", "evaluation") for name in row[part]}
     for name in sorted(names, key=int):
         numbers = [row["clients"][name] for row in rounds if name in row["clients"]]
         evaluations = [row["evaluation"][name] for row in rounds if name in row["evaluation"]]
         last = evaluations[-1] if evaluations else {}
-        cut = cuts[int(name)]
+        cut = cuts[name]
         uploads = cut < schedule.timesteps
         rows.append(
             {

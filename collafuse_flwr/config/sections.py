@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,13 @@ SPLIT = ("collafuse", "pfdm", "hybrid", "oracle")
 MIXED = ("collafuse", "pfdm", "hybrid")
 #: Ways to deal images by their classes alone.
 PARTITIONS = ("iid", "dirichlet", "by_class")
+#: What a cut may be chosen by instead of its ratio, and the range of each.
+TARGETS = {
+    "cut_snr_db": (-math.inf, math.inf),
+    "cut_bits": (0.0, math.inf),
+    "cut_epsilon": (0.0, math.inf),
+    "cut_reid": (0.0, 1.0),
+}
 #: Presets of networks, from the smallest.
 MODELS = ("nano", "tiny", "small", "base", "paper")
 #: Data sets, by what they are on disk: nothing, our own forms, idx files, and what others publish.
@@ -102,6 +110,10 @@ class SplitConfig:
 
     cut_ratio: float = setting(0.2, "c, the clients' share of the T steps", low=0, high=1)
     client_cut_ratios: str = setting("", "one cut ratio per client, as '0.1,0.2,...'; empty: `cut_ratio` for all")
+    cut_snr_db: str = setting("", "the cut is where an upload's SNR is at most this, in dB; empty: `cut_ratio`")
+    cut_bits: str = setting("", "the cut is where uploads tell at most so many bits about an image")
+    cut_epsilon: str = setting("", "the cut is where uploads of an image are (this, `dp_delta`)-DP")
+    cut_reid: str = setting("", "the cut is where at most this share of a client's images is re-identified")
     clip_norm: float = setting(
         0.0, "L2 norm to which images are clipped before they are noised; 0: none, or pfdm's own", low=0
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
@@ -11,6 +12,7 @@ from collafuse_flwr.config.sections import (
     MIXED,
     SECTIONS,
     SPLIT,
+    TARGETS,
     DataConfig,
     EvaluationConfig,
     FederationConfig,
@@ -75,6 +77,11 @@ class Config:
             return (self.split.cut_ratio,) * self.run.num_supernodes
         return tuple(float(part) for part in text.split(","))
 
+    def cut_target(self) -> tuple[str, float] | None:
+        """What clients choose their cut by, and its largest value; None where the settings say the cut."""
+        given = [(name, text) for name in TARGETS if (text := getattr(self.split, name))]
+        return (given[0][0], float(given[0][1])) if given else None
+
     def cut_steps(self) -> tuple[int, ...]:
         """The cut step k = round(c T) of every client (CollaFuse, arXiv 2406.14429, counts from the clean image)."""
         return tuple(round(c * self.model.timesteps) for c in self.cut_ratios())
@@ -92,6 +99,7 @@ def setting_help() -> dict[str, str]:
 
 def _check_together(config: Config) -> None:
     """Refuse settings that are fine alone but not together."""
+    _check_target(config)
     _check_cuts(config)
     data, n = config.data, config.run.num_supernodes
     if data.class_attribute and "celeba" not in data.dataset.split("+"):
@@ -106,6 +114,25 @@ def _check_together(config: Config) -> None:
     if config.split.upload == "official" and config.split.copies_per_image > 1:
         raise SettingError("copies_per_image", config.split.copies_per_image, "1 when `upload` is official")
     check_guidance(config, config.evaluation.guidance)
+
+
+def _check_target(config: Config) -> None:
+    """Refuse more than one thing to choose the cut by, one that is out of range, and strategies that cannot."""
+    given = [(name, getattr(config.split, name)) for name in TARGETS if getattr(config.split, name)]
+    for name, text in given:
+        low, high = TARGETS[name]
+        bounds = f"a number above {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
+        try:
+            value = float(text)
+        except ValueError:
+            raise SettingError(name, text, bounds) from None
+        if not low < value <= high or math.isinf(value):
+            raise SettingError(name, text, bounds)
+    others = [name for name, _ in given[1:]] + ["client_cut_ratios"] * bool(config.split.client_cut_ratios)
+    if given and others:
+        raise SettingError(*given[0], f"empty when `{others[0]}` is given")
+    if given and config.run.strategy not in MIXED:
+        raise SettingError(*given[0], f"empty when `strategy` is {config.run.strategy}")
 
 
 def _check_cuts(config: Config) -> None:

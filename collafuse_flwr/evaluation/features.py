@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from collafuse_flwr.data import to_model_space
 
-
 #: Values that a network is given at once: 512 images of 32 x 32 pixels in three colours, or fewer of larger ones.
 MAX_VALUES = 512 * 3 * 32 * 32
 

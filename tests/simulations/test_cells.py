@@ -21,6 +21,7 @@ SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"strategy": "fedavg", "cut_ratio": 0.2}, {"strategy": "fedavg", "cut_ratio": 0.8, "upload": "fresh"}),
     ({"cut_ratio": 0.3}, {"client_cut_ratios": "0.3,0.3,0.30,0.3"}),
     ({"client_cut_ratios": "0.1,0.2,0.3,0.4"}, {"client_cut_ratios": "0.1,0.2,0.3,0.4", "cut_ratio": 0.9}),
+    ({"cut_epsilon": 8}, {"cut_epsilon": 8, "cut_ratio": 0.9}),
     ({"condition": "none"}, {"condition": "none", "share_labels": False, "label_dropout": 0.1}),
     (
         {"cut_ratio": 0.0, "label_dropout": 0.1},
@@ -49,6 +50,8 @@ OTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"condition": "attributes"}),
     ({}, {"condition": "none"}),
     ({}, {"flip": True}),
+    ({"cut_epsilon": 8}, {"cut_epsilon": 9}),
+    ({"cut_epsilon": 8}, {"cut_bits": 8}),
     ({}, {"label_dropout": 0.1}),
     ({"cut_ratio": 0.0}, {"cut_ratio": 0.0, "label_dropout": 0.1}),
     ({"label_dropout": 0.1}, {"label_dropout": 0.1, "guidance": 2.0}),

@@ -1,0 +1,81 @@
+"""The smallest cut that discloses no more than was asked for."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.diffusion.schedule import Schedule
+from collafuse_flwr.errors import DataError
+from collafuse_flwr.privacy.accounting import epsilon, release_mu
+from collafuse_flwr.privacy.clipping import clip, norm_bound
+from collafuse_flwr.privacy.disclosure import covariance_eigenvalues, gaussian_bits, snr_db
+from collafuse_flwr.privacy.reidentification import reidentification_rate
+from collafuse_flwr.rng import stream
+
+
+def choose_cut(config: Config, schedule: Schedule, images: Tensor, client: int) -> int:
+    """The smallest k in 1..T - 1 at which these images disclose at most the target that the settings name.
+
+    More noise never tells more, so k is found by bisection. Re-identification is simulated with the same noise at
+    every k, among the client's own images: among more of them the rate is lower.
+
+    Args:
+        config: the settings, with a target (`cut_snr_db`, `cut_bits`, `cut_epsilon` or `cut_reid`).
+        schedule: the global schedule.
+        images: x_0 in [-1, 1], shape (n, channels, size, size), n >= 2: all that the client releases.
+        client: its number, which names the stream of simulated noise.
+
+    Returns:
+        k.
+
+    Raises:
+        DataError: no cut discloses so little.
+    """
+    target = config.cut_target()
+    if target is None:
+        raise ValueError("the settings name no target")
+    name, most = target
+    disclosed = _measure(name, config, clip(config, images), client)
+    steps = range(1, schedule.timesteps)
+    # False up to the cut and True from there on is the order that bisect needs.
+    found = bisect.bisect_left(steps, True, key=lambda k: disclosed(float(schedule.alpha_bar[k])) <= most)
+    if found == len(steps):
+        least = disclosed(float(schedule.alpha_bar[steps[-1]]))
+        raise DataError(
+            f"`{name}` = {most:g} cannot be met by client {client}: even at the last cut before the end of the chain, "
+            f"{steps[-1]} of {schedule.timesteps}, it is {least:.3g}; raise it, or choose strategy=local"
+        )
+    return steps[found]
+
+
+def _measure(name: str, config: Config, images: Tensor, client: int) -> Callable[[float], float]:
+    """What all releases of an image disclose, as a function of alpha_bar in (0, 1)."""
+    releases = releases_in_all(config)
+    if name == "cut_snr_db":
+        return snr_db
+    if name == "cut_bits":
+        eigenvalues = covariance_eigenvalues(images)
+        return lambda alpha_bar: gaussian_bits(_snr(alpha_bar), eigenvalues, releases=releases)
+    if name == "cut_epsilon":
+        norm = norm_bound(config, images[0].numel())
+        delta = config.split.dp_delta
+        return lambda alpha_bar: epsilon(release_mu(_snr(alpha_bar), norm, releases=releases), delta)
+    rate = partial(reidentification_rate, images, torch.arange(len(images)), releases=releases)
+    return lambda alpha_bar: rate(alpha_bar, generator=stream(config.run.seed, "cut_reid", client))
+
+
+def releases_in_all(config: Config) -> int:
+    """Noised copies of each image that leave a client over the whole run, if it takes part in every round."""
+    split = config.split
+    return split.copies_per_image * (1 if split.upload == "once" else config.run.num_rounds)
+
+
+def _snr(alpha_bar: float) -> float:
+    return alpha_bar / (1 - alpha_bar) if alpha_bar < 1 else math.inf

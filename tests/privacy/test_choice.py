@@ -1,0 +1,71 @@
+"""The chosen cut is the smallest that keeps to its target, whatever the target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.diffusion import make_schedule
+from collafuse_flwr.errors import DataError
+from collafuse_flwr.privacy.accounting import epsilon, release_mu
+from collafuse_flwr.privacy.choice import choose_cut, releases_in_all
+from collafuse_flwr.privacy.disclosure import covariance_eigenvalues, gaussian_bits, snr_db
+from collafuse_flwr.privacy.reidentification import reidentification_rate
+from collafuse_flwr.rng import stream
+
+STEPS = 50
+
+
+def images() -> torch.Tensor:
+    return torch.rand((60, 1, 4, 4), generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def asked(**given: Any) -> Config:
+    return Config.from_flat({"timesteps": STEPS, "schedule": "linear"} | given)
+
+
+def disclosed(name: str, cut: int, releases: int = 1) -> float:
+    """What uploads at a cut disclose, by the definition of each target."""
+    alpha_bar = float(make_schedule("linear", STEPS).alpha_bar[cut])
+    snr = alpha_bar / (1 - alpha_bar)
+    if name == "cut_snr_db":
+        return snr_db(alpha_bar)
+    if name == "cut_bits":
+        return gaussian_bits(snr, covariance_eigenvalues(images()), releases=releases)
+    if name == "cut_epsilon":
+        return epsilon(release_mu(snr, 4.0, releases=releases), 1e-5)
+    generator = stream(0, "cut_reid", 3)
+    return reidentification_rate(images(), torch.arange(60), alpha_bar, releases=releases, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("cut_snr_db", -10.0), ("cut_bits", 3.0), ("cut_epsilon", 8.0), ("cut_reid", 0.3)]
+)
+def test_it_is_the_smallest_cut_that_keeps_to_the_target(name: str, most: float) -> None:
+    cut = choose_cut(asked(**{name: most}), make_schedule("linear", STEPS), images(), 3)
+    assert 1 < cut < STEPS - 1
+    assert disclosed(name, cut) <= most < disclosed(name, cut - 1)
+
+
+@pytest.mark.parametrize("name", ["cut_bits", "cut_epsilon", "cut_reid"])
+def test_more_releases_need_more_noise(name: str) -> None:
+    most = {"cut_bits": 3.0, "cut_epsilon": 8.0, "cut_reid": 0.3}[name]
+    config = asked(**{name: most}, upload="fresh", num_rounds=3)
+    assert releases_in_all(config) == 3
+    cut = choose_cut(config, make_schedule("linear", STEPS), images(), 3)
+    assert disclosed(name, cut, 3) <= most < disclosed(name, cut - 1, 3)
+
+
+def test_clipping_allows_a_smaller_cut() -> None:
+    schedule = make_schedule("linear", STEPS)
+    free, clipped = (choose_cut(asked(cut_epsilon=8, clip_norm=norm), schedule, images(), 0) for norm in (0.0, 1.0))
+    assert clipped < free
+
+
+def test_a_target_that_no_cut_meets_is_refused_in_one_line() -> None:
+    # Cosine schedules end in noise, linear ones of few steps do not.
+    with pytest.raises(DataError, match=r"^`cut_bits` = 1e-06 cannot be met by client 2: even .* 49 of 50, it is "):
+        choose_cut(asked(cut_bits="1e-6"), make_schedule("linear", STEPS), images(), 2)
