@@ -15,7 +15,7 @@ from collafuse_flwr.artifacts import RESUMABLE
 from collafuse_flwr.config import ENDS, FEDERATED, Config
 
 #: Settings of what crosses the cut in images; without uploads they change nothing.
-UPLOADS = ("upload", "copies_per_image", "upload_dtype")
+UPLOADS = ("upload", "copies_per_image", "max_releases", "upload_dtype")
 #: Settings that matter only with one value of another; `deals` is `partition`, or how it deals each data set.
 ONLY_WITH = {
     "dirichlet_alpha": ("deals", "dirichlet"),

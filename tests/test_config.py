@@ -76,6 +76,7 @@ def configs(draw: st.DrawFn) -> Config:
         flat["client_cut_ratios"] = ""
     else:
         flat["client_cut_ratios"] = ",".join(map(str, ratios))
+    flat["max_releases"] = draw(st.just(0) | st.integers(flat["copies_per_image"], 2 * flat["copies_per_image"]))
     for name in TARGETS:
         flat[name] = ""
     if not flat["client_cut_ratios"] and flat["strategy"] in MIXED:

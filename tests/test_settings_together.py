@@ -66,6 +66,10 @@ def test_cut_ratios_that_are_not_one_share_per_client_are_refused(text: str, all
             "`copies_per_image` = 2 is not allowed: 1 when `upload` is official",
         ),
         (
+            {"copies_per_image": 3, "max_releases": 2},
+            "`max_releases` = 2 is not allowed: 0, or at least `copies_per_image` = 3",
+        ),
+        (
             {"num_rounds": 3, "client_init_round": 4},
             "`client_init_round` = 4 is not allowed: at most `num_rounds` = 3, or clients would never train",
         ),

@@ -96,7 +96,7 @@ class CollaFuseClient:
         import_diffusers()
         began = time.perf_counter()
         ledger, tensors = self.store.load(before=round_)
-        upload = self._release(round_) if want_upload and self.cut < self.process.schedule.timesteps else None
+        upload = self._release(round_) if want_upload and self._may_release(ledger) else None
         work = plan_work(self.process.config, ledger, round_, num_rounds, len(self.data.train), self.cut)
         trained, flops, state = Trained(0.0, 0, 0), 0, None
         if work.steps or weights:
@@ -166,6 +166,13 @@ class CollaFuseClient:
         labels = labels_of(self.process.config, images) if self.process.config.shares_labels() else None
         rows = None if labels is None else torch.cat([labels] * len(copies))
         return encode(x_k, cast(UploadDtype, split.upload_dtype), rows)
+
+    def _may_release(self, ledger: Ledger) -> bool:
+        """Whether an upload keeps to `max_releases`; the client decides, whatever the server asks for."""
+        if self.cut == self.process.schedule.timesteps:
+            return False
+        most = self.process.config.split.max_releases
+        return not most or self._releases(ledger, uploaded=True) <= most
 
     def _releases(self, ledger: Ledger, *, uploaded: bool) -> int:
         """Distinct noised copies of each image that have left so far: `once` repeats itself, the others do not."""

@@ -120,6 +120,7 @@ class SplitConfig:
     dp_delta: float = setting(1e-5, "delta at which epsilon is reported", above=0, high=0.5)
     upload: str = setting("once", "how often an image's noise is drawn", choices=("once", "fresh", "official"))
     copies_per_image: int = setting(1, "noised copies of each image that are released", low=1)
+    max_releases: int = setting(0, "noised copies of an image that may ever leave a client; 0: no limit", low=0)
     upload_dtype: str = setting("int8", "precision of uploads", choices=("int8", "float16", "float32"))
     share_labels: bool = setting(True, "what networks are told (`condition`) travels with the uploads")
     effort: str = setting("proportional", "image updates of a client", choices=("proportional", "full"))

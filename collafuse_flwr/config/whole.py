@@ -113,6 +113,9 @@ def _check_together(config: Config) -> None:
         raise SettingError("client_init_round", config.split.client_init_round, allowed)
     if config.split.upload == "official" and config.split.copies_per_image > 1:
         raise SettingError("copies_per_image", config.split.copies_per_image, "1 when `upload` is official")
+    if 0 < config.split.max_releases < config.split.copies_per_image:
+        allowed = f"0, or at least `copies_per_image` = {config.split.copies_per_image}"
+        raise SettingError("max_releases", config.split.max_releases, allowed)
     check_guidance(config, config.evaluation.guidance)
 
 

@@ -74,7 +74,8 @@ def _measure(name: str, config: Config, images: Tensor, client: int) -> Callable
 def releases_in_all(config: Config) -> int:
     """Noised copies of each image that leave a client over the whole run, if it takes part in every round."""
     split = config.split
-    return split.copies_per_image * (1 if split.upload == "once" else config.run.num_rounds)
+    copies = split.copies_per_image * (1 if split.upload == "once" else config.run.num_rounds)
+    return min(copies, split.max_releases) if split.max_releases else copies
 
 
 def _snr(alpha_bar: float) -> float:

@@ -215,6 +215,15 @@ def test_an_image_leaves_once_or_with_new_noise_in_every_round(tmp_path: Path, u
     assert uploaded == [True, upload != "once", upload != "once"]
 
 
+def test_a_client_releases_no_more_than_it_may(tmp_path: Path) -> None:
+    """Whatever the server asks for: the fourth copy never leaves, and training goes on with what is there."""
+    federate(small(tmp_path, upload="fresh", num_rounds=5, max_releases=3))
+    rows = metrics(tmp_path)
+    assert rows[-1]["evaluation"]["0"]["releases"] == 3
+    assert [row["bytes_up"]["0"] > 2000 for row in rows] == [True] * 3 + [False] * 2
+    assert all(row["server"]["steps"] > 0 for row in rows)
+
+
 def test_fixed_copies_are_so_many_releases(tmp_path: Path) -> None:
     strategy = federate(small(tmp_path, copies_per_image=3))
     assert metrics(tmp_path)[-1]["evaluation"]["0"]["releases"] == 3
