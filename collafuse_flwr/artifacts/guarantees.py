@@ -40,7 +40,7 @@ def in_words(config: Config, pooled: dict[str, Any]) -> str:
     if eps == 0:
         return "Differential privacy: nothing was released."
     means = f"Differential privacy of an image's release: epsilon {eps:.3g} at delta {config.split.dp_delta:g}"
-    labels = " Its class, which travels beside it, is not covered." if config.split.share_labels else ""
+    labels = " Its labels, which travel beside it, are not covered." if config.shares_labels() else ""
     if eps > VACUOUS:
         return f"{means}, which guarantees nothing (above {VACUOUS:g}); rely on the measured attacks.{labels}"
     return f"{means}.{labels}"

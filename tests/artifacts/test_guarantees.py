@@ -66,5 +66,6 @@ def test_clean_images_and_unknown_counts(tmp_path: Path) -> None:
 )
 def test_the_sentence_says_when_a_number_is_vacuous(tmp_path: Path, eps: float, said: str) -> None:
     assert said in in_words(small(tmp_path), {"dp_epsilon": eps})
-    assert ("class" in in_words(small(tmp_path), {"dp_epsilon": eps})) == (eps > 0)
-    assert "class" not in in_words(small(tmp_path, share_labels=False), {"dp_epsilon": eps})
+    assert ("labels" in in_words(small(tmp_path), {"dp_epsilon": eps})) == (eps > 0)
+    for settings in ({"share_labels": False}, {"condition": "none"}):
+        assert "labels" not in in_words(small(tmp_path, **settings), {"dp_epsilon": eps})
