@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from collafuse_flwr.privacy.attacks.reidentify import reidentify
+from collafuse_flwr.privacy.attacks.naming import reidentify
 
 #: Images that are attacked: the standard error of the rate is at most 0.016, and large clients cost no more.
 MAX_TARGETS = 1000

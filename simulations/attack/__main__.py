@@ -16,6 +16,7 @@ from rich.console import Console
 
 from collafuse_flwr.errors import SettingError
 from collafuse_flwr.files import write_json
+from collafuse_flwr.networks import PRESETS
 from collafuse_flwr.progress import counted
 from simulations.attack.card import draw_card, draw_reconstructions, show_card
 from simulations.attack.measure import attack
@@ -46,6 +47,8 @@ class Request:
                 raise SettingError(name, settings[name], f"a whole number >= {low}")
         if not settings["run"]:
             raise SettingError("run", "", "the folder of a finished run")
+        if settings["shadow_model"] not in PRESETS:
+            raise SettingError("shadow_model", settings["shadow_model"], f"one of {', '.join(PRESETS)}")
         run = Path(str(settings["run"])).absolute()
         output = Path(str(settings["output"])).absolute() if settings["output"] else run / "attacks"
         if output.exists() and not (output.is_dir() and not any(output.iterdir())):

@@ -18,21 +18,32 @@ from collafuse_flwr.artifacts import draw_overview
 from collafuse_flwr.files import replacing
 from simulations.attack.rebuilding import SHOWN, Worst
 
-#: Columns of the table: the number, its digits, and where its value without information is.
-COLUMNS = {
-    "SNR dB": ("snr_db", 1, None),
-    "bits": ("bits", 1, None),
-    "eps": ("dp_epsilon", 1, None),
-    "re-id": ("reid", 3, "reid_chance"),
-    "Wiener": ("psnr_wiener", 1, "psnr_chance"),
-    "chain": ("psnr_backbone", 1, "psnr_chance"),
-    "1 step": ("psnr_one_step", 1, "psnr_chance"),
-    "shadow": ("psnr_shadow", 1, "psnr_chance"),
-    "SSIM": ("ssim_shadow", 2, "ssim_chance"),
-    "probe": ("probe_auc", 2, "probe_auc_chance"),
-    "server": ("membership_backbone_loss_auc", 2, "membership_backbone_loss_auc_chance"),
-    "client": ("membership_denoiser_loss_auc", 2, "membership_denoiser_loss_auc_chance"),
-    "repeats": ("memorisation", 2, "memorisation_chance"),
+#: A column: the number, how it is written, and where its value without information is.
+Column = tuple[str, str, str | None]
+#: Columns of the table of what was received, and of what was made of it.
+RECEIVED: dict[str, Column] = {
+    "SNR dB": ("snr_db", ".1f", None),
+    "bits": ("bits", ".1f", None),
+    "eps": ("dp_epsilon", ".4g", None),
+    "sent": ("releases", "d", None),
+    "re-id": ("reid", ".3f", "reid_chance"),
+    "probe": ("probe_auc", ".2f", "probe_auc_chance"),
+    "Wiener": ("psnr_wiener", ".1f", "psnr_chance"),
+    "chain": ("psnr_backbone", ".1f", "psnr_chance"),
+    "1 step": ("psnr_one_step", ".1f", "psnr_chance"),
+    "shadow": ("psnr_shadow", ".1f", "psnr_chance"),
+    "SSIM": ("ssim_shadow", ".2f", "ssim_chance"),
+}
+#: Columns of the table of networks and samples.
+NETWORKS: dict[str, Column] = {
+    **{
+        f"{title} {attack}": (f"membership_{name}_{key}_auc", ".2f", f"membership_{name}_{key}_auc_chance")
+        for title, name in (("server", "backbone"), ("client", "denoiser"))
+        for attack, key in (("loss", "loss"), ("SimA", "sima"))
+    },
+    "error": ("membership_denoiser_loss_auc_error", ".2f", None),
+    "repeats": ("memorisation", ".2f", "memorisation_chance"),
+    "ratio": ("memorisation_ratio", ".2f", "memorisation_ratio_chance"),
 }
 #: Panels of the picture: title, axis, series by name in the legend, and where the value without information is.
 PANELS: tuple[tuple[str, str, dict[str, str], str], ...] = (
@@ -43,7 +54,7 @@ PANELS: tuple[tuple[str, str, dict[str, str], str], ...] = (
         {
             "Wiener": "psnr_wiener",
             "backbone": "psnr_backbone",
-            "its estimate": "psnr_one_step",
+            "backbone, 1 step": "psnr_one_step",
             "shadow": "psnr_shadow",
         },
         "psnr_chance",
@@ -54,7 +65,7 @@ PANELS: tuple[tuple[str, str, dict[str, str], str], ...] = (
         {
             "Wiener": "ssim_wiener",
             "backbone": "ssim_backbone",
-            "its estimate": "ssim_one_step",
+            "backbone, 1 step": "ssim_one_step",
             "shadow": "ssim_shadow",
         },
         "ssim_chance",
@@ -87,28 +98,37 @@ RECONSTRUCTIONS = {
 
 
 def show_card(rows: Sequence[dict[str, Any]], title: str, console: Console) -> None:
-    """Print a row for each client, and a last one with what the attacks would achieve without information."""
-    table = Table(title=f"Attacks: {title}", title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-    for column in ("client", "cut", "sent", *COLUMNS):
+    """Print rows for each client, and a last one with what the attacks would achieve without information."""
+    console.print(_table(rows, f"Attacks on what was received: {title}", RECEIVED))
+    console.print(
+        "sent: releases of each image; re-id: images named among all training images; probe: AUC of class or "
+        "attributes; PSNR in dB of reconstructions by a Wiener filter, by the backbone (chain: continued below the "
+        "cut; 1 step: its estimate) and by a shadow denoiser, and the SSIM of the latter.\n"
+    )
+    console.print(_table(rows, "Attacks on networks and samples", NETWORKS))
+    console.print(
+        "AUC of membership in the training of the server's and of the client's network, by loss and by SimA, with its "
+        "error; repeats: samples whose nearest image was trained on; ratio: distance to such over that to others."
+    )
+
+
+def _table(rows: Sequence[dict[str, Any]], title: str, columns: dict[str, Column]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    for column in ("client", "cut", *columns):
         table.add_column(column, justify="right")
     for row in rows:
-        heading = (str(row[name]) for name in ("client", "cut_step", "releases"))
-        table.add_row(*heading, *(_cell(row.get(name), digits) for name, digits, _ in COLUMNS.values()))
+        measured = (_cell(row.get(name), form) for name, form, _ in columns.values())
+        table.add_row(str(row["client"]), str(row["cut_step"]), *measured)
     table.add_section()
-    guesses = [_cell(_mean(rows, chance), digits) for _, digits, chance in COLUMNS.values()]
-    table.add_row("no information", "", "", *guesses, style="bold")
-    console.print(table)
-    console.print(
-        "sent: releases of each image; re-id: images named among all training images; Wiener, chain, 1 step (of the "
-        "backbone) and shadow: PSNR of reconstructions in dB, SSIM: the shadow's; probe: AUC of class or attributes; "
-        "server, client: AUC of membership in the training of their networks, by loss; repeats: samples whose nearest "
-        "image was trained on."
+    table.add_row(
+        "guess", "", *(_cell(_mean(rows, chance), form) for _, form, chance in columns.values()), style="bold"
     )
+    return table
 
 
 def draw_card(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     """Draw what each attack achieves, by client, over what it would without information."""
-    figure = Figure(figsize=(11, 6), dpi=130, layout="constrained")
+    figure = Figure(figsize=(11.5, 6.5), dpi=130, layout="constrained")
     figure.suptitle(f"Leakage: {title} (black lines: no information)", fontsize=11)
     for axis, (heading, unit, series, chance) in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
         for place, (label, name) in enumerate(series.items()):
@@ -127,7 +147,7 @@ def draw_card(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         if unit in SHARES:
             axis.set_ylim(-0.03, 1.03)
         if axis.lines:
-            axis.legend(fontsize=7, loc="best")
+            axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, columnspacing=1)
         else:
             axis.text(0.5, 0.5, "does not apply", ha="center", va="center", transform=axis.transAxes, color="grey")
     with replacing(path) as temporary:
@@ -147,5 +167,5 @@ def _mean(rows: Sequence[dict[str, Any]], name: str | None) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def _cell(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"

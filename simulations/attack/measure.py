@@ -21,8 +21,8 @@ from collafuse_flwr.privacy.attacks import (
     probe,
     reidentify,
 )
-from collafuse_flwr.privacy.attacks.membership import FALSE_ALARMS
-from collafuse_flwr.privacy.attacks.probe import CHANCE
+from collafuse_flwr.privacy.attacks.members import FALSE_ALARMS
+from collafuse_flwr.privacy.attacks.probing import CHANCE
 from collafuse_flwr.rng import stream
 from simulations.attack.rebuilding import Worst, rebuild
 from simulations.attack.received import MAX_TARGETS, Received, clipped, received

@@ -2,10 +2,10 @@
 
 from collafuse_flwr.privacy.attacks.denoising import continued, one_step, single_release, train_shadow
 from collafuse_flwr.privacy.attacks.fidelity import Fidelity, measure_fidelity
-from collafuse_flwr.privacy.attacks.membership import Membership, denoising_losses, membership, predicted_noise_norms
-from collafuse_flwr.privacy.attacks.memorisation import Memorisation, memorisation
-from collafuse_flwr.privacy.attacks.probe import Probe, probe
-from collafuse_flwr.privacy.attacks.reidentify import Reidentification, reidentify
+from collafuse_flwr.privacy.attacks.members import Membership, denoising_losses, membership, predicted_noise_norms
+from collafuse_flwr.privacy.attacks.memory import Memorisation, memorisation
+from collafuse_flwr.privacy.attacks.naming import Reidentification, reidentify
+from collafuse_flwr.privacy.attacks.probing import Probe, probe
 from collafuse_flwr.privacy.attacks.wiener import Wiener
 
 __all__ = [
