@@ -32,6 +32,7 @@ class Request:
     run: Path
     shadow_model: str
     shadow_steps: int
+    inversions: int
     seed: int
     output: Path
 
@@ -42,7 +43,7 @@ class Request:
         Raises:
             SettingError: a value is missing or not allowed.
         """
-        for name, low in (("shadow_steps", 1), ("seed", 0)):
+        for name, low in (("shadow_steps", 1), ("inversions", 0), ("seed", 0)):
             if not isinstance(settings[name], int) or isinstance(settings[name], bool) or settings[name] < low:
                 raise SettingError(name, settings[name], f"a whole number >= {low}")
         if not settings["run"]:
@@ -53,7 +54,14 @@ class Request:
         output = Path(str(settings["output"])).absolute() if settings["output"] else run / "attacks"
         if output.exists() and not (output.is_dir() and not any(output.iterdir())):
             raise SettingError("output", str(output), "a new or empty folder")
-        return cls(run, str(settings["shadow_model"]), settings["shadow_steps"], settings["seed"], output)
+        return cls(
+            run,
+            str(settings["shadow_model"]),
+            settings["shadow_steps"],
+            settings["inversions"],
+            settings["seed"],
+            output,
+        )
 
 
 def attack_run(request: Request, console: Console) -> None:
@@ -66,12 +74,16 @@ def attack_run(request: Request, console: Console) -> None:
     shadow = Shadow.of(run, request.shadow_model, request.shadow_steps, request.seed)
     rows, shown = [], []
     for known in counted(run.clients, "clients attacked", total=len(run.clients)):
-        row, worst = attack(run, known, shadow)
+        row, worst = attack(run, known, shadow, request.inversions)
         rows.append(row)
         shown += [] if worst is None else [worst]
     config = run.process.config
     described = {"run": str(request.run), "strategy": config.run.strategy, "seed": request.seed}
-    effort = {"shadow_model": request.shadow_model, "shadow_steps": request.shadow_steps}
+    effort = {
+        "shadow_model": request.shadow_model,
+        "shadow_steps": request.shadow_steps,
+        "inversions": request.inversions,
+    }
     write_json(request.output / "attacks.json", described | effort | {"clients": rows})
     title = f"{config.run.strategy} on {run.data.images.name}"
     draw_card(rows, request.output / "leakage.png", title)

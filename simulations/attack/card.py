@@ -32,7 +32,7 @@ RECEIVED: dict[str, Column] = {
     "chain": ("psnr_backbone", ".1f", "psnr_chance"),
     "1 step": ("psnr_one_step", ".1f", "psnr_chance"),
     "shadow": ("psnr_shadow", ".1f", "psnr_chance"),
-    "SSIM": ("ssim_shadow", ".2f", "ssim_chance"),
+    "grad": ("psnr_gradient", ".1f", "psnr_chance"),
 }
 #: Columns of the table of networks and samples.
 NETWORKS: dict[str, Column] = {
@@ -56,6 +56,7 @@ PANELS: tuple[tuple[str, str, dict[str, str], str], ...] = (
             "backbone": "psnr_backbone",
             "backbone, 1 step": "psnr_one_step",
             "shadow": "psnr_shadow",
+            "gradient": "psnr_gradient",
         },
         "psnr_chance",
     ),
@@ -67,6 +68,7 @@ PANELS: tuple[tuple[str, str, dict[str, str], str], ...] = (
             "backbone": "ssim_backbone",
             "backbone, 1 step": "ssim_one_step",
             "shadow": "ssim_shadow",
+            "gradient": "ssim_gradient",
         },
         "ssim_chance",
     ),
@@ -94,6 +96,7 @@ RECONSTRUCTIONS = {
     "backbone": "backbone, continued",
     "one_step": "backbone, estimate",
     "shadow": "shadow denoiser",
+    "gradient": "from its gradient",
 }
 
 
@@ -103,7 +106,7 @@ def show_card(rows: Sequence[dict[str, Any]], title: str, console: Console) -> N
     console.print(
         "sent: releases of each image; re-id: images named among all training images; probe: AUC of class or "
         "attributes; PSNR in dB of reconstructions by a Wiener filter, by the backbone (chain: continued below the "
-        "cut; 1 step: its estimate) and by a shadow denoiser, and the SSIM of the latter.\n"
+        "cut; 1 step: its estimate), by a shadow denoiser and from a gradient (where weights are sent).\n"
     )
     console.print(_table(rows, "Attacks on networks and samples", NETWORKS))
     console.print(
@@ -135,7 +138,7 @@ def draw_card(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
             shift = 0.16 * (place - (len(series) - 1) / 2)
             known = [(row["client"] + shift, row[name]) for row in rows if row.get(name) is not None]
             if known:
-                axis.plot(*zip(*known, strict=True), "osD^"[place], markersize=6, alpha=0.85, label=label)
+                axis.plot(*zip(*known, strict=True), "osD^v"[place], markersize=6, alpha=0.85, label=label)
         for row in rows:
             guess = row.get(chance) if chance else 0.5
             if guess is not None:
@@ -159,7 +162,7 @@ def draw_reconstructions(shown: Sequence[Worst], path: Path, title: str) -> None
     best = torch.cat([worst.psnr for worst in shown]).argsort(descending=True)[:SHOWN]
     names = [name for name in RECONSTRUCTIONS if all(name in worst.rows for worst in shown)]
     rows = [(RECONSTRUCTIONS[name], torch.cat([worst.rows[name] for worst in shown])[best]) for name in names]
-    draw_overview(rows, path, f"{title}: the uploaded images that an attacker rebuilds best")
+    draw_overview(rows, path, f"{title}: the images that an attacker rebuilds best")
 
 
 def _mean(rows: Sequence[dict[str, Any]], name: str | None) -> float | None:

@@ -24,6 +24,7 @@ from collafuse_flwr.privacy.attacks import (
 from collafuse_flwr.privacy.attacks.members import FALSE_ALARMS
 from collafuse_flwr.privacy.attacks.probing import CHANCE
 from collafuse_flwr.rng import stream
+from simulations.attack.inverting import invert
 from simulations.attack.rebuilding import Worst, rebuild
 from simulations.attack.received import MAX_TARGETS, Received, clipped, received
 from simulations.attack.shadow import Shadow
@@ -35,11 +36,14 @@ KNOWN = ("client", "num_images", "cut_step", "snr_db", "bits", "dp_epsilon")
 QUERY = 50
 
 
-def attack(run: Finished, known: dict[str, Any], shadow: Shadow) -> tuple[dict[str, Any], Worst | None]:
+def attack(
+    run: Finished, known: dict[str, Any], shadow: Shadow, inversions: int
+) -> tuple[dict[str, Any], Worst | None]:
     """The row of a client, whose row of the summary is `known`, and its worst images.
 
-    What does not apply is not in it: nothing is rebuilt where nothing was uploaded, and no network that is not there is
-    asked for members.
+    Where weights leave the clients, `inversions` of the client's images are rebuilt from their gradient. What does not
+    apply is not in the row: nothing is rebuilt where nothing was uploaded, and no network that is not there is asked
+    for members.
 
     Raises:
         UserError: as `received`, or a network is missing.
@@ -53,6 +57,9 @@ def attack(run: Finished, known: dict[str, Any], shadow: Shadow) -> tuple[dict[s
         row |= _named(run, client, cut, seen, names)
         numbers, worst = rebuild(run, seen, cut, backbone, shadow)
         row |= numbers | _probed(run, client, names[client], seen, shadow.seed)
+    if run.process.config.run.strategy in FEDERATED and backbone is not None and inversions:
+        numbers, worst = invert(run, client, backbone, shadow, inversions)
+        row |= numbers
     for name, network, steps in _networks(run, client, cut, backbone, uploaded=seen is not None):
         row |= _members(run, client, name, network, steps, shadow.seed)
     return row | _memorised(run, client, names, shadow.seed), worst

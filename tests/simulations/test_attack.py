@@ -91,13 +91,17 @@ def test_pictures_show_something(attacked: Path, name: str) -> None:
         assert np.asarray(picture.convert("L")).std() > 10
 
 
-def test_of_averaged_weights_only_networks_and_samples_are_attacked(averaged: Path) -> None:
-    assert call(f"run={averaged}") == 0
+def test_of_averaged_weights_networks_gradients_and_samples_are_attacked(
+    averaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulations.attack.inverting.STEPS", 20)
+    assert call(f"run={averaged}", "inversions=1") == 0
     for row in clients(averaged / "attacks"):
         assert row["releases"] == 0
         assert {"membership_backbone_loss_auc", "membership_denoiser_loss_auc", "memorisation"} <= row.keys()
-        assert not {name for name in row if name.startswith(("reid", "psnr", "probe"))}
-    assert not (averaged / "attacks" / "reconstructions.png").exists()
+        assert not {name for name in row if name.startswith(("reid", "psnr_w", "probe"))}
+        assert row["psnr_gradient"] > row["psnr_chance"]
+    assert (averaged / "attacks" / "reconstructions.png").exists()
 
 
 def test_all_rounds_of_fresh_noise_are_averaged(finished: Path) -> None:

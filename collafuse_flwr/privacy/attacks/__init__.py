@@ -2,6 +2,7 @@
 
 from collafuse_flwr.privacy.attacks.denoising import continued, one_step, single_release, train_shadow
 from collafuse_flwr.privacy.attacks.fidelity import Fidelity, measure_fidelity
+from collafuse_flwr.privacy.attacks.inversion import gradients, invert_gradient
 from collafuse_flwr.privacy.attacks.members import Membership, denoising_losses, membership, predicted_noise_norms
 from collafuse_flwr.privacy.attacks.memory import Memorisation, memorisation
 from collafuse_flwr.privacy.attacks.naming import Reidentification, reidentify
@@ -17,6 +18,8 @@ __all__ = [
     "Wiener",
     "continued",
     "denoising_losses",
+    "gradients",
+    "invert_gradient",
     "measure_fidelity",
     "membership",
     "memorisation",

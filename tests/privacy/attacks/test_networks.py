@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from collafuse_flwr.diffusion import Denoise, cosine
-from collafuse_flwr.privacy.attacks import denoising_losses, membership, memorisation, predicted_noise_norms
+from collafuse_flwr.privacy.attacks import (
+    denoising_losses,
+    gradients,
+    invert_gradient,
+    membership,
+    memorisation,
+    predicted_noise_norms,
+)
 from collafuse_flwr.privacy.attacks.memory import Memorisation
 from collafuse_flwr.rng import stream
 from tests.diffusion.oracle import Gaussian
@@ -95,3 +102,19 @@ def test_copies_are_nearer_to_what_was_trained_on() -> None:
     assert (copied := repeated(images(300, "training"))).share == 1
     assert copied.ratio < 1e-2
     assert repeated(images(300, "held out")).share == 0
+
+
+def test_the_gradient_of_one_image_gives_it_away() -> None:
+    """Of L(x) = |w x - x|^2 / 2 in w the gradient is (w x - x) x^T, whose direction is that of x, up to its sign."""
+    x = 0.8 * torch.tensor([[1.0, -1.0, 0.5, 0.2]])
+    network = torch.nn.Linear(4, 4, bias=False)
+    torch.nn.init.zeros_(network.weight)
+
+    def loss(guess: Tensor) -> Tensor:
+        away: Tensor = network(guess) - guess
+        return away.square().sum() / 2
+
+    (sent,) = gradients(loss(x), network)
+    torch.testing.assert_close(sent, -x.T @ x)
+    rebuilt = invert_gradient(loss, network, [sent], torch.full_like(x, 0.1), 200)
+    assert abs(torch.cosine_similarity(rebuilt, x).item()) > 0.999
