@@ -123,9 +123,8 @@ def _table(rows: Sequence[dict[str, Any]], title: str, columns: dict[str, Column
         measured = (_cell(row.get(name), form) for name, form, _ in columns.values())
         table.add_row(str(row["client"]), str(row["cut_step"]), *measured)
     table.add_section()
-    table.add_row(
-        "guess", "", *(_cell(_mean(rows, chance), form) for _, form, chance in columns.values()), style="bold"
-    )
+    guesses = (_cell(_guess(rows, name, chance), form) for name, form, chance in columns.values())
+    table.add_row("guess", "", *guesses, style="bold")
     return table
 
 
@@ -165,8 +164,9 @@ def draw_reconstructions(shown: Sequence[Worst], path: Path, title: str) -> None
     draw_overview(rows, path, f"{title}: the images that an attacker rebuilds best")
 
 
-def _mean(rows: Sequence[dict[str, Any]], name: str | None) -> float | None:
-    known = [row[name] for row in rows if name is not None and row.get(name) is not None]
+def _guess(rows: Sequence[dict[str, Any]], name: str, chance: str | None) -> float | None:
+    """The mean of the values without information, of the clients that were attacked in this way."""
+    known = [row[chance] for row in rows if chance is not None and row.get(name) is not None]
     return statistics.fmean(known) if known else None
 
 
