@@ -15,8 +15,8 @@ from typing import Any, cast
 import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
-from safetensors.torch import load_file, load_model
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor
 
 from collafuse_flwr.artifacts import read_config, save_grid, save_picture
 from collafuse_flwr.config import Config, check_guidance
@@ -27,6 +27,7 @@ from collafuse_flwr.process import Process
 from collafuse_flwr.rng import stream
 from collafuse_flwr.wire import Hello
 from simulations.entry import entry
+from simulations.finished import load_trained
 from strategies.journal import Journal
 
 
@@ -128,11 +129,11 @@ def _sample(request: Request, guidance: float, process: Process, hello: Hello) -
     labels = _labels(request, config, own / "samples.safetensors", stream(*name, "labels"))
     x = torch.randn((request.num_images, hello.channels, hello.size, hello.size), generator=stream(*name, "x_T"))
     if hello.cut_step < hello.timesteps:
-        backbone = _load(process.backbone(*shape), request.run / "server" / "backbone")
+        backbone = load_trained(process.backbone(*shape), request.run / "server" / "backbone")
         conditions = labels if config.shares_labels() else None
         x = process.reverse(backbone, x, process.server_grid(hello.cut_step), conditions, (*name, "server"))
     if hello.cut_step:
-        denoiser = _load(process.denoiser(client, *shape), own / "denoiser")
+        denoiser = load_trained(process.denoiser(client, *shape), own / "denoiser")
         x = process.reverse(denoiser, x, process.client_grid(hello.cut_step), labels, (*name, "client"), guidance)
     return x.clamp(-1, 1), labels if config.model.condition == "classes" else None
 
@@ -160,14 +161,6 @@ def _labels(request: Request, config: Config, samples: Path, generator: torch.Ge
             raise SettingError("label", request.label, f"one of {', '.join(map(str, classes))}, the client's classes")
         return torch.full((request.num_images,), request.label)
     return known[torch.randint(0, len(known), (request.num_images,), generator=generator)]
-
-
-def _load(network: nn.Module, folder: Path) -> nn.Module:
-    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    if not path.is_file():
-        raise SettingError("run", str(folder), "the folder of a finished run (its networks are not all there)")
-    load_model(network, path)
-    return network
 
 
 def _act(settings: DictConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from collafuse_flwr.config import Config
 from collafuse_flwr.data import FederationData, evenly, to_model_space
@@ -25,8 +26,7 @@ def reidentification(config: Config, data: FederationData, clients: list[dict[st
     of more than `MAX_CANDIDATES`, equally many of every client, at even distances, and all of those that have fewer;
     `reid_candidates` says how many. Among fewer candidates an image is named more often, never less.
     """
-    share = _equal_share([len(partition.train) for partition in data.partitions], MAX_CANDIDATES)
-    chosen = [evenly(partition.train, share) for partition in data.partitions]
+    chosen = line_up(data)
     rows = torch.cat(chosen)
     starts = torch.tensor([0, *map(len, chosen)]).cumsum(0).tolist()
     candidates = clip(config, to_model_space(data.images.images[rows]))
@@ -44,6 +44,12 @@ def reidentification(config: Config, data: FederationData, clients: list[dict[st
             )
     known = [client["reid"] for client in clients if client["reid"] is not None]
     return {"reid": max(known, default=None), "reid_chance": chance, "reid_candidates": len(rows)}
+
+
+def line_up(data: FederationData) -> list[Tensor]:
+    """The training images, as rows of the data set, among which one is looked for: those of each client."""
+    share = _equal_share([len(partition.train) for partition in data.partitions], MAX_CANDIDATES)
+    return [evenly(partition.train, share) for partition in data.partitions]
 
 
 def _equal_share(sizes: list[int], total: int) -> int:

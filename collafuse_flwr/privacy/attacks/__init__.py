@@ -1,0 +1,32 @@
+"""Attacks on what a run gives away, in pure tensors: each beside the value that it would have without information."""
+
+from collafuse_flwr.privacy.attacks.denoising import continued, one_step, single_release, train_shadow
+from collafuse_flwr.privacy.attacks.fidelity import Fidelity, measure_fidelity
+from collafuse_flwr.privacy.attacks.inversion import gradients, invert_gradient
+from collafuse_flwr.privacy.attacks.members import Membership, denoising_losses, membership, predicted_noise_norms
+from collafuse_flwr.privacy.attacks.memory import Memorisation, memorisation
+from collafuse_flwr.privacy.attacks.naming import Reidentification, reidentify
+from collafuse_flwr.privacy.attacks.probing import Probe, probe
+from collafuse_flwr.privacy.attacks.wiener import Wiener
+
+__all__ = [
+    "Fidelity",
+    "Membership",
+    "Memorisation",
+    "Probe",
+    "Reidentification",
+    "Wiener",
+    "continued",
+    "denoising_losses",
+    "gradients",
+    "invert_gradient",
+    "measure_fidelity",
+    "membership",
+    "memorisation",
+    "one_step",
+    "predicted_noise_norms",
+    "probe",
+    "reidentify",
+    "single_release",
+    "train_shadow",
+]
