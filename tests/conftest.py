@@ -4,9 +4,12 @@ import atexit
 import gc
 import os
 import shutil
+import sys
 import tempfile
+import textwrap
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 # Before torch is imported anywhere: one thread, so that equal work gives equal bits beside other processes.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -31,6 +34,40 @@ def ray_garbage() -> Iterator[None]:
     """Collect what Ray leaves to the garbage collector here, before its warnings come up in another test."""
     yield
     gc.collect()
+
+
+@pytest.fixture
+def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of somebody else's networks."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "somebodys.py").write_text(
+        textwrap.dedent("""
+            import torch
+
+            class Net(torch.nn.Module):
+                def __init__(self, shape):
+                    super().__init__()
+                    self.shape = shape
+                    self.scale = torch.nn.Parameter(torch.randn(shape.channels))
+
+                def forward(self, x, t, class_labels=None):
+                    return x * self.scale.view(-1, 1, 1)
+
+            class family:
+                Net = Net
+
+            nothing = None
+            print_it = print
+
+            def broken(shape):
+                raise RuntimeError("its own mistake")
+
+            def misspelt(shape):
+                return torch.nn.Liner(1, 1)
+        """)
+    )
+    monkeypatch.delitem(sys.modules, "somebodys", raising=False)
+    return "somebodys"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import cast
 
@@ -57,7 +58,7 @@ def received(run: Finished, client: int, rows: Tensor) -> Received | None:
     config, share = run.process.config, run.pool.shares[client]
     train = run.data.partitions[client].train
     rounds = [int(row.round) for row in run.rounds if str(client) in row.clients]
-    rounds = rounds[-1:] if config.split.upload == "once" else rounds
+    rounds = rounds[-1:] if config.split.upload == "once" else rounds[: _uploads(run)]
     held, _, labels = run.pool.batch(torch.arange(share.begin, share.begin + share.rows))
     again, rounding = _upload(run, client, share.cut, rounds[-1])
     if held.shape != again.shape or (held - again).abs().max() > rounding:
@@ -70,6 +71,12 @@ def received(run: Finished, client: int, rows: Tensor) -> Received | None:
     releases = len(rounds) * len(copies)
     told = None if labels is None else labels[places]
     return Received(clipped(run, train[places]), copies[0], total / releases, releases, told)
+
+
+def _uploads(run: Finished) -> int:
+    """Uploads that a client makes before `max_releases` keeps it from more."""
+    split = run.process.config.split
+    return (split.max_releases or sys.maxsize) // split.copies_per_image
 
 
 def _by_copy(x_k: Tensor, images: int) -> Tensor:

@@ -22,7 +22,7 @@ from tests.commands import refused
 from tests.federation import connect, federate, small
 
 #: Of a run of three clients whose cuts are at both ends and between them.
-CUTS = {"client_cut_ratios": "0,0.6,1", "upload": "fresh", "copies_per_image": 2}
+CUTS = {"client_cut_ratios": "0,0.6,1", "upload": "fresh", "copies_per_image": 2, "num_rounds": 3, "max_releases": 4}
 QUICK = {"runner": "local", "model": "nano", "tstr": "none", "max_images": 120}
 
 
