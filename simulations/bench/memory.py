@@ -27,7 +27,8 @@ from simulations.entry import FAILED
 
 #: Images, persons, pixels a side, and the settings of the run beside the data's own.
 DEFAULTS: dict[str, Any] = {"images": 50_000, "persons": 1000, "size": 64, "output": "memory.json"}
-RUN = {"num_rounds": 1, "local_epochs": 0.5, "model": "nano", "num_samples": 2000, "tstr": "pooled", "runner": "ray"}
+RUN = {"num_rounds": 1, "local_epochs": 0.1, "batch_size": 32, "model": "nano", "num_samples": 2000, "tstr": "none"}
+RUN |= {"sampling_steps": 10, "runner": "ray"}
 #: Seconds between looks at the processes.
 INTERVAL = 0.5
 

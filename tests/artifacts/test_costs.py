@@ -45,6 +45,7 @@ def read(tmp_path: Path, *rounds: Round) -> list[dict[str, Any]]:
 def rounds(tmp_path: Path) -> list[dict[str, Any]]:
     """Client 2 takes part throughout, 10 once, 11 fails and is rejected and never contributes."""
     first, second, third = (Round(number) for number in (1, 2, 3))
+    first.cuts = dict.fromkeys(("2", "10", "11"), 6)
     first.images = {"2": 50, "10": 30, "11": 7}
     first.clients = {"2": numbers(1.5, 100, 8), "10": numbers(0.25, 30, 16)}
     first.bytes_up, first.bytes_down = {"2": 1000, "10": 600, "11": 5}, {"2": 20, "10": 20, "11": 20}
@@ -118,7 +119,7 @@ def test_the_total_adds_costs_and_takes_the_worst_of_disclosure(rounds: list[dic
 def test_a_clean_image_is_disclosed_without_bound(tmp_path: Path) -> None:
     """JSON has no infinity, but a client that uploads x_0 must not look like one of which nothing is known."""
     config = Config.from_flat({"num_supernodes": 3, "timesteps": 20, "client_cut_ratios": "0,0.3,1"})
-    row = Round(1, images=dict.fromkeys("012", 10))
+    row = Round(1, cuts={"0": 0, "1": 6, "2": 20}, images=dict.fromkeys("012", 10))
     row.evaluation = {"0": evaluated(math.inf), "1": evaluated(5.0), "2": evaluated(0.0, releases=0)}
     clients = client_costs(config, read(tmp_path, row))
     assert [client["bits"] for client in clients] == [math.inf, 5.0, 0.0]

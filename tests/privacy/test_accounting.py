@@ -1,5 +1,7 @@
 import math
+import sys
 
+import absl.logging
 import pytest
 import torch
 from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
@@ -8,6 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collafuse_flwr.privacy.accounting import epsilon, largest_mu, log_delta, release_mu, zcdp
+
+# dp_accounting imports absl, whose handler keeps the stderr of the moment, which is pytest's, and closes it when Hydra
+# sets up logging in a test that has a stderr of its own.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.mark.parametrize(("mu", "releases"), [(0.3, 1), (1.0, 1), (2.2, 1), (0.5, 20), (4.6, 1)])
