@@ -1,7 +1,7 @@
 """What a round with very many clients needs of memory: all processes of a run together, at its peak.
 
     python -m simulations.bench.memory                                   # 50,000 images of 1,000 persons, 64 pixels
-    python -m simulations.bench.memory images=5000 persons=100 runner=local output=memory.json
+    python -m simulations.bench.memory images=5000 persons=100 runner=ray output=memory.json
 
 Writes a synthetic set in CelebA's layout (`output` is kept, the set is not), runs one round with a client for each
 person as a process of its own, and adds up the proportional share of every process of the run in the memory that they
@@ -28,7 +28,7 @@ from simulations.entry import FAILED
 #: Images, persons, pixels a side, and the settings of the run beside the data's own.
 DEFAULTS: dict[str, Any] = {"images": 50_000, "persons": 1000, "size": 64, "output": "memory.json"}
 RUN = {"num_rounds": 1, "local_epochs": 0.1, "batch_size": 32, "model": "nano", "num_samples": 2000, "tstr": "none"}
-RUN |= {"sampling_steps": 10, "runner": "ray"}
+RUN |= {"sampling_steps": 10, "runner": "local"}
 #: Seconds between looks at the processes.
 INTERVAL = 0.5
 
