@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -99,3 +101,11 @@ def test_hydra_stays_with_what_starts_a_run() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_are_short(name: str) -> None:
     assert len(MODULES[name].read_text().splitlines()) <= MAX_LINES
+
+
+def test_a_deployed_client_imports_nothing_slow_that_it_can_do_without() -> None:
+    """It is a new process for every message."""
+    slow = ("sklearn", "torchmetrics", "torchvision", "scipy.optimize", "diffusers", "datasets", "matplotlib")
+    program = f"import sys, collafuse_flwr.client_app; print([name for name in {slow} if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert ended.stdout.strip() == "[]"

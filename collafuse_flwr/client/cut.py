@@ -10,7 +10,6 @@ from collafuse_flwr.data import ImageSet, to_model_space
 from collafuse_flwr.diffusion import Schedule
 from collafuse_flwr.errors import SettingError
 from collafuse_flwr.files import write_json
-from collafuse_flwr.privacy.choice import choose_cut
 
 
 def own_cut(config: Config, schedule: Schedule, images: ImageSet, client: int, store: ClientStore) -> int:
@@ -27,6 +26,9 @@ def own_cut(config: Config, schedule: Schedule, images: ImageSet, client: int, s
         return config.cut_steps()[client]
     path, asked = store.folder / "cut.json", [*target, schedule.timesteps, config.model.schedule]
     if not path.exists():
+        # Slow to import, for a deployed client at every message.
+        from collafuse_flwr.privacy.choice import choose_cut  # noqa: PLC0415
+
         cut = choose_cut(config, schedule, to_model_space(images.images), client)
         write_json(path, {"asked": asked, "cut_step": cut})
     kept = json.loads(path.read_text())

@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import math
 
-from scipy.optimize import brentq
-from scipy.special import log_ndtr
-
 #: Epsilon from which on the guarantee says nothing: an attacker's odds may rise by more than e^20.
 VACUOUS = 20.0
 
@@ -45,6 +42,8 @@ def zcdp(mu: float) -> float:
 
 def log_delta(eps: float, mu: float) -> float:
     """log of delta = Phi(-eps/mu + mu/2) - e^eps Phi(-eps/mu - mu/2), mu > 0 (arXiv 1905.02383, corollary 2.13)."""
+    from scipy.special import log_ndtr  # noqa: PLC0415 - slow, and most runs of a deployed client do without
+
     above, below = log_ndtr(-eps / mu + mu / 2), eps + log_ndtr(-eps / mu - mu / 2)
     # Both terms may be far below the smallest float while their ratio is not.
     return float(above + math.log(-math.expm1(min(below - above, -1e-300))))
@@ -60,6 +59,8 @@ def epsilon(mu: float, delta: float) -> float:
     Raises:
         ValueError: an argument is out of its range.
     """
+    from scipy.optimize import brentq  # noqa: PLC0415 - slow, as above
+
     if not mu >= 0 or not 0 < delta < 1:
         raise ValueError(f"`mu` = {mu} is not >= 0, or `delta` = {delta} is not in (0, 1)")
     if math.isinf(mu):
@@ -70,21 +71,3 @@ def epsilon(mu: float, delta: float) -> float:
     # rho + 2 sqrt(rho log(1/delta)) is enough (arXiv 1605.02065, proposition 1.3), and never too little.
     enough = zcdp(mu) + mu * math.sqrt(-2 * target)
     return float(brentq(lambda eps: log_delta(eps, mu) - target, 0.0, enough, xtol=1e-9))
-
-
-def largest_mu(eps: float, delta: float) -> float:
-    """The largest mu for which mu-Gaussian DP is (eps, delta)-DP: the inverse of `epsilon`.
-
-    Args:
-        eps: > 0.
-        delta: in (0, 1).
-
-    Raises:
-        ValueError: an argument is out of its range.
-    """
-    if not eps > 0 or not 0 < delta < 1:
-        raise ValueError(f"`eps` = {eps} is not > 0, or `delta` = {delta} is not in (0, 1)")
-    upper = 1.0
-    while epsilon(upper, delta) < eps:
-        upper *= 2
-    return float(brentq(lambda mu: epsilon(mu, delta) - eps, 0.0, upper, xtol=1e-12))

@@ -30,7 +30,7 @@ def test_a_cut_is_chosen_once_and_kept(tmp_path: Path, monkeypatch: pytest.Monke
     config = small(tmp_path, cut_bits=5)
     chosen = cut_of(config, tmp_path / "1")
     assert 0 < chosen < 20
-    monkeypatch.setattr("collafuse_flwr.client.cut.choose_cut", None)
+    monkeypatch.setattr("collafuse_flwr.privacy.choice.choose_cut", None)
     assert cut_of(config, tmp_path / "1") == chosen
     with pytest.raises(SettingError, match=r"^`cut_bits` = 4.0 is not allowed: as before, .* has chosen its cut"):
         cut_of(small(tmp_path, cut_bits=4), tmp_path / "1")

@@ -109,7 +109,7 @@ WRONG = {
     "conditional=false": "`conditional` is not a setting; did you mean `condition`",
     "guidance=2": "`guidance` = 2.0 is not allowed: 1 when `label_dropout` is 0",
     "num_rounds=1.5": "`num_rounds` = 1.5 is not allowed: a whole number >= 1",
-    "dataset=foo": "`dataset` = 'foo' is not allowed: one of digits",
+    "dataset=foo": "`dataset` = 'foo' is not allowed: one of awa2, brats2020, celeba",
     "strategy=bar": "`strategy` = 'bar' is not allowed: one of centralised, collafuse",
     "model=huge": "`model` = 'huge' is not allowed",
     "model=absent.module:build": "`model` = 'absent.module:build' is not allowed",

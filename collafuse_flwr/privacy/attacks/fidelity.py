@@ -8,7 +8,6 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 #: The range of images in [-1, 1].
 SPAN = 2.0
@@ -36,6 +35,9 @@ def measure_fidelity(images: Tensor, rebuilt: Tensor) -> Fidelity:
         images: (n, channels, size, size) in [-1, 1].
         rebuilt: of the same shape; an attacker clamps it to [-1, 1], which only brings it closer.
     """
+    # Slow, and clients import this package.
+    from torchmetrics.functional.image import structural_similarity_index_measure  # noqa: PLC0415
+
     errors = (rebuilt - images).double().square().flatten(1).mean(dim=1)
     mse = errors.mean().item()
     sigma = WINDOW * min(1.0, images.shape[-1] / WINDOW_SIZE)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
 from collafuse_flwr.diffusion.cut import diffuse
@@ -45,6 +44,8 @@ def membership(members: Tensor, others: Tensor) -> Membership:
         members: (n,) scores.
         others: (m,) scores.
     """
+    from sklearn.metrics import roc_auc_score, roc_curve  # noqa: PLC0415 - slow, and clients import this package
+
     n, m = len(members), len(others)
     scores = -torch.cat([members, others]).double().cpu().numpy()
     true = np.arange(n + m) < n

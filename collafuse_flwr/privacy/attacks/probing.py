@@ -6,9 +6,6 @@ import warnings
 from dataclasses import dataclass
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 #: Weight of the data against the squared weights of the probe: releases are few, and mostly noise.
@@ -44,6 +41,10 @@ def probe(received: Tensor, labels: Tensor, generator: torch.Generator) -> Probe
     Returns:
         None if fewer than two classes are left.
     """
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - slow, and clients import this package
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415
+
     order = torch.randperm(len(labels), generator=generator)
     halves = order[: len(order) // 2], order[len(order) // 2 :]
     counts = [torch.bincount(labels[half].long(), minlength=int(labels.max()) + 1) for half in halves]
