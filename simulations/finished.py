@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class Finished:
             _pool(folder / "server" / "pool", process, hello, saved[1]),
         )
 
+    @cached_property
     def backbone(self) -> nn.Module | None:
         """The server's network: the backbone, or the mean of the clients'; None if these share a part of it only."""
         folder, federated = self.folder / "server" / "backbone", self.process.config.run.strategy in FEDERATED

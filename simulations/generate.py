@@ -26,6 +26,7 @@ from collafuse_flwr.folders import client_folder
 from collafuse_flwr.process import Process
 from collafuse_flwr.rng import stream
 from collafuse_flwr.wire import Hello
+from simulations.asked import check_whole_numbers, folders
 from simulations.entry import entry
 from simulations.finished import load_trained
 from strategies.journal import Journal
@@ -55,20 +56,11 @@ class Request:
         Raises:
             SettingError: a value is missing or not allowed.
         """
-        for name, low in (("client", 0), ("num_images", 1), ("label", -1), ("seed", 0)):
-            if not isinstance(settings[name], int) or isinstance(settings[name], bool) or settings[name] < low:
-                raise SettingError(name, settings[name], f"a whole number >= {low}")
-        if not settings["run"]:
-            raise SettingError("run", "", "the folder of a finished run")
-        guidance, names = settings["guidance"], str(settings["attributes"])
+        check_whole_numbers(settings, {"client": 0, "num_images": 1, "label": -1, "seed": 0})
+        client, guidance, names = settings["client"], settings["guidance"], str(settings["attributes"])
+        run, output = folders(settings, f"generated/client-{client}")
         if guidance != "" and (isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or guidance < 0):
             raise SettingError("guidance", guidance, "a number >= 0, or empty for the run's own")
-        run, client = Path(str(settings["run"])).absolute(), settings["client"]
-        output = (
-            Path(str(settings["output"])).absolute() if settings["output"] else run / "generated" / f"client-{client}"
-        )
-        if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-            raise SettingError("output", str(output), "a new or empty folder")
         attributes = tuple(name.strip() for name in names.split(",")) if names else ()
         return cls(
             run=run,

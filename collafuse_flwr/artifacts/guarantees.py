@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from collafuse_flwr.config import FEDERATED, Config
@@ -17,12 +16,11 @@ def guarantees(config: Config, values: int, clients: list[dict[str, Any]]) -> di
     They are those of the releases of one image of `values` values, and None where weights leave a client, or where it
     did not say how often it released. inf is a clean image.
     """
-    alpha_bar = make_schedule(config.model.schedule, config.model.timesteps).alpha_bar
+    snr = make_schedule(config.model.schedule, config.model.timesteps).snr()
     weights = config.run.strategy in (*FEDERATED, "hybrid", "oracle")
     for client in clients:
-        clean, known = float(alpha_bar[client["cut_step"]]), client["releases"] is not None and not weights
-        snr = clean / (1 - clean) if clean < 1 else math.inf
-        mu = release_mu(snr, norm_bound(config, values), releases=client["releases"]) if known else None
+        own, known = float(snr[client["cut_step"]]), client["releases"] is not None and not weights
+        mu = release_mu(own, norm_bound(config, values), releases=client["releases"]) if known else None
         client["dp_mu"] = mu
         client["dp_rho"] = None if mu is None else zcdp(mu)
         client["dp_epsilon"] = None if mu is None else epsilon(mu, config.split.dp_delta)

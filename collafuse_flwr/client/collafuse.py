@@ -21,7 +21,7 @@ from collafuse_flwr.evaluation import PixelFeatures, forward_flops, kernel_dista
 from collafuse_flwr.networks import import_diffusers, save_network
 from collafuse_flwr.privacy.clipping import clip
 from collafuse_flwr.privacy.disclosure import covariance_eigenvalues, gaussian_bits
-from collafuse_flwr.privacy.release import Upload, UploadDtype, encode, release
+from collafuse_flwr.privacy.release import Upload, UploadDtype, copies_of, encode, release
 from collafuse_flwr.process import Process
 from collafuse_flwr.rng import derive_seed, stream
 from collafuse_flwr.wire import (
@@ -157,8 +157,7 @@ class CollaFuseClient:
     def _release(self, round_: int) -> Upload:
         """Noise the images for upload: the same fixed copies every time (`once`), or copies numbered by the round."""
         split = self.process.config.split
-        first = 0 if split.upload == "once" else (round_ - 1) * split.copies_per_image
-        copies = range(first, first + split.copies_per_image)
+        copies = copies_of(split, round_)
         secret = self.store.secret(self.process.config.run.seed if self.seeded_secret else None, self.client)
         images = self.data.train
         x_0 = clip(self.process.config, to_model_space(images.images))

@@ -3,8 +3,8 @@
 from collafuse_flwr.data.cache import ClientData, FederationData, federation_data, single_client
 from collafuse_flwr.data.condition import labels_of, num_attributes
 from collafuse_flwr.data.datasets import load_images
-from collafuse_flwr.data.images import Facts, ImageSet, ImageSource, to_model_space, to_uint8
-from collafuse_flwr.data.partition import Partition, evenly, make_partitions
+from collafuse_flwr.data.images import Facts, ImageSet, ImageSource, evenly, to_model_space, to_uint8
+from collafuse_flwr.data.partition import Partition, make_partitions
 
 __all__ = [
     "ClientData",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -104,3 +105,11 @@ def _deal(partitioner: Partitioner, labels: Tensor, seed: int) -> list[Tensor]:
         parts = [partitioner.load_partition(i) for i in range(partitioner.num_partitions)]
     # A slice is read as one array; a column would be read row by row.
     return [torch.tensor(part.with_format("numpy")[:]["index"], dtype=torch.int64) for part in parts]
+
+
+#: How images may be dealt by their classes alone, by the name of the setting.
+DEALERS: dict[str, Callable[[Tensor, DataConfig, int, int], list[Tensor]]] = {
+    "iid": iid,
+    "dirichlet": dirichlet,
+    "by_class": by_class,
+}

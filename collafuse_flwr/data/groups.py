@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from collafuse_flwr.config import DataConfig
-from collafuse_flwr.data.dealing import by_class, dirichlet, iid
+from collafuse_flwr.data.dealing import DEALERS
 from collafuse_flwr.data.images import Facts
 from collafuse_flwr.errors import DataError
 from collafuse_flwr.rng import derive_seed, stream
@@ -58,7 +58,7 @@ def by_domain(facts: Facts, labels: Tensor, config: DataConfig, num_clients: int
     count = int(domain.max()) + 1
     if num_clients < count:
         raise DataError(f"`num_supernodes` = {num_clients} is less than the {count} data sets of `dataset`")
-    deal = {"iid": iid, "dirichlet": dirichlet, "by_class": by_class}[config.within_domain]
+    deal = DEALERS[config.within_domain]
     parts: list[Tensor] = [torch.empty(0, dtype=torch.int64)] * num_clients
     for i in range(count):
         rows, clients = (domain == i).nonzero().flatten(), range(i, num_clients, count)

@@ -131,6 +131,13 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((bounded + 1) * HALF).round().to(torch.uint8)
 
 
+def evenly(rows: Tensor, count: int) -> Tensor:
+    """Take `count` of the rows, shape (N, ...), at even distances, or all if there are no more."""
+    if len(rows) <= count:
+        return rows
+    return rows[torch.linspace(0, len(rows) - 1, count, device=rows.device).long()]
+
+
 def fit(images: Tensor, size: int) -> Tensor:
     """Crop images (N, C, H, W), uint8, to their central square and resize it to `size` pixels a side; 0: keep them.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from collafuse_flwr.config import DataConfig
 from collafuse_flwr.data.checks import refusal
-from collafuse_flwr.data.dealing import MIN_CLIENT, MIN_HELD_OUT, MIN_TRAIN, by_class, dirichlet, iid
+from collafuse_flwr.data.dealing import DEALERS, MIN_CLIENT, MIN_HELD_OUT, MIN_TRAIN
 from collafuse_flwr.data.groups import by_attribute, by_domain, by_group
 from collafuse_flwr.data.images import Facts, ImageSet
 from collafuse_flwr.errors import DataError
@@ -121,7 +121,7 @@ def _dealt(units: _Units, config: DataConfig, num_clients: int, seed: int) -> li
         case "by_domain":
             return by_domain(facts, labels, config, num_clients, seed)
         case kind:
-            return {"iid": iid, "dirichlet": dirichlet, "by_class": by_class}[kind](labels, config, num_clients, seed)
+            return DEALERS[kind](labels, config, num_clients, seed)
 
 
 def _split(units: _Units, parts: list[Tensor], config: DataConfig, seed: int) -> list[Partition]:
@@ -158,8 +158,3 @@ def hold_out(labels: Tensor, indices: Tensor, share: float, generator: torch.Gen
     taken = torch.zeros(count, dtype=torch.bool)
     taken[(torch.arange(held) * count + start) // held] = True
     return Partition(train=by_class[~taken].sort().values, held_out=by_class[taken].sort().values)
-
-
-def evenly(rows: Tensor, count: int) -> Tensor:
-    """Take `count` of the rows (N,), int64, at even distances, or all if there are no more."""
-    return rows if len(rows) <= count else rows[torch.linspace(0, len(rows) - 1, count).long()]

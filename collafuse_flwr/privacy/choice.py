@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -42,33 +41,31 @@ def choose_cut(config: Config, schedule: Schedule, images: Tensor, client: int) 
     if target is None:
         raise ValueError("the settings name no target")
     name, most = target
-    disclosed = _measure(name, config, clip(config, images), client)
+    disclosed = _measure(name, config, schedule, clip(config, images), client)
     steps = range(1, schedule.timesteps)
     # False up to the cut and True from there on is the order that bisect needs.
-    found = bisect.bisect_left(steps, True, key=lambda k: disclosed(float(schedule.alpha_bar[k])) <= most)
+    found = bisect.bisect_left(steps, True, key=lambda k: disclosed(k) <= most)
     if found == len(steps):
-        least = disclosed(float(schedule.alpha_bar[steps[-1]]))
         raise DataError(
             f"`{name}` = {most:g} cannot be met by client {client}: even at the last cut before the end of the chain, "
-            f"{steps[-1]} of {schedule.timesteps}, it is {least:.3g}; raise it, or choose strategy=local"
+            f"{steps[-1]} of {schedule.timesteps}, it is {disclosed(steps[-1]):.3g}; raise it, or choose strategy=local"
         )
     return steps[found]
 
 
-def _measure(name: str, config: Config, images: Tensor, client: int) -> Callable[[float], float]:
-    """What all releases of an image disclose, as a function of alpha_bar in (0, 1)."""
-    releases = releases_in_all(config)
+def _measure(name: str, config: Config, schedule: Schedule, images: Tensor, client: int) -> Callable[[int], float]:
+    """What all releases of an image disclose, as a function of k in 1..T - 1."""
+    releases, alpha_bar, snr = releases_in_all(config), schedule.alpha_bar.tolist(), schedule.snr().tolist()
     if name == "cut_snr_db":
-        return snr_db
+        return lambda k: snr_db(alpha_bar[k])
     if name == "cut_bits":
         eigenvalues = covariance_eigenvalues(images)
-        return lambda alpha_bar: gaussian_bits(_snr(alpha_bar), eigenvalues, releases=releases)
+        return lambda k: gaussian_bits(snr[k], eigenvalues, releases=releases)
     if name == "cut_epsilon":
-        norm = norm_bound(config, images[0].numel())
-        delta = config.split.dp_delta
-        return lambda alpha_bar: epsilon(release_mu(_snr(alpha_bar), norm, releases=releases), delta)
+        norm, delta = norm_bound(config, images[0].numel()), config.split.dp_delta
+        return lambda k: epsilon(release_mu(snr[k], norm, releases=releases), delta)
     rate = partial(reidentification_rate, images, torch.arange(len(images)), releases=releases)
-    return lambda alpha_bar: rate(alpha_bar, generator=stream(config.run.seed, "cut_reid", client))
+    return lambda k: rate(alpha_bar[k], generator=stream(config.run.seed, "cut_reid", client))
 
 
 def releases_in_all(config: Config) -> int:
@@ -76,7 +73,3 @@ def releases_in_all(config: Config) -> int:
     split = config.split
     copies = split.copies_per_image * (1 if split.upload == "once" else config.run.num_rounds)
     return min(copies, split.max_releases) if split.max_releases else copies
-
-
-def _snr(alpha_bar: float) -> float:
-    return alpha_bar / (1 - alpha_bar) if alpha_bar < 1 else math.inf

@@ -16,6 +16,8 @@ import math
 import torch
 from torch import Tensor
 
+from collafuse_flwr.data import evenly
+
 _BLOCK = 4096  # columns, or queries, that are held at once
 
 
@@ -47,9 +49,7 @@ def covariance_eigenvalues(images: Tensor, max_images: int = 4096) -> Tensor:
     """
     if len(images) < 2 or max_images < 2:
         raise ValueError(f"`images` has {len(images)} and `max_images` is {max_images}, at least 2 are needed")
-    if len(images) > max_images:
-        images = images[torch.linspace(0, len(images) - 1, max_images, device=images.device).long()]
-    flat = images.flatten(1)
+    flat = evenly(images, max_images).flatten(1)
     count, dimensions = flat.shape
     if count < dimensions:
         # Pixel by pixel the Gram matrix is a sum, so large images need never be held in float64 all at once.

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from collafuse_flwr.config import SplitConfig
 from collafuse_flwr.diffusion.schedule import Schedule
 
 UploadDtype = Literal["int8", "float16", "float32"]
@@ -55,6 +56,12 @@ def release_noise(secret: bytes, image: NDArray[np.float32], alpha_bar: float, c
     content = struct.pack("<dQ", alpha_bar, copy) + image.astype("<f4").tobytes()
     key = np.frombuffer(hashlib.blake2b(content, digest_size=16, key=secret).digest(), dtype="<u8")
     return np.random.Generator(np.random.Philox(key=key)).standard_normal(image.shape, dtype=np.float32)
+
+
+def copies_of(split: SplitConfig, round_: int) -> range:
+    """The numbers of the copies that an upload in a round holds: always the same (`once`), or new ones every time."""
+    first = 0 if split.upload == "once" else (round_ - 1) * split.copies_per_image
+    return range(first, first + split.copies_per_image)
 
 
 def release(schedule: Schedule, cut: int, x_0: Tensor, secret: bytes, copies: range) -> Tensor:

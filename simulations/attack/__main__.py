@@ -18,6 +18,7 @@ from collafuse_flwr.errors import SettingError
 from collafuse_flwr.files import write_json
 from collafuse_flwr.networks import PRESETS
 from collafuse_flwr.progress import counted
+from simulations.asked import check_whole_numbers, folders
 from simulations.attack.card import draw_card, draw_reconstructions, show_card
 from simulations.attack.measure import attack
 from simulations.attack.shadow import Shadow
@@ -43,17 +44,10 @@ class Request:
         Raises:
             SettingError: a value is missing or not allowed.
         """
-        for name, low in (("shadow_steps", 1), ("inversions", 0), ("seed", 0)):
-            if not isinstance(settings[name], int) or isinstance(settings[name], bool) or settings[name] < low:
-                raise SettingError(name, settings[name], f"a whole number >= {low}")
-        if not settings["run"]:
-            raise SettingError("run", "", "the folder of a finished run")
+        check_whole_numbers(settings, {"shadow_steps": 1, "inversions": 0, "seed": 0})
+        run, output = folders(settings, "attacks")
         if settings["shadow_model"] not in PRESETS:
             raise SettingError("shadow_model", settings["shadow_model"], f"one of {', '.join(PRESETS)}")
-        run = Path(str(settings["run"])).absolute()
-        output = Path(str(settings["output"])).absolute() if settings["output"] else run / "attacks"
-        if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-            raise SettingError("output", str(output), "a new or empty folder")
         return cls(
             run,
             str(settings["shadow_model"]),

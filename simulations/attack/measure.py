@@ -51,7 +51,7 @@ def attack(
     client, cut = int(known["client"]), int(known["cut_step"])
     row: dict[str, Any] = {name: known.get(name) for name in KNOWN} | {"releases": 0}
     names = line_up(run.data)
-    seen, backbone, worst = received(run, client, names[client]), run.backbone(), None
+    seen, backbone, worst = received(run, client, names[client]), run.backbone, None
     if seen is not None:
         row["releases"] = seen.releases
         row |= _named(run, client, cut, seen, names)

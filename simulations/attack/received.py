@@ -12,7 +12,7 @@ from torch import Tensor
 from collafuse_flwr.data import evenly, to_model_space
 from collafuse_flwr.errors import UserError
 from collafuse_flwr.privacy.clipping import clip
-from collafuse_flwr.privacy.release import UploadDtype, encode, release
+from collafuse_flwr.privacy.release import UploadDtype, copies_of, encode, release
 from simulations.finished import Finished
 
 #: Images of a client that are attacked.
@@ -87,10 +87,8 @@ def _by_copy(x_k: Tensor, images: int) -> Tensor:
 def _upload(run: Finished, client: int, cut: int, round_: int) -> tuple[Tensor, float]:
     """A client's upload in a round made again, rounded as it travelled, and by how much it may differ."""
     split = run.process.config.split
-    first = 0 if split.upload == "once" else (round_ - 1) * split.copies_per_image
     x_0 = clipped(run, run.data.partitions[client].train)
-    copies = range(first, first + split.copies_per_image)
-    x_k = release(run.process.schedule, cut, x_0, run.secret(client), copies)
+    x_k = release(run.process.schedule, cut, x_0, run.secret(client), copies_of(split, round_))
     upload = encode(x_k, cast(UploadDtype, split.upload_dtype), None)
     # On another machine a value in the middle between two int8 codes may be rounded to either.
     rounding = 1.5 * upload.scale if split.upload_dtype == "int8" else ROUNDING

@@ -52,7 +52,7 @@ def test_every_runner_gives_the_same_bits(
     mark, before = uuid4().hex, descendants(os.getpid())
     monkeypatch.setenv("COLLAFUSE_TEST", mark)
     result = runners.run(small(tmp_path / "out", runner=runner, client_num_cpus=float(cpus), **SETTINGS))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     # A process that is just about to end, or to begin, is none that was left behind.
     while (left := (marked(mark), descendants(os.getpid()) - before)) != ({}, set()) and time.monotonic() < deadline:
         time.sleep(0.1)
