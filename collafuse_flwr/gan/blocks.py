@@ -53,6 +53,19 @@ class Architecture:
                 made[index] = block.build()
         return Blocks(made)
 
+    def shapes(self, net: str) -> tuple[torch.Size, ...]:
+        """The shape of one image after each block of `generator` or `discriminator`."""
+        with torch.device("meta"), torch.no_grad():
+            labels = torch.zeros(2, dtype=torch.int64)
+            image = (self.channels, self.size, self.size)
+            x = torch.zeros((2, LATENT) if net == "generator" else (2, *image))
+            blocks: tuple[Block, ...] = getattr(self, net)
+            shapes = []
+            for index, block in enumerate(blocks):
+                x = block.build()(x, labels) if index == 0 else block.build()(x)
+                shapes.append(x.shape[1:])
+        return tuple(shapes)
+
 
 class Blocks(nn.Module):
     """Neighbouring blocks of a net, which keep their indices in it; labels go to the first block of the net only."""

@@ -13,6 +13,7 @@ from collafuse_flwr.gan.device import Batch, DeviceHalf, Tape
 from collafuse_flwr.gan.halves import PHASES, Practice, Tensors
 from collafuse_flwr.gan.middle import ServerHalf
 from collafuse_flwr.gan.training import InProcess, train_batch
+from collafuse_flwr.gan.travel import Rounding, rounded
 from collafuse_flwr.rng import stream
 from collafuse_flwr.runtime import choose_runtime
 from simulations.bench.plain_gan import PlainGan
@@ -27,8 +28,10 @@ def architecture() -> Architecture:
     return build_architecture(channels=1, size=12, num_classes=3, width=4)
 
 
-def federation(architecture: Architecture, cuts: Mapping[int, Cuts] = CUTS) -> tuple[ServerHalf, dict[int, DeviceHalf]]:
-    halves = {c: DeviceHalf(architecture, own, (0, "client", c), PRACTICE) for c, own in cuts.items()}
+def federation(
+    architecture: Architecture, cuts: Mapping[int, Cuts] = CUTS, factored: bool = False
+) -> tuple[ServerHalf, dict[int, DeviceHalf]]:
+    halves = {c: DeviceHalf(architecture, own, (0, "client", c), PRACTICE, factored) for c, own in cuts.items()}
     return ServerHalf(architecture, cuts, (0, "server"), PRACTICE), halves
 
 
@@ -164,3 +167,38 @@ def test_features_are_those_of_the_discriminators_middle_block_for_real_images(a
     fresh = federation(architecture, {0: CUTS[0]})
     _, features = train_batch(fresh[0], InProcess(fresh[1], {0: own}), {0: {}})
     assert torch.equal(features[0], middle)
+
+
+class Sent:
+    """Counts bytes up."""
+
+    total = 0
+
+    def __call__(self, client: int, down: int, up: int) -> None:
+        self.total += up
+
+
+def test_factors_of_gradients_give_the_same_training_with_fewer_numbers(architecture: Architecture) -> None:
+    whole, factors = federation(architecture), federation(architecture, factored=True)
+    numbers = []
+    for server, halves in (whole, factors):
+        sent = Sent()
+        link = Rounding(InProcess(halves, {c: batch(c, 0) for c in CUTS}), "float32", sent)
+        pending, _ = train_batch(server, link, {client: {} for client in CUTS})
+        numbers.append((sent.total, pending))
+    assert numbers[1][0] < 0.8 * numbers[0][0]
+    for client in CUTS:
+        assert torch.allclose(numbers[0][1][client]["grad_gh"], numbers[1][1][client]["grad_gh"], rtol=1e-4, atol=1e-9)
+    # Adam's first step is the sign of the gradient, so that a rounding error where it is 0 may show: compare what sums.
+    for name, value in weights(*whole).items():
+        assert (value - weights(*factors)[name]).abs().float().mean() < 1e-5, name
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 0.0), ("float16", 2e-3), ("bfloat16", 2e-2)])
+def test_what_travels_in_sixteen_bits_keeps_its_relative_size(dtype: str, error: float) -> None:
+    for scale in (1e-12, 1.0, 1e12):
+        x = torch.randn((50,), generator=stream("x")) * scale
+        arrived = rounded(x, dtype)
+        assert (arrived - x).abs().max() <= error * x.abs().max()
+        assert (arrived == x).all() == (dtype == "float32")
+    assert torch.equal(rounded(torch.zeros(3), dtype), torch.zeros(3))
