@@ -1,5 +1,7 @@
 """The client side of every algorithm, by name."""
 
+from pathlib import Path
+
 from collafuse_flwr.client.collafuse import CollaFuseClient
 from collafuse_flwr.client.cut import own_cut
 from collafuse_flwr.client.fedavg import FedAvgClient
@@ -32,11 +34,11 @@ def make_client(
     return client_class(config.run.strategy)(client, process, data, store, cut, seeded_secret)
 
 
-def simulated_client(config: Config, client: int, store: ClientStore) -> CollaFuseClient:
-    """The client that holds its share of the run's data set.
+def simulated_client(config: Config, client: int, folder: Path) -> CollaFuseClient:
+    """The client that holds its share of the run's data set, and keeps its state in a folder.
 
     Raises:
         SettingError, DataError: as `make_client`, or the data set cannot be read or dealt.
     """
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed).client(client)
-    return make_client(config, client, data, store, seeded_secret=True)
+    return make_client(config, client, data, ClientStore(folder), seeded_secret=True)
