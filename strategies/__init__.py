@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from collafuse_flwr.config import FEDERATED, Config
 from collafuse_flwr.progress import Progress
@@ -12,11 +13,10 @@ from strategies.fedavg import FedAverage
 from strategies.huscf_gan import HuscfGan
 from strategies.hybrid import Hybrid
 from strategies.oracle import Oracle
-from strategies.split_link import LocalClient
 
 
 def make_strategy(
-    config: Config, folder: Path, progress: Progress, clients: Callable[[int], LocalClient]
+    config: Config, folder: Path, progress: Progress, clients: Callable[[int], Any]
 ) -> CollaFuse | FedAverage | HuscfGan:
     """The strategy that the settings name, for a run in `folder`; `clients` gives those of a simulation.
 
