@@ -7,18 +7,23 @@ from collafuse_flwr.privacy.attacks.members import Membership, denoising_losses,
 from collafuse_flwr.privacy.attacks.memory import Memorisation, memorisation
 from collafuse_flwr.privacy.attacks.naming import Reidentification, reidentify
 from collafuse_flwr.privacy.attacks.probing import Probe, probe
+from collafuse_flwr.privacy.attacks.split_inversion import Inverted, Stem, invert
+from collafuse_flwr.privacy.attacks.split_search import search
 from collafuse_flwr.privacy.attacks.wiener import Wiener
 
 __all__ = [
     "Fidelity",
+    "Inverted",
     "Membership",
     "Memorisation",
     "Probe",
     "Reidentification",
+    "Stem",
     "Wiener",
     "continued",
     "denoising_losses",
     "gradients",
+    "invert",
     "invert_gradient",
     "measure_fidelity",
     "membership",
@@ -27,6 +32,7 @@ __all__ = [
     "predicted_noise_norms",
     "probe",
     "reidentify",
+    "search",
     "single_release",
     "train_shadow",
 ]
