@@ -1,0 +1,198 @@
+"""A client's half of the split GAN: heads and tails of both nets, and its part of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from collafuse_flwr.gan.blocks import Architecture, Blocks, Cuts
+from collafuse_flwr.gan.halves import Practice, Tensors, frozen_statistics, gradient, leaf, step, without_weight_gradients
+
+#: A client's pieces of the two nets.
+PARTS = ("g_head", "g_tail", "d_head", "d_tail")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images in [-1, 1], (n, channels, size, size); labels int64, (n,); latent codes, (n, 100)."""
+
+    x: Tensor
+    labels: Tensor
+    z: Tensor
+
+
+@dataclass
+class Tape:
+    """What a client remembers between the phases of a batch.
+
+    `batch` and `gt` must be kept or given again. The rest can be computed again from them, and is where it is missing.
+    """
+
+    batch: Batch | None = None
+    gt: Tensor | None = None
+    gh: Tensor | None = None
+    fake: Tensor | None = None
+    dh: Tensors = field(default_factory=dict)
+
+
+class DeviceHalf:
+    """One client's heads and tails, trained by answering the six phases of a batch (arXiv 2507.12979).
+
+    The discriminator descends BCE(D(G(z, y)), 0) + BCE(D(x, y), 1), the generator BCE(D(G(z, y)), 1), with the same
+    fake images for both. An object whose tape was lost (another process took over) gives the same bits: it computes
+    again what it needs, without moving running statistics.
+    """
+
+    def __init__(
+        self, architecture: Architecture, cuts: Cuts, name: tuple[int | str, ...], practice: Practice
+    ) -> None:
+        """Blocks as `name` gives them (see `Architecture.build`)."""
+        self.parts: dict[str, Blocks] = {}
+        for net in ("generator", "discriminator"):
+            count = len(getattr(architecture, net))
+            for end, indices in (("head", cuts.head(net)), ("tail", cuts.tail(net, count))):
+                part = architecture.build(net, indices, name).to(practice.runtime.device)
+                self.parts[f"{net[0]}_{end}"] = part.train()
+        self.optimisers = {part: practice.optimiser(self.parts[part]) for part in PARTS}
+        self.runtime = practice.runtime
+        self.tape = Tape()
+        self.losses = {"discriminator": 0.0, "generator": 0.0}
+
+    def begin(self, batch: Batch) -> Tensors:
+        """Phase 1, after `close`: send the generator's head of fresh codes, gh."""
+        self.tape = Tape(batch)
+        self.tape.gh = self._run("g_head", batch.z, batch.labels)
+        return {"gh": self.tape.gh.detach()}
+
+    def close(self, grad_gh: Tensor) -> None:
+        """End the batch before: the gradient at gh trains the generator's head."""
+        gh = self.tape.gh
+        if gh is None:
+            batch = self._batch()
+            gh = self._again("g_head", batch.z, batch.labels)
+        gh.backward(grad_gh)
+        step(self.optimisers["g_head"])
+        self.tape = Tape()
+
+    def answer(self, phase: str, received: Tensors) -> Tensors:
+        """One of the phases 2 to 6."""
+        answers = {
+            "fake": self._fake,
+            "judge": self._judge,
+            "discriminator": self._discriminator,
+            "score": self._score,
+            "generator": self._generator,
+        }
+        return answers[phase](**received)
+
+    def _fake(self, gt: Tensor) -> Tensors:
+        """2: finish fake images, and send the discriminator's head of fake and of real ones, in this order."""
+        labels = self._batch().labels
+        self.tape.gt = leaf(gt)
+        self.tape.fake = self._run("g_tail", self.tape.gt)
+        self.tape.dh["dh_fake"] = self._run("d_head", self.tape.fake.detach(), labels)
+        self.tape.dh["dh_real"] = self._run("d_head", self._batch().x, labels)
+        return {name: value.detach() for name, value in self.tape.dh.items()}
+
+    def _judge(self, dt_fake: Tensor, dt_real: Tensor) -> Tensors:
+        """3: the discriminator's loss; its tail is trained, and the gradients at the cut go back."""
+        at = {"dt_fake": leaf(dt_fake), "dt_real": leaf(dt_real)}
+        logits = [self._run("d_tail", dt) for dt in at.values()]
+        loss = _cross_entropy(logits[0], 0.0) + _cross_entropy(logits[1], 1.0)
+        loss.backward()
+        step(self.optimisers["d_tail"])
+        self.losses["discriminator"] = loss.item()
+        return {f"grad_{name}": gradient(dt) for name, dt in at.items()}
+
+    def _discriminator(self, grad_dh_fake: Tensor, grad_dh_real: Tensor) -> Tensors:
+        """4: the discriminator's head is trained, and sends what it now makes of the fake images."""
+        batch = self._batch()
+        dh = self.tape.dh
+        if not dh:
+            dh["dh_fake"] = self._again("d_head", self._fake_images().detach(), batch.labels)
+            dh["dh_real"] = self._again("d_head", batch.x, batch.labels)
+        torch.autograd.backward([dh["dh_fake"], dh["dh_real"]], [grad_dh_fake, grad_dh_real])
+        step(self.optimisers["d_head"])
+        with without_weight_gradients(self.parts["d_head"]):
+            self.tape.dh = {"dh": self._run("d_head", self._fake_images(), batch.labels)}
+        return {"dh": self.tape.dh["dh"].detach()}
+
+    def _score(self, dt: Tensor) -> Tensors:
+        """5: the generator's loss; the gradient at the cut goes back."""
+        at = leaf(dt)
+        with without_weight_gradients(self.parts["d_tail"]):
+            loss = _cross_entropy(self._run("d_tail", at), 1.0)
+        loss.backward()
+        self.losses["generator"] = loss.item()
+        return {"grad_dt": gradient(at)}
+
+    def _generator(self, grad_dh: Tensor) -> Tensors:
+        """6: the gradient goes on through the fake images; the generator's tail is trained."""
+        fake = self._fake_images()
+        dh = self.tape.dh.get("dh")
+        if dh is None:
+            with without_weight_gradients(self.parts["d_head"]):
+                dh = self._again("d_head", fake, self._batch().labels)
+        dh.backward(grad_dh)
+        step(self.optimisers["g_tail"])
+        assert self.tape.gt is not None
+        sent = {"grad_gt": gradient(self.tape.gt)}
+        self.tape = Tape(self.tape.batch, gh=self.tape.gh)
+        return sent
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, running statistics and Adam's moments of all parts, by name; to be kept on the client's disk."""
+        return {name: value for part in PARTS for name, value in self.part_state(part).items()}
+
+    def part_state(self, part: str) -> dict[str, Tensor]:
+        """The same of one part."""
+        tensors = {f"{part}.{name}": value for name, value in self.parts[part].state_dict().items()}
+        for index, moments in self.optimisers[part].state_dict()["state"].items():
+            tensors |= {f"adam.{part}.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+        return tensors
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what `state`, or `part_state` of any parts, gave."""
+        for part in PARTS:
+            own = {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(part)}
+            if own:
+                self.parts[part].load_state_dict(own)
+                _load_moments(self.optimisers[part], tensors, f"adam.{part}.")
+
+    def _batch(self) -> Batch:
+        assert self.tape.batch is not None
+        return self.tape.batch
+
+    def _fake_images(self) -> Tensor:
+        if self.tape.fake is None:
+            assert self.tape.gt is not None
+            self.tape.gt = leaf(self.tape.gt)
+            self.tape.fake = self._again("g_tail", self.tape.gt)
+        return self.tape.fake
+
+    def _run(self, part: str, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        with self.runtime.autocast():
+            result: Tensor = self.parts[part](x, labels)
+        return result.float()
+
+    def _again(self, part: str, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        with frozen_statistics(self.parts[part]):
+            return self._run(part, x, labels)
+
+
+def _cross_entropy(logits: Tensor, target: float) -> Tensor:
+    return binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
+def _load_moments(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        if name.startswith(prefix):
+            index, moment = name.removeprefix(prefix).split(".")
+            state.setdefault(int(index), {})[moment] = value
+    if state:
+        optimiser.load_state_dict(optimiser.state_dict() | {"state": state})

@@ -1,0 +1,80 @@
+"""What both halves of a split GAN need: optimisers, frozen statistics, and tensors named per phase."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from collafuse_flwr.runtime import Runtime
+
+#: Tensors by name, as they cross a cut.
+Tensors = dict[str, Tensor]
+
+#: The six round trips of a batch, in order, with what goes down and what comes up in each. `grad_gh` belongs to the
+#: batch before, and is missing in the first.
+PHASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "latent": (("grad_gh",), ("gh",)),
+    "fake": (("gt",), ("dh_fake", "dh_real")),
+    "judge": (("dt_fake", "dt_real"), ("grad_dt_fake", "grad_dt_real")),
+    "discriminator": (("grad_dh_fake", "grad_dh_real"), ("dh",)),
+    "score": (("dt",), ("grad_dt",)),
+    "generator": (("grad_dh",), ("grad_gt",)),
+}
+
+
+@dataclass(frozen=True)
+class Practice:
+    """How networks are optimised and where: Adam's rate and betas, device and arithmetic."""
+
+    runtime: Runtime
+    learning_rate: float = 2e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+
+    def optimiser(self, module: nn.Module) -> torch.optim.Adam:
+        """Adam over a module's parameters."""
+        return torch.optim.Adam(module.parameters(), self.learning_rate, self.betas)
+
+
+def step(optimiser: torch.optim.Optimizer) -> None:
+    """Take a step with the gradients there are, and forget them."""
+    optimiser.step()
+    optimiser.zero_grad()
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Run a module once more without its running statistics moving: other buffers stand in for the time."""
+    holders = [part for part in module.modules() if part._buffers]
+    kept = [dict(part._buffers) for part in holders]
+    for part in holders:
+        part._buffers.update({name: None if b is None else b.clone() for name, b in part._buffers.items()})
+    try:
+        yield
+    finally:
+        for part, buffers in zip(holders, kept, strict=True):
+            part._buffers.update(buffers)
+
+
+@contextmanager
+def without_weight_gradients(module: nn.Module) -> Iterator[None]:
+    """What is computed inside gives gradients to its inputs alone."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
+
+
+def leaf(x: Tensor) -> Tensor:
+    """A received tensor, whose gradient is wanted."""
+    return x.detach().requires_grad_()
+
+
+def gradient(x: Tensor) -> Tensor:
+    """The gradient that has reached a leaf."""
+    assert x.grad is not None
+    return x.grad

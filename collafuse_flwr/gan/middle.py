@@ -1,0 +1,102 @@
+"""The server's half of the split GAN: the union of the blocks that any client leaves to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from collafuse_flwr.gan.blocks import Architecture, Blocks, Cuts, middle
+from collafuse_flwr.gan.halves import Practice, gradient, leaf, step, without_weight_gradients
+
+#: Tensors by client.
+ByClient = dict[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of all clients' rows through the server's blocks of a net.
+
+    `features` is what the net's middle block makes of each client's rows.
+    """
+
+    inputs: ByClient
+    outputs: ByClient
+    features: ByClient
+
+    def back(self, grads: ByClient) -> ByClient:
+        """From gradients at the outputs to gradients at the inputs; of clients that sent none, none go back."""
+        known = sorted(set(grads) & set(self.outputs))
+        torch.autograd.backward([self.outputs[client] for client in known], [grads[client] for client in known])
+        return {client: gradient(self.inputs[client]) for client in known}
+
+
+class ServerHalf:
+    """One copy of the middle of generator and discriminator, for clients with any cuts.
+
+    Rows of all clients go through a block together: a client's rows join where its head ends and leave where its tail
+    begins. Batch statistics are those of all rows; gradients add up over clients.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        cuts: Mapping[int, Cuts],
+        name: tuple[int | str, ...],
+        practice: Practice,
+    ) -> None:
+        """Blocks as `name` gives them, for clients with these cuts.
+
+        Raises:
+            SettingError: a client's cuts do not fit the nets.
+        """
+        for own in cuts.values():
+            own.check(architecture)
+        self.cuts, self.runtime = cuts, practice.runtime
+        self.counts = {net: len(getattr(architecture, net)) for net in ("generator", "discriminator")}
+        self.nets: dict[str, Blocks] = {}
+        for net in self.counts:
+            spans = [self.span(client, net) for client in cuts]
+            union = range(min(span.start for span in spans), max(span.stop for span in spans))
+            self.nets[net] = architecture.build(net, union, name).to(practice.runtime.device).train()
+        self.optimisers = {net: practice.optimiser(blocks) for net, blocks in self.nets.items()}
+
+    def span(self, client: int, net: str) -> range:
+        """Indices of the blocks that a client leaves to the server."""
+        head, tail = self.cuts[client].of(net)
+        return range(1 + head, self.counts[net] - 1 - tail)
+
+    def forward(self, net: str, inputs: ByClient, *, train_weights: bool = True) -> Pass:
+        """Carry the clients' rows through the server's blocks of `generator` or `discriminator`.
+
+        Without `train_weights` gradients go to the inputs alone.
+        """
+        leaves = {client: leaf(inputs[client]) for client in sorted(inputs)}
+        if train_weights:
+            return self._through(net, leaves)
+        with without_weight_gradients(self.nets[net]):
+            return self._through(net, leaves)
+
+    def step(self, net: str) -> None:
+        """Train the server's blocks of a net with the gradients that have come back."""
+        step(self.optimisers[net])
+
+    def _through(self, net: str, leaves: ByClient) -> Pass:
+        now: ByClient = {}
+        outputs: ByClient = {}
+        features: ByClient = {}
+        spans = {client: self.span(client, net) for client in leaves}
+        for index in self.nets[net].indices:
+            now |= {client: x for client, x in leaves.items() if spans[client].start == index}
+            if not now:
+                continue
+            with self.runtime.autocast():
+                rows = self.nets[net][index](torch.cat(list(now.values()))).float()
+            now = dict(zip(now, rows.split([len(x) for x in now.values()]), strict=True))
+            if index == middle(self.counts[net]):
+                features = {client: x.detach() for client, x in now.items()}
+            gone = [client for client in now if spans[client].stop == index + 1]
+            outputs |= {client: now.pop(client) for client in gone}
+        return Pass(leaves, outputs, features)
