@@ -41,20 +41,33 @@ def plan_cuts(iteration: Iteration, least: Cuts = Cuts()) -> Plan:
     """
     low, high = bounds(iteration, least)
     solve = lru_cache(maxsize=None)(lambda end, limit: _best(iteration.ends[end], low[end], np.array(limit)))
-    order, queue = itertools.count(), list[tuple[float, int, Whole, Whole]]()
 
-    def push(high: Whole) -> None:
+    def node(high: Whole) -> _Node:
         solved = [solve(end, tuple(limit)) for end, limit in enumerate(high.tolist())]
-        heapq.heappush(queue, (sum(seconds for seconds, _ in solved), next(order), np.stack([x for _, x in solved]), high))
+        return _Node(sum(seconds for seconds, _ in solved), np.stack([extra for _, extra in solved]), high)
 
-    push(high)
+    queue = [node(high)]
     while True:
-        _, _, extra, high = heapq.heappop(queue)
-        over = np.flatnonzero(iteration.memory(extra) > iteration.capacity())
-        if not len(over):
-            return finished(iteration, extra)
-        for limit in _largest_that_fit(iteration, low[:, over[0]], high[:, over[0]], over[0]):
-            push(np.where(np.arange(high.shape[1]) == over[0], limit[:, None], high))
+        best = heapq.heappop(queue)
+        over = np.flatnonzero(iteration.memory(best.extra) > iteration.capacity()).tolist()
+        if not over:
+            return finished(iteration, best.extra)
+        # Of the kinds that hold too much, the one whose limits cost most: bounds rise soonest.
+        children = [[node(tighter) for tighter in _largest_that_fit(iteration, low, best.high, kind)] for kind in over]
+        for child in max(children, key=min):
+            heapq.heappush(queue, child)
+
+
+@dataclass(frozen=True, eq=False)
+class _Node:
+    """Limits to the extra blocks of ends and kinds, (4, kinds), the best choice within them, and its time."""
+
+    seconds: float
+    extra: Whole
+    high: Whole
+
+    def __lt__(self, other: _Node) -> bool:
+        return self.seconds < other.seconds
 
 
 def bounds(iteration: Iteration, least: Cuts) -> tuple[Whole, Whole]:
@@ -112,14 +125,16 @@ def _largest(end: End, low: Whole, high: Whole, start: float, finish: float) -> 
 
 
 def _largest_that_fit(iteration: Iteration, low: Whole, high: Whole, kind: int) -> Iterator[Whole]:
-    """Extra blocks of the ends that fit a kind's memory and to which none can be added, (4,) each."""
-    ranges = [range(a, b + 1) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+    """Limits, (4, kinds), whose column for a kind fits its memory, by every choice to which no block can be added."""
+    ranges = [range(a, b + 1) for a, b in zip(low[:, kind].tolist(), high[:, kind].tolist(), strict=True)]
 
     def fits(extra: tuple[int, ...]) -> bool:
         memory = sum(end.memory[level] for end, level in zip(iteration.ends, extra, strict=True))
         return bool(memory <= iteration.kinds[kind].memory)
 
     for extra in filter(fits, itertools.product(*ranges)):
-        more = (extra[:e] + (extra[e] + 1,) + extra[e + 1 :] for e in range(len(extra)) if extra[e] < high[e])
+        more = (extra[:e] + (extra[e] + 1,) + extra[e + 1 :] for e in range(len(extra)) if extra[e] < high[e, kind])
         if not any(map(fits, more)):
-            yield np.array(extra)
+            tighter = high.copy()
+            tighter[:, kind] = extra
+            yield tighter
