@@ -7,6 +7,7 @@ Every default lives here and nowhere else. Hydra reads this schema directly; the
 from collafuse_flwr.config.sections import (
     ENDS,
     FEDERATED,
+    GANS,
     MIXED,
     MODELS,
     SPLIT,
@@ -14,6 +15,7 @@ from collafuse_flwr.config.sections import (
     DataConfig,
     EvaluationConfig,
     FederationConfig,
+    GanConfig,
     ModelConfig,
     RunConfig,
     SplitConfig,
@@ -24,6 +26,7 @@ from collafuse_flwr.config.whole import Config, check_guidance, setting_help, se
 __all__ = [
     "ENDS",
     "FEDERATED",
+    "GANS",
     "MIXED",
     "MODELS",
     "SPLIT",
@@ -32,6 +35,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "FederationConfig",
+    "GanConfig",
     "ModelConfig",
     "RunConfig",
     "SplitConfig",

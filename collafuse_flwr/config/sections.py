@@ -34,13 +34,15 @@ DATASETS = (
 ENDS = {"local": 1.0, "centralised": 0.0}
 #: Whole chains in the clients, whose weights are averaged, all or in part.
 FEDERATED = ("fedavg", "fedprox", "usplit", "ulatdec", "udec")
+#: GANs, which have no diffusion process and so no cut in it.
+GANS = ("huscf_gan", "fedgan", "mdgan")
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """What is run, where it goes and how it is started."""
 
-    strategy: str = setting("collafuse", "the algorithm", choices=(*SPLIT, *ENDS, *FEDERATED))
+    strategy: str = setting("collafuse", "the algorithm", choices=(*SPLIT, *ENDS, *FEDERATED, *GANS))
     seed: int = setting(0, "seeds every random stream of the run", low=0)
     num_rounds: int = setting(10, "rounds of the federation", low=1)
     num_supernodes: int = setting(10, "clients (SuperNodes)", low=1)
@@ -84,6 +86,9 @@ class DataConfig:
     )
     dirichlet_alpha: float = setting(0.3, "concentration of the Dirichlet partition", above=0)
     classes_per_client: int = setting(2, "classes that a client of `by_class` holds", low=1)
+    joined_classes: str = setting(
+        "name", "classes of several sets are the same if they share this", choices=("name", "number")
+    )
     attribute_groups: str = setting("", "for by_attribute, the attributes of each client: 'a,b;c;...'")
     overlap: bool = setting(False, "an image of by_attribute is with every client that it fits")
     within_domain: str = setting("iid", "how by_domain deals a data set among its clients", choices=PARTITIONS)
@@ -151,6 +156,43 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class GanConfig:
+    """The GANs: their networks, how they are split and federated."""
+
+    gan_width: int = setting(64, "feature maps of a GAN's widest images; others have up to four times as many", low=1)
+    gan_depth: int = setting(1, "blocks of equal resolution in the middle of generator and discriminator", low=1)
+    gan_batch_size: int = setting(64, "images in a batch of a GAN's client", low=2)
+    gan_learning_rate: float = setting(2e-4, "Adam's step size in GANs; its betas are 0.5 and 0.999", above=0)
+    gan_labels: str = setting("own", "classes of a GAN's samples", choices=("own", "uniform"))
+    client_cuts: str = setting(
+        "", "extra blocks in the heads and tails of G and D, as 0010, for all clients or for each: '0010,1111,...'"
+    )
+    min_d_head: int = setting(0, "extra blocks that a client at least keeps in the discriminator's head", low=0)
+    engine: str = setting(
+        "messages",
+        "how a GAN's halves meet: by messages, or in one process (simulation)",
+        choices=("messages", "fused"),
+    )
+    wire_dtype: str = setting(
+        "float32", "precision of activations and gradients at the cuts", choices=("float32", "float16", "bfloat16")
+    )
+    factored_tails: bool = setting(False, "clients with the least tail send a factor of its gradient and its weights")
+    activation_noise: float = setting(0.0, "standard deviation of noise on what is sent of real images", low=0)
+    gan_init: str = setting("independent", "weights that clients begin with", choices=("independent", "common"))
+    warmup_rounds: int = setting(2, "first rounds in which all clients are one cluster, weighted by size", low=0)
+    num_clusters: int = setting(0, "clusters of clients; 0: found by their silhouette", low=0)
+    cluster_feature: str = setting("flat", "what clients are clustered by", choices=("flat", "stats"))
+    cluster_batches: int = setting(4, "last batches of a round that clusters are found from", low=1)
+    kld_beta: float = setting(-1.0, "weight of a client's divergence from the others; -1: calibrated", low=-1)
+    kld_direction: str = setting(
+        "q_p", "divergence of the others from a client (q_p, as published), or the reverse", choices=("q_p", "p_q")
+    )
+    server_aggregation: str = setting(
+        "global", "the server's blocks: averaged with clients' own, or kept", choices=("global", "keep")
+    )
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """What is sampled and measured."""
 
@@ -175,5 +217,6 @@ SECTIONS: dict[str, type[Any]] = {
     "model": ModelConfig,
     "split": SplitConfig,
     "train": TrainConfig,
+    "gan": GanConfig,
     "evaluation": EvaluationConfig,
 }

@@ -16,6 +16,7 @@ from collafuse_flwr.config.sections import (
     DataConfig,
     EvaluationConfig,
     FederationConfig,
+    GanConfig,
     ModelConfig,
     RunConfig,
     SplitConfig,
@@ -34,6 +35,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    gan: GanConfig = field(default_factory=GanConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,16 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from collafuse_flwr.gan.blocks import Architecture, Blocks, Cuts
-from collafuse_flwr.gan.halves import Practice, Tensors, frozen_statistics, gradient, leaf, step, without_weight_gradients
+from collafuse_flwr.gan.factored import can_factor, weight_of
+from collafuse_flwr.gan.halves import (
+    Practice,
+    Tensors,
+    frozen_statistics,
+    gradient,
+    leaf,
+    step,
+    without_weight_gradients,
+)
 
 #: A client's pieces of the two nets.
 PARTS = ("g_head", "g_tail", "d_head", "d_tail")
@@ -48,9 +58,14 @@ class DeviceHalf:
     """
 
     def __init__(
-        self, architecture: Architecture, cuts: Cuts, name: tuple[int | str, ...], practice: Practice
+        self,
+        architecture: Architecture,
+        cuts: Cuts,
+        name: tuple[int | str, ...],
+        practice: Practice,
+        factored: bool = False,
     ) -> None:
-        """Blocks as `name` gives them (see `Architecture.build`)."""
+        """Blocks as `name` gives them (see `Architecture.build`); `factored` as in gan/factored.py."""
         self.parts: dict[str, Blocks] = {}
         for net in ("generator", "discriminator"):
             count = len(getattr(architecture, net))
@@ -58,6 +73,7 @@ class DeviceHalf:
                 part = architecture.build(net, indices, name).to(practice.runtime.device)
                 self.parts[f"{net[0]}_{end}"] = part.train()
         self.optimisers = {part: practice.optimiser(self.parts[part]) for part in PARTS}
+        self.factored = {net: factored and can_factor(self.parts[f"{net}_tail"]) for net in "gd"}
         self.runtime = practice.runtime
         self.tape = Tape()
         self.losses = {"discriminator": 0.0, "generator": 0.0}
@@ -80,7 +96,7 @@ class DeviceHalf:
 
     def answer(self, phase: str, received: Tensors) -> Tensors:
         """One of the phases 2 to 6."""
-        answers = {
+        answers: dict[str, Callable[..., Tensors]] = {
             "fake": self._fake,
             "judge": self._judge,
             "discriminator": self._discriminator,
@@ -102,11 +118,9 @@ class DeviceHalf:
         """3: the discriminator's loss; its tail is trained, and the gradients at the cut go back."""
         at = {"dt_fake": leaf(dt_fake), "dt_real": leaf(dt_real)}
         logits = [self._run("d_tail", dt) for dt in at.values()]
-        loss = _cross_entropy(logits[0], 0.0) + _cross_entropy(logits[1], 1.0)
-        loss.backward()
+        sent = self._back(_cross_entropy(logits[0], 0.0) + _cross_entropy(logits[1], 1.0), at, logits, "discriminator")
         step(self.optimisers["d_tail"])
-        self.losses["discriminator"] = loss.item()
-        return {f"grad_{name}": gradient(dt) for name, dt in at.items()}
+        return sent
 
     def _discriminator(self, grad_dh_fake: Tensor, grad_dh_real: Tensor) -> Tensors:
         """4: the discriminator's head is trained, and sends what it now makes of the fake images."""
@@ -125,10 +139,8 @@ class DeviceHalf:
         """5: the generator's loss; the gradient at the cut goes back."""
         at = leaf(dt)
         with without_weight_gradients(self.parts["d_tail"]):
-            loss = _cross_entropy(self._run("d_tail", at), 1.0)
-        loss.backward()
-        self.losses["generator"] = loss.item()
-        return {"grad_dt": gradient(at)}
+            logits = self._run("d_tail", at)
+        return self._back(_cross_entropy(logits, 1.0), {"dt": at}, [logits], "generator")
 
     def _generator(self, grad_dh: Tensor) -> Tensors:
         """6: the gradient goes on through the fake images; the generator's tail is trained."""
@@ -137,10 +149,14 @@ class DeviceHalf:
         if dh is None:
             with without_weight_gradients(self.parts["d_head"]):
                 dh = self._again("d_head", fake, self._batch().labels)
+        fake.retain_grad()
         dh.backward(grad_dh)
-        step(self.optimisers["g_tail"])
         assert self.tape.gt is not None
         sent = {"grad_gt": gradient(self.tape.gt)}
+        if self.factored["g"]:
+            through_tanh = gradient(fake) * (1 - fake.detach() ** 2)
+            sent = {"factor_gt": through_tanh, "weight_gt": weight_of(self.parts["g_tail"])}
+        step(self.optimisers["g_tail"])
         self.tape = Tape(self.tape.batch, gh=self.tape.gh)
         return sent
 
@@ -162,6 +178,17 @@ class DeviceHalf:
             if own:
                 self.parts[part].load_state_dict(own)
                 _load_moments(self.optimisers[part], tensors, f"adam.{part}.")
+
+    def _back(self, loss: Tensor, at: Tensors, logits: list[Tensor], of: str) -> Tensors:
+        """The gradients of a loss at the cut `dt`, or their factors."""
+        for own in logits:
+            own.retain_grad()
+        loss.backward()
+        self.losses[of] = loss.item()
+        if not self.factored["d"]:
+            return {f"grad_{name}": gradient(dt) for name, dt in at.items()}
+        factors = {f"factor_{name}": gradient(own) for name, own in zip(at, logits, strict=True)}
+        return factors | {"weight_dt": weight_of(self.parts["d_tail"])}
 
     def _batch(self) -> Batch:
         assert self.tape.batch is not None

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from collafuse_flwr.gan.device import Batch, DeviceHalf
+from collafuse_flwr.gan.factored import expand
 from collafuse_flwr.gan.halves import Tensors
 from collafuse_flwr.gan.middle import ByClient, ServerHalf
 
@@ -47,23 +48,29 @@ def train_batch(server: ServerHalf, link: Link, pending: Mapping[int, Tensors]) 
     answer a phase is left out from there on: its rows are lost, the others go on.
 
     The order is that of an undivided step: D on fake images before real ones, in two passes; D is trained; then G
-    through the D that was just trained. Five of the nine passes are the discriminator's three, forwards and backwards.
+    through the D that was just trained.
     """
     latent = link.call("latent", pending)
     generated = server.forward("generator", _all(latent, "gh"))
     shown = link.call("fake", _each(gt=generated.outputs))
     on_fake = server.forward("discriminator", _all(shown, "dh_fake"))
     on_real = server.forward("discriminator", _all(shown, "dh_real"))
-    judged = link.call("judge", _each(dt_fake=on_fake.outputs, dt_real=on_real.outputs))
+    judged = _whole(link.call("judge", _each(dt_fake=on_fake.outputs, dt_real=on_real.outputs)), on_fake.outputs)
     at_fake, at_real = on_fake.back(_all(judged, "grad_dt_fake")), on_real.back(_all(judged, "grad_dt_real"))
     server.step("discriminator")
     again = link.call("discriminator", _each(grad_dh_fake=at_fake, grad_dh_real=at_real))
     on_fake = server.forward("discriminator", _all(again, "dh"), train_weights=False)
-    scored = link.call("score", _each(dt=on_fake.outputs))
-    last = link.call("generator", _each(grad_dh=on_fake.back(_all(scored, "grad_dt"))))
+    scored = _whole(link.call("score", _each(dt=on_fake.outputs)), on_fake.outputs)
+    at_dh = on_fake.back(_all(scored, "grad_dt"))
+    last = _whole(link.call("generator", _each(grad_dh=at_dh)), generated.outputs)
     at_gh = generated.back(_all(last, "grad_gt"))
     server.step("generator")
     return _each(grad_gh=at_gh), on_real.features
+
+
+def _whole(answers: Mapping[int, Tensors], at: ByClient) -> dict[int, Tensors]:
+    """Answers in which gradients at a cut, where rows look as in `at`, are no longer in factors."""
+    return {client: expand(tensors, at[client].shape[1:]) for client, tensors in answers.items()}
 
 
 def _all(answers: Mapping[int, Tensors], name: str) -> dict[int, Tensor]:

@@ -1,0 +1,204 @@
+"""The split GAN's batch: in pieces, by recomputation and undivided, with the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from collafuse_flwr.gan.blocks import Architecture, Cuts, build_architecture
+from collafuse_flwr.gan.device import Batch, DeviceHalf, Tape
+from collafuse_flwr.gan.halves import PHASES, Practice, Tensors
+from collafuse_flwr.gan.middle import ServerHalf
+from collafuse_flwr.gan.training import InProcess, train_batch
+from collafuse_flwr.gan.travel import Rounding, rounded
+from collafuse_flwr.rng import stream
+from collafuse_flwr.runtime import choose_runtime
+from simulations.bench.plain_gan import PlainGan
+
+CUTS = {0: Cuts.parse("0000"), 1: Cuts.parse("0010"), 2: Cuts.parse("1110"), 3: Cuts.parse("1111")}
+PRACTICE = Practice(choose_runtime("cpu", "float32"))
+ROWS = 6
+
+
+@pytest.fixture(scope="module")
+def architecture() -> Architecture:
+    return build_architecture(channels=1, size=12, num_classes=3, width=4)
+
+
+def federation(
+    architecture: Architecture, cuts: Mapping[int, Cuts] = CUTS, factored: bool = False
+) -> tuple[ServerHalf, dict[int, DeviceHalf]]:
+    halves = {c: DeviceHalf(architecture, own, (0, "client", c), PRACTICE, factored) for c, own in cuts.items()}
+    return ServerHalf(architecture, cuts, (0, "server"), PRACTICE), halves
+
+
+def batch(client: int, step: int) -> Batch:
+    generator = stream("batch", client, step)
+    return Batch(
+        torch.rand((ROWS, 1, 12, 12), generator=generator) * 2 - 1,
+        torch.randint(0, 3, (ROWS,), generator=generator),
+        torch.randn((ROWS, 100), generator=generator),
+    )
+
+
+def weights(server: ServerHalf, halves: Mapping[int, DeviceHalf]) -> dict[str, Tensor]:
+    """Everything that training moves, running statistics included."""
+    found = {f"{c}.{name}": value for c, half in halves.items() for name, value in half.state().items()}
+    return found | {
+        f"{net}.{name}": value for net, blocks in server.nets.items() for name, value in blocks.state_dict().items()
+    }
+
+
+def train(server: ServerHalf, link: InProcess, steps: int) -> None:
+    pending: dict[int, Tensors] = {client: {} for client in link.halves}
+    for step in range(steps):
+        link.batches = {client: batch(client, step) for client in link.halves}
+        pending, _ = train_batch(server, link, pending)
+    for client, payload in pending.items():
+        link.halves[client].close(payload["grad_gh"])
+
+
+class Forgetful(InProcess):
+    """A link whose clients are other objects in every phase, which know the state on disk, the batch and gt alone."""
+
+    def __init__(self, architecture: Architecture, halves: Mapping[int, DeviceHalf]) -> None:
+        super().__init__(dict(halves), {})
+        self.architecture = architecture
+
+    def call(self, phase: str, payloads: Mapping[int, Tensors]) -> dict[int, Tensors]:
+        for client in payloads:
+            old, fresh = self.halves[client], DeviceHalf(self.architecture, CUTS[client], ("other",), PRACTICE)
+            fresh.load({name: value.clone() for name, value in old.state().items()})
+            fresh.tape = Tape(old.tape.batch, None if old.tape.gt is None else old.tape.gt.detach().clone())
+            self.halves = {**self.halves, client: fresh}
+        return super().call(phase, payloads)
+
+
+class Deserting(InProcess):
+    """A link on which client 1 stops answering at a phase."""
+
+    phase = "latent"
+
+    def call(self, phase: str, payloads: Mapping[int, Tensors]) -> dict[int, Tensors]:
+        stays = {
+            c: p for c, p in payloads.items() if c != 1 or list(PHASES).index(phase) < list(PHASES).index(self.phase)
+        }
+        return super().call(phase, stays)
+
+
+@pytest.mark.parametrize(("size", "channels", "depth"), [(12, 1, 1), (8, 3, 2)])
+def test_split_training_gives_the_bits_of_one_undivided_graph(size: int, channels: int, depth: int) -> None:
+    architecture = build_architecture(channels, size, num_classes=3, width=4, depth=depth)
+
+    def draw(client: int, step: int) -> Batch:
+        own = batch(client, step)
+        return Batch(own.x[:, :, :size, :size].expand(-1, channels, -1, -1), own.labels, own.z)
+
+    split, plain = federation(architecture), federation(architecture)
+    link, reference = InProcess(split[1], {}), PlainGan(*plain)
+    pending: dict[int, Tensors] = {client: {} for client in CUTS}
+    for step in range(3):
+        batches = {client: draw(client, step) for client in CUTS}
+        link.batches = batches
+        pending, _ = train_batch(split[0], link, pending)
+        reference.train_batch(batches)
+    for client, payload in pending.items():
+        split[1][client].close(payload["grad_gh"])
+    before = weights(*federation(architecture))
+    expected = weights(*plain)
+    for name, value in weights(*split).items():
+        assert torch.equal(value, expected[name]), name
+    assert not all(torch.equal(value, expected[name]) for name, value in before.items())
+
+
+def test_a_client_that_forgets_everything_but_its_disk_gives_the_same_bits(architecture: Architecture) -> None:
+    remembers, forgets = federation(architecture), federation(architecture)
+    train(remembers[0], InProcess(remembers[1], {}), 2)
+    link = Forgetful(architecture, forgets[1])
+    train(forgets[0], link, 2)
+    expected = weights(*remembers)
+    for name, value in weights(forgets[0], link.halves).items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize("phase", list(PHASES))
+def test_a_client_that_deserts_costs_its_rows_alone(architecture: Architecture, phase: str) -> None:
+    server, halves = federation(architecture)
+    link = Deserting(halves, {client: batch(client, 0) for client in CUTS})
+    link.phase = phase
+    pending, features = train_batch(server, link, {client: {} for client in CUTS})
+    assert set(pending) == {0, 2, 3}
+    assert {0, 2, 3} <= set(features)
+    for value in weights(server, halves).values():
+        assert value.isfinite().all()
+    link.batches = {client: batch(client, 1) for client in pending}
+    again, _ = train_batch(server, link, pending)
+    assert set(again) == set(pending)
+
+
+def test_nobody_answering_leaves_the_server_as_it_was(architecture: Architecture) -> None:
+    server, halves = federation(architecture)
+    before = {name: value.clone() for name, value in weights(server, halves).items()}
+    assert train_batch(server, InProcess(halves, {}), {}) == ({}, {})
+    after = weights(server, halves)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_rows_do_not_depend_on_the_order_in_which_clients_are_named(architecture: Architecture) -> None:
+    one, other = federation(architecture), federation(architecture, dict(reversed(CUTS.items())))
+    for server, halves in (one, other):
+        link = InProcess(halves, {client: batch(client, 0) for client in halves})
+        train_batch(server, link, {client: {} for client in halves})
+    expected = weights(*one)
+    for name, value in weights(*other).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_features_are_those_of_the_discriminators_middle_block_for_real_images(architecture: Architecture) -> None:
+    server, halves = federation(architecture, {0: CUTS[0]})
+    own = batch(0, 0)
+    with torch.no_grad():
+        middle = halves[0].parts["d_head"](own.x, own.labels)
+        for index in (1, 2):
+            middle = server.nets["discriminator"][index](middle)
+    fresh = federation(architecture, {0: CUTS[0]})
+    _, features = train_batch(fresh[0], InProcess(fresh[1], {0: own}), {0: {}})
+    assert torch.equal(features[0], middle)
+
+
+class Sent:
+    """Counts bytes up."""
+
+    total = 0
+
+    def __call__(self, client: int, down: int, up: int) -> None:
+        self.total += up
+
+
+def test_factors_of_gradients_give_the_same_training_with_fewer_numbers(architecture: Architecture) -> None:
+    whole, factors = federation(architecture), federation(architecture, factored=True)
+    numbers = []
+    for server, halves in (whole, factors):
+        sent = Sent()
+        link = Rounding(InProcess(halves, {c: batch(c, 0) for c in CUTS}), "float32", sent)
+        pending, _ = train_batch(server, link, {client: {} for client in CUTS})
+        numbers.append((sent.total, pending))
+    assert numbers[1][0] < 0.8 * numbers[0][0]
+    for client in CUTS:
+        assert torch.allclose(numbers[0][1][client]["grad_gh"], numbers[1][1][client]["grad_gh"], rtol=1e-4, atol=1e-9)
+    # Adam's first step is the sign of the gradient, so that a rounding error where it is 0 may show: compare what sums.
+    for name, value in weights(*whole).items():
+        assert (value - weights(*factors)[name]).abs().float().mean() < 1e-5, name
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 0.0), ("float16", 2e-3), ("bfloat16", 2e-2)])
+def test_what_travels_in_sixteen_bits_keeps_its_relative_size(dtype: str, error: float) -> None:
+    for scale in (1e-12, 1.0, 1e12):
+        x = torch.randn((50,), generator=stream("x")) * scale
+        arrived = rounded(x, dtype)
+        assert (arrived - x).abs().max() <= error * x.abs().max()
+        assert (arrived == x).all() == (dtype == "float32")
+    assert torch.equal(rounded(torch.zeros(3), dtype), torch.zeros(3))
