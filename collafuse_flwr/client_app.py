@@ -81,5 +81,5 @@ def _client(config: Config, context: Context) -> CollaFuseClient:
     else:
         data = federation_data(config.data, config.run.num_supernodes, config.run.seed).client(client)
     process = Process.of(config)
-    cut = own_cut(config, process.schedule, data.train, client, store)
+    cut = own_cut(process, data.train, client, store)
     return client_class(config.run.strategy)(client, process, data, store, cut, seeded_secret="data-path" not in node)

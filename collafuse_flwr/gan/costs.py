@@ -19,7 +19,7 @@ PAPER_ELEMENTWISE = (10, 15)
 
 @dataclass(frozen=True)
 class BlockCost:
-    """One block and one batch: operations forward and backward, and bytes put out, of weights, and kept for backward."""
+    """One block and one batch: operations forward and backward; bytes put out, of weights, and kept for backward."""
 
     forward: float
     backward: float

@@ -7,7 +7,7 @@ import numpy as np
 from collafuse_flwr.errors import UserError
 from collafuse_flwr.gan.blocks import Cuts
 from collafuse_flwr.gan.latency import Iteration, Real, Whole
-from collafuse_flwr.gan.planner import Plan, bounds, finished
+from collafuse_flwr.gan.planner import KEEP_LEAST, Plan, bounds, finished
 from collafuse_flwr.rng import derive_seed
 
 #: Individuals that compete for a place among the parents, and how often parents are crossed and genes redrawn.
@@ -15,7 +15,7 @@ TOURNAMENT, CROSSOVER, MUTATION = 5, 0.7, 0.01
 
 
 def evolve_cuts(
-    iteration: Iteration, least: Cuts = Cuts(), *, population: int = 1000, generations: int = 100, seed: int = 0
+    iteration: Iteration, least: Cuts = KEEP_LEAST, *, population: int = 1000, generations: int = 100, seed: int = 0
 ) -> Plan:
     """The best individual of the last generation: a gene is the number of extra blocks at one end of one client.
 
@@ -25,7 +25,7 @@ def evolve_cuts(
     Args:
         iteration: the model, with a kind for each client (`alike=False`).
         least: extra blocks that every client keeps.
-        population: individuals, even.
+        population: individuals, of whom an odd one is not crossed.
         generations: how often they are replaced.
         seed: of the run.
 
@@ -42,7 +42,9 @@ def evolve_cuts(
         children = _cross(parents, rng)
         redrawn = rng.random(children.shape) < MUTATION
         # A bit that is redrawn flips; of more levels any other is as likely.
-        other = low + (children - low + rng.integers(1, np.maximum(high - low, 1) + 1, children.shape)) % (high - low + 1)
+        other = low + (children - low + rng.integers(1, np.maximum(high - low, 1) + 1, children.shape)) % (
+            high - low + 1
+        )
         genes = np.where(redrawn, other, children)
     fitness = _fitness(iteration, genes)
     if np.isinf(fitness.min()):
@@ -59,11 +61,11 @@ def _fitness(iteration: Iteration, genes: Whole) -> Real:
 
 def _cross(parents: Whole, rng: np.random.Generator) -> Whole:
     """Neighbouring parents, two by two, with some genes exchanged."""
-    one, other = parents[0::2], parents[1::2]
-    pairs, size = one.shape
+    pairs, size = len(parents) // 2, parents.shape[1]
+    one, other = parents[: 2 * pairs].reshape(pairs, 2, size).swapaxes(0, 1)
     ends = np.sort(rng.integers(size + 1, size=(pairs, 2)), 1)
     between = (np.arange(size) >= ends[:, :1]) & (np.arange(size) < ends[:, 1:])
     uniform = rng.random((pairs, size)) < 0.5
     exchanged = np.where(rng.random((pairs, 1)) < 0.5, uniform, between) & (rng.random((pairs, 1)) < CROSSOVER)
     crossed = np.where(exchanged, other, one), np.where(exchanged, one, other)
-    return np.stack(crossed, 1).reshape(parents.shape)
+    return np.concatenate([*crossed, parents[2 * pairs :]])

@@ -28,7 +28,7 @@ Real = NDArray[np.float64]
 
 #: The nets, and of each: passes of an iteration, messages of a client on either way, and tapes kept at a time.
 #: The discriminator sees fake and real images in its own step, the fake ones again in the generator's.
-NETS = {"generator": (1, 1, 1), "discriminator": (3, 2, 2)}
+PASSES = {"generator": (1, 1, 1), "discriminator": (3, 2, 2)}
 #: The ends of the nets, in the order of a cut's digits.
 ENDS = ("g_head", "g_tail", "d_head", "d_tail")
 
@@ -52,15 +52,20 @@ class End:
     @property
     def levels(self) -> int:
         """The most extra blocks, and one."""
-        return self.send.shape[1]
+        return len(self.memory)
 
     def reach(self, extra: Whole) -> tuple[Real, Real]:
         """When each kind would be served at each level, if all have `extra` (..., kinds): two of (..., kinds, levels).
 
         That is s and r with the time of the server's blocks between the cut and the middle.
         """
-        left = ((extra[..., None] < np.arange(1, self.levels)) * self.count[:, None]).sum(-2)
+        left = self.left(extra)
         return self.send + _beyond(left * self.before), self.receive + _beyond(left * self.after)
+
+    def left(self, extra: Whole) -> Whole:
+        """How many clients leave each block that may be extra to the server, (..., kinds) -> (..., levels - 1)."""
+        result: Whole = ((extra[..., None] < np.arange(1, self.levels)) * self.count[:, None]).sum(-2)
+        return result
 
     def times(self, extra: Whole) -> tuple[Real, Real]:
         """S and R, with extra blocks for each kind, (..., kinds) -> (...,) each."""
@@ -85,16 +90,35 @@ class Iteration:
 
     def seconds(self, extra: Whole) -> Real:
         """The modelled time of an iteration with extra blocks for each end and kind, (..., 4, kinds) -> (...,)."""
-        times = [sum(end.times(extra[..., index, :])) for index, end in enumerate(self.ends)]
-        return self.middle + np.sum(times, 0)
+        seconds: Real = np.full(extra.shape[:-2], self.middle)
+        for index, end in enumerate(self.ends):
+            start, finish = end.times(extra[..., index, :])
+            seconds = seconds + start + finish
+        return seconds
 
     def memory(self, extra: Whole) -> Real:
         """The bytes that each kind of client needs, (..., 4, kinds) -> (..., kinds)."""
-        return np.sum([end.memory[extra[..., index, :]] for index, end in enumerate(self.ends)], 0)
+        needed: Real = np.sum([end.memory[extra[..., index, :]] for index, end in enumerate(self.ends)], 0)
+        return needed
 
     def capacity(self) -> Real:
         """The bytes that each kind of client has, (kinds,)."""
         return np.array([device.memory for device in self.kinds])
+
+    def server(self, extra: Whole) -> float:
+        """Seconds that the server computes, with extra blocks for each end and kind, (4, kinds)."""
+        blocks = 0.0
+        for end, own in zip(self.ends, extra, strict=True):
+            blocks += float(end.left(own) @ (end.before + end.after))
+        return self.middle + blocks
+
+    def passes(self, extra: Whole) -> Real:
+        """Seconds of each kind's own compute and transfers, (4, kinds) -> (4, kinds): G forward, backward, then D's."""
+        rows = np.arange(extra.shape[1])
+        send = [end.send[rows, own] for end, own in zip(self.ends, extra, strict=True)]
+        receive = [end.receive[rows, own] for end, own in zip(self.ends, extra, strict=True)]
+        # Forward is sent from the head and received by the tail of the same net; backward is the reverse.
+        return np.stack([send[index] + receive[index ^ 1] for index in range(4)])
 
     def extra(self, cuts: Sequence[Cuts]) -> Whole:
         """Cuts of all kinds as the array that `seconds` takes."""
@@ -115,7 +139,7 @@ def iteration(
     `paper` follows the authors' code, faults included: every client has the server's link for itself, and on the way
     down its own does not matter; the server computes the discriminator once, not three times, and the backward pass of
     the generator's second block is charged as its fourth (so for all blocks in heads, by mirror image). `corrected`
-    mends these, shares the server's link equally among all clients, and adds `message_latency` seconds for each message.
+    mends these, shares the server's link equally among all clients, and adds `message_latency` seconds a message.
     The faulty operation counts are those of `measure(..., "paper")`.
     """
     paper = model == "paper"
@@ -128,7 +152,7 @@ def iteration(
     up, down = (own_link, np.full_like(own_link, server.link)) if paper else (shared, shared)
     delay = 0.0 if paper else message_latency
     ends, between = [], 0.0
-    for net, (passes, messages, tapes) in NETS.items():
+    for net, (passes, messages, tapes) in PASSES.items():
         blocks, own = cost.of(net), 1 if paper else passes
         mid, most = middle(len(blocks)), most_extra(len(blocks))
         between += own * (blocks[mid].forward + blocks[mid].backward) * len(devices) / server.flops
@@ -160,7 +184,7 @@ def _sums(blocks: NetCost, name: str, levels: int) -> Real:
 def batch_bytes(cost: GanCost, cuts: Cuts) -> float:
     """Bytes of a batch that cross a client's cuts on either way: gh + gt + 3 dh + 3 dt, activations or gradients."""
     total = 0.0
-    for net, (passes, _, _) in NETS.items():
+    for net, (passes, _, _) in PASSES.items():
         blocks = cost.of(net)
         total += passes * (blocks[cuts.head(net)[-1]].output + blocks[cuts.tail(net, len(blocks))[0] - 1].output)
     return total

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,9 @@ from collafuse_flwr.errors import SettingError, UserError
 from collafuse_flwr.gan.blocks import Cuts
 from collafuse_flwr.gan.latency import ENDS, End, Iteration, Whole
 
+#: No extra blocks anywhere.
+KEEP_LEAST = Cuts()
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -31,7 +35,7 @@ class Plan:
     seconds: float
 
 
-def plan_cuts(iteration: Iteration, least: Cuts = Cuts()) -> Plan:
+def plan_cuts(iteration: Iteration, least: Cuts = KEEP_LEAST) -> Plan:
     """The best cuts that keep `least` or more with each client and fit its memory; equal devices have equal cuts.
 
     Without limits of memory unequal cuts for equal devices would be no better; with them they might.
@@ -98,16 +102,16 @@ def finished(iteration: Iteration, extra: Whole) -> Plan:
 
 def _best(end: End, low: Whole, high: Whole) -> tuple[float, Whole]:
     """The least S + R of an end whose kinds have `low` to `high` extra blocks, (kinds,) each, and these blocks."""
-    best, start = (np.inf, low), np.inf
+    best, start = (math.inf, low), math.inf
     while True:
-        found, finish = None, np.inf
+        found, finish = None, math.inf
         while (lower := _largest(end, low, high, start, finish)) is not None:
-            found, finish = lower, end.times(lower)[1]
+            found, finish = lower, float(end.times(lower)[1])
         if found is None:
             return best
-        start = end.times(found)[0]
+        start = float(end.times(found)[0])
         if start + finish < best[0]:
-            best = float(start + finish), found
+            best = start + finish, found
 
 
 def _largest(end: End, low: Whole, high: Whole, start: float, finish: float) -> Whole | None:
@@ -133,7 +137,7 @@ def _largest_that_fit(iteration: Iteration, low: Whole, high: Whole, kind: int) 
         return bool(memory <= iteration.kinds[kind].memory)
 
     for extra in filter(fits, itertools.product(*ranges)):
-        more = (extra[:e] + (extra[e] + 1,) + extra[e + 1 :] for e in range(len(extra)) if extra[e] < high[e, kind])
+        more = ((*extra[:e], extra[e] + 1, *extra[e + 1 :]) for e in range(len(extra)) if extra[e] < high[e, kind])
         if not any(map(fits, more)):
             tighter = high.copy()
             tighter[:, kind] = extra
