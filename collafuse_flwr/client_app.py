@@ -9,15 +9,14 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from collafuse_flwr.client import client_class
+from collafuse_flwr.client import make_client, simulated_client
 from collafuse_flwr.client.collafuse import CollaFuseClient
-from collafuse_flwr.client.cut import own_cut
+from collafuse_flwr.client.huscf_gan import HuscfGanClient
 from collafuse_flwr.client.store import ClientStore
 from collafuse_flwr.config import Config
-from collafuse_flwr.data import federation_data, single_client
+from collafuse_flwr.data import single_client
 from collafuse_flwr.errors import SettingError, UserError
 from collafuse_flwr.folders import client_folder, run_folder
-from collafuse_flwr.process import Process
 from collafuse_flwr.runtime import threads
 from collafuse_flwr.wire import Refusal, pack_numbers, pack_refusal
 
@@ -36,6 +35,18 @@ def train(message: Message, context: Context) -> Message:
     return _answer(message, context, lambda client: client.on_train(message.content))
 
 
+@app.train("split")
+def split(message: Message, context: Context) -> Message:
+    """Answer a phase of a batch of the split GAN."""
+    return _answer(message, context, lambda client: _gan(client).on_split(message.content))
+
+
+@app.evaluate("latent")
+def latent(message: Message, context: Context) -> Message:
+    """Begin samples of the split GAN."""
+    return _answer(message, context, lambda client: _gan(client).on_latent(message.content))
+
+
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Make samples from what the server handed over, and keep them."""
@@ -51,6 +62,13 @@ def _answer(message: Message, context: Context, act: Callable[[CollaFuseClient],
     except UserError as error:
         content = pack_refusal(Refusal(_tell(error, context)))
     return Message(content, reply_to=message)
+
+
+def _gan(client: CollaFuseClient) -> HuscfGanClient:
+    """The client, if it is one of the split GAN."""
+    if not isinstance(client, HuscfGanClient):
+        raise UserError("this message belongs to `strategy` = huscf_gan")
+    return client
 
 
 def _tell(error: UserError, context: Context) -> str:
@@ -76,10 +94,7 @@ def _client(config: Config, context: Context) -> CollaFuseClient:
         raise SettingError("partition-id", client, allowed)
     folder = client_folder(run_folder(config, context.run_id), client)
     store = ClientStore(Path(str(node["state-path"])) if "state-path" in node else folder)
-    if "data-path" in node:
-        data = single_client(config.data, config.run.seed, str(node["data-path"]), str(store.folder / "decoded"))
-    else:
-        data = federation_data(config.data, config.run.num_supernodes, config.run.seed).client(client)
-    process = Process.of(config)
-    cut = own_cut(process, data.train, client, store)
-    return client_class(config.run.strategy)(client, process, data, store, cut, seeded_secret="data-path" not in node)
+    if "data-path" not in node:
+        return simulated_client(config, client, store)
+    data = single_client(config.data, config.run.seed, str(node["data-path"]), str(store.folder / "decoded"))
+    return make_client(config, client, data, store, seeded_secret=False)

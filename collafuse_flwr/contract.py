@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from collafuse_flwr.errors import UploadError
 from collafuse_flwr.privacy.release import QUANTISED_MAX, Upload
@@ -75,6 +77,21 @@ def check_weights(what: str, weights: Weights, wanted: Weights) -> None:
             )
         if not bool(value.isfinite().all()):
             raise UploadError(f"`{what}.{name}` must be finite")
+
+
+def check_activations(tensors: dict[str, Tensor], wanted: dict[str, torch.Size]) -> None:
+    """Hold what a client of a split GAN sent for a phase against the names and shapes that are due.
+
+    Raises:
+        UploadError: a name is missing or unknown, a shape differs, or a value is not finite.
+    """
+    if tensors.keys() != wanted.keys():
+        raise UploadError(f"`activations` must hold {', '.join(wanted)}, not {', '.join(tensors) or 'nothing'}")
+    for name, x in tensors.items():
+        if x.shape != wanted[name]:
+            raise UploadError(f"`activations.{name}` must be of shape {tuple(wanted[name])}, not {tuple(x.shape)}")
+        if not bool(x.isfinite().all()):
+            raise UploadError(f"`activations.{name}` must be finite")
 
 
 def _some(names: list[str]) -> str:

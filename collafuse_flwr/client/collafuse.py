@@ -136,20 +136,22 @@ class CollaFuseClient:
             )
         samples = samples.clamp(-1, 1)
         self.store.save_samples(samples, told.classes, told.attributes, self.data.train.facts.attribute_names)
-        held_out = to_model_space(self.data.held_out.images)
-        enough = min(len(held_out), len(samples)) > 1
-        distance = (
-            kernel_distance(held_out, samples, PixelFeatures(), seed=self._seed("kernel")).mean if enough else 0.0
-        )
         return EvaluateReply(
             num_samples=len(samples),
             held_out_loss=held_out_loss,
-            kernel_distance=distance,
+            kernel_distance=self._distance(samples),
             seconds=time.perf_counter() - began,
             flops_per_image=flops,
             releases=ledger.releases,
             bits=self._bits(ledger.releases),
         )
+
+    def _distance(self, samples: Tensor) -> float:
+        """Kernel distance of pixels between samples and held-out images; 0 if either is a single image."""
+        held_out = to_model_space(self.data.held_out.images)
+        if min(len(held_out), len(samples)) < 2:
+            return 0.0
+        return kernel_distance(held_out, samples, PixelFeatures(), seed=self._seed("kernel")).mean
 
     def _seed(self, purpose: str) -> int:
         return derive_seed(self.process.config.run.seed, purpose, self.client)
@@ -158,13 +160,16 @@ class CollaFuseClient:
         """Noise the images for upload: the same fixed copies every time (`once`), or copies numbered by the round."""
         split = self.process.config.split
         copies = copies_of(split, round_)
-        secret = self.store.secret(self.process.config.run.seed if self.seeded_secret else None, self.client)
+        secret = self._secret()
         images = self.data.train
         x_0 = clip(self.process.config, to_model_space(images.images))
         x_k = release(self.process.schedule, self.cut, x_0, secret, copies)
         labels = labels_of(self.process.config, images) if self.process.config.shares_labels() else None
         rows = None if labels is None else torch.cat([labels] * len(copies))
         return encode(x_k, cast(UploadDtype, split.upload_dtype), rows)
+
+    def _secret(self) -> bytes:
+        return self.store.secret(self.process.config.run.seed if self.seeded_secret else None, self.client)
 
     def _may_release(self, ledger: Ledger) -> bool:
         """Whether an upload keeps to `max_releases`; the client decides, whatever the server asks for."""

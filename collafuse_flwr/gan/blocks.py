@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from collafuse_flwr.rng import derive_seed
 
 #: Values of a latent code z, and of the vector that stands for a label beside it.
 LATENT, LABEL = 100, 10
+NETS = ("generator", "discriminator")
 #: Slope of the discriminator's leaky rectifiers.
 SLOPE = 0.2
 
@@ -121,7 +122,7 @@ class Cuts:
         Raises:
             SettingError: the client would keep the middle block.
         """
-        for net in ("generator", "discriminator"):
+        for net in NETS:
             most = most_extra(len(getattr(architecture, net)))
             if any(extra > limit for extra, limit in zip(self.of(net), most, strict=True)):
                 allowed = f"at most {most[0]} extra blocks in the head of the {net} and {most[1]} in its tail"
@@ -134,6 +135,32 @@ class Cuts:
     def tail(self, net: str, count: int) -> range:
         """Indices of the blocks in the client's tail of a net of `count` blocks."""
         return range(count - 1 - self.of(net)[1], count)
+
+    def template(self, architecture: Architecture) -> dict[str, Tensor]:
+        """The state of all blocks that such a client keeps, without memory: names, shapes and types."""
+        state: dict[str, Tensor] = {}
+        for net in NETS:
+            count = len(getattr(architecture, net))
+            for index in (*self.head(net), *self.tail(net, count)):
+                with torch.device("meta"):
+                    block = getattr(architecture, net)[index].build()
+                state |= {block_name(net, index, name): value for name, value in block.state_dict().items()}
+        return state
+
+
+def block_name(net: str, index: int, name: str) -> str:
+    """What a tensor of a block's state is called outside of it: generator.0.linear.weight."""
+    return f"{net}.{index}.{name}"
+
+
+def by_block(state: Mapping[str, Tensor], net: str) -> dict[int, dict[str, Tensor]]:
+    """A state by such names -> the states of the blocks of one net."""
+    blocks: dict[int, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        owner, index, own = name.split(".", 2)
+        if owner == net:
+            blocks.setdefault(int(index), {})[own] = value
+    return blocks
 
 
 def most_extra(count: int) -> tuple[int, int]:

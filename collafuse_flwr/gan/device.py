@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from collafuse_flwr.gan.blocks import Architecture, Blocks, Cuts
+from collafuse_flwr.gan.blocks import NETS, Architecture, Blocks, Cuts, block_name, by_block
 from collafuse_flwr.gan.factored import can_factor, weight_of
 from collafuse_flwr.gan.halves import (
     Practice,
@@ -28,11 +28,15 @@ PARTS = ("g_head", "g_tail", "d_head", "d_tail")
 
 @dataclass(frozen=True)
 class Batch:
-    """Images in [-1, 1], (n, channels, size, size); labels int64, (n,); latent codes, (n, 100)."""
+    """Images in [-1, 1], (n, channels, size, size); labels int64, (n,); latent codes, (n, 100).
+
+    `noise` gives what is added to the discriminator's activations before they leave, by their name and shape.
+    """
 
     x: Tensor
     labels: Tensor
     z: Tensor
+    noise: Callable[[str, torch.Size], Tensor] | None = None
 
 
 @dataclass
@@ -67,7 +71,7 @@ class DeviceHalf:
     ) -> None:
         """Blocks as `name` gives them (see `Architecture.build`); `factored` as in gan/factored.py."""
         self.parts: dict[str, Blocks] = {}
-        for net in ("generator", "discriminator"):
+        for net in NETS:
             count = len(getattr(architecture, net))
             for end, indices in (("head", cuts.head(net)), ("tail", cuts.tail(net, count))):
                 part = architecture.build(net, indices, name).to(practice.runtime.device)
@@ -112,7 +116,7 @@ class DeviceHalf:
         self.tape.fake = self._run("g_tail", self.tape.gt)
         self.tape.dh["dh_fake"] = self._run("d_head", self.tape.fake.detach(), labels)
         self.tape.dh["dh_real"] = self._run("d_head", self._batch().x, labels)
-        return {name: value.detach() for name, value in self.tape.dh.items()}
+        return self._leaving(self.tape.dh)
 
     def _judge(self, dt_fake: Tensor, dt_real: Tensor) -> Tensors:
         """3: the discriminator's loss; its tail is trained, and the gradients at the cut go back."""
@@ -133,7 +137,7 @@ class DeviceHalf:
         step(self.optimisers["d_head"])
         with without_weight_gradients(self.parts["d_head"]):
             self.tape.dh = {"dh": self._run("d_head", self._fake_images(), batch.labels)}
-        return {"dh": self.tape.dh["dh"].detach()}
+        return self._leaving(self.tape.dh)
 
     def _score(self, dt: Tensor) -> Tensors:
         """5: the generator's loss; the gradient at the cut goes back."""
@@ -159,6 +163,23 @@ class DeviceHalf:
         step(self.optimisers["g_tail"])
         self.tape = Tape(self.tape.batch, gh=self.tape.gh)
         return sent
+
+    def blocks(self) -> dict[str, Tensor]:
+        """The state of all blocks, by names that do not tell head from tail (see `block_name`)."""
+        return {
+            block_name(net, index, name): value
+            for net, part in ((net, self.parts[f"{net[0]}_{end}"]) for net in NETS for end in ("head", "tail"))
+            for index in part.indices
+            for name, value in part[index].state_dict().items()
+        }
+
+    def load_blocks(self, state: dict[str, Tensor]) -> None:
+        """Take up blocks by such names; others stay as they are."""
+        for net in NETS:
+            for index, own in by_block(state, net).items():
+                head = self.parts[f"{net[0]}_head"]
+                part = head if index in head.indices else self.parts[f"{net[0]}_tail"]
+                part[index].load_state_dict(own)
 
     def state(self) -> dict[str, Tensor]:
         """Weights, running statistics and Adam's moments of all parts, by name; to be kept on the client's disk."""
@@ -189,6 +210,11 @@ class DeviceHalf:
             return {f"grad_{name}": gradient(dt) for name, dt in at.items()}
         factors = {f"factor_{name}": gradient(own) for name, own in zip(at, logits, strict=True)}
         return factors | {"weight_dt": weight_of(self.parts["d_tail"])}
+
+    def _leaving(self, dh: Tensors) -> Tensors:
+        """Activations as they leave: with noise, if there is any."""
+        noise = self._batch().noise
+        return {name: x.detach() if noise is None else x.detach() + noise(name, x.shape) for name, x in dh.items()}
 
     def _batch(self) -> Batch:
         assert self.tape.batch is not None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from collafuse_flwr.gan.blocks import Architecture, Blocks, Cuts, middle
+from collafuse_flwr.gan.blocks import NETS, Architecture, Blocks, Cuts, block_name, by_block, middle
 from collafuse_flwr.gan.halves import Practice, gradient, leaf, step, without_weight_gradients
 
 #: Tensors by client.
@@ -57,7 +57,7 @@ class ServerHalf:
         for own in cuts.values():
             own.check(architecture)
         self.cuts, self.runtime = cuts, practice.runtime
-        self.counts = {net: len(getattr(architecture, net)) for net in ("generator", "discriminator")}
+        self.counts = {net: len(getattr(architecture, net)) for net in NETS}
         self.nets: dict[str, Blocks] = {}
         for net in self.counts:
             spans = [self.span(client, net) for client in cuts]
@@ -84,6 +84,21 @@ class ServerHalf:
     def step(self, net: str) -> None:
         """Train the server's blocks of a net with the gradients that have come back."""
         step(self.optimisers[net])
+
+    def blocks(self) -> dict[str, Tensor]:
+        """The state of all blocks (see `block_name`)."""
+        return {
+            block_name(net, index, name): value
+            for net, blocks in self.nets.items()
+            for index in blocks.indices
+            for name, value in blocks[index].state_dict().items()
+        }
+
+    def load_blocks(self, state: Mapping[str, Tensor]) -> None:
+        """Take up blocks by such names."""
+        for net, blocks in self.nets.items():
+            for index, own in by_block(state, net).items():
+                blocks[index].load_state_dict(own)
 
     def _through(self, net: str, leaves: ByClient) -> Pass:
         now: ByClient = {}

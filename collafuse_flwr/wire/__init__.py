@@ -16,9 +16,36 @@ messages of their own, and each strategy accepts its own alone.
 | train        | WeightsRequest: round, weights          | WeightsReply: numbers, the weights asked for         |
 | evaluate     | WeightsHandOver: noise, averaged weights | EvaluateReply                                       |
 
+| huscf_gan    | down                                    | up                                                   |
+|--------------|-----------------------------------------|------------------------------------------------------|
+| train.split  | SplitRequest: a phase of a batch        | activations or gradients at the client's cuts        |
+| train        | CloseRequest: the last gradient         | CloseReply: numbers, the client's own blocks         |
+| evaluate.latent | LatentRequest: number, its blocks    | what the generator's head makes of codes and labels  |
+| evaluate     | FinishRequest: the middle's output      | EvaluateReply                                        |
+
 The hybrid strategy's messages are TrainRequest and WeightsRequest in one, and so for the others.
 """
 
+from collafuse_flwr.wire.activations import (
+    CloseReply,
+    CloseRequest,
+    FinishRequest,
+    GanNumbers,
+    LatentRequest,
+    SplitRequest,
+    pack_activations,
+    pack_close_reply,
+    pack_close_request,
+    pack_finish_request,
+    pack_latent_request,
+    pack_split_request,
+    unpack_activations,
+    unpack_close_reply,
+    unpack_close_request,
+    unpack_finish_request,
+    unpack_latent_request,
+    unpack_split_request,
+)
 from collafuse_flwr.wire.records import (
     Refusal,
     count_bytes,
@@ -59,10 +86,16 @@ from collafuse_flwr.wire.weights import (
 )
 
 __all__ = [
+    "CloseReply",
+    "CloseRequest",
     "EvaluateReply",
+    "FinishRequest",
+    "GanNumbers",
     "HandOver",
     "Hello",
+    "LatentRequest",
     "Refusal",
+    "SplitRequest",
     "TrainNumbers",
     "TrainReply",
     "TrainRequest",
@@ -72,20 +105,32 @@ __all__ = [
     "WeightsRequest",
     "count_bytes",
     "merge",
+    "pack_activations",
+    "pack_close_reply",
+    "pack_close_request",
+    "pack_finish_request",
     "pack_hand_over",
+    "pack_latent_request",
     "pack_numbers",
     "pack_refusal",
+    "pack_split_request",
     "pack_train_reply",
     "pack_train_request",
     "pack_weights_hand_over",
     "pack_weights_reply",
     "pack_weights_request",
     "split_reply",
+    "unpack_activations",
+    "unpack_close_reply",
+    "unpack_close_request",
     "unpack_evaluate_reply",
+    "unpack_finish_request",
     "unpack_hand_over",
     "unpack_hello",
+    "unpack_latent_request",
     "unpack_numbers",
     "unpack_refusal",
+    "unpack_split_request",
     "unpack_train_reply",
     "unpack_train_request",
     "unpack_weights_hand_over",

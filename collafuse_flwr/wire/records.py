@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from collafuse_flwr.errors import UploadError
 
 M = TypeVar("M")
-_REPLY_RECORDS = {"numbers": MetricRecord, "upload": ArrayRecord, "weights": ArrayRecord, "averaged": ArrayRecord}
+_ARRAYS = ("upload", "weights", "averaged", "activations")
+_REPLY_RECORDS = {"numbers": MetricRecord} | dict.fromkeys(_ARRAYS, ArrayRecord)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def pack_weights_request(request: WeightsRequest) -> RecordDict:
     """A WeightsRequest as records."""
     record = ConfigRecord({"round": request.round, "num-rounds": request.num_rounds})
     record["part"], record["want-averaged"] = request.part, request.want_averaged
-    return _with(RecordDict({"request": record}), weights=request.weights)
+    return pack_named_weights(RecordDict({"request": record}), weights=request.weights)
 
 
 def unpack_weights_request(content: RecordDict) -> WeightsRequest:
@@ -63,7 +63,7 @@ def unpack_weights_request(content: RecordDict) -> WeightsRequest:
     return WeightsRequest(
         round=int(cast(int, config["round"])),
         num_rounds=int(cast(int, config["num-rounds"])),
-        weights=_received(content, "weights"),
+        weights=received_weights(content, "weights"),
         part=str(config["part"]),
         want_averaged=bool(config["want-averaged"]),
     )
@@ -71,7 +71,7 @@ def unpack_weights_request(content: RecordDict) -> WeightsRequest:
 
 def pack_weights_reply(reply: WeightsReply) -> RecordDict:
     """A WeightsReply as records."""
-    return _with(pack_numbers(reply.numbers), weights=reply.weights, averaged=reply.averaged)
+    return pack_named_weights(pack_numbers(reply.numbers), weights=reply.weights, averaged=reply.averaged)
 
 
 def unpack_weights_reply(content: RecordDict) -> WeightsReply:
@@ -82,17 +82,17 @@ def unpack_weights_reply(content: RecordDict) -> WeightsReply:
     """
     only(content, {"numbers", "weights", "averaged"})
     numbers = unpack_numbers(content, TrainNumbers)
-    return WeightsReply(numbers, _uploaded(content, "weights"), _uploaded(content, "averaged"))
+    return WeightsReply(numbers, uploaded_weights(content, "weights"), uploaded_weights(content, "averaged"))
 
 
 def pack_weights_hand_over(hand_over: WeightsHandOver) -> RecordDict:
     """A WeightsHandOver as records."""
-    return _with(pack_hand_over(hand_over.hand_over), averaged=hand_over.averaged)
+    return pack_named_weights(pack_hand_over(hand_over.hand_over), averaged=hand_over.averaged)
 
 
 def unpack_weights_hand_over(content: RecordDict) -> WeightsHandOver:
     """Read a WeightsHandOver back (on the client)."""
-    return WeightsHandOver(unpack_hand_over(content), _received(content, "averaged"))
+    return WeightsHandOver(unpack_hand_over(content), received_weights(content, "averaged"))
 
 
 def merge(first: RecordDict, second: RecordDict) -> RecordDict:
@@ -111,19 +111,26 @@ def split_reply(content: RecordDict) -> tuple[RecordDict, RecordDict]:
     )
 
 
-def _with(content: RecordDict, **weights: Weights) -> RecordDict:
+def pack_named_weights(content: RecordDict, **weights: Weights) -> RecordDict:
+    """Add records of weights to a message, those that are not empty."""
     for name, values in weights.items():
         if values:
             content[name] = ArrayRecord({key: Array(value.cpu().numpy()) for key, value in values.items()})
     return content
 
 
-def _received(content: RecordDict, name: str) -> Weights:
+def received_weights(content: RecordDict, name: str) -> Weights:
+    """Such a record read back (on the client); empty if there is none."""
     record = content.array_records.get(name)
     return {} if record is None else dict(record.to_torch_state_dict())
 
 
-def _uploaded(content: RecordDict, name: str) -> Weights:
+def uploaded_weights(content: RecordDict, name: str) -> Weights:
+    """Such a record read back on the server; empty if there is none.
+
+    Raises:
+        UploadError: what stands there are no numbers.
+    """
     record = content.array_records.get(name)
     if record is None:
         return {}

@@ -1,0 +1,157 @@
+"""The client side of HuSCF-GAN: answer the phases of a batch, and begin and finish samples."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from flwr.app import RecordDict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from collafuse_flwr.client.collafuse import CollaFuseClient
+from collafuse_flwr.client.session import Batches, Progress, Session
+from collafuse_flwr.client.store import Ledger
+from collafuse_flwr.client.workspace import MOVED, Workspace
+from collafuse_flwr.errors import SettingError
+from collafuse_flwr.evaluation import forward_flops
+from collafuse_flwr.files import replacing
+from collafuse_flwr.gan.blocks import LATENT, Architecture, Cuts
+from collafuse_flwr.gan.device import DeviceHalf
+from collafuse_flwr.gan.settings import architecture_of, practice_of
+from collafuse_flwr.rng import stream
+from collafuse_flwr.wire import (
+    EvaluateReply,
+    Weights,
+    pack_activations,
+    pack_close_reply,
+    pack_numbers,
+    unpack_close_request,
+    unpack_finish_request,
+    unpack_latent_request,
+    unpack_split_request,
+)
+
+
+@dataclass(frozen=True)
+class HuscfGanClient(CollaFuseClient):
+    """A client of the split GAN (arXiv 2507.12979) for the length of one message.
+
+    Images, labels and codes stay with it. After every phase its disk has all it needs for the next, whatever process
+    that comes to; its weights and Adam's moments are kept round by round as in every other strategy.
+    """
+
+    def on_split(self, content: RecordDict) -> RecordDict:
+        """Answer a phase of a batch (message train.split)."""
+        request = unpack_split_request(content)
+        begins = request.step == 0 and request.phase == "latent"
+        if begins:
+            session = self.open_round(request.round, request.cuts, request.weights)
+        else:
+            session = self._workspace().recall(lambda: self._session(request.cuts))
+        sent = session.answer(request.step, request.phase, request.tensors)
+        self._workspace().keep(session, None if begins else MOVED[request.phase])
+        return pack_activations(sent, self.process.config.gan.wire_dtype)
+
+    def on_train(self, content: RecordDict) -> RecordDict:
+        """End a round."""
+        request = unpack_close_request(content)
+        session = self._workspace().recall(lambda: self._session(request.cuts))
+        reply = session.close(request.tensors)
+        self.keep_round(session)
+        self._workspace().forget()
+        return pack_close_reply(reply)
+
+    def on_latent(self, content: RecordDict) -> RecordDict:
+        """Begin samples: what the generator's head makes of fresh codes and labels."""
+        request = unpack_latent_request(content)
+        with replacing(self._generator_path()) as temporary:
+            save_file(request.weights, temporary)
+        half = self._generator(request.cuts)
+        device = half.runtime.device
+        labels = self._labels(request.count, request.round)
+        z = torch.randn((request.count, LATENT), generator=self._stream("sample codes", request.round))
+        with torch.no_grad():
+            gh = half.parts["g_head"](z.to(device), labels.to(device))
+        return pack_activations({"gh": gh}, self.process.config.gan.wire_dtype)
+
+    def on_evaluate(self, content: RecordDict) -> RecordDict:
+        """Finish samples, keep them, and compare them to held-out images."""
+        request, began = unpack_finish_request(content), time.perf_counter()
+        half = self._generator(request.cuts)
+        with torch.no_grad():
+            samples: Tensor = half.parts["g_tail"](request.gt.to(half.runtime.device)).cpu()
+        self.store.save_samples(samples, self._labels(len(samples), request.round))
+        one = torch.zeros((1, LATENT), device=half.runtime.device), torch.zeros(1, dtype=torch.int64)
+        flops = forward_flops(half.parts["g_head"], one[0], one[1].to(half.runtime.device))
+        flops += forward_flops(half.parts["g_tail"], request.gt[:1].to(half.runtime.device))
+        reply = EvaluateReply(
+            num_samples=len(samples),
+            held_out_loss=0.0,
+            kernel_distance=self._distance(samples),
+            seconds=time.perf_counter() - began,
+            flops_per_image=flops,
+            releases=0,
+            # Activations of the images themselves have left: no bound holds.
+            bits=math.inf,
+        )
+        return pack_numbers(reply)
+
+    def open_round(self, round_: int, cuts: str, weights: Weights) -> Session:
+        """A session for a round: the last round's state, under the blocks that the server has averaged since.
+
+        Raises:
+            SettingError: the cuts leave to the server what `min_d_head` keeps from it.
+        """
+        session = self._session(cuts)
+        _, tensors = self.store.load(before=round_)
+        session.half.load(tensors)
+        session.half.load_blocks(weights)
+        session.progress = Progress(round_)
+        return session
+
+    def keep_round(self, session: Session) -> None:
+        """Keep a session's state as that after its round."""
+        round_ = session.progress.round
+        tensors = {name: value.contiguous() for name, value in session.half.state().items()}
+        self.store.save(Ledger(round=round_, first_round=1), tensors)
+
+    def _session(self, cuts: str) -> Session:
+        own, least = Cuts.parse(cuts), self.process.config.gan.min_d_head
+        if own.d_head < least:
+            raise SettingError("min_d_head", least, f"at most {own.d_head}: the server asked for the cuts {cuts}")
+        config, practice = self.process.config, practice_of(self.process.config)
+        batches = Batches(config, self.data.train, self._secret(), practice.runtime.device)
+        return Session.open(config, self._architecture(), own, self.client, practice, batches)
+
+    def _generator(self, cuts: str) -> DeviceHalf:
+        """The half of the nets with the generator that samples."""
+        half = DeviceHalf(self._architecture(), Cuts.parse(cuts), ("samples",), practice_of(self.process.config))
+        half.load_blocks(load_file(self._generator_path()))
+        for part in half.parts.values():
+            part.eval()
+        return half
+
+    def _generator_path(self) -> Path:
+        return self.store.folder / "generator.safetensors"
+
+    def _labels(self, count: int, round_: int) -> Tensor:
+        """Classes of samples: as often as among the client's own training images, or all alike."""
+        generator, images = self._stream("sample labels", round_), self.data.train
+        if self.process.config.gan.gan_labels == "uniform":
+            return torch.randint(0, images.num_classes, (count,), generator=generator)
+        return images.labels[torch.randint(0, len(images), (count,), generator=generator)]
+
+    def _stream(self, *name: int | str) -> torch.Generator:
+        return stream(self._secret().hex(), *name)
+
+    def _architecture(self) -> Architecture:
+        images = self.data.train
+        _, channels, size, _ = images.images.shape
+        return architecture_of(self.process.config, channels, size, images.num_classes)
+
+    def _workspace(self) -> Workspace:
+        return Workspace(self.store.folder / "working")

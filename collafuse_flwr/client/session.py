@@ -1,0 +1,160 @@
+"""A client's part in a round of the split GAN, whoever carries the tensors."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.data import ImageSet, to_model_space
+from collafuse_flwr.errors import UserError
+from collafuse_flwr.evaluation import forward_flops
+from collafuse_flwr.gan.blocks import LATENT, Architecture, Cuts
+from collafuse_flwr.gan.device import Batch, DeviceHalf
+from collafuse_flwr.gan.halves import PHASES, Practice, Tensors
+from collafuse_flwr.rng import stream
+from collafuse_flwr.wire import CloseReply, GanNumbers
+
+#: Passes of a batch through each part, in multiples of a forward pass: forwards, and back to weights and inputs. The
+#: discriminator sees fake and real images, and once more fake ones whose gradient goes to the images alone.
+PASSES = {"g_head": 3, "g_tail": 3, "d_head": 8, "d_tail": 8}
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of a client: every image once before any comes again, in an order that only the client knows.
+
+    What is drawn hangs on the client's secret, for a server that knew the codes z could tell the labels.
+    """
+
+    config: Config
+    images: ImageSet
+    secret: bytes
+    device: torch.device
+
+    def draw(self, round_: int, step: int) -> Batch:
+        """Batch `step`, from 0, of a round."""
+        size, count = self.config.gan.gan_batch_size, len(self.images)
+        places = range(step * size, (step + 1) * size)
+        orders = {
+            epoch: torch.randperm(count, generator=self._stream("order", round_, epoch))
+            for epoch in {place // count for place in places}
+        }
+        rows = torch.stack([orders[place // count][place % count] for place in places])
+        z = torch.randn((size, LATENT), generator=self._stream("codes", round_, step))
+        std = self.config.gan.activation_noise
+
+        def noise(name: str, shape: torch.Size) -> Tensor:
+            return std * torch.randn(shape, generator=self._stream("noise", round_, step, name)).to(self.device)
+
+        x = to_model_space(self.images.images[rows])
+        labels = self.images.labels[rows].to(self.device)
+        return Batch(x.to(self.device), labels, z.to(self.device), noise if std else None)
+
+    def _stream(self, *name: int | str) -> torch.Generator:
+        return stream(self.secret.hex(), *name)
+
+
+@dataclass
+class Progress:
+    """How far a client is in a round, and what it came to so far: sums over its batches."""
+
+    round: int
+    step: int = -1
+    phase: str = "generator"
+    losses: dict[str, float] = field(default_factory=lambda: {"discriminator": 0.0, "generator": 0.0})
+    seconds: float = 0.0
+
+    def next(self, step: int, phase: str) -> None:
+        """Move on to a phase.
+
+        Raises:
+            UserError: another one is due.
+        """
+        names = list(PHASES)
+        due = names[(names.index(self.phase) + 1) % len(names)]
+        batch = self.step + (due == names[0])
+        # A client that missed the end of a batch may begin the next.
+        if (step, phase) != (batch, due) and not (phase == names[0] and step > self.step):
+            raise UserError(f"batch {step}, phase {phase} was asked for; due is batch {batch}, phase {due}")
+        self.step, self.phase = step, phase
+
+
+@dataclass
+class Session:
+    """One client in one round: its half of the nets, its batches, and how far it is."""
+
+    half: DeviceHalf
+    batches: Batches
+    progress: Progress
+    flops: int
+
+    @classmethod
+    def open(
+        cls, config: Config, architecture: Architecture, cuts: Cuts, client: int, practice: Practice, batches: Batches
+    ) -> Session:
+        """A session with freshly initialised nets; all clients' begin alike if `gan_init` is common."""
+        owner = client if config.gan.gan_init == "independent" else 0
+        name = (config.run.seed, "gan", owner)
+        half = DeviceHalf(architecture, cuts, name, practice, config.gan.factored_tails)
+        return cls(half, batches, Progress(0), _batch_flops(half, architecture, config.gan.gan_batch_size))
+
+    def answer(self, step: int, phase: str, received: Tensors) -> Tensors:
+        """Answer a phase of a batch.
+
+        Raises:
+            UserError: it is not the one that is due.
+        """
+        began = time.perf_counter()
+        self.progress.next(step, phase)
+        received = {name: x.to(self.half.runtime.device) for name, x in received.items()}
+        if phase == "latent":
+            self._close(received)
+            sent = self.half.begin(self.batches.draw(self.progress.round, step))
+        else:
+            sent = self.half.answer(phase, received)
+        self.progress.losses = dict(self.half.losses)
+        self.progress.seconds += time.perf_counter() - began
+        return sent
+
+    def close(self, received: Tensors) -> CloseReply:
+        """End the round with the last gradient that is due; numbers, and the client's blocks."""
+        began = time.perf_counter()
+        self._close({name: x.to(self.half.runtime.device) for name, x in received.items()})
+        steps = self.progress.step + 1
+        rows = steps * self.batches.config.gan.gan_batch_size
+        seconds = self.progress.seconds + time.perf_counter() - began
+        losses = self.progress.losses
+        numbers = GanNumbers(losses["discriminator"], losses["generator"], steps, rows, seconds, steps * self.flops)
+        return CloseReply(numbers, {name: value.cpu() for name, value in self.half.blocks().items()})
+
+    def _close(self, received: Tensors) -> None:
+        if "grad_gh" in received:
+            self.half.close(received["grad_gh"])
+
+    def remember(self) -> dict[str, Any]:
+        """How far this session is, in plain values."""
+        own = self.progress
+        return {"round": own.round, "step": own.step, "phase": own.phase, "losses": own.losses, "seconds": own.seconds}
+
+
+def _batch_flops(half: DeviceHalf, architecture: Architecture, rows: int) -> int:
+    """Operations of a client in a batch; what it computes again after another process took over is left out."""
+    device = half.runtime.device
+    labels = torch.zeros(2, dtype=torch.int64, device=device)
+    shapes = {net: architecture.shapes(net) for net in ("generator", "discriminator")}
+    total = 0
+    for name, part in half.parts.items():
+        net = "generator" if name[0] == "g" else "discriminator"
+        first = part.indices[0]
+        inputs = {"g_head": (LATENT,), "d_head": (architecture.channels, architecture.size, architecture.size)}
+        shape = inputs.get(name) or tuple(shapes[net][first - 1])
+        x = torch.zeros((2, *shape), device=device)
+        part.eval()
+        total += PASSES[name] * forward_flops(part, x, labels) * rows // 2
+        part.train()
+    return total

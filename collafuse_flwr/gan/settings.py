@@ -1,0 +1,46 @@
+"""What a GAN run's settings mean for its nets: architecture, optimiser, cuts, and batches in a round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.gan.blocks import Architecture, Cuts, build_architecture
+from collafuse_flwr.gan.halves import Practice
+from collafuse_flwr.runtime import choose_runtime
+
+
+def architecture_of(config: Config, channels: int, size: int, num_classes: int) -> Architecture:
+    """The nets that the settings describe, for such images.
+
+    Raises:
+        SettingError: they do not fit the images.
+    """
+    return build_architecture(channels, size, num_classes, config.gan.gan_width, config.gan.gan_depth)
+
+
+def practice_of(config: Config) -> Practice:
+    """How nets are optimised, and where.
+
+    Raises:
+        SettingError: the device asked for is not there.
+    """
+    return Practice(choose_runtime(config.run.device, config.run.precision), config.gan.gan_learning_rate)
+
+
+def given_cuts(config: Config) -> tuple[Cuts, ...]:
+    """The cuts of every client, as `client_cuts` says; 0000, the least, where it says nothing.
+
+    Raises:
+        SettingError: they are not cuts, or not one for each client.
+    """
+    text, n = config.gan.client_cuts, config.run.num_supernodes
+    parts = text.split(",") if text else [str(Cuts(d_head=config.gan.min_d_head))]
+    cuts = tuple(Cuts.parse(part.strip()) for part in parts)
+    return cuts * n if len(cuts) == 1 else cuts
+
+
+def steps_of(config: Config, sizes: Iterable[int]) -> int:
+    """Batches of a round: `local_epochs` passes of the client with most images, whose pace all others keep."""
+    return max(1, math.ceil(config.train.local_epochs * max(sizes) / config.gan.gan_batch_size))
