@@ -9,15 +9,16 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from collafuse_flwr.client import make_client, simulated_client
+from collafuse_flwr.client import make_client
 from collafuse_flwr.client.collafuse import CollaFuseClient
 from collafuse_flwr.client.huscf_gan import HuscfGanClient
 from collafuse_flwr.client.store import ClientStore
-from collafuse_flwr.config import Config
+from collafuse_flwr.config import GANS, Config
 from collafuse_flwr.data import single_client
 from collafuse_flwr.errors import SettingError, UserError
 from collafuse_flwr.folders import client_folder, run_folder
 from collafuse_flwr.runtime import threads
+from collafuse_flwr.simulated import simulated_client
 from collafuse_flwr.wire import Refusal, pack_numbers, pack_refusal
 
 app = ClientApp()
@@ -93,8 +94,11 @@ def _client(config: Config, context: Context) -> CollaFuseClient:
         allowed = f"0..{config.run.num_supernodes - 1}, as `num_supernodes` = {config.run.num_supernodes}"
         raise SettingError("partition-id", client, allowed)
     folder = client_folder(run_folder(config, context.run_id), client)
-    store = ClientStore(Path(str(node["state-path"])) if "state-path" in node else folder)
+    folder = Path(str(node["state-path"])) if "state-path" in node else folder
     if "data-path" not in node:
-        return simulated_client(config, client, store)
+        return simulated_client(config, client, folder)
+    store = ClientStore(folder)
+    if config.run.strategy in GANS and config.gan.engine == "fused":
+        raise SettingError("engine", "fused", "messages where clients hold images of their own")
     data = single_client(config.data, config.run.seed, str(node["data-path"]), str(store.folder / "decoded"))
     return make_client(config, client, data, store, seeded_secret=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -10,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from collafuse_flwr.artifacts import open_run, print_summary, summarise
 from collafuse_flwr.config import Config
 from collafuse_flwr.evaluation import pretrained_networks
-from collafuse_flwr.folders import run_folder
+from collafuse_flwr.folders import client_folder, run_folder
 from collafuse_flwr.grid import RetryGrid
 from collafuse_flwr.progress import Progress
 from collafuse_flwr.runtime import threads
@@ -34,7 +36,7 @@ def main(grid: Grid, context: Context) -> None:
     logging.getLogger("flwr").setLevel(logging.WARNING)
     with Progress(config.run.quiet) as progress:
         patient = RetryGrid(grid, on_reply=lambda done, asked: progress.step("clients", done, asked))
-        strategy = make_strategy(config, folder, progress)
+        strategy = make_strategy(config, folder, progress, lambda client: _simulated(config, folder, client))
         arrays = strategy.join(patient)
         strategy.start(patient, arrays, strategy.rounds_left, config.federation.round_timeout)
         strategy.save()
@@ -43,3 +45,11 @@ def main(grid: Grid, context: Context) -> None:
         with threads(1):
             summary = summarise(folder)
     print_summary(summary, folder, progress.console)
+
+
+def _simulated(config: Config, folder: Path, client: int) -> Any:
+    """A client of a simulation, for a strategy that may do without messages."""
+    # Slow to import, and most runs need it not.
+    from collafuse_flwr.simulated import simulated_client  # noqa: PLC0415
+
+    return simulated_client(config, client, client_folder(folder, client))

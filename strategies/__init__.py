@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from collafuse_flwr.config import FEDERATED, Config
 from collafuse_flwr.progress import Progress
 from strategies.collafuse import CollaFuse
 from strategies.fedavg import FedAverage
+from strategies.huscf_gan import HuscfGan
 from strategies.hybrid import Hybrid
 from strategies.oracle import Oracle
 
 
-def make_strategy(config: Config, folder: Path, progress: Progress) -> CollaFuse | FedAverage:
-    """The strategy that the settings name, for a run in `folder`.
+def make_strategy(
+    config: Config, folder: Path, progress: Progress, clients: Callable[[int], Any]
+) -> CollaFuse | FedAverage | HuscfGan:
+    """The strategy that the settings name, for a run in `folder`; `clients` gives those of a simulation.
 
     What differs from CollaFuse by a setting alone (local, centralised, pfdm) is CollaFuse, and so for FedAvg.
     """
+    if config.run.strategy == "huscf_gan":
+        return HuscfGan(config, folder, progress, clients)
     own: dict[str, type[CollaFuse] | type[FedAverage]] = {"hybrid": Hybrid, "oracle": Oracle}
     own |= dict.fromkeys(FEDERATED, FedAverage)
     return own.get(config.run.strategy, CollaFuse)(config, folder, progress)

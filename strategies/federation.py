@@ -104,6 +104,13 @@ class Federation(ABC):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Open a round, choose its clients, and ask each of them to train."""
+        round_ = self._open_round(server_round, arrays, grid)
+        with self._threads():
+            self._before_training(grid, round_)
+        return [self._message(client, self._train_content(client, round_, arrays), "train") for client in self.asked]
+
+    def _open_round(self, server_round: int, arrays: ArrayRecord, grid: Grid) -> int:
+        """Begin a round with the clients who are there, and choose who takes part in it."""
         if server_round == 1 and not self.journal.rounds:
             self._begin_with(arrays)
         self.members.welcome(grid)
@@ -115,7 +122,7 @@ class Federation(ABC):
         self.asked = self.members.choose(round_)
         self.journal.rounds[-1].images = {str(c): self.members.hellos[c].num_images for c in self.asked}
         self.progress.begin_round(round_, self.config.run.num_rounds, len(self.asked))
-        return [self._message(client, self._train_content(client, round_, arrays), "train") for client in self.asked]
+        return round_
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -128,6 +135,7 @@ class Federation(ABC):
         self.members.welcome(grid)
         self.asked = sorted(self.members.nodes)
         with self._threads():
+            self._before_evaluation(grid, round_)
             return self._evaluate_messages(arrays, round_)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -170,17 +178,26 @@ class Federation(ABC):
         row.count(row.bytes_down, client, count_bytes(content))
         return Message(content, self.members.nodes[client], kind, group_id=str(row.round))
 
+    def _before_training(self, grid: Grid, round_: int) -> None:  # noqa: B027 (most strategies do nothing)
+        """What is done before clients are asked for what a round comes to; those who cannot leave `asked`."""
+
+    def _before_evaluation(self, grid: Grid, round_: int) -> None:  # noqa: B027
+        """What must be known before clients can be asked to finish samples; those who cannot leave `asked`."""
+
+    def _counts(self) -> dict[int, int]:
+        """Samples of each client that is asked, in proportion to its images."""
+        sizes = {client: self.members.hellos[client].num_images for client in self.asked}
+        wanted = self.config.evaluation.num_samples / max(1, sum(sizes.values()))
+        return {client: max(2, round(size * wanted)) for client, size in sizes.items()}
+
     def _evaluate_messages(self, arrays: ArrayRecord, round_: int) -> list[Message]:
         """A message for every client, with samples in proportion to its images."""
-        hellos = [self.members.hellos[client] for client in self.asked]
-        total = sum(hello.num_images for hello in hellos)
         messages, shown = [], {}
-        for done, hello in enumerate(hellos):
-            self.progress.step("sampling", done, len(hellos))
-            count = max(2, round(self.config.evaluation.num_samples * hello.num_images / total))
-            content, states = self._evaluate_content(hello.partition_id, round_, count, arrays)
-            shown[str(hello.partition_id)] = states[:KEPT_HAND_OVERS].clone()
-            messages.append(self._message(hello.partition_id, content, "evaluate"))
+        for done, (client, count) in enumerate(self._counts().items()):
+            self.progress.step("sampling", done, len(self.asked))
+            content, states = self._evaluate_content(client, round_, count, arrays)
+            shown[str(client)] = states[:KEPT_HAND_OVERS].clone()
+            messages.append(self._message(client, content, "evaluate"))
         with replacing(self.folder / "server" / "hand_over.safetensors") as temporary:
             save_file(shown, temporary)
         return messages

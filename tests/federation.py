@@ -5,16 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from collafuse_flwr.client.collafuse import CollaFuseClient
 from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.config import Config
+from collafuse_flwr.folders import client_folder
 from collafuse_flwr.grid import RetryGrid
 from collafuse_flwr.progress import Progress
+from collafuse_flwr.simulated import simulated_client
 from simulations.runners.apps import begin_run
 from simulations.runners.local_grid import LocalGrid
 from strategies import make_strategy
@@ -57,9 +61,16 @@ def federate(config: Config, grid: LocalGrid | None = None) -> CollaFuse:
     return strategy
 
 
+def here_is(config: Config, folder: Path, client: int) -> CollaFuseClient:
+    """A client of a run in this process, as the ServerApp would make it."""
+    return simulated_client(config, client, client_folder(folder, client))
+
+
 def run_strategy(config: Config, grid: LocalGrid | None = None) -> Federation:
     """Run the strategy through Flower's own `start`, without measuring the samples afterwards."""
-    strategy = make_strategy(config, Path(config.run.output), Progress(quiet=True))
+    folder = Path(config.run.output)
+    here = partial(here_is, config, folder)
+    strategy = make_strategy(config, folder, Progress(quiet=True), here)
     patient = RetryGrid(grid or connect(config))
     arrays = strategy.join(patient)
     strategy.start(patient, arrays, strategy.rounds_left, config.federation.round_timeout)

@@ -23,6 +23,7 @@ LAYERS: tuple[set[str], ...] = (
     {f"collafuse_flwr.{name}" for name in ("artifacts", "duration", "networks", "parts", "wire")},
     {"collafuse_flwr.contract", "collafuse_flwr.process"},
     {"collafuse_flwr.client", "strategies"},
+    {"collafuse_flwr.simulated"},
     {"collafuse_flwr.client_app", "collafuse_flwr.server_app"},
     {"simulations"},
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from collafuse_flwr.config import FEDERATED, Config
+from collafuse_flwr.config import FEDERATED, GANS, Config
 from collafuse_flwr.diffusion import make_schedule
 from collafuse_flwr.privacy.accounting import VACUOUS, epsilon, release_mu, zcdp
 from collafuse_flwr.privacy.clipping import norm_bound
@@ -17,7 +17,7 @@ def guarantees(config: Config, values: int, clients: list[dict[str, Any]]) -> di
     did not say how often it released. inf is a clean image.
     """
     snr = make_schedule(config.model.schedule, config.model.timesteps).snr()
-    weights = config.run.strategy in (*FEDERATED, "hybrid", "oracle")
+    weights = config.run.strategy in (*FEDERATED, *GANS, "hybrid", "oracle")
     for client in clients:
         own, known = float(snr[client["cut_step"]]), client["releases"] is not None and not weights
         mu = release_mu(own, norm_bound(config, values), releases=client["releases"]) if known else None

@@ -13,6 +13,18 @@ from collafuse_flwr.gan.costs import LatencyModel, measure
 from collafuse_flwr.gan.genetic import evolve_cuts
 from collafuse_flwr.gan.latency import Iteration, iteration
 from collafuse_flwr.gan.planner import Plan, plan_cuts
+from collafuse_flwr.gan.settings import given_cuts, least_cuts
+
+
+def cuts_of(config: Config, architecture: Architecture) -> tuple[Cuts, ...]:
+    """The cuts of every client: as `client_cuts` says, else planned for their `devices`, else the least allowed.
+
+    Raises:
+        UserError: they are not cuts, not one for each client, or none fits.
+    """
+    if config.hardware.devices and not config.gan.client_cuts:
+        return choose_cuts(config, architecture).cuts
+    return given_cuts(config)
 
 
 def choose_cuts(config: Config, architecture: Architecture) -> Plan:
@@ -21,8 +33,7 @@ def choose_cuts(config: Config, architecture: Architecture) -> Plan:
     Raises:
         UserError: no devices are named, or no cut keeps to the least that is asked for and fits a device's memory.
     """
-    gan, hardware = config.gan, config.hardware
-    least = Cuts(hardware.min_g_head, hardware.min_g_tail, gan.min_d_head, hardware.min_d_tail)
+    hardware, least = config.hardware, least_cuts(config)
     if hardware.planner == "exact":
         return plan_cuts(model_of(config, architecture), least)
     return evolve_cuts(

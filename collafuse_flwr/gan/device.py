@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,8 @@ from collafuse_flwr.gan.halves import (
     frozen_statistics,
     gradient,
     leaf,
+    load_moments,
+    moments,
     step,
     without_weight_gradients,
 )
@@ -188,9 +189,7 @@ class DeviceHalf:
     def part_state(self, part: str) -> dict[str, Tensor]:
         """The same of one part."""
         tensors = {f"{part}.{name}": value for name, value in self.parts[part].state_dict().items()}
-        for index, moments in self.optimisers[part].state_dict()["state"].items():
-            tensors |= {f"adam.{part}.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
-        return tensors
+        return tensors | moments(self.optimisers[part], f"adam.{part}.")
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take up what `state`, or `part_state` of any parts, gave."""
@@ -198,7 +197,7 @@ class DeviceHalf:
             own = {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(part)}
             if own:
                 self.parts[part].load_state_dict(own)
-                _load_moments(self.optimisers[part], tensors, f"adam.{part}.")
+                load_moments(self.optimisers[part], tensors, f"adam.{part}.")
 
     def _back(self, loss: Tensor, at: Tensors, logits: list[Tensor], of: str) -> Tensors:
         """The gradients of a loss at the cut `dt`, or their factors."""
@@ -239,13 +238,3 @@ class DeviceHalf:
 
 def _cross_entropy(logits: Tensor, target: float) -> Tensor:
     return binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
-
-
-def _load_moments(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in tensors.items():
-        if name.startswith(prefix):
-            index, moment = name.removeprefix(prefix).split(".")
-            state.setdefault(int(index), {})[moment] = value
-    if state:
-        optimiser.load_state_dict(optimiser.state_dict() | {"state": state})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -43,6 +43,26 @@ def step(optimiser: torch.optim.Optimizer) -> None:
     """Take a step with the gradients there are, and forget them."""
     optimiser.step()
     optimiser.zero_grad()
+
+
+def moments(optimiser: torch.optim.Optimizer, prefix: str) -> Tensors:
+    """Adam's moments by name, below a prefix."""
+    return {
+        f"{prefix}{index}.{name}": torch.as_tensor(value)
+        for index, own in optimiser.state_dict()["state"].items()
+        for name, value in own.items()
+    }
+
+
+def load_moments(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    """Take up what `moments` gave; without any the optimiser stays fresh."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith(prefix):
+            index, own = name.removeprefix(prefix).split(".")
+            state.setdefault(int(index), {})[own] = value
+    if state:
+        optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
 
 
 @contextmanager

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
+from collafuse_flwr.evaluation import forward_flops
 from collafuse_flwr.gan.blocks import NETS, Architecture, Blocks, Cuts, block_name, by_block, middle
-from collafuse_flwr.gan.halves import Practice, gradient, leaf, step, without_weight_gradients
+from collafuse_flwr.gan.halves import (
+    Practice,
+    gradient,
+    leaf,
+    load_moments,
+    moments,
+    step,
+    without_weight_gradients,
+)
 
 #: Tensors by client.
 ByClient = dict[int, Tensor]
@@ -56,7 +66,7 @@ class ServerHalf:
         """
         for own in cuts.values():
             own.check(architecture)
-        self.cuts, self.runtime = cuts, practice.runtime
+        self.architecture, self.cuts, self.runtime = architecture, cuts, practice.runtime
         self.counts = {net: len(getattr(architecture, net)) for net in NETS}
         self.nets: dict[str, Blocks] = {}
         for net in self.counts:
@@ -99,6 +109,38 @@ class ServerHalf:
         for net, blocks in self.nets.items():
             for index, own in by_block(state, net).items():
                 blocks[index].load_state_dict(own)
+
+    def state(self) -> dict[str, Tensor]:
+        """Blocks, and Adam's moments, by name."""
+        kept = self.blocks()
+        for net, optimiser in self.optimisers.items():
+            kept |= moments(optimiser, f"adam.{net}.")
+        return kept
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
+        self.load_blocks(tensors)
+        for net, optimiser in self.optimisers.items():
+            load_moments(optimiser, tensors, f"adam.{net}.")
+
+    @torch.no_grad()
+    def generate(self, client: int, gh: Tensor) -> Tensor:
+        """The middle of the generator for one client's samples, with running statistics."""
+        blocks = self.nets["generator"].eval()
+        for index in self.span(client, "generator"):
+            gh = blocks[index](gh)
+        blocks.train()
+        return gh
+
+    def flops(self, client: int, net: str) -> int:
+        """Operations of one forward pass of one of a client's rows through the server's blocks."""
+        span = self.span(client, net)
+        shape = self.architecture.shapes(net)[span.start - 1]
+        blocks = self.nets[net].eval()
+        x = torch.zeros((1, *shape), device=self.runtime.device)
+        count = forward_flops(lambda rows: reduce(lambda row, index: blocks[index](row), span, rows), x)
+        blocks.train()
+        return count
 
     def _through(self, net: str, leaves: ByClient) -> Pass:
         now: ByClient = {}

@@ -79,4 +79,4 @@ def _all(answers: Mapping[int, Tensors], name: str) -> dict[int, Tensor]:
 
 def _each(**named: ByClient) -> dict[int, Tensors]:
     clients = next(iter(named.values()))
-    return {client: {name: values[client] for name, values in named.items()} for client in clients}
+    return {client: {name: values[client].detach() for name, values in named.items()} for client in clients}

@@ -7,19 +7,24 @@ from collafuse_flwr.privacy.attacks.members import Membership, denoising_losses,
 from collafuse_flwr.privacy.attacks.memory import Memorisation, memorisation
 from collafuse_flwr.privacy.attacks.naming import Reidentification, reidentify
 from collafuse_flwr.privacy.attacks.probing import Probe, probe
+from collafuse_flwr.privacy.attacks.split_inversion import Inverted, Stem, invert_stem
+from collafuse_flwr.privacy.attacks.split_search import search_split
 from collafuse_flwr.privacy.attacks.wiener import Wiener
 
 __all__ = [
     "Fidelity",
+    "Inverted",
     "Membership",
     "Memorisation",
     "Probe",
     "Reidentification",
+    "Stem",
     "Wiener",
     "continued",
     "denoising_losses",
     "gradients",
     "invert_gradient",
+    "invert_stem",
     "measure_fidelity",
     "membership",
     "memorisation",
@@ -27,6 +32,7 @@ __all__ = [
     "predicted_noise_norms",
     "probe",
     "reidentify",
+    "search_split",
     "single_release",
     "train_shadow",
 ]

@@ -1,0 +1,80 @@
+"""Who is like whom, and how much each client counts: what the split GAN's server makes of activations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from collafuse_flwr.config import GanConfig
+from collafuse_flwr.gan.clustering import assign, flat, follow, stats
+from collafuse_flwr.gan.weighting import Direction, calibrate, kld_scores, weights
+
+#: Share of the effective sample size that a calibrated beta keeps.
+KEPT_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """Clusters of a round's clients, and their weights within them and among all; `scores` are the divergences."""
+
+    cluster_of: dict[int, int]
+    within: dict[int, float]
+    overall: dict[int, float]
+    scores: dict[int, float]
+
+
+@dataclass
+class Observed:
+    """What is kept of the discriminator's middle activations of real images, of the last batches of a round."""
+
+    config: GanConfig
+    means: list[dict[int, Tensor]] = field(default_factory=list)
+    looks: list[dict[int, Tensor]] = field(default_factory=list)
+
+    def see(self, activations: Mapping[int, Tensor]) -> None:
+        """Take in one batch: (rows, maps, height, width) of each client."""
+        look = {"flat": flat, "stats": stats}[self.config.cluster_feature]
+        self.means.append({client: x.mean(dim=0).flatten(1).cpu() for client, x in activations.items()})
+        self.looks.append({client: look(x).cpu() for client, x in activations.items()})
+        del self.means[: -self.config.cluster_batches], self.looks[: -self.config.cluster_batches]
+
+    def weigh(self, sizes: Mapping[int, int], before: Mapping[int, int], *, warm_up: bool) -> Weighing:
+        """Cluster the clients and weigh them; in the warm-up all are one cluster, weighted by size alone.
+
+        Args:
+            sizes: images of each client that is to be weighed; all of them were seen in every batch.
+            before: the clusters so far, whose numbers go on where clients stay together.
+            warm_up: whether this is a first round.
+        """
+        clients = sorted(sizes)
+        cluster_of = dict.fromkeys(clients, 0)
+        if not warm_up and len(clients) > 1:
+            looks = torch.stack([torch.stack([look[client] for client in clients]) for look in self.looks])
+            labels = dict(zip(clients, assign(looks, self.config.num_clusters), strict=True))
+            cluster_of = dict(follow(before, labels))
+        within: dict[int, float] = {}
+        scores: dict[int, float] = {}
+        for cluster in sorted(set(cluster_of.values())):
+            members = [client for client in clients if cluster_of[client] == cluster]
+            own, found = self._weights(members, sizes, warm_up)
+            within |= own
+            scores |= found
+        overall, _ = self._weights(clients, sizes, warm_up)
+        return Weighing(cluster_of, within, overall, scores)
+
+    def _weights(
+        self, clients: list[int], sizes: Mapping[int, int], warm_up: bool
+    ) -> tuple[dict[int, float], dict[int, float]]:
+        """Weights of a set of clients among themselves, and their divergences."""
+        means = torch.stack([torch.stack([batch[client] for batch in self.means]).mean(dim=0) for client in clients])
+        images = torch.tensor([sizes[client] for client in clients])
+        scores = kld_scores(means, cast(Direction, self.config.kld_direction))
+        beta = self.config.kld_beta
+        if beta < 0:
+            beta = calibrate(images, scores, KEPT_SHARE)
+        found = weights(images, scores, 0.0 if warm_up else beta)
+        return dict(zip(clients, found.tolist(), strict=True)), dict(zip(clients, scores.tolist(), strict=True))

@@ -1,0 +1,293 @@
+"""The server side of HuSCF-GAN as a Flower strategy: split training batch by batch, then clustered averages."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import torch
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.contract import check_activations, check_weights
+from collafuse_flwr.files import replacing
+from collafuse_flwr.gan.aggregation import Own, ServerAggregation, aggregate
+from collafuse_flwr.gan.blocks import NETS, block_name, by_block
+from collafuse_flwr.gan.choice import cuts_of
+from collafuse_flwr.gan.halves import Tensors
+from collafuse_flwr.gan.middle import ServerHalf
+from collafuse_flwr.gan.settings import architecture_of, practice_of, steps_of
+from collafuse_flwr.gan.training import Link, train_batch
+from collafuse_flwr.gan.travel import Rounding
+from collafuse_flwr.progress import Progress
+from collafuse_flwr.runtime import threads
+from collafuse_flwr.wire import (
+    CloseReply,
+    CloseRequest,
+    FinishRequest,
+    Hello,
+    LatentRequest,
+    Weights,
+    pack_close_reply,
+    pack_close_request,
+    pack_finish_request,
+    pack_latent_request,
+    unpack_activations,
+    unpack_close_reply,
+)
+from strategies.backbone import ServerWork, weights
+from strategies.clusters import Observed, Weighing
+from strategies.federation import Federation
+from strategies.split_link import LocalClient, MessageLink, SessionLink, Shapes
+
+
+class HuscfGan(Federation, Strategy):
+    """HuSCF-GAN (arXiv 2507.12979): a conditional GAN in three pieces, of which clients keep the outer two.
+
+    A round is split training on some batches, six round trips each, and then an average of the clients' blocks within
+    clusters. The global arrays are the server's blocks.
+    """
+
+    half: ServerHalf
+
+    def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], LocalClient]) -> None:
+        """`clients` gives a client of a simulation, for the engine that needs no messages."""
+        super().__init__(config, folder, progress)
+        self.clients = clients
+
+    def summary(self) -> None:
+        """Say what is about to run."""
+        cuts = ", ".join(sorted({str(self.cuts[client]) for client in self.members.hellos}))
+        self.progress.say(
+            f"{self.config.run.strategy}: {len(self.members.hellos)} clients, cuts {cuts}, {self.rounds_left} rounds "
+            f"on {self.half.runtime.device}"
+        )
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Take in the clients' blocks; cluster, weigh and average."""
+        row, began = self.journal.rounds[-1], time.perf_counter()
+        self._gather(replies, self._accept_training)
+        if not any(past.clients for past in self.journal.rounds):
+            raise self._nobody()
+        row.server["seconds"] += time.perf_counter() - began
+        with self._threads():
+            self._average(row.round)
+        return self._arrays(), self._close_training(None)
+
+    def save(self) -> None:
+        """Write the server's blocks."""
+        with replacing(self.folder / "server" / "middle.safetensors") as temporary:
+            save_file({name: value.contiguous() for name, value in self.half.blocks().items()}, temporary)
+
+    def _build(self, hello: Hello) -> None:
+        config = self.config
+        self.architecture = architecture_of(config, hello.channels, hello.size, hello.num_classes)
+        self.cuts = dict(enumerate(cuts_of(config, self.architecture)))
+        self.half = ServerHalf(self.architecture, self.cuts, (config.run.seed, "gan", "server"), practice_of(config))
+        self.shapes = Shapes(self.architecture, config.gan.gan_batch_size, config.gan.factored_tails)
+        self.cluster_of: dict[int, int] = {}
+        self.models: dict[int, Weights] = {}
+        self.latents: dict[int, Tensor] = {}
+        self.received: dict[int, Weights] = {}
+
+    def _before_training(self, grid: Grid, round_: int) -> None:
+        """Train on all batches of a round, with fewer clients where some fall silent."""
+        began = time.perf_counter()
+        config = self.config
+        steps = steps_of(config, (self.members.hellos[client].num_images for client in self.asked))
+        self.observed = Observed(config.gan)
+        near, link = self._link(grid, round_)
+        pending: dict[int, Tensors] = {client: {} for client in self.asked}
+        flops, rows = 0, 0
+        for step in range(steps):
+            self.progress.step("batches", step, steps)
+            near.step = step
+            rows += len(pending) * config.gan.gan_batch_size
+            flops += self._flops(list(pending))
+            pending, seen = train_batch(self.half, link, pending)
+            if not pending:
+                break
+            if step >= steps - config.gan.cluster_batches:
+                self.observed.see({client: seen[client] for client in pending})
+        work = ServerWork(math.nan, steps, rows, time.perf_counter() - began, flops)
+        self.journal.rounds[-1].server = asdict(work) | {"pool": 0}
+        self.asked, self.pending = sorted(pending), pending
+        if config.gan.engine == "fused":
+            self._close_here()
+
+    def _close_here(self) -> None:
+        """End the round of clients in this process, as their answers to messages would."""
+        self.asked = []
+        for client, tensors in self.pending.items():
+            with threads(self.config.federation.client_threads):
+                reply = self.sessions[client].close(tensors)
+            self._accept_training(client, pack_close_reply(reply))
+            self.clients(client).keep_round(self.sessions[client])
+
+    def _link(self, grid: Grid, round_: int) -> tuple[MessageLink | SessionLink, Link]:
+        """What counts the steps of a round, and what reaches the clients in them."""
+        config = self.config.gan
+        if config.engine == "messages":
+            link = MessageLink(
+                grid, self._exchange, round_, config.wire_dtype, self.cuts, self.shapes, self._fresh_weights
+            )
+            return link, link
+        row = self.journal.rounds[-1]
+
+        def count(client: int, down: int, up: int) -> None:
+            row.count(row.bytes_down, client, down)
+            row.count(row.bytes_up, client, up)
+
+        self.sessions = {
+            client: self.clients(client).open_round(round_, str(self.cuts[client]), self._fresh_weights(client))
+            for client in self.asked
+        }
+        near = SessionLink(self.sessions, self.config.federation.client_threads)
+        return near, Rounding(near, config.wire_dtype, count)
+
+    def _train_content(self, client: int, round_: int, arrays: ArrayRecord) -> RecordDict:
+        """The last gradient that is due; for it the client sends its blocks."""
+        request = CloseRequest(round_, str(self.cuts[client]), self.pending[client])
+        return pack_close_request(request, self.config.gan.wire_dtype)
+
+    def _exchange(
+        self,
+        grid: Grid,
+        contents: dict[int, RecordDict],
+        kind: str,
+        accept: Callable[[int, RecordDict], None],
+    ) -> None:
+        """One round trip with some clients; what went wrong is noted as in every strategy."""
+        self.asked = sorted(contents)
+        messages = [self._message(client, contents[client], kind) for client in self.asked]
+        replies = grid.send_and_receive(messages, timeout=self.config.federation.round_timeout)
+        self._gather(replies, accept)
+
+    def _fresh_weights(self, client: int) -> Weights:
+        """What a client begins a round with: its cluster's blocks, if there are any yet."""
+        known = self.models.get(self.cluster_of.get(client, -1), {})
+        if not known:
+            return {}
+        server = self.half.blocks()
+        wanted = self.cuts[client].template(self.architecture)
+        return {name: (known[name] if name in known else server[name]).cpu() for name in wanted}
+
+    def _accept_training(self, client: int, content: RecordDict) -> None:
+        """Take in one client's blocks.
+
+        Raises:
+            UploadError: they are not those that were asked for.
+        """
+        reply: CloseReply = unpack_close_reply(content)
+        check_weights("weights", reply.weights, self.cuts[client].template(self.architecture))
+        self.received[client] = reply.weights
+        self.journal.rounds[-1].clients[str(client)] = asdict(reply.numbers)
+
+    def _average(self, round_: int) -> None:
+        """Average what came in, as its clients' activations say."""
+        device = self.half.runtime.device
+        received = {c: {name: x.to(device) for name, x in own.items()} for c, own in self.received.items()}
+        self.received = {}
+        if not received:
+            return
+        sizes = {client: self.members.hellos[client].num_images for client in received}
+        warm_up = round_ <= self.config.gan.warmup_rounds
+        weighing = self.observed.weigh(sizes, self.cluster_of, warm_up=warm_up)
+        self.cluster_of |= weighing.cluster_of
+        self.models = {cluster: {} for cluster in sorted(set(self.cluster_of.values()))}
+        server = self.half.blocks()
+        for net in NETS:
+            own: dict[int, Own] = {client: by_block(blocks, net) for client, blocks in received.items()}
+            clients, renewed = aggregate(
+                own,
+                by_block(server, net),
+                cluster_of=weighing.cluster_of,
+                within=weighing.within,
+                overall=weighing.overall,
+                server_agg=cast(ServerAggregation, self.config.gan.server_aggregation),
+            )
+            self.half.load_blocks(_named(net, renewed))
+            for client, blocks in clients.items():
+                self.models[weighing.cluster_of[client]] |= _named(net, blocks)
+        self._note(weighing)
+
+    def _note(self, weighing: Weighing) -> None:
+        """Keep what was found in the journal."""
+        self.journal.rounds[-1].server |= {
+            "clusters": {str(client): cluster for client, cluster in weighing.cluster_of.items()},
+            "weights": {str(client): weight for client, weight in weighing.within.items()},
+            "divergences": {str(client): score for client, score in weighing.scores.items()},
+        }
+
+    def _flops(self, clients: list[int]) -> int:
+        """Operations of the server in a batch: three passes of the generator, eight of the discriminator."""
+        passes = {"generator": 3, "discriminator": 8}
+        rows = self.config.gan.gan_batch_size
+        return sum(rows * passes[net] * self.half.flops(client, net) for client in clients for net in NETS)
+
+    def _server_flops(self, hello: Hello) -> int:
+        return self.half.flops(hello.partition_id, "generator")
+
+    def _before_evaluation(self, grid: Grid, round_: int) -> None:
+        """Let every client begin its samples, with the blocks that were averaged."""
+        contents = {}
+        for client, count in self._counts().items():
+            known = self._fresh_weights(client)
+            own = {name: value for name, value in known.items() if name.startswith("generator.")}
+            contents[client] = pack_latent_request(LatentRequest(round_, count, str(self.cuts[client]), own))
+        self.wanted, self.latents = self._counts(), {}
+        self._exchange(grid, contents, "evaluate.latent", self._accept_latent)
+        self.asked = sorted(self.latents)
+
+    def _accept_latent(self, client: int, content: RecordDict) -> None:
+        tensors = unpack_activations(content, self.config.gan.wire_dtype)
+        row = self.shapes.cut(self.cuts[client], "gh")
+        check_activations(tensors, {"gh": torch.Size((self.wanted[client], *row))})
+        self.latents[client] = tensors["gh"]
+
+    def _evaluate_content(self, client: int, round_: int, count: int, arrays: ArrayRecord) -> tuple[RecordDict, Tensor]:
+        """The middle's output, and for the pictures the mean of its maps, at the images' size."""
+        gt = self.half.generate(client, self.latents[client].to(self.half.runtime.device)).cpu()
+        content = pack_finish_request(FinishRequest(round_, str(self.cuts[client]), gt), self.config.gan.wire_dtype)
+        shown = gt.mean(dim=1, keepdim=True)
+        shown = (shown - shown.mean()) / (2 * shown.std() + 1e-6)
+        size = self.architecture.size
+        return content, interpolate(shown, (size, size)).expand(-1, self.architecture.channels, -1, -1)
+
+    def _arrays(self) -> ArrayRecord:
+        return ArrayRecord({name: value.cpu() for name, value in self.half.blocks().items()})
+
+    def _begin_with(self, arrays: ArrayRecord) -> None:
+        device = self.half.runtime.device
+        self.half.load_blocks({name: value.to(device) for name, value in weights(arrays).items()})
+
+    def _checkpoint(self) -> tuple[dict[str, Tensor], str]:
+        tensors = {f"server.{name}": value for name, value in self.half.state().items()}
+        for cluster, model in self.models.items():
+            tensors |= {f"cluster.{cluster}.{name}": value.contiguous() for name, value in model.items()}
+        return tensors, json.dumps({str(client): cluster for client, cluster in self.cluster_of.items()})
+
+    def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:
+        self.half.load({n.removeprefix("server."): v for n, v in tensors.items() if n.startswith("server.")})
+        self.cluster_of = {int(client): cluster for client, cluster in json.loads(pool).items()}
+        for name, value in tensors.items():
+            if name.startswith("cluster."):
+                _, cluster, own = name.split(".", 2)
+                self.models.setdefault(int(cluster), {})[own] = value
+
+
+def _named(net: str, blocks: Own) -> Weights:
+    """Blocks by their index -> one state by name."""
+    return {block_name(net, index, name): value for index, own in blocks.items() for name, value in own.items()}
