@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 
 from collafuse_flwr.config.declare import allowed, coerce
 from collafuse_flwr.config.sections import (
+    CLEAN,
     ENDS,
     MIXED,
     SECTIONS,
@@ -116,6 +117,9 @@ def _check_together(config: Config) -> None:
     if 0 < config.split.max_releases < config.split.copies_per_image:
         allowed = f"0, or at least `copies_per_image` = {config.split.copies_per_image}"
         raise SettingError("max_releases", config.split.max_releases, allowed)
+    if config.train.dp_noise_multiplier and config.run.strategy in CLEAN:
+        allowed = f"0 when `strategy` is {config.run.strategy}, whose server sees clean images"
+        raise SettingError("dp_noise_multiplier", config.train.dp_noise_multiplier, allowed)
     check_guidance(config, config.evaluation.guidance)
 
 
