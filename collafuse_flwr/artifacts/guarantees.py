@@ -17,9 +17,10 @@ NAMES = ("dp_mu", "dp_rho", "dp_epsilon", "dp_sgd_epsilon", "dp_total_epsilon")
 def guarantees(config: Config, values: int, clients: list[dict[str, Any]]) -> dict[str, float | None]:
     """Add what is guaranteed for an image of `values` values to every client's row, and give the largest of each.
 
-    `dp_mu`, `dp_rho` and `dp_epsilon` (at `dp_delta`) are those of its releases: None where weights leave a client
-    that did not train them by DP-SGD, or where it did not say how often it released. `dp_sgd_epsilon` is that of its
-    steps of DP-SGD, and `dp_total_epsilon` that of both; None without DP-SGD. inf is a clean image.
+    Neighbours differ in one image that is replaced, and for DP-SGD in its label as well. `dp_mu`, `dp_rho` and
+    `dp_epsilon` (at `dp_delta`) are those of its releases: None where weights leave a client that did not train them by
+    DP-SGD, or where it did not say how often it released. `dp_sgd_epsilon` is that of its steps of DP-SGD, and
+    `dp_total_epsilon` that of both; None without DP-SGD. inf is a clean image.
     """
     snr = make_schedule(config.model.schedule, config.model.timesteps).snr()
     private = config.train.dp_noise_multiplier > 0
