@@ -23,6 +23,7 @@ SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"client_cut_ratios": "0.1,0.2,0.3,0.4"}, {"client_cut_ratios": "0.1,0.2,0.3,0.4", "cut_ratio": 0.9}),
     ({"cut_epsilon": 8}, {"cut_epsilon": 8, "cut_ratio": 0.9}),
     ({"condition": "none"}, {"condition": "none", "share_labels": False, "label_dropout": 0.1}),
+    ({}, {"dp_max_grad_norm": 2.0}),
     (
         {"cut_ratio": 0.0, "label_dropout": 0.1},
         {"strategy": "centralised", "label_dropout": 0.1, "guidance": 2.0},
@@ -50,6 +51,7 @@ OTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"condition": "attributes"}),
     ({}, {"condition": "none"}),
     ({}, {"flip": True}),
+    ({"dp_noise_multiplier": 2.0}, {"dp_noise_multiplier": 2.0, "dp_max_grad_norm": 2.0}),
     ({"cut_epsilon": 8}, {"cut_epsilon": 9}),
     ({"cut_epsilon": 8}, {"cut_bits": 8}),
     ({}, {"label_dropout": 0.1}),
