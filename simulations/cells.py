@@ -61,6 +61,7 @@ def canonical(config: Config) -> dict[str, Any]:
 def _unused(flat: dict[str, Any]) -> set[str]:
     """Settings that change nothing: of labels if there are none, uploads at c = 1, guidance at c = 0, devices."""
     unused = {"share_labels", "label_dropout"} if flat["condition"] == "none" else set()
+    unused |= set() if flat["dp_noise_multiplier"] else {"dp_max_grad_norm"}
     if flat["strategy"] == "collafuse":
         unused |= {1: set(UPLOADS), 0: {"guidance"}}.get(flat["cut_ratio"], set())
     if flat["strategy"] not in GANS:
