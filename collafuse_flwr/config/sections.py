@@ -52,6 +52,7 @@ class RunConfig:
     runner: str = setting("ray", "what runs the clients", choices=("ray", "local", "flwr"))
     output: str = setting("", "the run's folder; empty: a new one below runs/")
     resume: bool = setting(False, "continue the run in `output`")
+    attack: bool = setting(False, "attack the run at its end, as simulations.attack does any finished run")
     quiet: bool = setting(False, "plain log lines instead of a progress bar")
     device: str = setting("auto", "where networks run", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = setting("auto", "arithmetic of the networks", choices=("auto", "float32", "bfloat16"))
