@@ -28,7 +28,7 @@ from collafuse_flwr.gan.halves import Tensors
 from collafuse_flwr.gan.middle import ServerHalf
 from collafuse_flwr.gan.settings import architecture_of, practice_of, steps_of
 from collafuse_flwr.gan.training import Link, train_batch
-from collafuse_flwr.gan.travel import Rounding
+from collafuse_flwr.gan.travel import Rounding, rounded
 from collafuse_flwr.progress import Progress
 from collafuse_flwr.runtime import threads
 from collafuse_flwr.wire import (
@@ -38,6 +38,7 @@ from collafuse_flwr.wire import (
     Hello,
     LatentRequest,
     Weights,
+    count_bytes,
     pack_close_reply,
     pack_close_request,
     pack_finish_request,
@@ -121,7 +122,7 @@ class HuscfGan(Federation, Strategy):
                 break
             if step >= steps - config.gan.cluster_batches:
                 self.observed.see({client: seen[client] for client in pending})
-        work = ServerWork(math.nan, steps, rows, time.perf_counter() - began, flops)
+        work = ServerWork(math.nan, step + 1, rows, time.perf_counter() - began, flops)
         self.journal.rounds[-1].server = asdict(work) | {"pool": 0}
         self.asked, self.pending = sorted(pending), pending
         if config.gan.engine == "fused":
@@ -129,11 +130,16 @@ class HuscfGan(Federation, Strategy):
 
     def _close_here(self) -> None:
         """End the round of clients in this process, as their answers to messages would."""
-        self.asked = []
+        self.asked, row = [], self.journal.rounds[-1]
         for client, tensors in self.pending.items():
             with threads(self.config.federation.client_threads):
-                reply = self.sessions[client].close(tensors)
-            self._accept_training(client, pack_close_reply(reply))
+                reply = self.sessions[client].close(
+                    {n: rounded(x, self.config.gan.wire_dtype) for n, x in tensors.items()}
+                )
+            row.count(row.bytes_down, client, count_bytes(self._train_content(client, row.round, ArrayRecord())))
+            content = pack_close_reply(reply)
+            row.count(row.bytes_up, client, count_bytes(content))
+            self._accept_training(client, content)
             self.clients(client).keep_round(self.sessions[client])
 
     def _link(self, grid: Grid, round_: int) -> tuple[MessageLink | SessionLink, Link]:
@@ -150,10 +156,11 @@ class HuscfGan(Federation, Strategy):
             row.count(row.bytes_down, client, down)
             row.count(row.bytes_up, client, up)
 
-        self.sessions = {
-            client: self.clients(client).open_round(round_, str(self.cuts[client]), self._fresh_weights(client))
-            for client in self.asked
-        }
+        self.sessions = {}
+        for client in self.asked:
+            fresh = self._fresh_weights(client)
+            row.count(row.bytes_down, client, sum(value.nbytes for value in fresh.values()))
+            self.sessions[client] = self.clients(client).open_round(round_, str(self.cuts[client]), fresh)
         near = SessionLink(self.sessions, self.config.federation.client_threads)
         return near, Rounding(near, config.wire_dtype, count)
 
@@ -206,7 +213,9 @@ class HuscfGan(Federation, Strategy):
         warm_up = round_ <= self.config.gan.warmup_rounds
         weighing = self.observed.weigh(sizes, self.cluster_of, warm_up=warm_up)
         self.cluster_of |= weighing.cluster_of
-        self.models = {cluster: {} for cluster in sorted(set(self.cluster_of.values()))}
+        # Clusters of which nobody took part keep their blocks, for whoever of them comes back.
+        here = set(weighing.cluster_of.values())
+        self.models = {c: {} if c in here else self.models.get(c, {}) for c in sorted(set(self.cluster_of.values()))}
         server = self.half.blocks()
         for net in NETS:
             own: dict[int, Own] = {client: by_block(blocks, net) for client, blocks in received.items()}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from collafuse_flwr.config import most_extra
 from collafuse_flwr.errors import SettingError
 from collafuse_flwr.rng import derive_seed
 
@@ -161,16 +162,6 @@ def by_block(state: Mapping[str, Tensor], net: str) -> dict[int, dict[str, Tenso
         if owner == net:
             blocks.setdefault(int(index), {})[own] = value
     return blocks
-
-
-def most_extra(count: int) -> tuple[int, int]:
-    """The most extra blocks in head and tail of a net of `count` blocks that leave its middle one to the server."""
-    return middle(count) - 1, count - middle(count) - 2
-
-
-def middle(count: int) -> int:
-    """Index of the block of a net that is always the server's."""
-    return count // 2
 
 
 def build_architecture(channels: int, size: int, num_classes: int, width: int = 64, depth: int = 1) -> Architecture:
