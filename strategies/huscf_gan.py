@@ -28,9 +28,8 @@ from collafuse_flwr.gan.halves import Tensors
 from collafuse_flwr.gan.middle import ServerHalf
 from collafuse_flwr.gan.settings import architecture_of, practice_of, steps_of
 from collafuse_flwr.gan.training import Link, train_batch
-from collafuse_flwr.gan.travel import Rounding, rounded
+from collafuse_flwr.gan.travel import Rounding
 from collafuse_flwr.progress import Progress
-from collafuse_flwr.runtime import threads
 from collafuse_flwr.wire import (
     CloseReply,
     CloseRequest,
@@ -125,22 +124,18 @@ class HuscfGan(Federation, Strategy):
         work = ServerWork(math.nan, step + 1, rows, time.perf_counter() - began, flops)
         self.journal.rounds[-1].server = asdict(work) | {"pool": 0}
         self.asked, self.pending = sorted(pending), pending
-        if config.gan.engine == "fused":
-            self._close_here()
+        if isinstance(near, SessionLink):
+            self._close_here(near)
 
-    def _close_here(self) -> None:
+    def _close_here(self, near: SessionLink) -> None:
         """End the round of clients in this process, as their answers to messages would."""
         self.asked, row = [], self.journal.rounds[-1]
         for client, tensors in self.pending.items():
-            with threads(self.config.federation.client_threads):
-                reply = self.sessions[client].close(
-                    {n: rounded(x, self.config.gan.wire_dtype) for n, x in tensors.items()}
-                )
             row.count(row.bytes_down, client, count_bytes(self._train_content(client, row.round, ArrayRecord())))
-            content = pack_close_reply(reply)
+            content = pack_close_reply(near.close(client, tensors, self.config.gan.wire_dtype))
             row.count(row.bytes_up, client, count_bytes(content))
             self._accept_training(client, content)
-            self.clients(client).keep_round(self.sessions[client])
+            self.clients(client).keep_round(near.sessions[client])
 
     def _link(self, grid: Grid, round_: int) -> tuple[MessageLink | SessionLink, Link]:
         """What counts the steps of a round, and what reaches the clients in them."""
@@ -156,12 +151,12 @@ class HuscfGan(Federation, Strategy):
             row.count(row.bytes_down, client, down)
             row.count(row.bytes_up, client, up)
 
-        self.sessions = {}
+        sessions = {}
         for client in self.asked:
             fresh = self._fresh_weights(client)
             row.count(row.bytes_down, client, sum(value.nbytes for value in fresh.values()))
-            self.sessions[client] = self.clients(client).open_round(round_, str(self.cuts[client]), fresh)
-        near = SessionLink(self.sessions, self.config.federation.client_threads)
+            sessions[client] = self.clients(client).open_round(round_, str(self.cuts[client]), fresh)
+        near = SessionLink(sessions, self.config.federation.client_threads)
         return near, Rounding(near, config.wire_dtype, count)
 
     def _train_content(self, client: int, round_: int, arrays: ArrayRecord) -> RecordDict:

@@ -75,10 +75,9 @@ class Progress:
         Raises:
             UserError: another one is due.
         """
-        if (step, phase) != self.due:
-            raise UserError(
-                "batch {}, phase {} was asked for; due is batch {}, phase {}".format(step, phase, *self.due)
-            )
+        batch, due = self.due
+        if (step, phase) != (batch, due):
+            raise UserError(f"batch {step}, phase {phase} was asked for; due is batch {batch}, phase {due}")
         self.step, self.phase = step, phase
 
     def end(self) -> None:
