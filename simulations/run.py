@@ -12,10 +12,12 @@ from rich.console import Console
 
 from collafuse_flwr.artifacts import read_config
 from collafuse_flwr.client.cut import unit_of
-from collafuse_flwr.config import Config, setting_help
+from collafuse_flwr.config import GANS, Config, setting_help
 from collafuse_flwr.data import federation_data, num_attributes, to_model_space
 from collafuse_flwr.duration import last_cut
 from collafuse_flwr.evaluation import pretrained_networks
+from collafuse_flwr.gan.choice import cuts_of
+from collafuse_flwr.gan.settings import architecture_of
 from collafuse_flwr.privacy.choice import choose_cut
 from collafuse_flwr.process import Process
 from simulations import runners
@@ -46,8 +48,11 @@ def preflight(config: Config) -> None:
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
     process, (_, channels, size, _) = Process.of(config), data.images.images.shape
     told = data.images.num_classes, num_attributes(config, data.images)
-    process.backbone(channels, size, *told)
-    process.denoiser(0, channels, size, *told)
+    if config.run.strategy in GANS:
+        cuts_of(config, architecture_of(config, channels, size, told[0]))
+    else:
+        process.backbone(channels, size, *told)
+        process.denoiser(0, channels, size, *told)
     pretrained_networks(config.evaluation)
     if config.run.attack:
         check_attack(config, data)

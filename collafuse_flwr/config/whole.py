@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 
 from collafuse_flwr.config.declare import allowed, coerce
 from collafuse_flwr.config.devices import Device, parse_devices
+from collafuse_flwr.config.gans import check_gan
 from collafuse_flwr.config.sections import (
     CLEAN,
     ENDS,
@@ -121,6 +122,8 @@ def _check_together(config: Config) -> None:
     _check_target(config)
     _check_cuts(config)
     _check_devices(config)
+    if config.run.strategy in GANS:
+        check_gan(config.gan, config.hardware, config.model.condition, config.run.num_supernodes)
     data, n = config.data, config.run.num_supernodes
     if data.class_attribute and "celeba" not in data.dataset.split("+"):
         raise SettingError("class_attribute", data.class_attribute, "empty unless `dataset` is celeba")
