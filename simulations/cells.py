@@ -59,10 +59,12 @@ def canonical(config: Config) -> dict[str, Any]:
 
 
 def _unused(flat: dict[str, Any]) -> set[str]:
-    """Settings that change nothing: of labels if there are none, of uploads at c = 1, of client samplers at c = 0."""
+    """Settings that change nothing: of labels where no network is told any, of uploads at c = 1."""
     unused = {"share_labels", "label_dropout"} if flat["condition"] == "none" else set()
     if flat["strategy"] == "collafuse":
-        unused |= {1: set(UPLOADS), 0: {"guidance"}}.get(flat["cut_ratio"], set())
+        told = flat["share_labels"] and flat["condition"] != "none"
+        untold = set() if told else {"guidance", "label_dropout"}
+        unused |= {1: set(UPLOADS), 0: untold}.get(flat["cut_ratio"], set())
     return unused
 
 
