@@ -71,7 +71,7 @@ class CollaFuseClient:
     def on_train(self, content: RecordDict) -> RecordDict:
         """Answer a message of type train."""
         request = unpack_train_request(content)
-        outcome = self._round(request.round, request.num_rounds, request.want_upload, request.backbone)
+        outcome = self._round(request.round, request.num_rounds, request.want_upload, request.weights())
         return pack_train_reply(TrainReply(outcome.numbers, outcome.upload))
 
     def on_evaluate(self, content: RecordDict) -> RecordDict:
