@@ -202,6 +202,19 @@ class Federation(ABC):
             save_file(shown, temporary)
         return messages
 
+    def _exchange(
+        self,
+        grid: Grid,
+        contents: dict[int, RecordDict],
+        kind: str,
+        accept: Callable[[int, RecordDict], None],
+    ) -> None:
+        """One round trip with some clients; what went wrong is noted as in every strategy."""
+        self.asked = sorted(contents)
+        messages = [self._message(client, contents[client], kind) for client in self.asked]
+        replies = grid.send_and_receive(messages, timeout=self.config.federation.round_timeout)
+        self._gather(replies, accept)
+
     def _gather(self, replies: Iterable[Message], accept: Callable[[int, RecordDict], None]) -> None:
         """Accept each reply, in order of clients; a bad or missing one is noted and costs only itself."""
         row = self.journal.rounds[-1]

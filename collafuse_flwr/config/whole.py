@@ -126,6 +126,8 @@ def _check_together(config: Config) -> None:
         raise SettingError("overlap", True, "false unless `partition` is by_attribute")
     if config.federation.min_supernodes > n:
         raise SettingError("min_supernodes", config.federation.min_supernodes, f"at most `num_supernodes` = {n}")
+    if config.run.strategy == "mdgan" and config.gan.generated_batches > n:
+        raise SettingError("generated_batches", config.gan.generated_batches, f"at most `num_supernodes` = {n}")
     if config.split.client_init_round > config.run.num_rounds:
         allowed = f"at most `num_rounds` = {config.run.num_rounds}, or clients would never train"
         raise SettingError("client_init_round", config.split.client_init_round, allowed)

@@ -163,6 +163,11 @@ def by_block(state: Mapping[str, Tensor], net: str) -> dict[int, dict[str, Tenso
     return blocks
 
 
+def joined(net: str, blocks: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The states of blocks of one net -> one state, by such names."""
+    return {block_name(net, index, name): value for index, own in blocks.items() for name, value in own.items()}
+
+
 def most_extra(count: int) -> tuple[int, int]:
     """The most extra blocks in head and tail of a net of `count` blocks that leave its middle one to the server."""
     return middle(count) - 1, count - middle(count) - 2
