@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -56,16 +57,22 @@ class Architecture:
 
     def shapes(self, net: str) -> tuple[torch.Size, ...]:
         """The shape of one image after each block of `generator` or `discriminator`."""
-        with torch.device("meta"), torch.no_grad():
-            labels = torch.zeros(2, dtype=torch.int64)
-            image = (self.channels, self.size, self.size)
-            x = torch.zeros((2, LATENT) if net == "generator" else (2, *image))
-            blocks: tuple[Block, ...] = getattr(self, net)
-            shapes = []
-            for index, block in enumerate(blocks):
-                x = block.build()(x, labels) if index == 0 else block.build()(x)
-                shapes.append(x.shape[1:])
-        return tuple(shapes)
+        return _shapes(self, net)
+
+
+@cache
+def _shapes(architecture: Architecture, net: str) -> tuple[torch.Size, ...]:
+    """By two rows of zeros: tensors without memory would load a compiler, which takes longer than all of this."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        labels = torch.zeros(2, dtype=torch.int64)
+        image = (architecture.channels, architecture.size, architecture.size)
+        x = torch.zeros((2, LATENT) if net == "generator" else (2, *image))
+        blocks: tuple[Block, ...] = getattr(architecture, net)
+        shapes = []
+        for index, block in enumerate(blocks):
+            x = block.build()(x, labels) if index == 0 else block.build()(x)
+            shapes.append(x.shape[1:])
+    return tuple(shapes)
 
 
 class Blocks(nn.Module):
@@ -178,6 +185,7 @@ def middle(count: int) -> int:
     return count // 2
 
 
+@cache
 def build_architecture(channels: int, size: int, num_classes: int, width: int = 64, depth: int = 1) -> Architecture:
     """The conditional GAN of HuSCF-GAN's MNIST experiments, for any square images; theirs is 28 pixels, width 64.
 
