@@ -73,6 +73,11 @@ def test_cut_ratios_that_are_not_one_share_per_client_are_refused(text: str, all
             {"num_rounds": 3, "client_init_round": 4},
             "`client_init_round` = 4 is not allowed: at most `num_rounds` = 3, or clients would never train",
         ),
+        (
+            {"dp_noise_multiplier": 1.5, "strategy": "centralised"},
+            "`dp_noise_multiplier` = 1.5 is not allowed: 0 when `strategy` is centralised, whose server sees clean "
+            "images",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(flat: dict[str, object], message: str) -> None:
@@ -147,6 +152,8 @@ def test_the_cut_may_be_chosen_by_what_it_discloses() -> None:
         ({"cut_bits": "nan"}, "a number above 0"),
         ({"cut_snr_db": "-inf"}, "a number above -inf"),
         ({"cut_epsilon": "few"}, "a number above 0"),
+        ({"cut_seconds": 0, "devices": "1,2"}, "a number above 0"),
+        ({"cut_seconds": 5}, "empty unless `devices` names the clients' devices"),
         ({"cut_bits": 3, "cut_reid": 0.1}, "empty when `cut_reid` is given"),
         ({"cut_bits": 3, "client_cut_ratios": "0.1,0.2"}, "empty when `client_cut_ratios` is given"),
         ({"cut_bits": 3, "strategy": "fedavg"}, "empty when `strategy` is fedavg"),

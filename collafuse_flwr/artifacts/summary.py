@@ -84,8 +84,8 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> No
     for column in ("client", "images", "cut", *COLUMNS):
         table.add_column(column, justify="right")
     for client in summary["clients"]:
-        heading = (str(client[name]) for name in ("client", "num_images", "cut_step"))
-        table.add_row(*heading, *_cells(client, COLUMNS))
+        cut = "-" if client["snr_db"] is None else str(client["cut_step"])
+        table.add_row(str(client["client"]), str(client["num_images"]), cut, *_cells(client, COLUMNS))
     pooled = summary["pooled"]
     table.add_section()
     table.add_row(

@@ -43,6 +43,7 @@ class GanClient(CollaFuseClient):
             flops_per_image=flops,
             releases=0,
             bits=bits,
+            dp_steps=0,
         )
         return pack_numbers(reply)
 

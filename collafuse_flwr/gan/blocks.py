@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from collafuse_flwr.config import most_extra
 from collafuse_flwr.errors import SettingError
 from collafuse_flwr.rng import derive_seed
 
@@ -62,8 +63,8 @@ class Architecture:
 
 @cache
 def _shapes(architecture: Architecture, net: str) -> tuple[torch.Size, ...]:
-    """By two rows of zeros: tensors without memory would load a compiler, which takes longer than all of this."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    """Found once in a process: a client asks at every round."""
+    with torch.device("meta"), torch.no_grad():
         labels = torch.zeros(2, dtype=torch.int64)
         image = (architecture.channels, architecture.size, architecture.size)
         x = torch.zeros((2, LATENT) if net == "generator" else (2, *image))
@@ -175,16 +176,6 @@ def joined(net: str, blocks: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Te
     return {block_name(net, index, name): value for index, own in blocks.items() for name, value in own.items()}
 
 
-def most_extra(count: int) -> tuple[int, int]:
-    """The most extra blocks in head and tail of a net of `count` blocks that leave its middle one to the server."""
-    return middle(count) - 1, count - middle(count) - 2
-
-
-def middle(count: int) -> int:
-    """Index of the block of a net that is always the server's."""
-    return count // 2
-
-
 @cache
 def build_architecture(channels: int, size: int, num_classes: int, width: int = 64, depth: int = 1) -> Architecture:
     """The conditional GAN of HuSCF-GAN's MNIST experiments, for any square images; theirs is 28 pixels, width 64.
@@ -235,7 +226,7 @@ class GeneratorStem(nn.Module):
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Args: z (n, 100), labels int64 (n,)."""
         joined = torch.cat([z, self.embedding(labels)], dim=1)
-        return torch.relu(self.norm(self.linear(joined))).view(-1, *self.shape)
+        return torch.relu_(self.norm(self.linear(joined))).view(-1, *self.shape)
 
 
 class DiscriminatorStem(nn.Module):
@@ -254,8 +245,8 @@ class DiscriminatorStem(nn.Module):
 
 
 def _up(convolution: nn.ConvTranspose2d) -> nn.Module:
-    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU())
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True))
 
 
 def _down(convolution: nn.Conv2d) -> nn.Module:
-    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.LeakyReLU(SLOPE))
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.LeakyReLU(SLOPE, inplace=True))

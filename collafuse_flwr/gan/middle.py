@@ -9,8 +9,9 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from collafuse_flwr.config import middle
 from collafuse_flwr.evaluation import forward_flops
-from collafuse_flwr.gan.blocks import NETS, Architecture, Blocks, Cuts, block_name, by_block, middle
+from collafuse_flwr.gan.blocks import NETS, Architecture, Blocks, Cuts, block_name, by_block
 from collafuse_flwr.gan.halves import (
     Practice,
     gradient,
@@ -68,11 +69,12 @@ class ServerHalf:
             own.check(architecture)
         self.architecture, self.cuts, self.runtime = architecture, cuts, practice.runtime
         self.counts = {net: len(getattr(architecture, net)) for net in NETS}
+        self.counted: dict[tuple[str, range], int] = {}
         self.nets: dict[str, Blocks] = {}
         for net in self.counts:
             spans = [self.span(client, net) for client in cuts]
             union = range(min(span.start for span in spans), max(span.stop for span in spans))
-            self.nets[net] = architecture.build(net, union, name).to(practice.runtime.device).train()
+            self.nets[net] = practice.place(architecture.build(net, union, name))
         self.optimisers = {net: practice.optimiser(blocks) for net, blocks in self.nets.items()}
 
     def span(self, client: int, net: str) -> range:
@@ -133,8 +135,13 @@ class ServerHalf:
         return gh
 
     def flops(self, client: int, net: str) -> int:
-        """Operations of one forward pass of one of a client's rows through the server's blocks."""
+        """Operations of one forward pass of one of a client's rows through the server's blocks, counted once."""
         span = self.span(client, net)
+        if (net, span) not in self.counted:
+            self.counted[net, span] = self._flops(net, span)
+        return self.counted[net, span]
+
+    def _flops(self, net: str, span: range) -> int:
         shape = self.architecture.shapes(net)[span.start - 1]
         blocks = self.nets[net].eval()
         x = torch.zeros((1, *shape), device=self.runtime.device)
@@ -143,19 +150,27 @@ class ServerHalf:
         return count
 
     def _through(self, net: str, leaves: ByClient) -> Pass:
-        now: ByClient = {}
         outputs: ByClient = {}
         features: ByClient = {}
         spans = {client: self.span(client, net) for client in leaves}
+        members: list[int] = []
+        rows: Tensor | None = None
         for index in self.nets[net].indices:
-            now |= {client: x for client, x in leaves.items() if spans[client].start == index}
-            if not now:
+            joining = [client for client in leaves if spans[client].start == index]
+            members += joining
+            if not members:
                 continue
+            # Rows are copied only where clients join or leave.
+            parts = [] if rows is None else [rows]
+            parts += [leaves[client].to(parts[0].dtype) if parts else leaves[client] for client in joining]
             with self.runtime.autocast():
-                rows = self.nets[net][index](torch.cat(list(now.values()))).float()
-            now = dict(zip(now, rows.split([len(x) for x in now.values()]), strict=True))
+                rows = self.nets[net][index](parts[0] if len(parts) == 1 else torch.cat(parts))
+            own = dict(zip(members, rows.split([len(leaves[client]) for client in members]), strict=True))
             if index == middle(self.counts[net]):
-                features = {client: x.detach() for client, x in now.items()}
-            gone = [client for client in now if spans[client].stop == index + 1]
-            outputs |= {client: now.pop(client) for client in gone}
+                features = {client: x.detach().float() for client, x in own.items()}
+            gone = [client for client in members if spans[client].stop == index + 1]
+            outputs |= {client: own.pop(client).float() for client in gone}
+            if gone:
+                members = list(own)
+                rows = torch.cat(list(own.values())) if own else None
         return Pass(leaves, outputs, features)

@@ -30,7 +30,7 @@ class Player:
         """Weights as `name` gives them (see `Architecture.build`)."""
         self.net, self.runtime = net, practice.runtime
         indices = range(len(getattr(architecture, net)))
-        self.blocks = architecture.build(net, indices, name).to(practice.runtime.device).train()
+        self.blocks = practice.place(architecture.build(net, indices, name))
         self.optimiser = practice.optimiser(self.blocks)
         image = (architecture.channels, architecture.size, architecture.size)
         self.row = (LATENT,) if net == "generator" else image

@@ -38,7 +38,7 @@ def test_the_gradient_that_comes_back_is_that_of_the_undivided_loss(architecture
     assert feedback.shape == made.shape
     assert torch.allclose(feedback, expected, rtol=1e-4, atol=1e-7)
     assert all(parameter.grad is None for parameter in judge.blocks.parameters())
-    assert judge.losses["generator"] == pytest.approx(float(loss), rel=1e-6)
+    assert judge.losses["generator"] == pytest.approx(loss.item(), rel=1e-6)
 
 
 def test_a_step_is_on_the_mean_over_clients_of_batches_that_several_judge(architecture: Architecture) -> None:
