@@ -24,6 +24,8 @@ ONLY_WITH = {
     "within_domain": ("partition", "by_domain"),
     "min_snr_gamma": ("loss_weighting", "min_snr"),
     "proximal_mu": ("strategy", "fedprox"),
+    "generated_batches": ("strategy", "mdgan"),
+    "discriminator_steps": ("strategy", "mdgan"),
 }
 #: Settings of networks that denoise, of their cut, training and sampling; in GANs they change nothing.
 DIFFUSION = (
@@ -52,8 +54,7 @@ def canonical(config: Config) -> dict[str, Any]:
     _without_a_cut(flat)
     if flat["strategy"] in GANS:
         return {name: value for name, value in flat.items() if name not in DIFFUSION}
-    for spec in fields(GanConfig):
-        del flat[spec.name]
+    flat = {name: value for name, value in flat.items() if name not in {spec.name for spec in fields(GanConfig)}}
     if config.cut_target() is not None:
         flat["cut_ratio"] = None
     if flat.get("client_cut_ratios"):

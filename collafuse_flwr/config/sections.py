@@ -187,6 +187,8 @@ class GanConfig:
     )
     factored_tails: bool = setting(False, "clients with the least tail send a factor of its gradient and its weights")
     activation_noise: float = setting(0.0, "standard deviation of noise on what is sent of real images", low=0)
+    generated_batches: int = setting(1, "k, the batches that MD-GAN's server makes in an iteration for all", low=1)
+    discriminator_steps: int = setting(1, "L, the steps of MD-GAN's discriminators in an iteration", low=1)
     gan_init: str = setting("independent", "weights that clients begin with", choices=("independent", "common"))
     warmup_rounds: int = setting(2, "first rounds in which all clients are one cluster, weighted by size", low=0)
     num_clusters: int = setting(0, "clusters of clients; 0: found by their silhouette", low=0)

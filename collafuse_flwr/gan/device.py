@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from collafuse_flwr.gan.blocks import NETS, Architecture, Blocks, Cuts, block_name, by_block
 from collafuse_flwr.gan.factored import can_factor, weight_of
 from collafuse_flwr.gan.halves import (
     Practice,
     Tensors,
+    cross_entropy,
     frozen_statistics,
     gradient,
     leaf,
@@ -122,7 +122,7 @@ class DeviceHalf:
         """3: the discriminator's loss; its tail is trained, and the gradients at the cut go back."""
         at = {"dt_fake": leaf(dt_fake), "dt_real": leaf(dt_real)}
         logits = [self._run("d_tail", dt) for dt in at.values()]
-        sent = self._back(_cross_entropy(logits[0], 0.0) + _cross_entropy(logits[1], 1.0), at, logits, "discriminator")
+        sent = self._back(cross_entropy(logits[0], 0.0) + cross_entropy(logits[1], 1.0), at, logits, "discriminator")
         step(self.optimisers["d_tail"])
         return sent
 
@@ -144,7 +144,7 @@ class DeviceHalf:
         at = leaf(dt)
         with without_weight_gradients(self.parts["d_tail"]):
             logits = self._run("d_tail", at)
-        return self._back(_cross_entropy(logits, 1.0), {"dt": at}, [logits], "generator")
+        return self._back(cross_entropy(logits, 1.0), {"dt": at}, [logits], "generator")
 
     def _generator(self, grad_dh: Tensor) -> Tensors:
         """6: the gradient goes on through the fake images; the generator's tail is trained."""
@@ -233,7 +233,3 @@ class DeviceHalf:
     def _again(self, part: str, x: Tensor, labels: Tensor | None = None) -> Tensor:
         with frozen_statistics(self.parts[part]):
             return self._run(part, x, labels)
-
-
-def _cross_entropy(logits: Tensor, target: float) -> Tensor:
-    return binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, target, dtype=torch.float32))

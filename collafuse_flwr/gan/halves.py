@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from collafuse_flwr.runtime import Runtime
 
@@ -95,6 +96,11 @@ def without_weight_gradients(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.requires_grad_(True)
+
+
+def cross_entropy(logits: Tensor, target: float) -> Tensor:
+    """BCE of logits with one target, 0 or 1, for all of them."""
+    return binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
 
 def leaf(x: Tensor) -> Tensor:
