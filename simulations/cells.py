@@ -56,10 +56,6 @@ def canonical(config: Config) -> dict[str, Any]:
         elif flat["strategy"] in FEDERATED:
             for name in ("cut_ratio", "client_cut_ratios", *UPLOADS):
                 del flat[name]
-    if flat["strategy"] in GANS:
-        return {name: value for name, value in flat.items() if name not in DIFFUSION}
-    for spec in fields(GanConfig):
-        del flat[spec.name]
     if config.cut_target() is not None:
         flat["cut_ratio"] = None
     if flat.get("client_cut_ratios"):
@@ -70,13 +66,14 @@ def canonical(config: Config) -> dict[str, Any]:
 
 
 def _unused(flat: dict[str, Any]) -> set[str]:
-    """Settings that change nothing: of labels if there are none, uploads at c = 1, guidance at c = 0, devices."""
+    """Settings that change nothing: of labels if there are none, uploads at c = 1, guidance at c = 0, devices, GANs."""
+    if flat["strategy"] in GANS:
+        return set(DIFFUSION)
     unused = {"share_labels", "label_dropout"} if flat["condition"] == "none" else set()
     if flat["strategy"] == "collafuse":
         unused |= {1: set(UPLOADS), 0: {"guidance"}}.get(flat["cut_ratio"], set())
-    if flat["strategy"] not in GANS:
-        unused |= {setting.name for setting in fields(DeviceConfig)} - ({"devices"} if flat["cut_seconds"] else set())
-    return unused
+    unused |= {setting.name for setting in fields(DeviceConfig)} - ({"devices"} if flat["cut_seconds"] else set())
+    return unused | {setting.name for setting in fields(GanConfig)}
 
 
 def fingerprint(config: Config) -> str:
