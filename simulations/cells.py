@@ -70,6 +70,7 @@ def _unused(flat: dict[str, Any]) -> set[str]:
     if flat["strategy"] in GANS:
         return set(DIFFUSION)
     unused = {"share_labels", "label_dropout"} if flat["condition"] == "none" else set()
+    unused |= set() if flat["dp_noise_multiplier"] else {"dp_max_grad_norm"}
     if flat["strategy"] == "collafuse":
         unused |= {1: set(UPLOADS), 0: {"guidance"}}.get(flat["cut_ratio"], set())
     unused |= {setting.name for setting in fields(DeviceConfig)} - ({"devices"} if flat["cut_seconds"] else set())

@@ -98,6 +98,7 @@ class HuscfGanClient(CollaFuseClient):
             releases=0,
             # Activations of the images themselves have left: no bound holds.
             bits=math.inf,
+            dp_steps=0,
         )
         return pack_numbers(reply)
 

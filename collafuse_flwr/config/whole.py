@@ -10,6 +10,7 @@ from collafuse_flwr.config.declare import allowed, coerce
 from collafuse_flwr.config.devices import Device, parse_devices
 from collafuse_flwr.config.gans import check_gan
 from collafuse_flwr.config.sections import (
+    CLEAN,
     ENDS,
     GANS,
     MIXED,
@@ -138,6 +139,11 @@ def _check_together(config: Config) -> None:
     if 0 < config.split.max_releases < config.split.copies_per_image:
         allowed = f"0, or at least `copies_per_image` = {config.split.copies_per_image}"
         raise SettingError("max_releases", config.split.max_releases, allowed)
+    if config.train.dp_noise_multiplier and config.run.strategy in CLEAN:
+        allowed = f"0 when `strategy` is {config.run.strategy}, whose server sees clean images"
+        raise SettingError("dp_noise_multiplier", config.train.dp_noise_multiplier, allowed)
+    if config.train.dp_noise_multiplier and config.run.strategy in GANS:
+        raise SettingError("dp_noise_multiplier", config.train.dp_noise_multiplier, "0 when `strategy` is a GAN's")
     check_guidance(config, config.evaluation.guidance)
 
 
