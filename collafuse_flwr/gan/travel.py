@@ -38,8 +38,8 @@ def unpack(packed: Packed) -> Tensor:
 
 
 def rounded(x: Tensor, dtype: str) -> Tensor:
-    """What arrives when x is sent."""
-    return x if dtype == "float32" else unpack(pack(x, dtype))
+    """What arrives when x is sent; in memory it lies as it would on arrival, which convolutions' bits depend on."""
+    return (x if dtype == "float32" else unpack(pack(x, dtype))).contiguous()
 
 
 class Rounding:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from collafuse_flwr.gan.blocks import Architecture, Cuts, build_architecture
 from collafuse_flwr.gan.device import Batch, DeviceHalf, Tape
-from collafuse_flwr.gan.halves import PHASES, Practice, Tensors, load_moments, moments, step
+from collafuse_flwr.gan.halves import PHASES, Practice, Tensors, load_moments, moments
 from collafuse_flwr.gan.middle import ServerHalf
 from collafuse_flwr.gan.training import InProcess, train_batch
 from collafuse_flwr.gan.travel import Rounding, rounded
