@@ -213,10 +213,8 @@ def test_moments_come_back_to_their_weights_however_these_lie_in_memory() -> Non
         x = torch.randn((2, 3, 5, 5), generator=stream("x", number))
         for own, optimiser in zip(weights, optimisers, strict=True):
             own(x).square().sum().backward()
-            step(optimiser)
-        kept = {
-            name: value.clone(memory_format=torch.contiguous_format)
-            for name, value in moments(optimisers[1], "").items()
-        }
+            optimiser.step()
+            optimiser.zero_grad()
+        kept = {name: value.contiguous() for name, value in moments(optimisers[1], "").items()}
         load_moments(optimisers[1], kept, "")
     assert torch.equal(weights[0].weight, weights[1].weight)
