@@ -39,7 +39,9 @@ def unpack(packed: Packed) -> Tensor:
 
 def rounded(x: Tensor, dtype: str) -> Tensor:
     """What arrives when x is sent; in memory it lies as it would on arrival, which convolutions' bits depend on."""
-    return (x if dtype == "float32" else unpack(pack(x, dtype))).contiguous()
+    arrived = x if dtype == "float32" else unpack(pack(x, dtype))
+    # `contiguous` would leave the strides of single channels as they are.
+    return arrived.clone(memory_format=torch.contiguous_format)
 
 
 class Rounding:
