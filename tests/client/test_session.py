@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from flwr.app import Context, RecordDict
 
+from collafuse_flwr import client_app
 from collafuse_flwr.client import workspace
 from collafuse_flwr.client.huscf_gan import HuscfGanClient
 from collafuse_flwr.client.session import Progress
@@ -144,6 +146,15 @@ def test_a_client_keeps_what_it_is_told_to_keep(tmp_path: Path) -> None:
         client.on_split(pack_split_request(request, "float32"))
     allowed = "at most 0: the server asked for the cuts 0000"
     assert str(caught.value) == f"`min_d_head` = 1 is not allowed: {allowed}"
+
+
+def test_a_client_with_images_of_its_own_needs_messages(tmp_path: Path) -> None:
+    config = small(tmp_path, strategy="huscf_gan", engine="fused")
+    node: dict[str, Any] = {"partition-id": 0, "data-path": str(tmp_path), "state-path": str(tmp_path / "state")}
+    with pytest.raises(SettingError) as caught:
+        client_app._client(config, Context(1, 2, node, RecordDict(), config.to_flower()))
+    allowed = "messages where clients hold images of their own"
+    assert str(caught.value) == f"`engine` = 'fused' is not allowed: {allowed}"
 
 
 def test_every_phase_says_what_it_moves(tmp_path: Path) -> None:
