@@ -155,7 +155,7 @@ class TrainConfig:
     loss_weighting: str = setting("uniform", "weight of a step in the loss", choices=("uniform", "min_snr"))
     min_snr_gamma: float = setting(5.0, "gamma of min-SNR weighting", above=0)
     label_dropout: float = setting(
-        0.0, "share of a client's training images whose condition is dropped, for `guidance`", low=0, high=1
+        0.0, "share of training images whose condition is dropped, for `guidance`", low=0, high=1
     )
     flip: bool = setting(False, "mirror training images left to right at random, on both sides")
     dp_noise_multiplier: float = setting(
@@ -236,9 +236,7 @@ class EvaluationConfig:
     sampling_steps: int = setting(40, "sampling steps of the whole chain; 0: every step", low=0)
     server_steps: int = setting(0, "sampling steps above the cut; 0: its share of `sampling_steps`", low=0)
     client_steps: int = setting(0, "sampling steps below the cut; 0: its share of `sampling_steps`", low=0)
-    guidance: float = setting(
-        1.0, "weight of the condition in the clients' part of the chain, all of it in local and fedavg; 1: plain", low=0
-    )
+    guidance: float = setting(1.0, "weight of the condition in every network that is told it; 1: plain", low=0)
 
 
 SECTIONS: dict[str, type[Any]] = {

@@ -27,8 +27,8 @@ SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"condition": "none"}, {"condition": "none", "share_labels": False, "label_dropout": 0.1}),
     ({}, {"dp_max_grad_norm": 2.0}),
     (
-        {"cut_ratio": 0.0, "label_dropout": 0.1},
-        {"strategy": "centralised", "label_dropout": 0.1, "guidance": 2.0},
+        {"cut_ratio": 0.0, "share_labels": False},
+        {"strategy": "centralised", "share_labels": False, "label_dropout": 0.1, "guidance": 2.0},
     ),
     ({"partition": "iid"}, {"partition": "iid", "dirichlet_alpha": 9.0, "classes_per_client": 5}),
     ({}, {"attribute_groups": "a;b", "within_domain": "by_class", "cache_path": "there"}),
@@ -62,6 +62,7 @@ OTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"label_dropout": 0.1}),
     ({"cut_ratio": 0.0}, {"cut_ratio": 0.0, "label_dropout": 0.1}),
     ({"label_dropout": 0.1}, {"label_dropout": 0.1, "guidance": 2.0}),
+    ({"cut_ratio": 0.0, "label_dropout": 0.1}, {"cut_ratio": 0.0, "label_dropout": 0.1, "guidance": 2.0}),
     ({"strategy": "fedavg", "label_dropout": 0.1}, {"strategy": "fedavg", "label_dropout": 0.1, "guidance": 2.0}),
     ({"strategy": "fedavg"}, {"strategy": "fedprox"}),
     ({"strategy": "fedavg"}, {"strategy": "local"}),
