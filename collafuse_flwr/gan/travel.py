@@ -39,8 +39,13 @@ def unpack(packed: Packed) -> Tensor:
 
 
 def rounded(x: Tensor, dtype: str) -> Tensor:
-    """What arrives when x is sent; as float32, what was computed in bfloat16 arrives as it is."""
-    return x if dtype == "float32" else unpack(pack(x, dtype))
+    """What arrives when x is sent; as float32, what was computed in bfloat16 arrives as it is.
+
+    In memory it lies as it would on arrival, for the bits of convolutions depend on that.
+    """
+    arrived = x if dtype == "float32" else unpack(pack(x, dtype))
+    # `contiguous` would leave the strides of single channels as they are.
+    return arrived.clone(memory_format=torch.contiguous_format)
 
 
 class Rounding:
