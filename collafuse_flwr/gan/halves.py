@@ -105,7 +105,7 @@ def without_weight_gradients(module: nn.Module) -> Iterator[None]:
 
 def cross_entropy(logits: Tensor, target: float) -> Tensor:
     """BCE of logits with one target, 0 or 1, for all of them."""
-    return binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+    return binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, target, dtype=torch.float32))
 
 
 def leaf(x: Tensor) -> Tensor:

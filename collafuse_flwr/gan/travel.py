@@ -35,17 +35,22 @@ def unpack(packed: Packed) -> Tensor:
     """What arrives, in float32."""
     values, exponent = packed
     x = values.float()
-    return torch.ldexp(x, torch.tensor(exponent)) if exponent else x
+    return laid_out(torch.ldexp(x, torch.tensor(exponent)) if exponent else x)
 
 
 def rounded(x: Tensor, dtype: str) -> Tensor:
-    """What arrives when x is sent; as float32, what was computed in bfloat16 arrives as it is.
+    """What arrives when x is sent; as float32, what was computed in bfloat16 arrives as it is."""
+    return laid_out(x) if dtype == "float32" else unpack(pack(x, dtype))
 
-    In memory it lies as it would on arrival, for the bits of convolutions depend on that.
-    """
-    arrived = x if dtype == "float32" else unpack(pack(x, dtype))
-    # `contiguous` would leave the strides of single channels as they are.
-    return arrived.clone(memory_format=torch.contiguous_format)
+
+def laid_out(x: Tensor) -> Tensor:
+    """The same values as convolutions leave them in memory, channels last: the bits of what follows depend on it."""
+    if x.dim() != 4:
+        return x.contiguous()
+    if x.shape[1] > 1:
+        return x.contiguous(memory_format=torch.channels_last)
+    # Of single channels both layouts are the same, but for strides that `contiguous` would leave as they are.
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 class Rounding:
