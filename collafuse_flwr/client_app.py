@@ -9,7 +9,7 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from collafuse_flwr.client import make_client, simulated_client
+from collafuse_flwr.client import make_client
 from collafuse_flwr.client.collafuse import CollaFuseClient
 from collafuse_flwr.client.huscf_gan import HuscfGanClient
 from collafuse_flwr.client.store import ClientStore
@@ -18,6 +18,7 @@ from collafuse_flwr.data import single_client
 from collafuse_flwr.errors import SettingError, UserError
 from collafuse_flwr.folders import client_folder, run_folder
 from collafuse_flwr.runtime import threads
+from collafuse_flwr.simulated import simulated_client
 from collafuse_flwr.wire import Refusal, pack_numbers, pack_refusal
 
 app = ClientApp()

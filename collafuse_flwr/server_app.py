@@ -50,6 +50,6 @@ def main(grid: Grid, context: Context) -> None:
 def _simulated(config: Config, folder: Path, client: int) -> Any:
     """A client of a simulation, for a strategy that may do without messages."""
     # Slow to import, and most runs need it not.
-    from collafuse_flwr.client import simulated_client  # noqa: PLC0415
+    from collafuse_flwr.simulated import simulated_client  # noqa: PLC0415
 
     return simulated_client(config, client, client_folder(folder, client))

@@ -6,13 +6,13 @@ import hashlib
 import json
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from collafuse_flwr.artifacts import RESUMABLE
-from collafuse_flwr.config import ENDS, FEDERATED, Config
+from collafuse_flwr.config import ENDS, FEDERATED, GANS, Config, DeviceConfig
 
 #: Settings of what crosses the cut in images; without uploads they change nothing.
 UPLOADS = ("upload", "copies_per_image", "max_releases", "upload_dtype")
@@ -61,10 +61,12 @@ def canonical(config: Config) -> dict[str, Any]:
 
 
 def _unused(flat: dict[str, Any]) -> set[str]:
-    """Settings that change nothing: of labels if there are none, of uploads at c = 1, of client samplers at c = 0."""
+    """Settings that change nothing: of labels if there are none, uploads at c = 1, guidance at c = 0, devices."""
     unused = {"share_labels", "label_dropout"} if flat["condition"] == "none" else set()
     if flat["strategy"] == "collafuse":
         unused |= {1: set(UPLOADS), 0: {"guidance"}}.get(flat["cut_ratio"], set())
+    if flat["strategy"] not in GANS:
+        unused |= {setting.name for setting in fields(DeviceConfig)} - ({"devices"} if flat["cut_seconds"] else set())
     return unused
 
 

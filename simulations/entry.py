@@ -27,12 +27,13 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 #: What asks Hydra for every combination of values.
 MULTIRUN = {"-m", "--multirun"}
 
-#: Signs that make a value of a setting literal: package.module:factory, several data sets, paths, lists or folders.
+#: Signs that make a value literal: package.module:factory, several data sets, devices, paths, lists or folders.
 LITERAL = {
     "model": ":",
     "dataset": "+",
     "dataset_path": ";",
     "attribute_groups": ";,",
+    "devices": ",:",
     "runs": ("",),
     "attributes": ("",),
 }

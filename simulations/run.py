@@ -10,8 +10,10 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from collafuse_flwr.artifacts import read_config
+from collafuse_flwr.client.cut import unit_of
 from collafuse_flwr.config import Config, setting_help
 from collafuse_flwr.data import federation_data, num_attributes, to_model_space
+from collafuse_flwr.duration import last_cut
 from collafuse_flwr.evaluation import pretrained_networks
 from collafuse_flwr.privacy.choice import choose_cut
 from collafuse_flwr.process import Process
@@ -46,6 +48,10 @@ def preflight(config: Config) -> None:
     if target is not None and target[0] in {"cut_snr_db", "cut_epsilon"}:
         # Any images do: these targets do not depend on them. For the others every client finds its own cut.
         choose_cut(config, process.schedule, to_model_space(data.images.images[:2]), 0)
+    if config.split.cut_seconds:
+        unit = unit_of(process, data.images)
+        for client, own in enumerate(data.partitions):
+            last_cut(config, unit, len(own.train), client)
 
 
 def configured(settings: DictConfig) -> Config:
@@ -62,7 +68,7 @@ def usage(purpose: str) -> str:
     """What a command is for, and every setting with its default and what is allowed."""
     about, lines = setting_help(), [purpose, "Settings (name=default: what it is):", ""]
     lines += [f"  {name}={value}: {about[name]}" for name, value in Config().to_flat().items()]
-    return "\n".join([*lines, "", "federation=silos|devices sets several at once; see conf/."])
+    return "\n".join([*lines, "", "federation=silos|devices and fleet=paper7 set several at once; see conf/."])
 
 
 main = entry(lambda settings: run(configured(settings)), usage=usage(str(__doc__)))

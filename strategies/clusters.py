@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from collafuse_flwr.config import GanConfig
-from collafuse_flwr.gan.clustering import Feature, assign, features, follow
+from collafuse_flwr.gan.clustering import assign, flat, follow, stats
 from collafuse_flwr.gan.weighting import Direction, calibrate, kld_scores, weights
 
 #: Share of the effective sample size that a calibrated beta keeps.
@@ -37,9 +37,9 @@ class Observed:
 
     def see(self, activations: Mapping[int, Tensor]) -> None:
         """Take in one batch: (rows, maps, height, width) of each client."""
-        kind = cast(Feature, self.config.cluster_feature)
+        look = {"flat": flat, "stats": stats}[self.config.cluster_feature]
         self.means.append({client: x.mean(dim=0).flatten(1).cpu() for client, x in activations.items()})
-        self.looks.append({client: features(x, kind).cpu() for client, x in activations.items()})
+        self.looks.append({client: look(x).cpu() for client, x in activations.items()})
         del self.means[: -self.config.cluster_batches], self.looks[: -self.config.cluster_batches]
 
     def weigh(self, sizes: Mapping[int, int], before: Mapping[int, int], *, warm_up: bool) -> Weighing:

@@ -23,9 +23,10 @@ from collafuse_flwr.contract import check_activations, check_weights
 from collafuse_flwr.files import replacing
 from collafuse_flwr.gan.aggregation import Own, ServerAggregation, aggregate
 from collafuse_flwr.gan.blocks import NETS, block_name, by_block
+from collafuse_flwr.gan.choice import cuts_of
 from collafuse_flwr.gan.halves import Tensors
 from collafuse_flwr.gan.middle import ServerHalf
-from collafuse_flwr.gan.settings import architecture_of, given_cuts, practice_of, steps_of
+from collafuse_flwr.gan.settings import architecture_of, practice_of, steps_of
 from collafuse_flwr.gan.training import Link, train_batch
 from collafuse_flwr.gan.travel import Rounding
 from collafuse_flwr.progress import Progress
@@ -93,7 +94,7 @@ class HuscfGan(Federation, Strategy):
     def _build(self, hello: Hello) -> None:
         config = self.config
         self.architecture = architecture_of(config, hello.channels, hello.size, hello.num_classes)
-        self.cuts = dict(enumerate(given_cuts(config)))
+        self.cuts = dict(enumerate(cuts_of(config, self.architecture)))
         self.half = ServerHalf(self.architecture, self.cuts, (config.run.seed, "gan", "server"), practice_of(config))
         self.shapes = Shapes(self.architecture, config.gan.gan_batch_size, config.gan.factored_tails)
         self.cluster_of: dict[int, int] = {}

@@ -12,13 +12,13 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from collafuse_flwr.client import simulated_client
 from collafuse_flwr.client.collafuse import CollaFuseClient
 from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.config import Config
 from collafuse_flwr.folders import client_folder
 from collafuse_flwr.grid import RetryGrid
 from collafuse_flwr.progress import Progress
+from collafuse_flwr.simulated import simulated_client
 from simulations.runners.apps import begin_run
 from simulations.runners.local_grid import LocalGrid
 from strategies import make_strategy

@@ -20,9 +20,10 @@ LAYERS: tuple[set[str], ...] = (
     {f"collafuse_flwr.{name}" for name in ("errors", "files", "grid", "progress", "rng")},
     {"collafuse_flwr.config", "collafuse_flwr.runtime"},
     CORE | {"collafuse_flwr.effort", "collafuse_flwr.folders"},
-    {f"collafuse_flwr.{name}" for name in ("artifacts", "networks", "parts", "wire")},
+    {f"collafuse_flwr.{name}" for name in ("artifacts", "duration", "networks", "parts", "wire")},
     {"collafuse_flwr.contract", "collafuse_flwr.process"},
     {"collafuse_flwr.client", "strategies"},
+    {"collafuse_flwr.simulated"},
     {"collafuse_flwr.client_app", "collafuse_flwr.server_app"},
     {"simulations"},
 )

@@ -1,7 +1,5 @@
 """The client side of every algorithm, by name."""
 
-from pathlib import Path
-
 from collafuse_flwr.client.collafuse import CollaFuseClient
 from collafuse_flwr.client.cut import own_cut
 from collafuse_flwr.client.fedavg import FedAvgClient
@@ -9,7 +7,7 @@ from collafuse_flwr.client.huscf_gan import HuscfGanClient
 from collafuse_flwr.client.hybrid import HybridClient
 from collafuse_flwr.client.store import ClientStore
 from collafuse_flwr.config import FEDERATED, Config
-from collafuse_flwr.data import ClientData, federation_data
+from collafuse_flwr.data import ClientData
 from collafuse_flwr.process import Process
 
 
@@ -30,15 +28,5 @@ def make_client(
         SettingError, DataError: the settings do not fit the images.
     """
     process = Process.of(config)
-    cut = own_cut(config, process.schedule, data.train, client, store)
+    cut = own_cut(process, data.train, client, store)
     return client_class(config.run.strategy)(client, process, data, store, cut, seeded_secret)
-
-
-def simulated_client(config: Config, client: int, folder: Path) -> CollaFuseClient:
-    """The client that holds its share of the run's data set, and keeps its state in a folder.
-
-    Raises:
-        SettingError, DataError: as `make_client`, or the data set cannot be read or dealt.
-    """
-    data = federation_data(config.data, config.run.num_supernodes, config.run.seed).client(client)
-    return make_client(config, client, data, ClientStore(folder), seeded_secret=True)

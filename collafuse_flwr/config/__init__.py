@@ -4,6 +4,7 @@ Every default lives here and nowhere else. Hydra reads this schema directly; the
 `pyproject.toml` is compared with it by a test. A name maps to Flower's run config by `_` -> `-`.
 """
 
+from collafuse_flwr.config.devices import FLEETS, PROFILES, Device, parse_devices
 from collafuse_flwr.config.sections import (
     ENDS,
     FEDERATED,
@@ -13,6 +14,7 @@ from collafuse_flwr.config.sections import (
     SPLIT,
     TARGETS,
     DataConfig,
+    DeviceConfig,
     EvaluationConfig,
     FederationConfig,
     GanConfig,
@@ -27,13 +29,17 @@ from collafuse_flwr.config.whole import Config, check_guidance, setting_help, se
 __all__ = [
     "ENDS",
     "FEDERATED",
+    "FLEETS",
     "GANS",
     "MIXED",
     "MODELS",
+    "PROFILES",
     "SPLIT",
     "TARGETS",
     "Config",
     "DataConfig",
+    "Device",
+    "DeviceConfig",
     "EvaluationConfig",
     "FederationConfig",
     "GanConfig",
@@ -43,6 +49,7 @@ __all__ = [
     "TrainConfig",
     "check_guidance",
     "dropped_classes",
+    "parse_devices",
     "setting_help",
     "setting_names",
     "size_shares",

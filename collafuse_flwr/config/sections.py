@@ -21,6 +21,7 @@ TARGETS = {
     "cut_bits": (0.0, math.inf),
     "cut_epsilon": (0.0, math.inf),
     "cut_reid": (0.0, 1.0),
+    "cut_seconds": (0.0, math.inf),
 }
 #: Presets of networks, from the smallest.
 MODELS = ("nano", "tiny", "small", "base", "paper")
@@ -128,6 +129,7 @@ class SplitConfig:
     cut_bits: str = setting("", "the cut is where uploads tell at most so many bits about an image")
     cut_epsilon: str = setting("", "the cut is where uploads of an image are (this, `dp_delta`)-DP")
     cut_reid: str = setting("", "the cut is where at most this share of a client's images is re-identified")
+    cut_seconds: str = setting("", "the cut is the last at which no round should take a client's device longer")
     clip_norm: float = setting(
         0.0, "L2 norm to which images are clipped before they are noised; 0: none, or pfdm's own", low=0
     )
@@ -202,6 +204,28 @@ class GanConfig:
 
 
 @dataclass(frozen=True)
+class DeviceConfig:
+    """What the clients run on, and how cuts of GANs are planned for it."""
+
+    devices: str = setting(
+        "", "the clients' devices: paper7 in turn, or each client's as '1,2,48:150,...' (its name or GFLOP/s:MB/s[:MB])"
+    )
+    client_memory: float = setting(0.0, "MB for networks on devices that do not tell theirs; 0: no limit", low=0)
+    server_gflops: float = setting(672.0, "GFLOP/s of the server", above=0)
+    server_link: float = setting(1000.0, "MB/s of the server's link", above=0)
+    message_latency: float = setting(0.0, "seconds that every message takes beside its bytes", low=0)
+    latency_model: str = setting(
+        "corrected", "how an iteration is modelled; paper: with the faults", choices=("corrected", "paper")
+    )
+    planner: str = setting("exact", "what finds the cuts of a GAN", choices=("exact", "genetic"))
+    genetic_population: int = setting(200, "individuals of the genetic planner", low=2)
+    genetic_generations: int = setting(100, "generations of the genetic planner", low=1)
+    min_g_head: int = setting(0, "extra blocks that a client at least keeps in the generator's head", low=0)
+    min_g_tail: int = setting(0, "extra blocks that a client at least keeps in the generator's tail", low=0)
+    min_d_tail: int = setting(0, "extra blocks that a client at least keeps in the discriminator's tail", low=0)
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """What is sampled and measured."""
 
@@ -227,5 +251,6 @@ SECTIONS: dict[str, type[Any]] = {
     "split": SplitConfig,
     "train": TrainConfig,
     "gan": GanConfig,
+    "hardware": DeviceConfig,
     "evaluation": EvaluationConfig,
 }

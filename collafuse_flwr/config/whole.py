@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from collafuse_flwr.config.declare import allowed, coerce
+from collafuse_flwr.config.devices import Device, parse_devices
 from collafuse_flwr.config.sections import (
     ENDS,
     MIXED,
@@ -14,6 +15,7 @@ from collafuse_flwr.config.sections import (
     SPLIT,
     TARGETS,
     DataConfig,
+    DeviceConfig,
     EvaluationConfig,
     FederationConfig,
     GanConfig,
@@ -37,6 +39,7 @@ class Config:
     split: SplitConfig = field(default_factory=SplitConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     gan: GanConfig = field(default_factory=GanConfig)
+    hardware: DeviceConfig = field(default_factory=DeviceConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     @classmethod
@@ -89,6 +92,18 @@ class Config:
         """The cut step k = round(c T) of every client (CollaFuse, arXiv 2406.14429, counts from the clean image)."""
         return tuple(round(c * self.model.timesteps) for c in self.cut_ratios())
 
+    def client_devices(self) -> tuple[Device, ...]:
+        """The device of every client; none where the settings name none."""
+        if not self.hardware.devices:
+            return ()
+        limit = self.hardware.client_memory * 1e6 or math.inf
+        devices = parse_devices(self.hardware.devices, self.run.num_supernodes)
+        return tuple(d if d.memory < math.inf else replace(d, memory=limit) for d in devices)
+
+    def server_device(self) -> Device:
+        """What the server computes and sends with."""
+        return Device("server", self.hardware.server_gflops * 1e9, self.hardware.server_link * 1e6)
+
 
 def setting_names() -> tuple[str, ...]:
     """The flat names of all settings."""
@@ -104,6 +119,7 @@ def _check_together(config: Config) -> None:
     """Refuse settings that are fine alone but not together."""
     _check_target(config)
     _check_cuts(config)
+    _check_devices(config)
     data, n = config.data, config.run.num_supernodes
     if data.class_attribute and "celeba" not in data.dataset.split("+"):
         raise SettingError("class_attribute", data.class_attribute, "empty unless `dataset` is celeba")
@@ -141,6 +157,13 @@ def _check_target(config: Config) -> None:
         raise SettingError(*given[0], f"empty when `{others[0]}` is given")
     if given and config.run.strategy not in MIXED:
         raise SettingError(*given[0], f"empty when `strategy` is {config.run.strategy}")
+
+
+def _check_devices(config: Config) -> None:
+    """Refuse devices that are unknown or not one per client, and a limit of time for devices that nobody named."""
+    devices = config.client_devices()
+    if config.split.cut_seconds and not devices:
+        raise SettingError("cut_seconds", config.split.cut_seconds, "empty unless `devices` names the clients' devices")
 
 
 def _check_cuts(config: Config) -> None:

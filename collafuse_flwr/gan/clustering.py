@@ -32,11 +32,6 @@ def stats(activations: Tensor) -> Tensor:
     return torch.cat([values.mean(dim=1), values.std(dim=1, correction=0)])
 
 
-def ema(average: Tensor | None, new: Tensor, decay: float) -> Tensor:
-    """decay * average + (1 - decay) * new, for features over batches or rounds; the first is taken as it is."""
-    return new if average is None else torch.lerp(new, average, decay)
-
-
 def assign(features: Tensor, num_clusters: int, seed: int = 0) -> list[int]:
     """The cluster of each client, counted from 0, by k-means on the mean of its features over batches.
 

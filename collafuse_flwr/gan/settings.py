@@ -30,15 +30,21 @@ def practice_of(config: Config) -> Practice:
 
 
 def given_cuts(config: Config) -> tuple[Cuts, ...]:
-    """The cuts of every client, as `client_cuts` says; 0000, the least, where it says nothing.
+    """The cuts of every client, as `client_cuts` says; the least that is allowed where it says nothing.
 
     Raises:
         SettingError: they are not cuts, or not one for each client.
     """
     text, n = config.gan.client_cuts, config.run.num_supernodes
-    parts = text.split(",") if text else [str(Cuts(d_head=config.gan.min_d_head))]
+    parts = text.split(",") if text else [str(least_cuts(config))]
     cuts = tuple(Cuts.parse(part.strip()) for part in parts)
     return cuts * n if len(cuts) == 1 else cuts
+
+
+def least_cuts(config: Config) -> Cuts:
+    """The least that every client keeps."""
+    hardware = config.hardware
+    return Cuts(hardware.min_g_head, hardware.min_g_tail, config.gan.min_d_head, hardware.min_d_tail)
 
 
 def steps_of(config: Config, sizes: Iterable[int]) -> int:

@@ -18,7 +18,7 @@ from tests.federation import metrics, run_strategy, small
 
 def cut_of(config: Config, folder: Path, client: int = 1) -> int:
     data = federation_data(config.data, 3, 0).client(client)
-    return own_cut(config, Process.of(config).schedule, data.train, client, ClientStore(folder))
+    return own_cut(Process.of(config), data.train, client, ClientStore(folder))
 
 
 def test_without_a_target_the_settings_say(tmp_path: Path) -> None:

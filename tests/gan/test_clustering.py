@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from collafuse_flwr.gan.clustering import assign, ema, flat, follow, stats
+from collafuse_flwr.gan.clustering import assign, flat, follow, stats
 from collafuse_flwr.rng import stream
 
 TRUE = [0, 0, 0, 0, 1, 1, 1, 2, 2]
@@ -33,14 +33,6 @@ def test_features_by_hand() -> None:
     moved = activations.flip(3)
     assert torch.equal(stats(moved), stats(activations))
     assert not torch.equal(flat(moved), flat(activations))
-
-
-def test_the_average_of_features_forgets_at_the_rate_of_its_decay() -> None:
-    average = None
-    for value in (8.0, 4.0, 0.0):
-        average = ema(average, torch.tensor([value]), 0.75)
-    assert average is not None
-    assert average.item() == pytest.approx(0.75 * (0.75 * 8 + 0.25 * 4))
 
 
 @pytest.mark.parametrize("num_clusters", [3, 0])

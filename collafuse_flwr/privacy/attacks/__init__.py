@@ -7,8 +7,8 @@ from collafuse_flwr.privacy.attacks.members import Membership, denoising_losses,
 from collafuse_flwr.privacy.attacks.memory import Memorisation, memorisation
 from collafuse_flwr.privacy.attacks.naming import Reidentification, reidentify
 from collafuse_flwr.privacy.attacks.probing import Probe, probe
-from collafuse_flwr.privacy.attacks.split_inversion import Inverted, Stem, invert
-from collafuse_flwr.privacy.attacks.split_search import search
+from collafuse_flwr.privacy.attacks.split_inversion import Inverted, Stem, invert_stem
+from collafuse_flwr.privacy.attacks.split_search import search_split
 from collafuse_flwr.privacy.attacks.wiener import Wiener
 
 __all__ = [
@@ -23,8 +23,8 @@ __all__ = [
     "continued",
     "denoising_losses",
     "gradients",
-    "invert",
     "invert_gradient",
+    "invert_stem",
     "measure_fidelity",
     "membership",
     "memorisation",
@@ -32,7 +32,7 @@ __all__ = [
     "predicted_noise_norms",
     "probe",
     "reidentify",
-    "search",
+    "search_split",
     "single_release",
     "train_shadow",
 ]

@@ -7,7 +7,7 @@ map leaves h = (z - mean) / deviation, one linear relation short of z. With S = 
     S h + m = W * x    for some x:    2 unknowns a filter, and more values than pixels to hold them against.
 
     stem = Stem.of(discriminator_head[0].state_dict())
-    found = invert(stem, activations)    # of one batch, real or generated
+    found = invert_stem(stem, activations)    # of one batch, real or generated
 """
 
 from __future__ import annotations
@@ -99,14 +99,16 @@ class Stem:
 
 
 @torch.no_grad()
-def invert(stem: Stem, activations: Tensor) -> Inverted:
+def invert_stem(stem: Stem, activations: Tensor) -> Inverted:
     """Images and labels of a batch, exact but for rounding, from the activations of the first block in training mode.
 
     S and m are known up to a common factor from `_statistics`. Then the last channel of x shows pictures of labels,
     whose true size gives the factor; without them x has only the image's channels.
 
+    A stem that is some steps old does too: images lose what the weights have moved, labels last longer.
+
     Args:
-        stem: the block, as the server knows it right after an average.
+        stem: the block, as the server knows it since the last average.
         activations: (n, filters, side, side) of one batch, normalised together.
 
     Raises:

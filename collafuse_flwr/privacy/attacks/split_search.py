@@ -16,7 +16,7 @@ from collafuse_flwr.privacy.attacks.split_inversion import SLOPE, Inverted
 HISTORY = 20
 
 
-def search(
+def search_split(
     head: nn.Module,
     activations: Tensor,
     channels: int,
@@ -30,7 +30,7 @@ def search(
     The last rectifier is undone on both sides, so that no value counts less for being negative. The batch's mean and
     deviation are those of the guess, which is why all rows that were normalised together are searched together.
 
-        search(discriminator_head, uploaded, channels=1, num_steps=100)
+        search_split(discriminator_head, uploaded, channels=1, num_steps=100)
 
     Args:
         head: the client's first blocks as the server knows them, called with images and labels; it is not changed.

@@ -1,0 +1,74 @@
+"""What clients run on: how fast they compute and send, and how much memory they have, by name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from collafuse_flwr.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Device:
+    """A machine: floating-point operations and bytes of its link in a second, and bytes of memory."""
+
+    name: str
+    flops: float
+    link: float
+    memory: float = math.inf
+
+    def seconds(self, flops: float, num_bytes: float) -> float:
+        """How long it computes and transfers, one after the other."""
+        return flops / self.flops + num_bytes / self.link
+
+
+#: The devices of HuSCF-GAN's experiments: clock in MHz, operations in a cycle, MB/s of the link.
+_PAPER = {
+    "1": (480, 1, 50),
+    "2": (6000, 8, 150),
+    "3": (15600, 8, 1000),
+    "4": (5720, 8, 300),
+    "5": (4000, 4, 50),
+    "6": (9000, 4, 100),
+    "7": (12000, 10, 800),
+}
+PROFILES = {name: Device(name, clock * 1e6 * each, link * 1e6) for name, (clock, each, link) in _PAPER.items()}
+#: Several devices under one name, dealt to the clients in turn.
+FLEETS = {"paper7": tuple(PROFILES.values())}
+
+
+def parse_devices(text: str, num_clients: int) -> tuple[Device, ...]:
+    """The device of every client: those of a fleet in turn, or one each, with commas between them.
+
+        parse_devices("paper7", 80)
+        parse_devices("1,2,250:12.5:4000", 3)   # the last: 250 GFLOP/s, 12.5 MB/s, 4000 MB of memory
+
+    Raises:
+        SettingError: a device is unknown, a number is not above 0, or there is not one device for each client.
+    """
+    if text in FLEETS:
+        fleet = FLEETS[text]
+        return tuple(fleet[client % len(fleet)] for client in range(num_clients))
+    devices = tuple(_device(part.strip(), text) for part in text.split(","))
+    if len(devices) != num_clients:
+        raise SettingError("devices", text, f"{_named()}, or {num_clients} devices, one per client")
+    return devices
+
+
+def _device(part: str, text: str) -> Device:
+    """A device by its name, or by its numbers."""
+    if part in PROFILES:
+        return PROFILES[part]
+    try:
+        numbers = [float(number) for number in part.split(":")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (2, 3) or not all(0 < number < math.inf for number in numbers):
+        allowed = f"{_named()}, or for each client one of {', '.join(PROFILES)} or GFLOP/s:MB/s[:MB of memory], above 0"
+        raise SettingError("devices", text, allowed)
+    gflops, link, *memory = numbers
+    return Device(part, gflops * 1e9, link * 1e6, memory[0] * 1e6 if memory else math.inf)
+
+
+def _named() -> str:
+    return ", ".join(FLEETS)
