@@ -14,7 +14,7 @@ from collafuse_flwr.errors import DataError, SettingError
 from collafuse_flwr.rng import stream
 
 #: Scenario 2 of HuSCF-GAN, with its shares of 1.
-MIXED = {"dropped_classes": "0:.25,2:.3,3:.1,4:.1", "size_shares": "1:0.7,0.6667:0.3"}
+MIXED: dict[str, Any] = {"dropped_classes": "0:.25,2:.3,3:.1,4:.1", "size_shares": "1:0.7,0.6667:0.3"}
 
 
 def labelled(counts: list[int], domains: int = 1) -> ImageSet:
