@@ -45,7 +45,7 @@ def draw_overview(rows: Sequence[tuple[str, Tensor]], path: Path, title: str) ->
         axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_curves(rounds: Sequence[dict[str, Any]], clients: Sequence[dict[str, Any]], path: Path) -> None:
@@ -66,7 +66,7 @@ def draw_curves(rounds: Sequence[dict[str, Any]], clients: Sequence[dict[str, An
     names = [str(client["client"]) for client in measured]
     quality.bar(names, [client["fd"] for client in measured], color="C2")
     quality.set(xlabel="client", ylabel="Fréchet distance", title="Quality (lower is better)")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _trained_loss(client: dict[str, Any] | None) -> float | None:
@@ -90,6 +90,7 @@ def _grid(images: Tensor, columns: int) -> Tensor:
     return grid.clamp(0, 1).to(torch.float32)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
