@@ -60,7 +60,16 @@ def _gan(config: Config, architecture: Architecture, console: Console) -> None:
     extra, cost = whole.extra(planned.cuts), measure(architecture, config.gan.gan_batch_size)
     own, computed = whole.passes(extra), compute.passes(extra).sum(0)
     table = _table(
-        "Planned cuts", "client", "device", "cut", "G fwd ms", "G bwd ms", "D fwd ms", "D bwd ms", "mostly", "MB"
+        "Planned cuts, and milliseconds of each client in the passes of a batch",
+        "client",
+        "device",
+        "cut",
+        "G fwd",
+        "G bwd",
+        "D fwd",
+        "D bwd",
+        "mostly",
+        "MB",
     )
     for client, cut in enumerate(planned.cuts[:SHOWN]):
         mostly = "compute" if computed[client] > own[:, client].sum() / 2 else "link"
@@ -84,8 +93,8 @@ def _diffusion(config: Config, console: Console) -> None:
     """What each client should have to do, and how long that takes it in the longest round."""
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
     unit, rounds = unit_of(Process.of(config), data.images), range(1, config.run.num_rounds + 1)
-    columns = ("client", "device", "images", "cut step", "GFLOP", "MB up", "MB down", "longest round, s", "mostly")
-    table = _table("Predicted work in all rounds of training, and the longest round", *columns)
+    columns = ("client", "device", "images", "cut", "GFLOP", "MB up", "MB down", "s", "mostly")
+    table = _table("Predicted work in all rounds of training, and the longest round in seconds", *columns)
     for client, own in enumerate(data.partitions[:SHOWN]):
         count, device = len(own.train), config.client_devices()[client]
         cut = last_cut(config, unit, count, client) if config.split.cut_seconds else config.cut_steps()[client]

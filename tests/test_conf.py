@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from collafuse_flwr.config import ENDS, FEDERATED, SPLIT, Config
+from collafuse_flwr.config import ENDS, FEDERATED, FLEETS, PROFILES, SPLIT, Config
 from simulations.entry import CONF, register_schema
 
 SECTIONS: list[Any] = [section.default_factory for section in fields(Config)]
@@ -91,3 +92,12 @@ def test_every_strategy_has_its_group() -> None:
     files = {path.stem: path.read_text() for path in (Path(__file__).parents[1] / "conf" / "strategy").glob("*.yaml")}
     assert set(files) == {*SPLIT, *ENDS, *FEDERATED}
     assert all(f"\nstrategy: {name}\n" in text for name, text in files.items())
+
+
+def test_the_papers_fleet_is_the_one_the_app_knows() -> None:
+    flat = composed("fleet=paper7")
+    assert {name for name, value in flat.items() if value != Config().to_flat()[name]} == {"devices"}
+    assert flat["devices"] in FLEETS
+    told = re.findall(r"(\d) ([\d.]+):(\d+)", (CONF / "fleet" / "paper7.yaml").read_text())
+    known = [(name, device.flops / 1e9, device.link / 1e6) for name, device in PROFILES.items()]
+    assert [(name, float(gflops), float(link)) for name, gflops, link in told] == known

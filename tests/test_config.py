@@ -81,6 +81,9 @@ def configs(draw: st.DrawFn) -> Config:
         flat[name] = ""
     if not flat["client_cut_ratios"] and flat["strategy"] in MIXED:
         flat[draw(st.sampled_from(sorted(TARGETS)))] = draw(st.sampled_from(["", "0.5"]))
+    flat["devices"] = (
+        "paper7" if flat["cut_seconds"] else draw(st.sampled_from(["", "paper7", "2," * (clients - 1) + "1:2:3"]))
+    )
     if flat["dataset"] != "celeba":
         flat["class_attribute"] = ""
     flat["overlap"] &= flat["partition"] == "by_attribute"

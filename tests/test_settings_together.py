@@ -147,6 +147,8 @@ def test_the_cut_may_be_chosen_by_what_it_discloses() -> None:
         ({"cut_bits": "nan"}, "a number above 0"),
         ({"cut_snr_db": "-inf"}, "a number above -inf"),
         ({"cut_epsilon": "few"}, "a number above 0"),
+        ({"cut_seconds": 0, "devices": "1,2"}, "a number above 0"),
+        ({"cut_seconds": 5}, "empty unless `devices` names the clients' devices"),
         ({"cut_bits": 3, "cut_reid": 0.1}, "empty when `cut_reid` is given"),
         ({"cut_bits": 3, "client_cut_ratios": "0.1,0.2"}, "empty when `client_cut_ratios` is given"),
         ({"cut_bits": 3, "strategy": "fedavg"}, "empty when `strategy` is fedavg"),

@@ -222,7 +222,7 @@ class GeneratorStem(nn.Module):
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Args: z (n, 100), labels int64 (n,)."""
         joined = torch.cat([z, self.embedding(labels)], dim=1)
-        return torch.relu(self.norm(self.linear(joined))).view(-1, *self.shape)
+        return torch.relu_(self.norm(self.linear(joined))).view(-1, *self.shape)
 
 
 class DiscriminatorStem(nn.Module):
@@ -241,8 +241,8 @@ class DiscriminatorStem(nn.Module):
 
 
 def _up(convolution: nn.ConvTranspose2d) -> nn.Module:
-    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU())
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True))
 
 
 def _down(convolution: nn.Conv2d) -> nn.Module:
-    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.LeakyReLU(SLOPE))
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.LeakyReLU(SLOPE, inplace=True))

@@ -75,8 +75,7 @@ class DeviceHalf:
         for net in NETS:
             count = len(getattr(architecture, net))
             for end, indices in (("head", cuts.head(net)), ("tail", cuts.tail(net, count))):
-                part = architecture.build(net, indices, name).to(practice.runtime.device)
-                self.parts[f"{net[0]}_{end}"] = part.train()
+                self.parts[f"{net[0]}_{end}"] = practice.place(architecture.build(net, indices, name))
         self.optimisers = {part: practice.optimiser(self.parts[part]) for part in PARTS}
         self.factored = {net: factored and can_factor(self.parts[f"{net}_tail"]) for net in "gd"}
         self.runtime = practice.runtime

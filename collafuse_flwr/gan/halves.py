@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from collafuse_flwr.runtime import Runtime
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 #: Tensors by name, as they cross a cut.
 Tensors = dict[str, Tensor]
@@ -34,9 +37,14 @@ class Practice:
     learning_rate: float = 2e-4
     betas: tuple[float, float] = (0.5, 0.999)
 
+    def place(self, module: ModuleT) -> ModuleT:
+        """A module where it is to be trained; channels last, which convolutions are faster with."""
+        module.to(self.runtime.device).to(memory_format=torch.channels_last)
+        return module.train()
+
     def optimiser(self, module: nn.Module) -> torch.optim.Adam:
         """Adam over a module's parameters."""
-        return torch.optim.Adam(module.parameters(), self.learning_rate, self.betas)
+        return torch.optim.Adam(module.parameters(), self.learning_rate, self.betas, fused=True)
 
 
 def step(optimiser: torch.optim.Optimizer) -> None:

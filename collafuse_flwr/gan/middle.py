@@ -72,7 +72,7 @@ class ServerHalf:
         for net in self.counts:
             spans = [self.span(client, net) for client in cuts]
             union = range(min(span.start for span in spans), max(span.stop for span in spans))
-            self.nets[net] = architecture.build(net, union, name).to(practice.runtime.device).train()
+            self.nets[net] = practice.place(architecture.build(net, union, name))
         self.optimisers = {net: practice.optimiser(blocks) for net, blocks in self.nets.items()}
 
     def span(self, client: int, net: str) -> range:
@@ -152,10 +152,10 @@ class ServerHalf:
             if not now:
                 continue
             with self.runtime.autocast():
-                rows = self.nets[net][index](torch.cat(list(now.values()))).float()
+                rows = self.nets[net][index](torch.cat(list(now.values())))
             now = dict(zip(now, rows.split([len(x) for x in now.values()]), strict=True))
             if index == middle(self.counts[net]):
-                features = {client: x.detach() for client, x in now.items()}
+                features = {client: x.detach().float() for client, x in now.items()}
             gone = [client for client in now if spans[client].stop == index + 1]
-            outputs |= {client: now.pop(client) for client in gone}
+            outputs |= {client: now.pop(client).float() for client in gone}
         return Pass(leaves, outputs, features)

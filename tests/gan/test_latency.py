@@ -45,7 +45,7 @@ def test_the_papers_formula_term_by_term() -> None:
         done = [2 * f[3] / s + passes * (out[3] / link + f[4] / rate) for rate in (1e11, 1e10)]
         back = [2 * r[3] / s + passes * (r[4] / rate + out[3] / own) for rate, own in ((1e11, 1e8), (1e10, 2e8))]
         ends = r[3] / s + passes * (out[0] / link + r[0] / 1e10), passes * (out[1] / link + (r[0] + r[1]) / 1e11)
-        return max(arrive) + max(done) + max(back) + max(ends) + 2 * (f[2] + r[2]) / s
+        return float(max(arrive) + max(done) + max(back) + max(ends) + 2 * (f[2] + r[2]) / s)
 
     seconds = float(model.seconds(model.extra([Cuts.parse("1010"), Cuts()])))
     assert seconds == pytest.approx(net(g, 1) + net(d, 3), rel=1e-12)

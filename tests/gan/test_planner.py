@@ -20,7 +20,7 @@ from collafuse_flwr.gan.latency import Iteration, Whole, iteration
 from collafuse_flwr.gan.planner import plan_cuts
 
 SERVER = Device("server", 672e9, 1e9)
-PAPER, TRUE = (measure(build_architecture(1, 28, 10), 64, model) for model in ("paper", "corrected"))  # type: ignore[arg-type]
+PAPER, TRUE = (measure(build_architecture(1, 28, 10), 64, model) for model in ("paper", "corrected"))
 NUMBERS = st.integers(0, 20).map(float)
 BLOCKS = st.builds(BlockCost, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS)
 #: Three blocks leave no choice, seven three levels at each end.

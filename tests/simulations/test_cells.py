@@ -22,6 +22,7 @@ SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"cut_ratio": 0.3}, {"client_cut_ratios": "0.3,0.3,0.30,0.3"}),
     ({"client_cut_ratios": "0.1,0.2,0.3,0.4"}, {"client_cut_ratios": "0.1,0.2,0.3,0.4", "cut_ratio": 0.9}),
     ({"cut_epsilon": 8}, {"cut_epsilon": 8, "cut_ratio": 0.9}),
+    ({}, {"devices": "paper7", "server_gflops": 3.0, "min_g_tail": 1}),
     ({"condition": "none"}, {"condition": "none", "share_labels": False, "label_dropout": 0.1}),
     (
         {"cut_ratio": 0.0, "label_dropout": 0.1},
@@ -51,6 +52,7 @@ OTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"condition": "none"}),
     ({}, {"flip": True}),
     ({"cut_epsilon": 8}, {"cut_epsilon": 9}),
+    ({"cut_seconds": 8, "devices": "paper7"}, {"cut_seconds": 8, "devices": "1,1,1,1"}),
     ({"cut_epsilon": 8}, {"cut_bits": 8}),
     ({}, {"label_dropout": 0.1}),
     ({"cut_ratio": 0.0}, {"cut_ratio": 0.0, "label_dropout": 0.1}),
