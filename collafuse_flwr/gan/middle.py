@@ -143,19 +143,27 @@ class ServerHalf:
         return count
 
     def _through(self, net: str, leaves: ByClient) -> Pass:
-        now: ByClient = {}
         outputs: ByClient = {}
         features: ByClient = {}
         spans = {client: self.span(client, net) for client in leaves}
+        members: list[int] = []
+        rows: Tensor | None = None
         for index in self.nets[net].indices:
-            now |= {client: x for client, x in leaves.items() if spans[client].start == index}
-            if not now:
+            joining = [client for client in leaves if spans[client].start == index]
+            members += joining
+            if not members:
                 continue
+            # Rows are copied only where clients join or leave.
+            parts = [] if rows is None else [rows]
+            parts += [leaves[client].to(parts[0].dtype) if parts else leaves[client] for client in joining]
             with self.runtime.autocast():
-                rows = self.nets[net][index](torch.cat(list(now.values())))
-            now = dict(zip(now, rows.split([len(x) for x in now.values()]), strict=True))
+                rows = self.nets[net][index](parts[0] if len(parts) == 1 else torch.cat(parts))
+            own = dict(zip(members, rows.split([len(leaves[client]) for client in members]), strict=True))
             if index == middle(self.counts[net]):
-                features = {client: x.detach().float() for client, x in now.items()}
-            gone = [client for client in now if spans[client].stop == index + 1]
-            outputs |= {client: now.pop(client).float() for client in gone}
+                features = {client: x.detach().float() for client, x in own.items()}
+            gone = [client for client in members if spans[client].stop == index + 1]
+            outputs |= {client: own.pop(client).float() for client in gone}
+            if gone:
+                members = list(own)
+                rows = torch.cat(list(own.values())) if own else None
         return Pass(leaves, outputs, features)

