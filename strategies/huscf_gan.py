@@ -275,7 +275,7 @@ class HuscfGan(Federation, Strategy):
         self.half.load_blocks({name: value.to(device) for name, value in weights(arrays).items()})
 
     def _checkpoint(self) -> tuple[dict[str, Tensor], str]:
-        tensors = {f"server.{name}": value for name, value in self.half.state().items()}
+        tensors = {f"server.{name}": value.contiguous() for name, value in self.half.state().items()}
         for cluster, model in self.models.items():
             tensors |= {f"cluster.{cluster}.{name}": value.contiguous() for name, value in model.items()}
         return tensors, json.dumps({str(client): cluster for client, cluster in self.cluster_of.items()})
