@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from collafuse_flwr.artifacts import open_run, print_summary, summarise
 from collafuse_flwr.config import Config
+from collafuse_flwr.errors import SettingError
 from collafuse_flwr.evaluation import pretrained_networks
 from collafuse_flwr.folders import client_folder, run_folder
 from collafuse_flwr.grid import RetryGrid
@@ -29,6 +30,9 @@ def main(grid: Grid, context: Context) -> None:
         UserError: a setting is not allowed, or nobody could take part.
     """
     config = Config.from_flat(context.run_config)
+    if config.run.attack:
+        allowed = "false here: `python -m simulations.attack run=FOLDER` attacks a simulation that is finished"
+        raise SettingError("attack", True, allowed)
     # What is read after the last round is read here as well: a mistake must not cost the training.
     pretrained_networks(config.evaluation)
     folder = run_folder(config, context.run_id)

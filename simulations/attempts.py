@@ -20,10 +20,13 @@ from typing import IO, Any, Literal
 from collafuse_flwr.artifacts import RESUMABLE, read_config
 from collafuse_flwr.config import Config
 from collafuse_flwr.errors import UserError
-from simulations.cells import Cell, canonical, overrides
+from simulations.attack.request import FOLDER, RESULTS
+from simulations.cells import Cell, canonical, override, overrides
 
 #: What runs a cell; its settings follow.
 COMMAND = (sys.executable, "-m", "simulations.run")
+#: What attacks one that is finished.
+ATTACK = (sys.executable, "-m", "simulations.attack")
 LOG = "run.log"
 #: Seconds that a cell has to end when the sweep is stopped.
 PATIENCE = 30.0
@@ -55,10 +58,11 @@ def attempt(cell: Cell, sweep: Path) -> Outcome:
             config = _to_run(cell.config, folder)
         except UserError as error:
             return Outcome(cell.name, "failed", told=str(error))
-        if (folder / "summary.json").is_file():
+        finished = (folder / "summary.json").is_file()
+        if finished and (not config.run.attack or (folder / FOLDER / RESULTS).is_file()):
             return Outcome(cell.name, "done before", told=quality(folder))
         began = time.monotonic()
-        status = _run(config, folder, log)
+        status = _attack(folder, log) if finished else _run(config, folder, log)
         seconds = time.monotonic() - began
         if status == 0:
             return Outcome(cell.name, "done", seconds, status, quality(folder))
@@ -96,9 +100,18 @@ def _run(config: Config, folder: Path, log: IO[bytes]) -> int:
         # What is left of a run that never came to a checkpoint.
         if (folder / "config.json").is_file():
             _clear(folder)
-    process = subprocess.Popen(
-        [*COMMAND, *overrides(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-    )
+    return _wait([*COMMAND, *overrides(config)], log)
+
+
+def _attack(folder: Path, log: IO[bytes]) -> int:
+    """Attack a finished run in a process that writes to the log, in place of an attack that was cut off."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    return _wait([*ATTACK, override("run", str(folder))], log)
+
+
+def _wait(command: list[str], log: IO[bytes]) -> int:
+    """The exit status of a process, which ends with this one."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
     try:
         return process.wait()
     finally:

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from collafuse_flwr.artifacts import RESUMABLE
-from collafuse_flwr.config import ENDS, FEDERATED, GANS, Config, DeviceConfig
+from collafuse_flwr.config import ENDS, FEDERATED, GANS, Config, DeviceConfig, GanConfig
 
 #: Settings of what crosses the cut in images; without uploads they change nothing.
 UPLOADS = ("upload", "copies_per_image", "max_releases", "upload_dtype")
@@ -27,6 +27,13 @@ ONLY_WITH = {
     "min_snr_gamma": ("loss_weighting", "min_snr"),
     "proximal_mu": ("strategy", "fedprox"),
 }
+#: Settings of networks that denoise, of their cut, training and sampling; in GANs they change nothing.
+DIFFUSION = (
+    *("model", "client_model", "schedule", "prediction", "loss_weighting", "min_snr_gamma", "label_dropout", "flip"),
+    *("cut_ratio", "client_cut_ratios", *UPLOADS, "share_labels", "effort", "client_init", "client_init_round"),
+    *("budget", "server_effort", "batch_size", "client_batch_size", "learning_rate", "lr_schedule", "ema_decay"),
+    *("sampler", "sampling_steps", "server_steps", "client_steps", "guidance", "proximal_mu"),
+)
 #: What a name always tells, so that it is not told again among the settings that differ.
 IN_EVERY_NAME = ("strategy", "dataset", "cut_ratio", "seed")
 #: Names stay below what file systems allow (255 bytes) and what fits on a line.
@@ -51,6 +58,10 @@ def canonical(config: Config) -> dict[str, Any]:
         elif flat["strategy"] in FEDERATED:
             for name in ("cut_ratio", "client_cut_ratios", *UPLOADS):
                 del flat[name]
+    if flat["strategy"] in GANS:
+        return {name: value for name, value in flat.items() if name not in DIFFUSION}
+    for spec in fields(GanConfig):
+        del flat[spec.name]
     if config.cut_target() is not None:
         flat["cut_ratio"] = None
     if flat.get("client_cut_ratios"):
@@ -63,6 +74,7 @@ def canonical(config: Config) -> dict[str, Any]:
 def _unused(flat: dict[str, Any]) -> set[str]:
     """Settings that change nothing: of labels if there are none, uploads at c = 1, guidance at c = 0, devices."""
     unused = {"share_labels", "label_dropout"} if flat["condition"] == "none" else set()
+    unused |= set() if flat["dp_noise_multiplier"] else {"dp_max_grad_norm"}
     if flat["strategy"] == "collafuse":
         unused |= {1: set(UPLOADS), 0: {"guidance"}}.get(flat["cut_ratio"], set())
     if flat["strategy"] not in GANS:

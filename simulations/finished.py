@@ -13,7 +13,7 @@ from safetensors.torch import load_model
 from torch import nn
 
 from collafuse_flwr.artifacts import read_config
-from collafuse_flwr.config import FEDERATED
+from collafuse_flwr.config import FEDERATED, GANS, Config
 from collafuse_flwr.data import FederationData, federation_data
 from collafuse_flwr.errors import SettingError
 from collafuse_flwr.folders import client_folder
@@ -46,6 +46,7 @@ class Finished:
         if not (folder / "config.json").is_file():
             raise SettingError("run", str(folder), "the folder of a finished run")
         config, journal = read_config(folder), Journal(folder)
+        refuse_gan(config, folder)
         saved = journal.load()
         if saved is None or not journal.hellos or not (folder / "summary.json").is_file():
             raise SettingError("run", str(folder), "the folder of a run that has reached its end")
@@ -90,6 +91,18 @@ class Finished:
 
     def _shape(self) -> tuple[int, int, int, int]:
         return self.hello.channels, self.hello.size, self.hello.num_classes, self.hello.num_attributes
+
+
+def refuse_gan(config: Config, folder: Path) -> None:
+    """Refuse the run of a GAN, which has no diffusion process.
+
+    Raises:
+        SettingError: it is one.
+    """
+    if config.run.strategy in GANS:
+        raise SettingError(
+            "run", str(folder), f"a run of diffusion models (this one's `strategy` is {config.run.strategy})"
+        )
 
 
 def load_trained(network: nn.Module, folder: Path) -> nn.Module:

@@ -28,7 +28,7 @@ from collafuse_flwr.rng import stream
 from collafuse_flwr.wire import Hello
 from simulations.asked import check_whole_numbers, folders
 from simulations.entry import entry
-from simulations.finished import load_trained
+from simulations.finished import load_trained, refuse_gan
 from strategies.journal import Journal
 
 
@@ -84,6 +84,7 @@ def generate(request: Request) -> Path:
     if not (request.run / "config.json").is_file():
         raise SettingError("run", str(request.run), "the folder of a finished run")
     config = read_config(request.run)
+    refuse_gan(config, request.run)
     if request.client >= config.run.num_supernodes:
         raise SettingError("client", request.client, f"0..{config.run.num_supernodes - 1}, the clients of the run")
     guidance = config.evaluation.guidance if request.guidance is None else request.guidance

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
 from collafuse_flwr.artifacts import read_config
 from collafuse_flwr.client.cut import unit_of
-from collafuse_flwr.config import Config, setting_help
+from collafuse_flwr.config import GANS, Config, setting_help
 from collafuse_flwr.data import federation_data, num_attributes, to_model_space
 from collafuse_flwr.duration import last_cut
 from collafuse_flwr.evaluation import pretrained_networks
+from collafuse_flwr.gan.choice import cuts_of
+from collafuse_flwr.gan.settings import architecture_of
 from collafuse_flwr.privacy.choice import choose_cut
 from collafuse_flwr.process import Process
 from simulations import runners
+from simulations.attack.request import attack_run, check_attack, default_request
 from simulations.entry import entry, fresh_folder
 
 
@@ -29,7 +33,10 @@ def run(config: Config) -> None:
     """
     preflight(config)
     folder = str(Path(config.run.output).absolute()) if config.run.output else fresh_folder(config)
-    runners.run(replace(config, run=replace(config.run, output=folder)))
+    # What attacks is not the run, which knows nothing of it.
+    finished = runners.run(replace(config, run=replace(config.run, output=folder, attack=False)))
+    if config.run.attack:
+        attack_run(default_request(finished.folder), Console(highlight=False))
 
 
 def preflight(config: Config) -> None:
@@ -41,9 +48,14 @@ def preflight(config: Config) -> None:
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
     process, (_, channels, size, _) = Process.of(config), data.images.images.shape
     told = data.images.num_classes, num_attributes(config, data.images)
-    process.backbone(channels, size, *told)
-    process.denoiser(0, channels, size, *told)
+    if config.run.strategy in GANS:
+        cuts_of(config, architecture_of(config, channels, size, told[0]))
+    else:
+        process.backbone(channels, size, *told)
+        process.denoiser(0, channels, size, *told)
     pretrained_networks(config.evaluation)
+    if config.run.attack:
+        check_attack(config, data)
     target = config.cut_target()
     if target is not None and target[0] in {"cut_snr_db", "cut_epsilon"}:
         # Any images do: these targets do not depend on them. For the others every client finds its own cut.

@@ -54,7 +54,8 @@ class Observed:
         cluster_of = dict.fromkeys(clients, 0)
         if not warm_up and len(clients) > 1:
             looks = torch.stack([torch.stack([look[client] for client in clients]) for look in self.looks])
-            labels = dict(zip(clients, assign(looks, self.config.num_clusters), strict=True))
+            chosen = assign(looks, min(self.config.num_clusters, len(clients)))
+            labels = dict(zip(clients, chosen, strict=True))
             cluster_of = dict(follow(before, labels))
         within: dict[int, float] = {}
         scores: dict[int, float] = {}

@@ -30,7 +30,6 @@ from collafuse_flwr.gan.settings import architecture_of, practice_of, steps_of
 from collafuse_flwr.gan.training import Link, train_batch
 from collafuse_flwr.gan.travel import Rounding
 from collafuse_flwr.progress import Progress
-from collafuse_flwr.runtime import threads
 from collafuse_flwr.wire import (
     CloseReply,
     CloseRequest,
@@ -38,6 +37,7 @@ from collafuse_flwr.wire import (
     Hello,
     LatentRequest,
     Weights,
+    count_bytes,
     pack_close_reply,
     pack_close_request,
     pack_finish_request,
@@ -121,21 +121,22 @@ class HuscfGan(Federation, Strategy):
                 break
             if step >= steps - config.gan.cluster_batches:
                 self.observed.see({client: seen[client] for client in pending})
-        work = ServerWork(math.nan, steps, rows, time.perf_counter() - began, flops)
+        work = ServerWork(math.nan, step + 1, rows, time.perf_counter() - began, flops)
         cuts = {str(client): str(own) for client, own in self.cuts.items()}
         self.journal.rounds[-1].server = asdict(work) | {"pool": 0, "client_cuts": cuts}
         self.asked, self.pending = sorted(pending), pending
-        if config.gan.engine == "fused":
-            self._close_here()
+        if isinstance(near, SessionLink):
+            self._close_here(near)
 
-    def _close_here(self) -> None:
+    def _close_here(self, near: SessionLink) -> None:
         """End the round of clients in this process, as their answers to messages would."""
-        self.asked = []
+        self.asked, row = [], self.journal.rounds[-1]
         for client, tensors in self.pending.items():
-            with threads(self.config.federation.client_threads):
-                reply = self.sessions[client].close(tensors)
-            self._accept_training(client, pack_close_reply(reply))
-            self.clients(client).keep_round(self.sessions[client])
+            row.count(row.bytes_down, client, count_bytes(self._train_content(client, row.round, ArrayRecord())))
+            content = pack_close_reply(near.close(client, tensors, self.config.gan.wire_dtype))
+            row.count(row.bytes_up, client, count_bytes(content))
+            self._accept_training(client, content)
+            self.clients(client).keep_round(near.sessions[client])
 
     def _link(self, grid: Grid, round_: int) -> tuple[MessageLink | SessionLink, Link]:
         """What counts the steps of a round, and what reaches the clients in them."""
@@ -151,11 +152,12 @@ class HuscfGan(Federation, Strategy):
             row.count(row.bytes_down, client, down)
             row.count(row.bytes_up, client, up)
 
-        self.sessions = {
-            client: self.clients(client).open_round(round_, str(self.cuts[client]), self._fresh_weights(client))
-            for client in self.asked
-        }
-        near = SessionLink(self.sessions, self.config.federation.client_threads)
+        sessions = {}
+        for client in self.asked:
+            fresh = self._fresh_weights(client)
+            row.count(row.bytes_down, client, sum(value.nbytes for value in fresh.values()))
+            sessions[client] = self.clients(client).open_round(round_, str(self.cuts[client]), fresh)
+        near = SessionLink(sessions, self.config.federation.client_threads)
         return near, Rounding(near, config.wire_dtype, count)
 
     def _train_content(self, client: int, round_: int, arrays: ArrayRecord) -> RecordDict:
@@ -207,7 +209,9 @@ class HuscfGan(Federation, Strategy):
         warm_up = round_ <= self.config.gan.warmup_rounds
         weighing = self.observed.weigh(sizes, self.cluster_of, warm_up=warm_up)
         self.cluster_of |= weighing.cluster_of
-        self.models = {cluster: {} for cluster in sorted(set(self.cluster_of.values()))}
+        # Clusters of which nobody took part keep their blocks, for whoever of them comes back.
+        here = set(weighing.cluster_of.values())
+        self.models = {c: {} if c in here else self.models.get(c, {}) for c in sorted(set(self.cluster_of.values()))}
         server = self.half.blocks()
         for net in NETS:
             own: dict[int, Own] = {client: by_block(blocks, net) for client, blocks in received.items()}

@@ -14,6 +14,7 @@ from collafuse_flwr.contract import check_activations
 from collafuse_flwr.gan.blocks import Architecture, Cuts
 from collafuse_flwr.gan.factored import FACTOR, WEIGHT, names_up
 from collafuse_flwr.gan.halves import PHASES, Tensors
+from collafuse_flwr.gan.travel import rounded
 from collafuse_flwr.runtime import threads
 from collafuse_flwr.wire import CloseReply, SplitRequest, Weights, pack_split_request, unpack_activations
 
@@ -87,6 +88,11 @@ class SessionLink:
         """Ask one client after the other."""
         with threads(self.client_threads):
             return {client: self.sessions[client].answer(self.step, phase, down) for client, down in payloads.items()}
+
+    def close(self, client: int, last: Tensors, dtype: str) -> CloseReply:
+        """End a client's round with the last gradient that is due, rounded as a message would round it."""
+        with threads(self.client_threads):
+            return self.sessions[client].close({name: rounded(x, dtype) for name, x in last.items()})
 
 
 class MessageLink:

@@ -18,7 +18,7 @@ HELLO = Hello(
     partition_id=2, cut_step=20, timesteps=100, num_images=9, channels=3, size=8, num_classes=5, num_attributes=0
 )
 NUMBERS = TrainNumbers(loss=0.25, steps=7, image_updates=112, seconds=1.5, flops=2**40)
-EVALUATION = EvaluateReply(12, 0.1, -0.003, 2.5, 2**33, 3, 140.5)
+EVALUATION = EvaluateReply(12, 0.1, -0.003, 2.5, 2**33, 3, 140.5, 60)
 
 
 def sent(content: RecordDict) -> RecordDict:

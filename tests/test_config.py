@@ -90,6 +90,8 @@ def configs(draw: st.DrawFn) -> Config:
     flat |= {"dropped_classes": "0:1", "size_shares": "1:1"}
     if flat["upload"] == "official":
         flat["copies_per_image"] = 1
+    if flat["strategy"] in ("oracle", "centralised"):
+        flat["dp_noise_multiplier"] = 0.0
     if flat["condition"] == "none" or not flat["label_dropout"]:
         flat["guidance"] = 1.0
     return Config.from_flat(flat)

@@ -73,6 +73,11 @@ def test_cut_ratios_that_are_not_one_share_per_client_are_refused(text: str, all
             {"num_rounds": 3, "client_init_round": 4},
             "`client_init_round` = 4 is not allowed: at most `num_rounds` = 3, or clients would never train",
         ),
+        (
+            {"dp_noise_multiplier": 1.5, "strategy": "centralised"},
+            "`dp_noise_multiplier` = 1.5 is not allowed: 0 when `strategy` is centralised, whose server sees clean "
+            "images",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(flat: dict[str, object], message: str) -> None:

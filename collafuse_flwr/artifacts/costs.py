@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from collafuse_flwr.config import Config
+from collafuse_flwr.config import GANS, Config
 from collafuse_flwr.diffusion import make_schedule
 from collafuse_flwr.privacy.disclosure import snr_db
 
@@ -16,6 +16,7 @@ def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str,
     `client_flops` and `client_seconds` are for training; `flops_per_image` is what one generated image costs it.
     """
     schedule = make_schedule(config.model.schedule, config.model.timesteps)
+    gan = config.run.strategy in GANS
     cuts = {name: cut for row in rounds for name, cut in row["cuts"].items()}
     split = {name: own for row in rounds for name, own in row["server"].get("client_cuts", {}).items()}
     rows = []
@@ -32,9 +33,11 @@ def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str,
                 "cut_step": cut,
                 **({"cuts": split[name]} if name in split else {}),
                 "num_images": next((row["images"][name] for row in rounds if name in row["images"]), 0),
-                "snr_db": snr_db(float(schedule.alpha_bar[cut])) if uploads else float("-inf"),
+                # What leaves a GAN's client is no noised image, so it has no such ratio.
+                "snr_db": None if gan else snr_db(float(schedule.alpha_bar[cut])) if uploads else float("-inf"),
                 "bits": _bits(last),
                 "releases": last.get("releases"),
+                "dp_steps": last.get("dp_steps"),
                 "bytes_up": sum(row["bytes_up"].get(name, 0) for row in rounds),
                 "bytes_down": sum(row["bytes_down"].get(name, 0) for row in rounds),
                 "client_flops": sum(n["flops"] for n in numbers),
@@ -52,9 +55,9 @@ def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str,
 
 
 def _bits(evaluation: dict[str, Any]) -> float | None:
-    """The bits that a client reported; JSON has no infinity, and a clean image (cut 0) is written as null."""
+    """The bits that a client reported; JSON has no infinity, so that what no bound holds of is null."""
     bits: float | None = evaluation.get("bits")
-    return math.inf if bits is None and evaluation.get("releases") else bits
+    return math.inf if bits is None and evaluation else bits
 
 
 def server_costs(rounds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -72,7 +75,7 @@ def total(clients: list[dict[str, Any]]) -> dict[str, Any]:
     """The clients' costs added up; of disclosure, the most that any of them gave away."""
     known = [c["bits"] for c in clients if c["bits"] is not None]
     return {
-        "snr_db": max((c["snr_db"] for c in clients), default=None),
+        "snr_db": max((c["snr_db"] for c in clients if c["snr_db"] is not None), default=None),
         "bits": max(known, default=None),
         **{
             name: sum(c[name] for c in clients)

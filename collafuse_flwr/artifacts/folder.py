@@ -11,7 +11,7 @@ from collafuse_flwr.files import write_json
 
 #: Settings that may differ between a run and its continuation: they do not change what is computed.
 RESUMABLE = (
-    *("runner", "output", "resume", "quiet", "round_timeout", "client_num_cpus", "client_num_gpus"),
+    *("runner", "output", "resume", "attack", "quiet", "round_timeout", "client_num_cpus", "client_num_gpus"),
     "cache_path",
 )
 

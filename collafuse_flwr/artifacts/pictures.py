@@ -56,9 +56,12 @@ def draw_curves(rounds: Sequence[dict[str, Any]], clients: Sequence[dict[str, An
     backbone = [row["server"].get("loss") for row in rounds]
     _line(losses, numbers, backbone, "backbone (t > k)", color="C0", linewidth=2)
     trained = {c for row in rounds for c, own in row["clients"].items() if _trained_loss(own) is not None}
+    gan = any("generator_loss" in own for row in rounds for own in row["clients"].values())
+    kinds = {"loss": "clients (t <= k)"} if not gan else {"loss": "discriminators", "generator_loss": "generators"}
     for index, client in enumerate(sorted(trained, key=int)):
-        own = [_trained_loss(row["clients"].get(client)) for row in rounds]
-        _line(losses, numbers, own, "clients (t <= k)" if index == 0 else None, color="C1", alpha=0.5)
+        for color, (name, label) in zip(("C1", "C0"), kinds.items(), strict=False):
+            own = [_trained_loss(row["clients"].get(client), name) for row in rounds]
+            _line(losses, numbers, own, label if index == 0 else None, color=color, alpha=0.5)
     losses.set(xlabel="round", ylabel="training loss", title="Loss")
     if losses.lines:
         losses.legend(fontsize=8)
@@ -69,8 +72,8 @@ def draw_curves(rounds: Sequence[dict[str, Any]], clients: Sequence[dict[str, An
     save_figure(figure, path)
 
 
-def _trained_loss(client: dict[str, Any] | None) -> float | None:
-    return client["loss"] if client and client["steps"] else None
+def _trained_loss(client: dict[str, Any] | None, name: str = "loss") -> float | None:
+    return client[name] if client and client["steps"] else None
 
 
 def _line(axis: Any, x: list[int], y: list[float | None], label: str | None, **style: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from flwr.app import RecordDict
@@ -15,8 +15,17 @@ from collafuse_flwr.client.labels import Told, told_by
 from collafuse_flwr.client.store import ClientStore, Ledger
 from collafuse_flwr.config import ModelConfig
 from collafuse_flwr.data import ClientData, ImageSet, ImageSource, labels_of, num_attributes, to_model_space
+from collafuse_flwr.diffusion import (
+    DPSGD,
+    Range,
+    TrainState,
+    cosine_rate,
+    denoising_loss,
+    stratified_steps,
+    train,
+    train_privately,
+)
 from collafuse_flwr.diffusion import Progress as Trained
-from collafuse_flwr.diffusion import Range, TrainState, cosine_rate, denoising_loss, stratified_steps, train
 from collafuse_flwr.evaluation import PixelFeatures, forward_flops, kernel_distance, sampling_flops, training_flops
 from collafuse_flwr.networks import import_diffusers, save_network
 from collafuse_flwr.privacy.clipping import clip
@@ -106,6 +115,8 @@ class CollaFuseClient:
                 trained = self._train(state, round_, num_rounds, work)
                 flops = training_flops(self._forward_flops(state.network), trained.images)
             tensors = state.tensors()
+            if work.steps and self.process.config.train.dp_noise_multiplier:
+                self.store.count_private(tensors, work.steps)
         releases = self._releases(ledger, uploaded=upload is not None)
         self.store.save(replace(work.ledger, releases=releases), tensors)
         seconds = time.perf_counter() - began
@@ -144,6 +155,7 @@ class CollaFuseClient:
             flops_per_image=flops,
             releases=ledger.releases,
             bits=self._bits(ledger.releases),
+            dp_steps=self.store.private_steps(),
         )
 
     def _distance(self, samples: Tensor) -> float:
@@ -160,10 +172,9 @@ class CollaFuseClient:
         """Noise the images for upload: the same fixed copies every time (`once`), or copies numbered by the round."""
         split = self.process.config.split
         copies = copies_of(split, round_)
-        secret = self._secret()
         images = self.data.train
         x_0 = clip(self.process.config, to_model_space(images.images))
-        x_k = release(self.process.schedule, self.cut, x_0, secret, copies)
+        x_k = release(self.process.schedule, self.cut, x_0, self._secret(), copies)
         labels = labels_of(self.process.config, images) if self.process.config.shares_labels() else None
         rows = None if labels is None else torch.cat([labels] * len(copies))
         return encode(x_k, cast(UploadDtype, split.upload_dtype), rows)
@@ -224,21 +235,22 @@ class CollaFuseClient:
                 return config.train.learning_rate
             return cosine_rate(config.train.learning_rate, (done + fraction) / left)
 
-        return train(
-            state,
-            self.process.denoise(state.network),
-            self._source(self.data.train),
-            schedule=self.process.schedule,
-            objective=self.process.objective,
-            steps_range=Range(self.cut),
-            batch_size=config.train.client_batch_size,
-            num_steps=work.steps,
-            learning_rate=learning_rate,
-            generator=stream(config.run.seed, "client", self.client, "round", round_, device=device),
-            penalty=state.proximal(config.federation.proximal_mu) if config.run.strategy == "fedprox" else None,
-            label_dropout=config.train.label_dropout,
-            flip=config.train.flip,
-        )
+        given = (state, self.process.denoise(state.network), self._source(self.data.train))
+        settings: dict[str, Any] = {
+            "schedule": self.process.schedule,
+            "objective": self.process.objective,
+            "batch_size": config.train.client_batch_size,
+            "num_steps": work.steps,
+            "learning_rate": learning_rate,
+            "penalty": state.proximal(config.federation.proximal_mu) if config.run.strategy == "fedprox" else None,
+            "label_dropout": config.train.label_dropout,
+            "flip": config.train.flip,
+        }
+        if config.train.dp_noise_multiplier:
+            dp = DPSGD(config.train.dp_max_grad_norm, config.train.dp_noise_multiplier, self._secret())
+            return train_privately(*given, dp=dp, last=self.cut, **settings)
+        generator = stream(config.run.seed, "client", self.client, "round", round_, device=device)
+        return train(*given, steps_range=Range(self.cut), generator=generator, **settings)
 
     def _source(self, images: ImageSet) -> ImageSource:
         device = self.process.runtime.device

@@ -16,7 +16,7 @@ from collafuse_flwr.client.collafuse import CollaFuseClient
 from collafuse_flwr.client.session import Batches, Progress, Session
 from collafuse_flwr.client.store import Ledger
 from collafuse_flwr.client.workspace import MOVED, Workspace
-from collafuse_flwr.errors import SettingError
+from collafuse_flwr.errors import SettingError, UserError
 from collafuse_flwr.evaluation import forward_flops
 from collafuse_flwr.files import replacing
 from collafuse_flwr.gan.blocks import LATENT, Architecture, Cuts
@@ -51,7 +51,7 @@ class HuscfGanClient(CollaFuseClient):
         if begins:
             session = self.open_round(request.round, request.cuts, request.weights)
         else:
-            session = self._workspace().recall(lambda: self._session(request.cuts))
+            session = self._under_way(request.round, request.cuts)
         sent = session.answer(request.step, request.phase, request.tensors)
         self._workspace().keep(session, None if begins else MOVED[request.phase])
         return pack_activations(sent, self.process.config.gan.wire_dtype)
@@ -59,17 +59,18 @@ class HuscfGanClient(CollaFuseClient):
     def on_train(self, content: RecordDict) -> RecordDict:
         """End a round."""
         request = unpack_close_request(content)
-        session = self._workspace().recall(lambda: self._session(request.cuts))
+        session = self._under_way(request.round, request.cuts)
         reply = session.close(request.tensors)
         self.keep_round(session)
         self._workspace().forget()
         return pack_close_reply(reply)
 
     def on_latent(self, content: RecordDict) -> RecordDict:
-        """Begin samples: what the generator's head makes of fresh codes and labels."""
+        """Begin samples: what the generator's head makes of fresh codes and labels; without weights, its own does."""
         request = unpack_latent_request(content)
+        blocks = request.weights or self.open_round(request.round + 1, request.cuts, {}).half.blocks()
         with replacing(self._generator_path()) as temporary:
-            save_file(request.weights, temporary)
+            save_file({name: value for name, value in blocks.items() if name.startswith("generator.")}, temporary)
         half = self._generator(request.cuts)
         device = half.runtime.device
         labels = self._labels(request.count, request.round)
@@ -97,6 +98,7 @@ class HuscfGanClient(CollaFuseClient):
             releases=0,
             # Activations of the images themselves have left: no bound holds.
             bits=math.inf,
+            dp_steps=0,
         )
         return pack_numbers(reply)
 
@@ -118,6 +120,17 @@ class HuscfGanClient(CollaFuseClient):
         round_ = session.progress.round
         tensors = {name: value.contiguous() for name, value in session.half.state().items()}
         self.store.save(Ledger(round=round_, first_round=1), tensors)
+
+    def _under_way(self, round_: int, cuts: str) -> Session:
+        """The session of a round that has begun.
+
+        Raises:
+            UserError: another has.
+        """
+        session = self._workspace().recall(lambda: self._session(cuts))
+        if session.progress.round != round_:
+            raise UserError(f"round {round_} was asked for; under way is round {session.progress.round}")
+        return session
 
     def _session(self, cuts: str) -> Session:
         own, least = Cuts.parse(cuts), self.process.config.gan.min_d_head

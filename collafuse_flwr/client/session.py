@@ -75,13 +75,27 @@ class Progress:
         Raises:
             UserError: another one is due.
         """
-        names = list(PHASES)
-        due = names[(names.index(self.phase) + 1) % len(names)]
-        batch = self.step + (due == names[0])
-        # A client that missed the end of a batch may begin the next.
-        if (step, phase) != (batch, due) and not (phase == names[0] and step > self.step):
+        batch, due = self.due
+        if (step, phase) != (batch, due):
             raise UserError(f"batch {step}, phase {phase} was asked for; due is batch {batch}, phase {due}")
         self.step, self.phase = step, phase
+
+    def end(self) -> None:
+        """Come to the end of the round, at that of a batch.
+
+        Raises:
+            UserError: its phases are not all done.
+        """
+        step, phase = self.due
+        if phase != next(iter(PHASES)):
+            raise UserError(f"the end of round {self.round} was asked for; due is batch {step}, phase {phase}")
+
+    @property
+    def due(self) -> tuple[int, str]:
+        """The batch and phase that come next."""
+        names = list(PHASES)
+        phase = names[(names.index(self.phase) + 1) % len(names)]
+        return self.step + (phase == names[0]), phase
 
 
 @dataclass
@@ -122,8 +136,13 @@ class Session:
         return sent
 
     def close(self, received: Tensors) -> CloseReply:
-        """End the round with the last gradient that is due; numbers, and the client's blocks."""
+        """End the round with the last gradient that is due; numbers, and the client's blocks.
+
+        Raises:
+            UserError: a batch is not at its end.
+        """
         began = time.perf_counter()
+        self.progress.end()
         self._close({name: x.to(self.half.runtime.device) for name, x in received.items()})
         steps = self.progress.step + 1
         rows = steps * self.batches.config.gan.gan_batch_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from dataclasses import asdict, dataclass
@@ -12,11 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from collafuse_flwr.files import replacing
+from collafuse_flwr.files import replacing, write_json
 from collafuse_flwr.rng import stream
 
 #: Rounds whose state is kept: the newest may have to be taken back when the server did not live to see it.
 KEPT_ROUNDS = 2
+#: The steps of DP-SGD, by a hash of the state that each round of them led to.
+PRIVATE = "dp_sgd.json"
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,26 @@ class ClientStore:
             save_file(tensors, temporary, metadata)
         for old in list(self._states().values())[:-KEPT_ROUNDS]:
             old.unlink()
+
+    def count_private(self, tensors: dict[str, Tensor], steps: int) -> None:
+        """Count steps of DP-SGD, and never take them back, by what they led to.
+
+        A round that is repeated after an interruption discloses nothing new if it leads to the same state; if not, it
+        has cost as much again, although the server knows of one.
+        """
+        state = hashlib.blake2b(digest_size=16)
+        for name in sorted(tensors):
+            state.update(tensors[name].cpu().numpy().tobytes())
+        write_json(self.folder / PRIVATE, self._private() | {state.hexdigest(): steps})
+
+    def private_steps(self) -> int:
+        """The steps of DP-SGD that this client's network has ever taken."""
+        return sum(self._private().values())
+
+    def _private(self) -> dict[str, int]:
+        path = self.folder / PRIVATE
+        counted: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+        return counted
 
     def save_samples(
         self, images: Tensor, labels: Tensor, attributes: Tensor | None = None, names: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ Every default lives here and nowhere else. Hydra reads this schema directly; the
 """
 
 from collafuse_flwr.config.devices import FLEETS, PROFILES, Device, parse_devices
+from collafuse_flwr.config.gans import middle, most_extra
 from collafuse_flwr.config.sections import (
     ENDS,
     FEDERATED,
@@ -49,6 +50,8 @@ __all__ = [
     "TrainConfig",
     "check_guidance",
     "dropped_classes",
+    "middle",
+    "most_extra",
     "parse_devices",
     "setting_help",
     "setting_names",

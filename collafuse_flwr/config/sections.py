@@ -33,6 +33,8 @@ DATASETS = (
 )
 #: CollaFuse's two ends: everything in the clients (c = 1), or clean images on the server (c = 0).
 ENDS = {"local": 1.0, "centralised": 0.0}
+#: Those whose server holds clean images: what clients train is beside the point.
+CLEAN = ("oracle", "centralised")
 #: Whole chains in the clients, whose weights are averaged, all or in part.
 FEDERATED = ("fedavg", "fedprox", "usplit", "ulatdec", "udec")
 #: GANs, which have no diffusion process and so no cut in it.
@@ -50,6 +52,7 @@ class RunConfig:
     runner: str = setting("ray", "what runs the clients", choices=("ray", "local", "flwr"))
     output: str = setting("", "the run's folder; empty: a new one below runs/")
     resume: bool = setting(False, "continue the run in `output`")
+    attack: bool = setting(False, "attack the run at its end, as simulations.attack does any finished run")
     quiet: bool = setting(False, "plain log lines instead of a progress bar")
     device: str = setting("auto", "where networks run", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = setting("auto", "arithmetic of the networks", choices=("auto", "float32", "bfloat16"))
@@ -164,6 +167,10 @@ class TrainConfig:
         0.0, "share of a client's training images whose condition is dropped, for `guidance`", low=0, high=1
     )
     flip: bool = setting(False, "mirror training images left to right at random, on both sides")
+    dp_noise_multiplier: float = setting(
+        0.0, "DP-SGD of the clients' denoisers: its noise, in multiples of `dp_max_grad_norm`; 0: none", low=0
+    )
+    dp_max_grad_norm: float = setting(1.0, "L2 norm to which DP-SGD clips the gradient of an image", above=0)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 
 from collafuse_flwr.config.declare import allowed, coerce
 from collafuse_flwr.config.devices import Device, parse_devices
+from collafuse_flwr.config.gans import check_gan
 from collafuse_flwr.config.sections import (
+    CLEAN,
     ENDS,
+    GANS,
     MIXED,
     SECTIONS,
     SPLIT,
@@ -120,6 +123,8 @@ def _check_together(config: Config) -> None:
     _check_target(config)
     _check_cuts(config)
     _check_devices(config)
+    if config.run.strategy in GANS:
+        check_gan(config.gan, config.hardware, config.model.condition, config.run.num_supernodes)
     data, n = config.data, config.run.num_supernodes
     if data.class_attribute and "celeba" not in data.dataset.split("+"):
         raise SettingError("class_attribute", data.class_attribute, "empty unless `dataset` is celeba")
@@ -137,6 +142,11 @@ def _check_together(config: Config) -> None:
     if 0 < config.split.max_releases < config.split.copies_per_image:
         allowed = f"0, or at least `copies_per_image` = {config.split.copies_per_image}"
         raise SettingError("max_releases", config.split.max_releases, allowed)
+    if config.train.dp_noise_multiplier and config.run.strategy in CLEAN:
+        allowed = f"0 when `strategy` is {config.run.strategy}, whose server sees clean images"
+        raise SettingError("dp_noise_multiplier", config.train.dp_noise_multiplier, allowed)
+    if config.train.dp_noise_multiplier and config.run.strategy in GANS:
+        raise SettingError("dp_noise_multiplier", config.train.dp_noise_multiplier, "0 when `strategy` is a GAN's")
     check_guidance(config, config.evaluation.guidance)
 
 

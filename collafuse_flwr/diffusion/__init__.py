@@ -4,11 +4,13 @@ from collafuse_flwr.diffusion.cut import cut_step, diffuse, diffuse_twice
 from collafuse_flwr.diffusion.guidance import drop, guided
 from collafuse_flwr.diffusion.loss import Objective, denoising_loss, official_loss, stratified_steps
 from collafuse_flwr.diffusion.prediction import DROPPED, Denoise, Prediction, to_image, to_noise
+from collafuse_flwr.diffusion.private import DPSGD, sampling_rate, train_privately
 from collafuse_flwr.diffusion.sampling import Sampler, reverse, time_grid
 from collafuse_flwr.diffusion.schedule import SCHEDULES, Schedule, cosine, linear, make_schedule, sigmoid
-from collafuse_flwr.diffusion.training import Progress, Range, Source, TrainState, cosine_rate, mirror, train
+from collafuse_flwr.diffusion.training import Progress, Range, Source, TrainState, cosine_rate, mirror, some, train
 
 __all__ = [
+    "DPSGD",
     "DROPPED",
     "SCHEDULES",
     "Denoise",
@@ -33,10 +35,13 @@ __all__ = [
     "mirror",
     "official_loss",
     "reverse",
+    "sampling_rate",
     "sigmoid",
+    "some",
     "stratified_steps",
     "time_grid",
     "to_image",
     "to_noise",
     "train",
+    "train_privately",
 ]

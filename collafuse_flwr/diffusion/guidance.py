@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from collafuse_flwr.diffusion.prediction import DROPPED, Denoise
 
 
-def drop(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Drop each row of the labels, (n,) or (n, A), with probability `share`: int64 of the same shape."""
-    dropped = torch.rand(len(labels), generator=generator, device=labels.device) < share
+def drop(labels: Tensor, dropped: Tensor) -> Tensor:
+    """Drop those rows of the labels, (n,) or (n, A), for which `dropped`, (n,), is true: int64 of the same shape."""
     return labels.long().masked_fill(dropped.view(-1, *[1] * (labels.ndim - 1)), DROPPED)
 
 

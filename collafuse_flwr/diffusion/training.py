@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,10 +44,19 @@ class TrainState:
 
     def descend(self, loss: Tensor, learning_rate: float) -> None:
         """One Adam step on the loss, with clipped gradients, and one step of the average."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate * min(1.0, (self.steps + 1) / WARMUP_STEPS)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
+        self._step(learning_rate)
+
+    def descend_along(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
+        """The same along gradients that were made elsewhere, one for each of `parameters`, as they are."""
+        for p, gradient in zip(self.parameters, gradients, strict=True):
+            p.grad = gradient
+        self._step(learning_rate)
+
+    def _step(self, learning_rate: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate * min(1.0, (self.steps + 1) / WARMUP_STEPS)
         self.optimiser.step()
         self.optimiser.zero_grad()
         decay = min(self.ema_decay, (1 + self.steps) / (10 + self.steps)) if self.steps else 0.0
@@ -181,9 +190,9 @@ def train(
     for done, rows in enumerate(shuffled(len(source), batch_size, num_steps, generator)):
         x, start, labels = source.batch(rows)
         if flip:
-            x = mirror(x, generator)
+            x = mirror(x, some(len(x), 0.5, generator))
         if label_dropout and labels is not None:
-            labels = drop(labels, label_dropout, generator)
+            labels = drop(labels, some(len(labels), label_dropout, generator))
         t = stratified_steps(start.clamp(min=steps_range.above) + 1, steps_range.last, generator)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         if steps_range.official:
@@ -206,9 +215,13 @@ def shuffled(rows: int, batch_size: int, num_batches: int, generator: torch.Gene
         left = left[batch_size:]
 
 
-def mirror(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Each of x, shape (n, channels, height, width), or with the same probability its mirror image, left to right."""
-    chosen = torch.rand(len(x), generator=generator, device=x.device) < 0.5
+def some(count: int, share: float, generator: torch.Generator) -> Tensor:
+    """True for each of `count` rows with probability `share`."""
+    return torch.rand(count, generator=generator, device=generator.device) < share
+
+
+def mirror(x: Tensor, chosen: Tensor) -> Tensor:
+    """x, shape (n, channels, height, width), with those mirrored left to right for which `chosen`, (n,), is true."""
     return torch.where(chosen.view(-1, 1, 1, 1), x.flip(-1), x)
 
 

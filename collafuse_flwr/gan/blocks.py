@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from collafuse_flwr.config import most_extra
 from collafuse_flwr.errors import SettingError
 from collafuse_flwr.rng import derive_seed
 
@@ -56,16 +58,22 @@ class Architecture:
 
     def shapes(self, net: str) -> tuple[torch.Size, ...]:
         """The shape of one image after each block of `generator` or `discriminator`."""
-        with torch.device("meta"), torch.no_grad():
-            labels = torch.zeros(2, dtype=torch.int64)
-            image = (self.channels, self.size, self.size)
-            x = torch.zeros((2, LATENT) if net == "generator" else (2, *image))
-            blocks: tuple[Block, ...] = getattr(self, net)
-            shapes = []
-            for index, block in enumerate(blocks):
-                x = block.build()(x, labels) if index == 0 else block.build()(x)
-                shapes.append(x.shape[1:])
-        return tuple(shapes)
+        return _shapes(self, net)
+
+
+@cache
+def _shapes(architecture: Architecture, net: str) -> tuple[torch.Size, ...]:
+    """Found once in a process: a client asks at every round."""
+    with torch.device("meta"), torch.no_grad():
+        labels = torch.zeros(2, dtype=torch.int64)
+        image = (architecture.channels, architecture.size, architecture.size)
+        x = torch.zeros((2, LATENT) if net == "generator" else (2, *image))
+        blocks: tuple[Block, ...] = getattr(architecture, net)
+        shapes = []
+        for index, block in enumerate(blocks):
+            x = block.build()(x, labels) if index == 0 else block.build()(x)
+            shapes.append(x.shape[1:])
+    return tuple(shapes)
 
 
 class Blocks(nn.Module):
@@ -163,16 +171,7 @@ def by_block(state: Mapping[str, Tensor], net: str) -> dict[int, dict[str, Tenso
     return blocks
 
 
-def most_extra(count: int) -> tuple[int, int]:
-    """The most extra blocks in head and tail of a net of `count` blocks that leave its middle one to the server."""
-    return middle(count) - 1, count - middle(count) - 2
-
-
-def middle(count: int) -> int:
-    """Index of the block of a net that is always the server's."""
-    return count // 2
-
-
+@cache
 def build_architecture(channels: int, size: int, num_classes: int, width: int = 64, depth: int = 1) -> Architecture:
     """The conditional GAN of HuSCF-GAN's MNIST experiments, for any square images; theirs is 28 pixels, width 64.
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from collafuse_flwr.config import middle, most_extra
 from collafuse_flwr.config.devices import Device
-from collafuse_flwr.gan.blocks import Cuts, middle, most_extra
+from collafuse_flwr.gan.blocks import Cuts
 from collafuse_flwr.gan.costs import COPIES, GanCost, LatencyModel, NetCost
 
 Whole = NDArray[np.int64]

@@ -9,8 +9,9 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from collafuse_flwr.config import middle
 from collafuse_flwr.evaluation import forward_flops
-from collafuse_flwr.gan.blocks import NETS, Architecture, Blocks, Cuts, block_name, by_block, middle
+from collafuse_flwr.gan.blocks import NETS, Architecture, Blocks, Cuts, block_name, by_block
 from collafuse_flwr.gan.halves import (
     Practice,
     gradient,
@@ -68,6 +69,7 @@ class ServerHalf:
             own.check(architecture)
         self.architecture, self.cuts, self.runtime = architecture, cuts, practice.runtime
         self.counts = {net: len(getattr(architecture, net)) for net in NETS}
+        self.counted: dict[tuple[str, range], int] = {}
         self.nets: dict[str, Blocks] = {}
         for net in self.counts:
             spans = [self.span(client, net) for client in cuts]
@@ -133,8 +135,13 @@ class ServerHalf:
         return gh
 
     def flops(self, client: int, net: str) -> int:
-        """Operations of one forward pass of one of a client's rows through the server's blocks."""
+        """Operations of one forward pass of one of a client's rows through the server's blocks, counted once."""
         span = self.span(client, net)
+        if (net, span) not in self.counted:
+            self.counted[net, span] = self._flops(net, span)
+        return self.counted[net, span]
+
+    def _flops(self, net: str, span: range) -> int:
         shape = self.architecture.shapes(net)[span.start - 1]
         blocks = self.nets[net].eval()
         x = torch.zeros((1, *shape), device=self.runtime.device)

@@ -33,7 +33,7 @@ def given_cuts(config: Config) -> tuple[Cuts, ...]:
     """The cuts of every client, as `client_cuts` says; the least that is allowed where it says nothing.
 
     Raises:
-        SettingError: they are not cuts, or not one for each client.
+        SettingError: they are not cuts.
     """
     text, n = config.gan.client_cuts, config.run.num_supernodes
     parts = text.split(",") if text else [str(least_cuts(config))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from collafuse_flwr.config import SplitConfig
 from collafuse_flwr.diffusion.schedule import Schedule
+from collafuse_flwr.rng import keyed
 
 UploadDtype = Literal["int8", "float16", "float32"]
 
@@ -39,8 +39,7 @@ class Upload:
 def release_noise(secret: bytes, image: NDArray[np.float32], alpha_bar: float, copy: int) -> NDArray[np.float32]:
     """Standard normal noise for one release: a function of the secret, the image, the cut and the copy's number alone.
 
-    A Philox counter-based generator (Salmon et al., SC 2011) is keyed by a keyed hash of these (BLAKE2b), so that a
-    client that restarts, or works in any order, releases identical bits. The cut is in the key because the same noise
+    A client that restarts, or works in any order, releases identical bits. The cut is in the key because the same noise
     at two cuts would be two equations for x_0 and the noise, and give both away; the image itself rather than its
     place among the others, because another image in that place with the same noise would give away their difference.
 
@@ -54,8 +53,7 @@ def release_noise(secret: bytes, image: NDArray[np.float32], alpha_bar: float, c
         Noise of the image's shape.
     """
     content = struct.pack("<dQ", alpha_bar, copy) + image.astype("<f4").tobytes()
-    key = np.frombuffer(hashlib.blake2b(content, digest_size=16, key=secret).digest(), dtype="<u8")
-    return np.random.Generator(np.random.Philox(key=key)).standard_normal(image.shape, dtype=np.float32)
+    return keyed(secret, content).standard_normal(image.shape, dtype=np.float32)
 
 
 def copies_of(split: SplitConfig, round_: int) -> range:

@@ -76,8 +76,8 @@ class EvaluateReply:
 
     `held_out_loss` is its denoiser's loss there (0 if it has none), `kernel_distance` that of pixels between its
     samples and its held-out images (unbiased; 0 if either is a single image), `flops_per_image` what one image cost it
-    to finish, `releases` how many noised copies of each image have left it, and `bits` the Gaussian bound on what they
-    tell (may be infinite).
+    to finish, `releases` how many noised copies of each image have left it, `bits` the Gaussian bound on what they
+    tell (may be infinite), and `dp_steps` the steps of DP-SGD that its denoiser has ever taken.
     """
 
     num_samples: int
@@ -87,6 +87,7 @@ class EvaluateReply:
     flops_per_image: int
     releases: int
     bits: float
+    dp_steps: int
 
 
 def pack_train_request(request: TrainRequest) -> RecordDict:

@@ -20,14 +20,18 @@ from simulations.attack.rebuilding import SHOWN, Worst
 
 #: A column: the number, how it is written, and where its value without information is.
 Column = tuple[str, str, str | None]
-#: Columns of the table of what was received, and of what was made of it.
+#: Columns of the table of what was received, and of what it tells.
 RECEIVED: dict[str, Column] = {
     "SNR dB": ("snr_db", ".1f", None),
-    "bits": ("bits", ".1f", None),
-    "eps": ("dp_epsilon", ".4g", None),
+    "bits": ("bits", ".1f", "bits_chance"),
+    "I-MMSE": ("bits_denoised", ".1f", "bits_chance"),
+    "eps": ("dp_epsilon", ".4g", "dp_epsilon_chance"),
     "sent": ("releases", "d", None),
     "re-id": ("reid", ".3f", "reid_chance"),
     "probe": ("probe_auc", ".2f", "probe_auc_chance"),
+}
+#: Columns of the table of reconstructions, by their PSNR.
+REBUILT: dict[str, Column] = {
     "Wiener": ("psnr_wiener", ".1f", "psnr_chance"),
     "chain": ("psnr_backbone", ".1f", "psnr_chance"),
     "1 step": ("psnr_one_step", ".1f", "psnr_chance"),
@@ -104,9 +108,14 @@ def show_card(rows: Sequence[dict[str, Any]], title: str, console: Console) -> N
     """Print rows for each client, and a last one with what the attacks would achieve without information."""
     console.print(_table(rows, f"Attacks on what was received: {title}", RECEIVED))
     console.print(
-        "sent: releases of each image; re-id: images named among all training images; probe: AUC of class or "
-        "attributes; PSNR in dB of reconstructions by a Wiener filter, by the backbone (chain: continued below the "
-        "cut; 1 step: its estimate), by a shadow denoiser and from a gradient (where weights are sent).\n"
+        "bits: at most so many are told of an image, by its covariance; I-MMSE: by the backbone's errors too, beside "
+        "the label where that travels; sent: releases of each image; re-id: images named among all training images; "
+        "probe: AUC of class or attributes.\n"
+    )
+    console.print(_table(rows, "Images rebuilt (PSNR in dB)", REBUILT))
+    console.print(
+        "By a Wiener filter, by the backbone (chain: continued below the cut; 1 step: its estimate), by a shadow "
+        "denoiser and from a gradient (where weights are sent).\n"
     )
     console.print(_table(rows, "Attacks on networks and samples", NETWORKS))
     console.print(

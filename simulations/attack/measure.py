@@ -23,6 +23,8 @@ from collafuse_flwr.privacy.attacks import (
 )
 from collafuse_flwr.privacy.attacks.members import FALSE_ALARMS
 from collafuse_flwr.privacy.attacks.probing import CHANCE
+from collafuse_flwr.privacy.disclosure import covariance_eigenvalues
+from collafuse_flwr.privacy.information import denoised_bits, denoising_errors
 from collafuse_flwr.rng import stream
 from simulations.attack.inverting import invert
 from simulations.attack.rebuilding import Worst, rebuild
@@ -32,6 +34,10 @@ from simulations.finished import Finished
 
 #: What is known of a client from the run's own summary.
 KNOWN = ("client", "num_images", "cut_step", "snr_db", "bits", "dp_epsilon")
+#: What is zero without information.
+NOTHING = ("bits_chance", "dp_epsilon_chance")
+#: Steps above the cut at which the backbone's error is measured for the bits, and images that it is measured on.
+ERROR_STEPS, ERROR_IMAGES = 24, 256
 #: SimA asks at the first step of a network's range and this share of T.
 QUERY = 50
 
@@ -49,7 +55,7 @@ def attack(
         UserError: as `received`, or a network is missing.
     """
     client, cut = int(known["client"]), int(known["cut_step"])
-    row: dict[str, Any] = {name: known.get(name) for name in KNOWN} | {"releases": 0}
+    row: dict[str, Any] = {name: known.get(name) for name in KNOWN} | {"releases": 0} | dict.fromkeys(NOTHING, 0.0)
     names = line_up(run.data)
     seen, backbone, worst = received(run, client, names[client]), run.backbone, None
     if seen is not None:
@@ -57,6 +63,8 @@ def attack(
         row |= _named(run, client, cut, seen, names)
         numbers, worst = rebuild(run, seen, cut, backbone, shadow)
         row |= numbers | _probed(run, client, names[client], seen, shadow.seed)
+        if backbone is not None and cut:
+            row["bits_denoised"] = _told(run, client, cut, seen, backbone, shadow.seed)
     if run.process.config.run.strategy in FEDERATED and backbone is not None and inversions:
         numbers, worst = invert(run, client, backbone, shadow, inversions)
         row |= numbers
@@ -72,6 +80,30 @@ def _named(run: Finished, client: int, cut: int, seen: Received, names: list[Ten
     alpha_bar = float(run.process.schedule.alpha_bar[cut])
     every, one = (reidentify(x, candidates, truth, alpha_bar) for x in (seen.mean, seen.last))
     return {"reid": every.rate, "reid_one": one.rate, "reid_n": every.candidates, "reid_chance": every.chance}
+
+
+def _told(run: Finished, client: int, cut: int, seen: Received, backbone: nn.Module, seed: int) -> float:
+    """The bits that all releases tell about an image, at most, by the backbone's error above the cut.
+
+    Of the same law as the Gaussian bound, that which draws one of the client's training images: of that law any
+    estimate's error on these images is no less than the least, also where the backbone has learnt them by heart.
+    Where labels travelled, the bits are those that the image adds to its label.
+    """
+    process = run.process
+    device, snr = process.runtime.device, process.schedule.snr()
+    steps = torch.linspace(cut + 1, process.schedule.timesteps, ERROR_STEPS).round().long().unique()
+    some = evenly(torch.arange(len(seen.x_0)), ERROR_IMAGES)
+    errors = denoising_errors(
+        process.schedule,
+        process.objective.prediction,
+        process.denoise(backbone.eval()),
+        seen.x_0[some].to(device),
+        steps,
+        stream(seed, "bits", client),
+        None if seen.labels is None else seen.labels[some].to(device),
+    )
+    eigenvalues = covariance_eigenvalues(clipped(run, run.data.partitions[client].train))
+    return denoised_bits(seen.releases * float(snr[cut]), eigenvalues, snr[steps], errors)
 
 
 def _probed(run: Finished, client: int, rows: Tensor, seen: Received, seed: int) -> dict[str, Any]:

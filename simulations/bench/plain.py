@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from collafuse_flwr.data import federation_data, labels_of, num_attributes, to_model_space
-from collafuse_flwr.diffusion import cosine_rate, denoising_loss, drop, mirror, stratified_steps
+from collafuse_flwr.diffusion import cosine_rate, denoising_loss, drop, mirror, some, stratified_steps
 from collafuse_flwr.process import Process
 from collafuse_flwr.rng import stream
 
@@ -56,9 +56,9 @@ class Learner:
         x, start = rows.x[picked], rows.start[picked]
         labels = None if rows.labels is None else rows.labels[picked]
         if process.config.train.flip:
-            x = mirror(x, generator)
+            x = mirror(x, some(len(x), 0.5, generator))
         if self.dropout and labels is not None:
-            labels = drop(labels, self.dropout, generator)
+            labels = drop(labels, some(len(labels), self.dropout, generator))
         t = stratified_steps(start + 1, self.last, generator)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         denoise = process.denoise(self.network)

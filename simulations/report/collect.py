@@ -13,6 +13,7 @@ from typing import Any
 from collafuse_flwr.artifacts import read_config
 from collafuse_flwr.config import FEDERATED, Config
 from collafuse_flwr.errors import SettingError, UserError
+from simulations.attack.request import FOLDER, RESULTS
 from simulations.cells import canonical, fingerprint
 
 
@@ -33,6 +34,22 @@ class Run:
     def clients(self) -> list[dict[str, Any]]:
         """The summary's rows, one per client."""
         rows: list[dict[str, Any]] = self.summary["clients"]
+        return rows
+
+    @cached_property
+    def attacks(self) -> list[dict[str, Any]]:
+        """What attacks on the run achieved, one row per client; none if it was not attacked.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        path = self.folder / FOLDER / RESULTS
+        if not path.is_file():
+            return []
+        try:
+            rows: list[dict[str, Any]] = json.loads(path.read_text())["clients"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} cannot be read: {error}") from error
         return rows
 
     @property

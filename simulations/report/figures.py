@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from matplotlib.ticker import EngFormatter
 
 from collafuse_flwr.files import replacing
 from simulations.report.aggregate import Row, Section
+from simulations.report.collect import Run
+from simulations.report.leakage import AUC, leaks
 from simulations.report.measures import (
     BITS,
     DOWN,
@@ -32,6 +35,8 @@ matplotlib.use("Agg")
 
 #: Values that are further apart than this are drawn on a logarithmic axis.
 WIDE = 20
+#: Panels of leakage side by side.
+ACROSS = 4
 MARKERS = "osD^vP*X"
 DASHES = ("--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 CUT = "cut ratio c (clients' share of the steps)"
@@ -61,7 +66,10 @@ def draw_section(section: Section, folder: Path, stem: str) -> list[tuple[str, P
         ("quality", "Quality", _quality),
         ("disclosure", "Disclosure of the client that gave away the most", _disclosure),
         ("cost", "Cost of a client", _cost),
+        ("leakage", "What attacks achieved (of the client about which each tells the most)", _leakage),
     ):
+        if name == "leakage" and not leaks(section):
+            continue
         figure = Figure(layout="constrained", dpi=130)
         draw(figure, section)
         _legend(figure)
@@ -77,7 +85,7 @@ def _quality(figure: Figure, section: Section) -> None:
     pooled, tstr, clients = figure.subplots(1, 3)
     for axis, (measure, title, label) in zip((pooled, tstr), QUALITY, strict=True):
         _panel(axis, section, measure, title, label)
-        _real(axis, section, measure, "real training images")
+        _level(axis, section, REAL[measure.key], "real training images")
     _clients(clients, section)
 
 
@@ -86,7 +94,7 @@ def _disclosure(figure: Figure, section: Section) -> None:
     for axis, (measure, title, label) in zip(figure.subplots(1, 3), DISCLOSED, strict=True):
         _panel(axis, section, measure, title, label)
         _words(axis, section, measure)
-    _real(axis, section, REID, "chance")
+    _level(axis, section, REAL[REID.key], "chance")
 
 
 def _cost(figure: Figure, section: Section) -> None:
@@ -95,6 +103,23 @@ def _cost(figure: Figure, section: Section) -> None:
         _panel(axis, section, measure, title, label)
         if measure.digits is None:
             axis.yaxis.set_major_formatter(EngFormatter(unit=measure.unit))
+
+
+def _leakage(figure: Figure, section: Section) -> None:
+    shown = leaks(section)
+    height = math.ceil(len(shown) / ACROSS)
+    figure.set_size_inches(15, 3.4 * height)
+    axes = figure.subplots(height, ACROSS, squeeze=False).flat
+    for axis, leak in itertools.zip_longest(axes, shown):
+        if leak is None:
+            axis.set_visible(False)
+            continue
+        # Before the curves, so that the axis has a place for it.
+        _level(axis, section, leak.guess, "no information")
+        _panel(axis, section, leak.measure, leak.measure.title, leak.label)
+        if leak.label == AUC:
+            # The whole range, or noise around a half would look like a finding.
+            axis.set_ylim(min(0.4, axis.get_ylim()[0]), 1.02)
 
 
 def _panel(axis: Any, section: Section, measure: Measure, title: str, label: str) -> None:
@@ -164,8 +189,9 @@ def _client_fds(row: Row, seed: int) -> dict[int, float]:
     return {c["client"]: c["fd"] for run in runs for c in run.clients if c.get("fd") is not None}
 
 
-def _real(axis: Any, section: Section, measure: Measure, label: str) -> None:
-    known = [value for run in section.runs if (value := REAL[measure.key](run)) is not None]
+def _level(axis: Any, section: Section, read: Callable[[Run], float | None], label: str) -> None:
+    """A black line at the mean over the runs of what has no cut."""
+    known = [value for run in section.runs if (value := read(run)) is not None]
     if known:
         axis.axhline(statistics.fmean(known), color="black", linestyle=(0, (4, 4)), linewidth=1, label=label)
 

@@ -34,12 +34,12 @@ class Table:
 
 def comparison(section: Section) -> Table:
     """Rows by variant and cut, with mean and spread over seeds."""
-    return _table(section, _shown(section))
+    return tabulate(section, _shown(section))
 
 
 def budget(section: Section) -> Table:
     """The image updates of every row, which show whether the comparison is fair."""
-    return _table(section, BUDGET)
+    return tabulate(section, BUDGET)
 
 
 def _shown(section: Section) -> list[Measure]:
@@ -47,7 +47,8 @@ def _shown(section: Section) -> list[Measure]:
     return [m for m in COLUMNS if m not in PUBLISHED or any(row.estimate(m) for row in section.rows)]
 
 
-def _table(section: Section, measures: Sequence[Measure]) -> Table:
+def tabulate(section: Section, measures: Sequence[Measure]) -> Table:
+    """The mean and spread of some measures, in rows by variant and cut."""
     header, columns = ["", "seeds"], []
     for measure in measures:
         estimates = [row.estimate(measure) for row in section.rows]
@@ -88,8 +89,11 @@ def _text(row: Row, measure: Measure, estimate: Estimate | None, factor: float) 
 
 
 def write_csv(sections: Sequence[Section], folder: Path) -> list[Path]:
-    """Write runs.csv (a row per run), clients.csv (per run and client) and table.csv (mean, spread and count)."""
-    runs, clients, table = [], [], []
+    """Write runs.csv (a row per run), clients.csv (per run and client) and table.csv (mean, spread and count).
+
+    Where runs were attacked, attacks.csv has a row per run and client as well.
+    """
+    runs, clients, table, attacks = [], [], [], []
     for section in sections:
         for row in section.rows:
             name = {"dataset": section.dataset, "variant": row.variant, "cut": row.cut}
@@ -105,24 +109,28 @@ def write_csv(sections: Sequence[Section], folder: Path) -> list[Path]:
                 lost = {key: run.summary.get(key) for key in ("failed", "rejected")}
                 runs.append(one | {"released": run.released} | run.summary["pooled"] | server | lost)
                 clients += [one | client for client in run.clients]
-    paths = [folder / f"{name}.csv" for name in ("table", "runs", "clients")]
-    for path, rows in zip(paths, (table, runs, clients), strict=True):
-        _write(path, rows)
-    return paths
+                attacks += [one | attacked for attacked in run.attacks]
+    files = {"table": table, "runs": runs, "clients": clients} | ({"attacks": attacks} if attacks else {})
+    for stem, rows in files.items():
+        _write(folder / f"{stem}.csv", rows)
+    return [folder / f"{stem}.csv" for stem in files]
 
 
-def write_markdown(sections: Sequence[Section], folder: Path) -> Path:
-    """Write table.md: the table of each data set as text that can go into a document, the best in bold."""
+def write_markdown(sections: Sequence[Section], attacked: Sequence[Table | None], folder: Path) -> Path:
+    """Write table.md: the tables of each data set as text that can go into a document, the best in bold."""
     lines = []
-    for section in sections:
-        table = comparison(section)
-        lines += [f"### {section.dataset}", "", _line(table.header), "|---" * len(table.header) + "|"]
-        lines += [_line([f"**{cell.text}**" if cell.best else cell.text for cell in row]) for row in table.rows]
-        lines.append("")
+    for section, attacks in zip(sections, attacked, strict=True):
+        lines += [f"### {section.dataset}", "", *_lines(comparison(section))]
+        lines += [] if attacks is None else ["#### Attacks", "", *_lines(attacks)]
     path = folder / "table.md"
     with replacing(path) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
     return path
+
+
+def _lines(table: Table) -> list[str]:
+    rows = [[f"**{cell.text}**" if cell.best else cell.text for cell in row] for row in table.rows]
+    return [_line(table.header), "|---" * len(table.header) + "|", *map(_line, rows), ""]
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from collafuse_flwr.files import replacing
 from simulations.report.aggregate import Section, sections
 from simulations.report.collect import Run, collect
 from simulations.report.figures import draw_section
+from simulations.report.leakage import leakage
 from simulations.report.numbers import budget, comparison, write_csv, write_markdown
 from simulations.report.statements import budget_statement, statements
 
@@ -30,7 +31,8 @@ def write_page(runs: Sequence[Run], output: Path) -> Path:
     """Write the page about some runs, its figures and its numbers into a folder; the path of the page."""
     found = sections(runs)
     shown = [_section(section, output, f"{number}-{_plain(section)}") for number, section in enumerate(found, 1)]
-    numbers = [path.name for path in (*write_csv(found, output), write_markdown(found, output))]
+    attacked = [leakage(section) for section in found]
+    numbers = [path.name for path in (*write_csv(found, output), write_markdown(found, attacked, output))]
     environment = Environment(
         loader=PackageLoader("simulations.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -51,6 +53,7 @@ def _section(section: Section, output: Path, stem: str) -> dict[str, Any]:
         "common": ", ".join(f"{name} = {value}" for name, value in section.common.items()),
         "statements": statements(section),
         "comparison": comparison(section),
+        "leakage": leakage(section),
         "budget": budget(section),
         "budget_statement": budget_statement(section),
         "figures": [{"caption": caption, "source": _embedded(path)} for caption, path in figures],

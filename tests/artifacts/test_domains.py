@@ -29,8 +29,8 @@ CLUSTERS: tuple[dict[str, int], ...] = ({}, {"0": 0, "1": 0, "2": 0, "3": 0}, {"
 
 
 def settings(folder: Path, **more: Any) -> Config:
-    flat = {"strategy": "huscf_gan", "dataset": "digits+digits", "partition": "by_domain", "joined_classes": "number"}
-    flat |= {"num_supernodes": 4, "max_images": 400, "output": str(folder), "held_out": 0.5}
+    flat: dict[str, Any] = {"strategy": "huscf_gan", "dataset": "digits+digits", "partition": "by_domain"}
+    flat |= {"joined_classes": "number", "num_supernodes": 4, "max_images": 240, "held_out": 0.5, "output": str(folder)}
     return Config.from_flat(flat | more)
 
 
@@ -73,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def summary(folder: Path) -> dict[str, Any]:
     with threads(1), pytest.MonkeyPatch.context() as patch:
         for module in (quality, tstr):
-            patch.setattr(module, "train_classifier", partial(train_classifier, steps=60))
+            patch.setattr(module, "train_classifier", partial(train_classifier, steps=40))
         return summarise(folder)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+import tests.accountants  # noqa: F401 - before a test imports what it imports
 from collafuse_flwr.artifacts.guarantees import guarantees, in_words
 from collafuse_flwr.diffusion import make_schedule
-from collafuse_flwr.privacy.accounting import epsilon
+from collafuse_flwr.privacy.accounting import composed_epsilon, epsilon
 from tests.federation import small
 
 
@@ -19,7 +20,10 @@ def guaranteed(
 ) -> tuple[dict[str, float | None], list[dict[str, Any]]]:
     """All clients together and each, for 8 x 8 images with T = 20."""
     cuts = cuts or [14] * len(releases)
-    clients = [{"client": i, "cut_step": k, "releases": n} for i, (k, n) in enumerate(zip(cuts, releases, strict=True))]
+    clients = [
+        {"client": i, "cut_step": k, "releases": n, "num_images": 100, "dp_steps": 0 if n is None else 50}
+        for i, (k, n) in enumerate(zip(cuts, releases, strict=True))
+    ]
     return guarantees(small(tmp_path, **settings), 64, clients), clients
 
 
@@ -60,7 +64,7 @@ def test_clean_images_and_unknown_counts(tmp_path: Path) -> None:
     ("eps", "said"),
     [
         (0.0, "nothing was released"),
-        (7.96, "epsilon 7.96 at delta 1e-05."),
+        (7.96, "an image's release: epsilon 7.96 at delta 1e-05. It covers uploads only, not the clients' networks."),
         (213.0, "epsilon 213 at delta 1e-05, which guarantees nothing (above 20)"),
     ],
 )
@@ -69,3 +73,50 @@ def test_the_sentence_says_when_a_number_is_vacuous(tmp_path: Path, eps: float, 
     assert ("labels" in in_words(small(tmp_path), {"dp_epsilon": eps})) == (eps > 0)
     for settings in ({"share_labels": False}, {"condition": "none"}):
         assert "labels" not in in_words(small(tmp_path, **settings), {"dp_epsilon": eps})
+
+
+TRAINED = {"dp_noise_multiplier": 4.0, "client_batch_size": 20}
+
+
+@pytest.mark.parametrize(("strategy", "cut", "releases"), [("collafuse", 14, 1), ("fedavg", 20, 0), ("hybrid", 14, 1)])
+def test_privately_trained_networks_are_covered_with_the_releases(
+    tmp_path: Path, strategy: str, cut: int, releases: int
+) -> None:
+    settings = {"schedule": "linear", "clip_norm": 1.0} | TRAINED
+    pooled, (client,) = guaranteed(tmp_path, [releases], [cut], strategy=strategy, **settings)
+    known: dict[str, Any] = {"noise_multiplier": 4.0, "sampling_rate": 0.2, "steps": 50}
+    assert client["dp_sgd_epsilon"] == pytest.approx(composed_epsilon(0, 1e-5, **known))
+    assert client["dp_total_epsilon"] == pytest.approx(composed_epsilon(client["dp_mu"], 1e-5, **known))
+    both = client["dp_epsilon"] + client["dp_sgd_epsilon"]
+    assert max(client["dp_epsilon"], client["dp_sgd_epsilon"]) <= client["dp_total_epsilon"] < both + 1e-9
+    assert pooled["dp_total_epsilon"] == client["dp_total_epsilon"]
+
+
+def test_nothing_is_said_of_networks_that_were_not_trained_privately(tmp_path: Path) -> None:
+    pooled, (client,) = guaranteed(tmp_path, [1])
+    assert (client["dp_sgd_epsilon"], client["dp_total_epsilon"], pooled["dp_total_epsilon"]) == (None, None, None)
+    assert "uploads only" in in_words(small(tmp_path), pooled)
+
+
+def test_a_client_that_did_not_report_has_no_guarantee(tmp_path: Path) -> None:
+    _, clients = guaranteed(tmp_path, [0, None], [20, 20], strategy="fedavg", **TRAINED)
+    assert [client["dp_total_epsilon"] is None for client in clients] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("released", "trained", "total", "said"),
+    [
+        (0.0, 5.0, 5.0, "an image in its client's network: epsilon 5 at delta 1e-05."),
+        (7.6, 5.0, 9.8, "in its release (7.6) and in its client's network (5) together: epsilon 9.8 at delta 1e-05."),
+        (7.6, 18.0, 22.0, "together: epsilon 22 at delta 1e-05, which guarantees nothing (above 20)"),
+        (0.0, 0.0, 0.0, "nothing was released"),
+    ],
+)
+def test_the_sentence_is_about_the_sum(
+    tmp_path: Path, released: float, trained: float, total: float, said: str
+) -> None:
+    pooled = {"dp_epsilon": released, "dp_sgd_epsilon": trained, "dp_total_epsilon": total}
+    sentence = in_words(small(tmp_path), pooled)
+    assert said in sentence
+    assert "uploads only" not in sentence
+    assert ("labels" in sentence) == (released > 0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from collafuse_flwr.diffusion import DROPPED, Denoise, Prediction, Schedule, cosine, drop, guided, to_noise
+from collafuse_flwr.diffusion import DROPPED, Denoise, Prediction, Schedule, cosine, drop, guided, some, to_noise
 from collafuse_flwr.rng import stream
 
 SCHEDULE = cosine(50)
@@ -71,7 +71,7 @@ def test_at_weight_1_it_is_the_network_itself_and_at_0_the_one_without_labels() 
 )
 def test_rows_are_dropped_whole_and_as_often_as_asked(labels: Tensor) -> None:
     """Of 4,000 rows a quarter has a standard deviation of 0.007."""
-    told = drop(labels, 0.25, stream("drop"))
+    told = drop(labels, some(len(labels), 0.25, stream("drop")))
     assert told.shape == labels.shape
     assert told.dtype == torch.int64
     dropped = (told == DROPPED).reshape(4000, -1)
@@ -83,4 +83,4 @@ def test_rows_are_dropped_whole_and_as_often_as_asked(labels: Tensor) -> None:
 
 @pytest.mark.parametrize(("share", "dropped"), [(0.0, 0), (1.0, 100)])
 def test_none_or_all_are_dropped(share: float, dropped: int) -> None:
-    assert int((drop(torch.arange(100), share, stream("drop")) == DROPPED).sum()) == dropped
+    assert int((drop(torch.arange(100), some(100, share, stream("drop"))) == DROPPED).sum()) == dropped

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from collafuse_flwr.diffusion import DROPPED, Objective, Range, TrainState, cosine, cosine_rate, mirror, train
+from collafuse_flwr.diffusion import DROPPED, Objective, Range, TrainState, cosine, cosine_rate, mirror, some, train
 from collafuse_flwr.diffusion.training import shuffled
 from collafuse_flwr.rng import stream
 
@@ -154,8 +154,7 @@ def test_images_are_mirrored_and_labels_dropped_only_where_asked_for(dropout: fl
 def test_a_mirrored_image_that_is_noised_is_as_likely_as_the_noised_image_mirrored() -> None:
     """The very same numbers, if the noise is mirrored with it; so the server may mirror uploads."""
     x, noise = torch.randn(2, 6, 1, 4, 4, generator=stream("x"))
-    chosen = mirror(x, stream("mirror"))
-    assert torch.equal(
-        mirror(0.6 * x + 0.8 * noise, stream("mirror")), 0.6 * chosen + 0.8 * mirror(noise, stream("mirror"))
-    )
+    coins = some(len(x), 0.5, stream("mirror"))
+    chosen = mirror(x, coins)
+    assert torch.equal(mirror(0.6 * x + 0.8 * noise, coins), 0.6 * chosen + 0.8 * mirror(noise, coins))
     assert all(torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(chosen, x, strict=True))

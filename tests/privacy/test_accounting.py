@@ -1,19 +1,19 @@
 import math
-import sys
 
-import absl.logging
 import pytest
 import torch
-from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
-from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.privacy.accounting import epsilon, log_delta, release_mu, zcdp
-
-# dp_accounting imports absl, whose handler keeps the stderr of the moment, which is pytest's, and closes it when Hydra
-# sets up logging in a test that has a stderr of its own.
-absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
+from collafuse_flwr.privacy.accounting import composed_epsilon, epsilon, log_delta, release_mu, zcdp
+from tests.accountants import (
+    GaussianDpEvent,
+    NeighboringRelation,
+    PLDAccountant,
+    PoissonSampledDpEvent,
+    RdpAccountant,
+    SelfComposedDpEvent,
+)
 
 
 @pytest.mark.parametrize(("mu", "releases"), [(0.3, 1), (1.0, 1), (2.2, 1), (0.5, 20), (4.6, 1)])
@@ -27,6 +27,52 @@ def test_epsilon_agrees_with_dp_accounting(mu: float, releases: int) -> None:
 @pytest.mark.parametrize(("cut_mu", "known"), [(16, 197), (9.0, 78), (4.6, 30), (2.2, 11), (0.9, 3.9), (0.57, 2.3)])
 def test_published_values_at_delta_1e_5(cut_mu: float, known: float) -> None:
     assert epsilon(cut_mu, 1e-5) == pytest.approx(known, rel=0.03)
+
+
+REPLACED = NeighboringRelation.REPLACE_ONE
+
+
+@pytest.mark.parametrize(("mu", "sigma", "steps"), [(0.0, 14.0, 200), (1.5, 8.0, 30)])
+def test_full_batches_are_one_gaussian_mechanism_of_twice_the_norm(mu: float, sigma: float, steps: int) -> None:
+    """mu^2 + 4 steps / sigma^2, and as dp-accounting composes it step by step; just below q = 1 it is the same."""
+    ours = composed_epsilon(mu, 1e-5, noise_multiplier=sigma, sampling_rate=1, steps=steps)
+    assert ours == pytest.approx(epsilon(math.sqrt(mu**2 + 4 * steps / sigma**2), 1e-5))
+    accountant = PLDAccountant(REPLACED)
+    accountant.compose(GaussianDpEvent(sigma), steps)
+    if mu:
+        accountant.compose(GaussianDpEvent(2 / mu))
+    assert ours == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-3)
+    nearly = composed_epsilon(mu, 1e-5, noise_multiplier=sigma, sampling_rate=1 - 1e-9, steps=steps)
+    assert nearly == pytest.approx(ours, rel=1e-3)
+
+
+@pytest.mark.parametrize(("mu", "sigma", "q", "steps"), [(0.0, 1.0, 0.05, 300), (1.5, 4.0, 0.2, 500)])
+def test_sampled_steps_agree_with_a_finer_grid(mu: float, sigma: float, q: float, steps: int) -> None:
+    accountant = PLDAccountant(REPLACED, 1e-4)
+    accountant.compose(PoissonSampledDpEvent(q, GaussianDpEvent(sigma)), steps)
+    if mu:
+        accountant.compose(GaussianDpEvent(2 / mu))
+    ours = composed_epsilon(mu, 1e-5, noise_multiplier=sigma, sampling_rate=q, steps=steps)
+    assert ours == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-3)
+
+
+def test_a_replaced_image_costs_more_than_one_that_is_added_and_no_more_than_two() -> None:
+    """Twice (epsilon, delta) is (2 epsilon, (1 + e^epsilon) delta), here with the smaller delta = 1e-7."""
+    added = RdpAccountant()
+    added.compose(SelfComposedDpEvent(PoissonSampledDpEvent(0.1, GaussianDpEvent(2.0)), 100))
+    replaced = composed_epsilon(0, 1e-5, noise_multiplier=2.0, sampling_rate=0.1, steps=100)
+    assert replaced > 1.2 * added.get_epsilon(1e-5)
+    once = added.get_epsilon(1e-7)
+    assert (1 + math.exp(once)) * 1e-7 < 1e-5
+    assert replaced < 2 * once
+
+
+def test_vacuous_numbers_are_finite_and_quick() -> None:
+    """What the default cut releases, and hardly any noise: the grid gets coarser, not larger."""
+    released = composed_epsilon(78.0, 1e-5, noise_multiplier=8.0, sampling_rate=0.1, steps=10)
+    assert epsilon(78.0, 1e-5) < released < epsilon(math.sqrt(78**2 + 4 * 10 / 64), 1e-5) + 1
+    noiseless = composed_epsilon(0, 1e-5, noise_multiplier=0.1, sampling_rate=0.1, steps=10)
+    assert epsilon(20.0, 1e-5) < noiseless < epsilon(65.0, 1e-5)
 
 
 def test_delta_is_the_largest_gap_of_two_gaussians() -> None:
@@ -58,6 +104,8 @@ def test_the_ends() -> None:
     assert release_mu(0.25, 4.0) == 4.0
     assert release_mu(0.25, 4.0, releases=9) == 12.0
     assert zcdp(2.0) == 2.0
+    assert composed_epsilon(math.inf, 1e-5, noise_multiplier=1, sampling_rate=0.1, steps=5) == math.inf
+    assert composed_epsilon(1.0, 1e-5, noise_multiplier=1, sampling_rate=0.1, steps=0) == epsilon(1.0, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +117,8 @@ def test_the_ends() -> None:
         lambda: release_mu(-0.1, 1.0),
         lambda: release_mu(0.1, 0.0),
         lambda: release_mu(0.1, 1.0, releases=-1),
+        lambda: composed_epsilon(0, 1e-5, noise_multiplier=0, sampling_rate=0.1, steps=5),
+        lambda: composed_epsilon(0, 1e-5, noise_multiplier=1, sampling_rate=1.1, steps=5),
     ],
 )
 def test_what_is_out_of_range_is_refused(call: object) -> None:

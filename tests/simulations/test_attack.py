@@ -66,6 +66,9 @@ def test_every_client_has_what_applies_to_it(attacked: Path) -> None:
     assert noised["reid_chance"] == 1 / noised["reid_n"] < noised["reid_one"] < noised["reid"]
     assert {"psnr_wiener", "psnr_backbone", "psnr_one_step", "psnr_shadow", "psnr_wiener_closed_form"} <= noised.keys()
     assert noised["psnr_wiener"] > noised["psnr_chance"]
+    # The bound by the backbone is of the same images as the Gaussian one.
+    assert 0 == noised["bits_chance"] < noised["bits_denoised"] <= noised["bits"]
+    assert "bits_denoised" not in clean
     assert noised["membership_backbone_loss_auc_chance"] == 0.5
     assert "membership_denoiser_sima_tpr" in noised
     # Nothing of a client that trains alone was received, but it has a network and samples.

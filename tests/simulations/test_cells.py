@@ -24,6 +24,7 @@ SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"cut_epsilon": 8}, {"cut_epsilon": 8, "cut_ratio": 0.9}),
     ({}, {"devices": "paper7", "server_gflops": 3.0, "min_g_tail": 1}),
     ({"condition": "none"}, {"condition": "none", "share_labels": False, "label_dropout": 0.1}),
+    ({}, {"dp_max_grad_norm": 2.0}),
     (
         {"cut_ratio": 0.0, "label_dropout": 0.1},
         {"strategy": "centralised", "label_dropout": 0.1, "guidance": 2.0},
@@ -51,6 +52,7 @@ OTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"condition": "attributes"}),
     ({}, {"condition": "none"}),
     ({}, {"flip": True}),
+    ({"dp_noise_multiplier": 2.0}, {"dp_noise_multiplier": 2.0, "dp_max_grad_norm": 2.0}),
     ({"cut_epsilon": 8}, {"cut_epsilon": 9}),
     ({"cut_seconds": 8, "devices": "paper7"}, {"cut_seconds": 8, "devices": "1,1,1,1"}),
     ({"cut_epsilon": 8}, {"cut_bits": 8}),

@@ -121,6 +121,7 @@ WRONG = {
     "image_size=7": "`image_size` = 7 is not allowed: a multiple of 2 for `model` = tiny",
     "inception_weights=missing.pth": "`inception_weights` = 'missing.pth' is not allowed: there is no file /",
     "clip_weights=missing.pt": "`clip_weights` = 'missing.pt' is not allowed: there is no file /",
+    "attack=true num_supernodes=1 max_images=4": "`attack` = True is not allowed: false where 1 image is held out",
     "resume=true output=absent": "`output`",
 }
 

@@ -83,6 +83,7 @@ def test_the_schema_has_these_fields_and_no_others() -> None:
         "flops_per_image": "int",
         "releases": "int",
         "bits": "float",
+        "dp_steps": "int",
     }
 
 
@@ -124,7 +125,7 @@ def test_the_numbers_of_training_survive(numbers: TrainNumbers) -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.builds(EvaluateReply, COUNT, FINITE, FINITE, FINITE, COUNT, COUNT, FINITE | st.just(math.inf)))
+@given(st.builds(EvaluateReply, COUNT, FINITE, FINITE, FINITE, COUNT, COUNT, FINITE | st.just(math.inf), COUNT))
 def test_an_evaluation_survives_with_infinite_bits(reply: EvaluateReply) -> None:
     assert unpack_evaluate_reply(sent(pack_numbers(reply))) == reply
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from simulations.report.__main__ import main
 from simulations.report.page import write_page
-from tests.simulations.report.fakes import fake
+from tests.simulations.report.fakes import attacked, fake
 
 VOID = {"meta", "img"}
 
@@ -70,6 +70,21 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     }
     for words in ("mnist <script>", "collafuse, c = 1 (local)", "fedavg, seed 0", "clean images", "weights"):
         assert words in page.words
+
+
+def test_attacks_are_shown_beside_what_a_guess_would_reach(tmp_path: Path) -> None:
+    runs = [fake(tmp_path, cut_ratio=cut, seed=seed) for cut in (0.2, 0.4, 1.0) for seed in (0, 1)]
+    for run in runs[:4]:
+        attacked(run)
+    output = tmp_path / "page"
+    page = Page(write_page(runs, output))
+    assert len(page.images) == 4 + 3
+    for words in ("Attacks", "re-id, all releases", "bits, I-MMSE", "no information"):
+        assert words in page.words
+    with Image.open(output / "1-digits-leakage.png") as picture:
+        assert min(picture.size) > 300
+    assert {"attacks.csv", "table.md"} <= {path.name for path in output.iterdir()}
+    assert "#### Attacks" in (output / "table.md").read_text()
 
 
 @pytest.mark.parametrize("strategies", [["collafuse"], ["fedavg"], ["local"]], ids=str)

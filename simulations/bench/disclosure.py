@@ -1,0 +1,132 @@
+"""What an upload tells, cut by cut, without a run: the columns of the leakage card that need no trained network.
+
+    python -m simulations.bench.disclosure dataset=mnist dataset_path=/data schedule=linear timesteps=1000
+
+One client holds all images; what it would train on are the candidates (at most 10,000), and the attacker's images are
+those that are held out. Beside `cuts`, `releases` and `output` any setting of a run may be given. The table is
+Markdown; as JSON it goes to `output`.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from collafuse_flwr.artifacts.exposure import line_up
+from collafuse_flwr.config import Config
+from collafuse_flwr.data import evenly, federation_data, to_model_space
+from collafuse_flwr.diffusion import make_schedule
+from collafuse_flwr.errors import SettingError, UserError
+from collafuse_flwr.files import write_json
+from collafuse_flwr.privacy.accounting import epsilon, release_mu
+from collafuse_flwr.privacy.attacks import Wiener, measure_fidelity
+from collafuse_flwr.privacy.clipping import clip, norm_bound
+from collafuse_flwr.privacy.disclosure import covariance_eigenvalues, gaussian_bits, snr_db, wiener_psnr
+from collafuse_flwr.privacy.reidentification import MAX_TARGETS, reidentification_rate
+from collafuse_flwr.rng import stream
+from simulations.entry import USER_ERROR
+
+DEFAULTS = {
+    "num_supernodes": 1,
+    "partition": "iid",
+    "cuts": "0.2,0.5,0.6,0.7,0.8,0.9",
+    "releases": "1,20,500",
+    "output": "",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The candidates, and what an attacker has learnt of such images from its own."""
+
+    config: Config
+    candidates: Tensor
+    wiener: Wiener
+    eigenvalues: Tensor
+
+    def at(self, cut: float, releases: list[int]) -> dict[str, float]:
+        """What releases at a cut tell: bits and reconstruction of one, re-identification by several."""
+        config, seed = self.config, self.config.run.seed
+        schedule = make_schedule(config.model.schedule, config.model.timesteps)
+        step = round(cut * schedule.timesteps)
+        alpha_bar, snr = float(schedule.alpha_bar[step]), float(schedule.snr()[step])
+        x_0 = evenly(self.candidates, MAX_TARGETS)
+        noise = torch.randn(x_0.shape, generator=stream(seed, "wiener", step))
+        x_k = alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * noise
+        mu, everyone = release_mu(snr, norm_bound(config, x_0[0].numel())), torch.arange(len(self.candidates))
+        row = {
+            "cut": cut,
+            "snr_db": snr_db(alpha_bar),
+            "bits": gaussian_bits(snr, self.eigenvalues),
+            "psnr_closed_form": wiener_psnr(snr, self.eigenvalues),
+            "psnr_wiener": measure_fidelity(x_0, self.wiener.rebuild(x_k, alpha_bar).clamp(-1, 1)).psnr,
+        }
+        for n in releases:
+            drawn = stream(seed, "reid", n)
+            row[f"reid_{n}"] = reidentification_rate(self.candidates, everyone, alpha_bar, releases=n, generator=drawn)
+        return row | {"dp_mu": mu, "dp_epsilon": epsilon(mu, config.split.dp_delta)}
+
+
+def measure(config: Config, cuts: list[float], releases: list[int]) -> dict[str, Any]:
+    """A row of numbers for each cut, the number of candidates, and what a guess would reach."""
+    data = federation_data(config.data, 1, config.run.seed)
+    (rows,) = line_up(data)
+    candidates, shadows = (
+        clip(config, to_model_space(data.images.images[own])) for own in (rows, data.partitions[0].held_out)
+    )
+    images = Images(config, candidates, Wiener.of(shadows), covariance_eigenvalues(candidates, len(candidates)))
+    x_0 = evenly(candidates, MAX_TARGETS)
+    psnr = measure_fidelity(x_0, shadows.mean(dim=0).expand_as(x_0)).psnr
+    return {
+        "candidates": len(candidates),
+        "shadows": len(shadows),
+        "guess": {"bits": 0.0, "psnr": psnr, "reid": 1 / len(candidates)},
+        "cuts": [images.at(cut, releases) for cut in cuts],
+    }
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The rows as a table, the last of which is that of a guess."""
+    names = list(found["cuts"][0])
+    guess = found["guess"]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    lines += [f"| {' | '.join(f'{row[name]:.3g}' for name in names)} |" for row in found["cuts"]]
+    last = [next((f"{value:.3g}" for key, value in guess.items() if name.startswith(key)), "") for name in names]
+    return "\n".join([*lines, f"| guess among {found['candidates']} | {' | '.join(last[1:])} |"])
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, show and keep the table, and return the exit status."""
+    given = DEFAULTS | cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_cli(arguments)))
+    own = {name: str(given.pop(name)) for name in ("cuts", "releases", "output")}
+    try:
+        asked = _numbers("cuts", own["cuts"], float), _numbers("releases", own["releases"], int)
+        found = measure(Config.from_flat(given), *asked)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    print(markdown(found))
+    if own["output"]:
+        write_json(Path(own["output"]), found | {"settings": given})
+    return 0
+
+
+def _numbers(name: str, text: str, kind: Any) -> list[Any]:
+    try:
+        found = [kind(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    most = 1 if kind is float else sys.maxsize
+    if not found or not all(0 < number <= most for number in found):
+        raise SettingError(name, text, "numbers above 0, separated by commas; cuts at most 1")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
