@@ -45,9 +45,8 @@ def draw_clusters(rounds: list[dict[str, Any]], domains: dict[int, str], path: P
     known = [(row["agreement"], row["round"]) for row in found if row["agreement"] is not None]
     if known:
         curve.plot(*zip(*known, strict=True), marker=".")
-    title = "Agreement with domains" if known else "No domains to agree with"
-    curve.set(xlim=(-0.6, 1.1), ylim=extent[2:], xlabel="adjusted Rand index")
-    curve.set_title(title, fontsize=9)
+    title = "With domains" if known else "No domains"
+    curve.set(xlim=(-0.6, 1.1), ylim=extent[2:], xlabel="adjusted Rand index", title=title)
     for each in (axis, curve):
         each.yaxis.set_major_locator(MaxNLocator(integer=True))
     save_figure(figure, path)

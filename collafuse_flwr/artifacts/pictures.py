@@ -36,9 +36,12 @@ def save_grid(images: Tensor, path: Path, columns: int = 10) -> None:
 def draw_overview(rows: Sequence[tuple[str, Tensor]], path: Path, title: str) -> None:
     """Draw labelled rows of images, each in [-1, 1] of shape (n, channels, size, size), one above the other."""
     columns = max(len(images) for _, images in rows)
-    figure = Figure(figsize=(1.9 + 0.62 * columns, 0.45 + 0.68 * len(rows)), dpi=150)
+    height = 0.45 + 0.68 * len(rows)
+    figure = Figure(figsize=(1.9 + 0.62 * columns, height), dpi=150)
     figure.suptitle(title, fontsize=9)
-    figure.subplots_adjust(left=1.75 / (1.9 + 0.62 * columns), right=0.995, bottom=0.02, top=0.88, hspace=0.06)
+    figure.subplots_adjust(
+        left=1.75 / (1.9 + 0.62 * columns), right=0.995, bottom=0.02, top=1 - 0.3 / height, hspace=0.06
+    )
     axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axis, (label, images) in zip(axes, rows, strict=True):
         axis.imshow(_grid(images, columns).permute(1, 2, 0).numpy())

@@ -18,7 +18,7 @@ from collafuse_flwr.artifacts.clusters import clusters_by_round, draw_clusters
 from collafuse_flwr.artifacts.domains import domains_of
 from collafuse_flwr.config import Config
 from collafuse_flwr.data import federation_data, to_model_space
-from collafuse_flwr.evaluation import train_classifier, tstr
+from collafuse_flwr.evaluation import train_classifier, train_synthetic_test_real
 from collafuse_flwr.folders import client_folder
 from collafuse_flwr.runtime import threads
 from strategies.journal import Journal, Round
@@ -72,8 +72,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def summary(folder: Path) -> dict[str, Any]:
     with threads(1), pytest.MonkeyPatch.context() as patch:
-        for module in (quality, tstr):
-            patch.setattr(module, "train_classifier", partial(train_classifier, steps=40))
+        for slow in (train_classifier, train_synthetic_test_real):
+            patch.setattr(quality, slow.__name__, partial(slow, steps=40))
         return summarise(folder)
 
 
