@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -12,6 +13,7 @@ from flwr.clientapp import ClientApp
 from collafuse_flwr.client import make_client
 from collafuse_flwr.client.collafuse import CollaFuseClient
 from collafuse_flwr.client.huscf_gan import HuscfGanClient
+from collafuse_flwr.client.mdgan import MdGanClient
 from collafuse_flwr.client.store import ClientStore
 from collafuse_flwr.config import GANS, Config
 from collafuse_flwr.data import single_client
@@ -20,6 +22,8 @@ from collafuse_flwr.folders import client_folder, run_folder
 from collafuse_flwr.runtime import threads
 from collafuse_flwr.simulated import simulated_client
 from collafuse_flwr.wire import Refusal, pack_numbers, pack_refusal
+
+C = TypeVar("C", bound=CollaFuseClient)
 
 app = ClientApp()
 
@@ -39,13 +43,19 @@ def train(message: Message, context: Context) -> Message:
 @app.train("split")
 def split(message: Message, context: Context) -> Message:
     """Answer a phase of a batch of the split GAN."""
-    return _answer(message, context, lambda client: _gan(client).on_split(message.content))
+    return _answer(message, context, lambda client: _of(client, HuscfGanClient).on_split(message.content))
+
+
+@app.train("feedback")
+def feedback(message: Message, context: Context) -> Message:
+    """Judge fake images of MD-GAN."""
+    return _answer(message, context, lambda client: _of(client, MdGanClient).on_feedback(message.content))
 
 
 @app.evaluate("latent")
 def latent(message: Message, context: Context) -> Message:
     """Begin samples of the split GAN."""
-    return _answer(message, context, lambda client: _gan(client).on_latent(message.content))
+    return _answer(message, context, lambda client: _of(client, HuscfGanClient).on_latent(message.content))
 
 
 @app.evaluate()
@@ -65,10 +75,10 @@ def _answer(message: Message, context: Context, act: Callable[[CollaFuseClient],
     return Message(content, reply_to=message)
 
 
-def _gan(client: CollaFuseClient) -> HuscfGanClient:
-    """The client, if it is one of the split GAN."""
-    if not isinstance(client, HuscfGanClient):
-        raise UserError("this message belongs to `strategy` = huscf_gan")
+def _of(client: CollaFuseClient, kind: type[C]) -> C:
+    """The client, if it is of the kind that a message is for."""
+    if not isinstance(client, kind):
+        raise UserError(f"`strategy` = {client.process.config.run.strategy} has no such message")
     return client
 
 

@@ -10,20 +10,26 @@ from collafuse_flwr.config import FEDERATED, Config
 from collafuse_flwr.progress import Progress
 from strategies.collafuse import CollaFuse
 from strategies.fedavg import FedAverage
+from strategies.fedgan import FedGan
 from strategies.huscf_gan import HuscfGan
 from strategies.hybrid import Hybrid
+from strategies.mdgan import MdGan
 from strategies.oracle import Oracle
 
 
 def make_strategy(
     config: Config, folder: Path, progress: Progress, clients: Callable[[int], Any]
-) -> CollaFuse | FedAverage | HuscfGan:
+) -> CollaFuse | FedAverage | FedGan | HuscfGan | MdGan:
     """The strategy that the settings name, for a run in `folder`; `clients` gives those of a simulation.
 
     What differs from CollaFuse by a setting alone (local, centralised, pfdm) is CollaFuse, and so for FedAvg.
     """
-    if config.run.strategy == "huscf_gan":
-        return HuscfGan(config, folder, progress, clients)
-    own: dict[str, type[CollaFuse] | type[FedAverage]] = {"hybrid": Hybrid, "oracle": Oracle}
+    if config.run.strategy in ("huscf_gan", "mdgan"):
+        return (HuscfGan if config.run.strategy == "huscf_gan" else MdGan)(config, folder, progress, clients)
+    own: dict[str, type[CollaFuse] | type[FedAverage] | type[FedGan]] = {
+        "hybrid": Hybrid,
+        "oracle": Oracle,
+        "fedgan": FedGan,
+    }
     own |= dict.fromkeys(FEDERATED, FedAverage)
     return own.get(config.run.strategy, CollaFuse)(config, folder, progress)

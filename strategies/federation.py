@@ -145,7 +145,7 @@ class Federation(ABC):
         self.done = row.round
         self.journal.hellos = dict(sorted(self.members.hellos.items()))
         tensors, pool = self._checkpoint()
-        self.journal.save({name: value.cpu() for name, value in tensors.items()}, pool)
+        self.journal.save({name: value.cpu().contiguous() for name, value in tensors.items()}, pool)
         if not row.evaluation:
             return None
         return MetricRecord({f"held-out-loss-{c}": e["held_out_loss"] for c, e in row.evaluation.items()})
@@ -201,6 +201,19 @@ class Federation(ABC):
         with replacing(self.folder / "server" / "hand_over.safetensors") as temporary:
             save_file(shown, temporary)
         return messages
+
+    def _exchange(
+        self,
+        grid: Grid,
+        contents: dict[int, RecordDict],
+        kind: str,
+        accept: Callable[[int, RecordDict], None],
+    ) -> None:
+        """One round trip with some clients; what went wrong is noted as in every strategy."""
+        self.asked = sorted(contents)
+        messages = [self._message(client, contents[client], kind) for client in self.asked]
+        replies = grid.send_and_receive(messages, timeout=self.config.federation.round_timeout)
+        self._gather(replies, accept)
 
     def _gather(self, replies: Iterable[Message], accept: Callable[[int, RecordDict], None]) -> None:
         """Accept each reply, in order of clients; a bad or missing one is noted and costs only itself."""

@@ -22,13 +22,14 @@ from collafuse_flwr.config import Config
 from collafuse_flwr.contract import check_activations, check_weights
 from collafuse_flwr.files import replacing
 from collafuse_flwr.gan.aggregation import Own, ServerAggregation, aggregate
-from collafuse_flwr.gan.blocks import NETS, block_name, by_block
+from collafuse_flwr.gan.blocks import NETS, by_block, joined
 from collafuse_flwr.gan.choice import cuts_of
 from collafuse_flwr.gan.halves import Tensors
 from collafuse_flwr.gan.middle import ServerHalf
 from collafuse_flwr.gan.settings import architecture_of, practice_of, steps_of
 from collafuse_flwr.gan.training import Link, train_batch
 from collafuse_flwr.gan.travel import Rounding
+from collafuse_flwr.gan.whole import PASSES
 from collafuse_flwr.progress import Progress
 from collafuse_flwr.wire import (
     CloseReply,
@@ -165,19 +166,6 @@ class HuscfGan(Federation, Strategy):
         request = CloseRequest(round_, str(self.cuts[client]), self.pending[client])
         return pack_close_request(request, self.config.gan.wire_dtype)
 
-    def _exchange(
-        self,
-        grid: Grid,
-        contents: dict[int, RecordDict],
-        kind: str,
-        accept: Callable[[int, RecordDict], None],
-    ) -> None:
-        """One round trip with some clients; what went wrong is noted as in every strategy."""
-        self.asked = sorted(contents)
-        messages = [self._message(client, contents[client], kind) for client in self.asked]
-        replies = grid.send_and_receive(messages, timeout=self.config.federation.round_timeout)
-        self._gather(replies, accept)
-
     def _fresh_weights(self, client: int) -> Weights:
         """What a client begins a round with: its cluster's blocks, if there are any yet."""
         known = self.models.get(self.cluster_of.get(client, -1), {})
@@ -223,9 +211,9 @@ class HuscfGan(Federation, Strategy):
                 overall=weighing.overall,
                 server_agg=cast(ServerAggregation, self.config.gan.server_aggregation),
             )
-            self.half.load_blocks(_named(net, renewed))
+            self.half.load_blocks(joined(net, renewed))
             for client, blocks in clients.items():
-                self.models[weighing.cluster_of[client]] |= _named(net, blocks)
+                self.models[weighing.cluster_of[client]] |= joined(net, blocks)
         self._note(weighing)
 
     def _note(self, weighing: Weighing) -> None:
@@ -238,9 +226,8 @@ class HuscfGan(Federation, Strategy):
 
     def _flops(self, clients: list[int]) -> int:
         """Operations of the server in a batch: three passes of the generator, eight of the discriminator."""
-        passes = {"generator": 3, "discriminator": 8}
         rows = self.config.gan.gan_batch_size
-        return sum(rows * passes[net] * self.half.flops(client, net) for client in clients for net in NETS)
+        return sum(rows * PASSES[net] * self.half.flops(client, net) for client in clients for net in NETS)
 
     def _server_flops(self, hello: Hello) -> int:
         return self.half.flops(hello.partition_id, "generator")
@@ -291,8 +278,3 @@ class HuscfGan(Federation, Strategy):
             if name.startswith("cluster."):
                 _, cluster, own = name.split(".", 2)
                 self.models.setdefault(int(cluster), {})[own] = value
-
-
-def _named(net: str, blocks: Own) -> Weights:
-    """Blocks by their index -> one state by name."""
-    return {block_name(net, index, name): value for index, own in blocks.items() for name, value in own.items()}

@@ -96,12 +96,18 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 def spoiled(
-    client: int, spoil: Callable[[Message, Context], Message | None], rounds: Iterable[int] = (1,)
+    client: int,
+    spoil: Callable[[Message, Context], Message | None],
+    rounds: Iterable[int] = (1,),
+    kind: str = "train",
 ) -> ClientApp:
-    """The ClientApp, but one client's training is spoiled in some rounds: `spoil` answers, raises, or passes (None)."""
+    """The ClientApp, but one client's answers to messages of a kind are spoiled in some rounds.
+
+    `spoil` answers, raises, or passes (None).
+    """
 
     def call(message: Message, context: Context) -> Message:
-        chosen = context.node_config["partition-id"] == client and message.metadata.message_type == "train"
+        chosen = context.node_config["partition-id"] == client and message.metadata.message_type == kind
         if chosen and int(message.content.config_records["request"]["round"]) in set(rounds):  # type: ignore[arg-type]
             answer = spoil(message, context)
             if answer is not None:
@@ -109,7 +115,8 @@ def spoiled(
         return client_app(message, context)
 
     app = ClientApp()
-    for action in ("train", "evaluate"):
-        getattr(app, action)()(call)
+    for register in (app.train, app.evaluate):
+        register()(call)
+    app.train("feedback")(call)
     app.query("hello")(client_app)
     return app

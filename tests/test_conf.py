@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from collafuse_flwr.config import ENDS, FEDERATED, FLEETS, PROFILES, SPLIT, Config
+from collafuse_flwr.config import ENDS, FEDERATED, FLEETS, GANS, PROFILES, SPLIT, Config
 from simulations.entry import CONF, register_schema
 
 SECTIONS: list[Any] = [section.default_factory for section in fields(Config)]
@@ -106,7 +106,7 @@ def test_a_federation_is_allowed_and_its_default_is_the_schemas(option: str) -> 
 
 def test_every_strategy_has_its_group() -> None:
     files = {path.stem: path.read_text() for path in (Path(__file__).parents[1] / "conf" / "strategy").glob("*.yaml")}
-    assert set(files) == {*SPLIT, *ENDS, *FEDERATED}
+    assert set(files) == {*SPLIT, *ENDS, *FEDERATED, *GANS}
     assert all(f"\nstrategy: {name}\n" in text for name, text in files.items())
 
 

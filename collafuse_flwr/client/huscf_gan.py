@@ -12,23 +12,20 @@ from flwr.app import RecordDict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from collafuse_flwr.client.collafuse import CollaFuseClient
-from collafuse_flwr.client.session import Batches, Progress, Session
+from collafuse_flwr.client.gan import GanClient
+from collafuse_flwr.client.session import Progress, Session
 from collafuse_flwr.client.store import Ledger
 from collafuse_flwr.client.workspace import MOVED, Workspace
 from collafuse_flwr.errors import SettingError, UserError
 from collafuse_flwr.evaluation import forward_flops
 from collafuse_flwr.files import replacing
-from collafuse_flwr.gan.blocks import LATENT, Architecture, Cuts
+from collafuse_flwr.gan.blocks import LATENT, Cuts
 from collafuse_flwr.gan.device import DeviceHalf
-from collafuse_flwr.gan.settings import architecture_of, practice_of
-from collafuse_flwr.rng import stream
+from collafuse_flwr.gan.settings import practice_of
 from collafuse_flwr.wire import (
-    EvaluateReply,
     Weights,
     pack_activations,
     pack_close_reply,
-    pack_numbers,
     unpack_close_request,
     unpack_finish_request,
     unpack_latent_request,
@@ -37,7 +34,7 @@ from collafuse_flwr.wire import (
 
 
 @dataclass(frozen=True)
-class HuscfGanClient(CollaFuseClient):
+class HuscfGanClient(GanClient):
     """A client of the split GAN (arXiv 2507.12979) for the length of one message.
 
     Images, labels and codes stay with it. After every phase its disk has all it needs for the next, whatever process
@@ -69,12 +66,13 @@ class HuscfGanClient(CollaFuseClient):
         """Begin samples: what the generator's head makes of fresh codes and labels; without weights, its own does."""
         request = unpack_latent_request(content)
         blocks = request.weights or self.open_round(request.round + 1, request.cuts, {}).half.blocks()
+        own = {name: value.contiguous() for name, value in blocks.items() if name.startswith("generator.")}
         with replacing(self._generator_path()) as temporary:
-            save_file({name: value for name, value in blocks.items() if name.startswith("generator.")}, temporary)
+            save_file(own, temporary)
         half = self._generator(request.cuts)
         device = half.runtime.device
         labels = self._labels(request.count, request.round)
-        z = torch.randn((request.count, LATENT), generator=self._stream("sample codes", request.round))
+        z = self._codes(request.count, request.round)
         with torch.no_grad():
             gh = half.parts["g_head"](z.to(device), labels.to(device))
         return pack_activations({"gh": gh}, self.process.config.gan.wire_dtype)
@@ -85,22 +83,12 @@ class HuscfGanClient(CollaFuseClient):
         half = self._generator(request.cuts)
         with torch.no_grad():
             samples: Tensor = half.parts["g_tail"](request.gt.to(half.runtime.device)).cpu()
-        self.store.save_samples(samples, self._labels(len(samples), request.round))
         one = torch.zeros((1, LATENT), device=half.runtime.device), torch.zeros(1, dtype=torch.int64)
         flops = forward_flops(half.parts["g_head"], one[0], one[1].to(half.runtime.device))
         flops += forward_flops(half.parts["g_tail"], request.gt[:1].to(half.runtime.device))
-        reply = EvaluateReply(
-            num_samples=len(samples),
-            held_out_loss=0.0,
-            kernel_distance=self._distance(samples),
-            seconds=time.perf_counter() - began,
-            flops_per_image=flops,
-            releases=0,
-            # Activations of the images themselves have left: no bound holds.
-            bits=math.inf,
-            dp_steps=0,
-        )
-        return pack_numbers(reply)
+        labels = self._labels(len(samples), request.round)
+        # Activations of the images themselves have left: no bound holds.
+        return self._measured(samples, labels, flops, bits=math.inf, began=began)
 
     def open_round(self, round_: int, cuts: str, weights: Weights) -> Session:
         """A session for a round: the last round's state, under the blocks that the server has averaged since.
@@ -137,8 +125,7 @@ class HuscfGanClient(CollaFuseClient):
         if own.d_head < least:
             raise SettingError("min_d_head", least, f"at most {own.d_head}: the server asked for the cuts {cuts}")
         config, practice = self.process.config, practice_of(self.process.config)
-        batches = Batches(config, self.data.train, self._secret(), practice.runtime.device)
-        return Session.open(config, self._architecture(), own, self.client, practice, batches)
+        return Session.open(config, self._architecture(), own, self.client, practice, self._batches())
 
     def _generator(self, cuts: str) -> DeviceHalf:
         """The half of the nets with the generator that samples."""
@@ -150,21 +137,6 @@ class HuscfGanClient(CollaFuseClient):
 
     def _generator_path(self) -> Path:
         return self.store.folder / "generator.safetensors"
-
-    def _labels(self, count: int, round_: int) -> Tensor:
-        """Classes of samples: as often as among the client's own training images, or all alike."""
-        generator, images = self._stream("sample labels", round_), self.data.train
-        if self.process.config.gan.gan_labels == "uniform":
-            return torch.randint(0, images.num_classes, (count,), generator=generator)
-        return images.labels[torch.randint(0, len(images), (count,), generator=generator)]
-
-    def _stream(self, *name: int | str) -> torch.Generator:
-        return stream(self._secret().hex(), *name)
-
-    def _architecture(self) -> Architecture:
-        images = self.data.train
-        _, channels, size, _ = images.images.shape
-        return architecture_of(self.process.config, channels, size, images.num_classes)
 
     def _workspace(self) -> Workspace:
         return Workspace(self.store.folder / "working")

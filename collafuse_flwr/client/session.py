@@ -115,7 +115,7 @@ class Session:
         owner = client if config.gan.gan_init == "independent" else 0
         name = (config.run.seed, "gan", owner)
         half = DeviceHalf(architecture, cuts, name, practice, config.gan.factored_tails)
-        return cls(half, batches, Progress(0), _batch_flops(half, architecture, config.gan.gan_batch_size))
+        return cls(half, batches, Progress(0), batch_flops(half, architecture, config.gan.gan_batch_size))
 
     def answer(self, step: int, phase: str, received: Tensors) -> Tensors:
         """Answer a phase of a batch.
@@ -161,7 +161,7 @@ class Session:
         return {"round": own.round, "step": own.step, "phase": own.phase, "losses": own.losses, "seconds": own.seconds}
 
 
-def _batch_flops(half: DeviceHalf, architecture: Architecture, rows: int) -> int:
+def batch_flops(half: DeviceHalf, architecture: Architecture, rows: int) -> int:
     """Operations of a client in a batch; what it computes again after another process took over is left out."""
     device = half.runtime.device
     labels = torch.zeros(2, dtype=torch.int64, device=device)

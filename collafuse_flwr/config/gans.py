@@ -26,12 +26,13 @@ def check_gan(gan: GanConfig, hardware: DeviceConfig, condition: str, num_client
 
     Raises:
         SettingError: `condition` is not classes, cuts are not four digits for each client that leave the server its
-            block and clients their least, or there are more clusters than clients.
+            block and clients their least, or there are more clusters, or batches of MD-GAN, than clients.
     """
     if condition != "classes":
         raise SettingError("condition", condition, "classes when `strategy` is a GAN")
-    if gan.num_clusters > num_clients:
-        raise SettingError("num_clusters", gan.num_clusters, f"at most `num_supernodes` = {num_clients}")
+    for name in ("num_clusters", "generated_batches"):
+        if getattr(gan, name) > num_clients:
+            raise SettingError(name, getattr(gan, name), f"at most `num_supernodes` = {num_clients}")
     most = most_extra(OTHER_BLOCKS + gan.gan_depth) * 2
     least = (hardware.min_g_head, hardware.min_g_tail, gan.min_d_head, hardware.min_d_tail)
     for name, asked, limit in zip(LEAST, least, most, strict=True):

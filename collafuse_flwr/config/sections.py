@@ -164,7 +164,7 @@ class TrainConfig:
     loss_weighting: str = setting("uniform", "weight of a step in the loss", choices=("uniform", "min_snr"))
     min_snr_gamma: float = setting(5.0, "gamma of min-SNR weighting", above=0)
     label_dropout: float = setting(
-        0.0, "share of a client's training images whose condition is dropped, for `guidance`", low=0, high=1
+        0.0, "share of training images whose condition is dropped, for `guidance`", low=0, high=1
     )
     flip: bool = setting(False, "mirror training images left to right at random, on both sides")
     dp_noise_multiplier: float = setting(
@@ -196,6 +196,8 @@ class GanConfig:
     )
     factored_tails: bool = setting(False, "clients with the least tail send a factor of its gradient and its weights")
     activation_noise: float = setting(0.0, "standard deviation of noise on what is sent of real images", low=0)
+    generated_batches: int = setting(1, "k, the batches that MD-GAN's server makes in an iteration for all", low=1)
+    discriminator_steps: int = setting(1, "L, the steps of MD-GAN's discriminators in an iteration", low=1)
     gan_init: str = setting("independent", "weights that clients begin with", choices=("independent", "common"))
     warmup_rounds: int = setting(2, "first rounds in which all clients are one cluster, weighted by size", low=0)
     num_clusters: int = setting(0, "clusters of clients; 0: found by their silhouette", low=0)
@@ -245,9 +247,7 @@ class EvaluationConfig:
     sampling_steps: int = setting(40, "sampling steps of the whole chain; 0: every step", low=0)
     server_steps: int = setting(0, "sampling steps above the cut; 0: its share of `sampling_steps`", low=0)
     client_steps: int = setting(0, "sampling steps below the cut; 0: its share of `sampling_steps`", low=0)
-    guidance: float = setting(
-        1.0, "weight of the condition in the clients' part of the chain, all of it in local and fedavg; 1: plain", low=0
-    )
+    guidance: float = setting(1.0, "weight of the condition in every network that is told it; 1: plain", low=0)
 
 
 SECTIONS: dict[str, type[Any]] = {

@@ -171,6 +171,11 @@ def by_block(state: Mapping[str, Tensor], net: str) -> dict[int, dict[str, Tenso
     return blocks
 
 
+def joined(net: str, blocks: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The states of blocks of one net -> one state, by such names."""
+    return {block_name(net, index, name): value for index, own in blocks.items() for name, value in own.items()}
+
+
 @cache
 def build_architecture(channels: int, size: int, num_classes: int, width: int = 64, depth: int = 1) -> Architecture:
     """The conditional GAN of HuSCF-GAN's MNIST experiments, for any square images; theirs is 28 pixels, width 64.

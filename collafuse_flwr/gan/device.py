@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from collafuse_flwr.gan.blocks import NETS, Architecture, Blocks, Cuts, block_name, by_block
 from collafuse_flwr.gan.factored import can_factor, weight_of
 from collafuse_flwr.gan.halves import (
     Practice,
     Tensors,
+    cross_entropy,
     frozen_statistics,
     gradient,
     leaf,
@@ -122,7 +122,7 @@ class DeviceHalf:
         """3: the discriminator's loss; its tail is trained, and the gradients at the cut go back."""
         at = {"dt_fake": leaf(dt_fake), "dt_real": leaf(dt_real)}
         logits = [self._run("d_tail", dt) for dt in at.values()]
-        sent = self._back(_cross_entropy(logits[0], 0.0) + _cross_entropy(logits[1], 1.0), at, logits, "discriminator")
+        sent = self._back(cross_entropy(logits[0], 0.0) + cross_entropy(logits[1], 1.0), at, logits, "discriminator")
         step(self.optimisers["d_tail"])
         return sent
 
@@ -144,7 +144,7 @@ class DeviceHalf:
         at = leaf(dt)
         with without_weight_gradients(self.parts["d_tail"]):
             logits = self._run("d_tail", at)
-        return self._back(_cross_entropy(logits, 1.0), {"dt": at}, [logits], "generator")
+        return self._back(cross_entropy(logits, 1.0), {"dt": at}, [logits], "generator")
 
     def _generator(self, grad_dh: Tensor) -> Tensors:
         """6: the gradient goes on through the fake images; the generator's tail is trained."""
@@ -158,7 +158,7 @@ class DeviceHalf:
         assert self.tape.gt is not None
         sent = {"grad_gt": gradient(self.tape.gt)}
         if self.factored["g"]:
-            through_tanh = gradient(fake) * (1 - fake.detach() ** 2)
+            through_tanh = gradient(fake).float() * (1 - fake.detach().float() ** 2)
             sent = {"factor_gt": through_tanh, "weight_gt": weight_of(self.parts["g_tail"])}
         step(self.optimisers["g_tail"])
         self.tape = Tape(self.tape.batch, gh=self.tape.gh)
@@ -228,12 +228,8 @@ class DeviceHalf:
     def _run(self, part: str, x: Tensor, labels: Tensor | None = None) -> Tensor:
         with self.runtime.autocast():
             result: Tensor = self.parts[part](x, labels)
-        return result.float()
+        return result
 
     def _again(self, part: str, x: Tensor, labels: Tensor | None = None) -> Tensor:
         with frozen_statistics(self.parts[part]):
             return self._run(part, x, labels)
-
-
-def _cross_entropy(logits: Tensor, target: float) -> Tensor:
-    return binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from collafuse_flwr.runtime import Runtime
 
@@ -63,12 +64,17 @@ def moments(optimiser: torch.optim.Optimizer, prefix: str) -> Tensors:
 
 
 def load_moments(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    """Take up what `moments` gave; without any the optimiser stays fresh."""
+    """Take up what `moments` gave; without any the optimiser stays fresh.
+
+    Each comes to lie in memory as its weights do: the fused step goes through both in the order of their bytes.
+    """
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith(prefix):
             index, own = name.removeprefix(prefix).split(".")
-            state.setdefault(int(index), {})[own] = value
+            like = weights[int(index)]
+            state.setdefault(int(index), {})[own] = torch.empty_like(like).copy_(value) if value.dim() else value
     if state:
         optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
 
@@ -95,6 +101,11 @@ def without_weight_gradients(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.requires_grad_(True)
+
+
+def cross_entropy(logits: Tensor, target: float) -> Tensor:
+    """BCE of logits with one target, 0 or 1, for all of them."""
+    return binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
 
 def leaf(x: Tensor) -> Tensor:

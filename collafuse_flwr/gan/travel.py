@@ -25,6 +25,7 @@ def pack(x: Tensor, dtype: str) -> Packed:
         x: float32, finite.
         dtype: float32, float16 or bfloat16.
     """
+    x = x.float()
     largest = float(x.abs().max()) if dtype != "float32" and x.numel() else 0.0
     exponent = int(torch.tensor(largest).frexp().exponent) - 1 if largest else 0
     return torch.ldexp(x, torch.tensor(-exponent)).to(DTYPES[dtype]) if exponent else x.to(DTYPES[dtype]), exponent
@@ -38,8 +39,13 @@ def unpack(packed: Packed) -> Tensor:
 
 
 def rounded(x: Tensor, dtype: str) -> Tensor:
-    """What arrives when x is sent."""
-    return x if dtype == "float32" else unpack(pack(x, dtype))
+    """What arrives when x is sent; as float32, what was computed in bfloat16 arrives as it is.
+
+    In memory it lies as it would on arrival, for the bits of convolutions depend on that.
+    """
+    arrived = x if dtype == "float32" else unpack(pack(x, dtype))
+    # `contiguous` would leave the strides of single channels as they are.
+    return arrived.clone(memory_format=torch.contiguous_format)
 
 
 class Rounding:

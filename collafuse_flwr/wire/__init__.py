@@ -23,6 +23,12 @@ messages of their own, and each strategy accepts its own alone.
 | evaluate.latent | LatentRequest: number, its blocks    | what the generator's head makes of codes and labels  |
 | evaluate     | FinishRequest: the middle's output      | EvaluateReply                                        |
 
+| fedgan, mdgan | down                                   | up                                                   |
+|--------------|-----------------------------------------|------------------------------------------------------|
+| train.feedback | FeedbackRequest: fake images, labels  | mdgan: the gradient of the client's loss at them     |
+| train        | GanRequest: batches, weights            | CloseReply: numbers, the client's weights            |
+| evaluate     | GanRequest: samples, the generator      | EvaluateReply                                        |
+
 The hybrid strategy's messages are TrainRequest and WeightsRequest in one, and so for the others.
 """
 
@@ -45,6 +51,14 @@ from collafuse_flwr.wire.activations import (
     unpack_finish_request,
     unpack_latent_request,
     unpack_split_request,
+)
+from collafuse_flwr.wire.players import (
+    FeedbackRequest,
+    GanRequest,
+    pack_feedback_request,
+    pack_gan_request,
+    unpack_feedback_request,
+    unpack_gan_request,
 )
 from collafuse_flwr.wire.records import (
     Refusal,
@@ -89,8 +103,10 @@ __all__ = [
     "CloseReply",
     "CloseRequest",
     "EvaluateReply",
+    "FeedbackRequest",
     "FinishRequest",
     "GanNumbers",
+    "GanRequest",
     "HandOver",
     "Hello",
     "LatentRequest",
@@ -108,7 +124,9 @@ __all__ = [
     "pack_activations",
     "pack_close_reply",
     "pack_close_request",
+    "pack_feedback_request",
     "pack_finish_request",
+    "pack_gan_request",
     "pack_hand_over",
     "pack_latent_request",
     "pack_numbers",
@@ -124,7 +142,9 @@ __all__ = [
     "unpack_close_reply",
     "unpack_close_request",
     "unpack_evaluate_reply",
+    "unpack_feedback_request",
     "unpack_finish_request",
+    "unpack_gan_request",
     "unpack_hand_over",
     "unpack_hello",
     "unpack_latent_request",

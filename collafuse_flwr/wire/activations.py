@@ -91,7 +91,9 @@ class FinishRequest:
 def pack_split_request(request: SplitRequest, dtype: str) -> RecordDict:
     """A SplitRequest as records, tensors in `dtype`."""
     record = ConfigRecord({"round": request.round, "step": request.step, "phase": request.phase, "cuts": request.cuts})
-    return pack_named_weights(_with(RecordDict({"request": record}), request.tensors, dtype), weights=request.weights)
+    return pack_named_weights(
+        with_tensors(RecordDict({"request": record}), request.tensors, dtype), weights=request.weights
+    )
 
 
 def unpack_split_request(content: RecordDict) -> SplitRequest:
@@ -102,14 +104,14 @@ def unpack_split_request(content: RecordDict) -> SplitRequest:
         step=int(cast(int, config["step"])),
         phase=str(config["phase"]),
         cuts=str(config["cuts"]),
-        tensors=_received(content),
+        tensors=received_tensors(content),
         weights=received_weights(content, "weights"),
     )
 
 
 def pack_activations(tensors: Tensors, dtype: str) -> RecordDict:
     """A client's answer to a phase, or its generator's head of samples."""
-    return _with(RecordDict(), tensors, dtype)
+    return with_tensors(RecordDict(), tensors, dtype)
 
 
 def unpack_activations(content: RecordDict, dtype: str) -> Tensors:
@@ -145,13 +147,13 @@ def unpack_activations(content: RecordDict, dtype: str) -> Tensors:
 def pack_close_request(request: CloseRequest, dtype: str) -> RecordDict:
     """A CloseRequest as records."""
     record = ConfigRecord({"round": request.round, "cuts": request.cuts})
-    return _with(RecordDict({"request": record}), request.tensors, dtype)
+    return with_tensors(RecordDict({"request": record}), request.tensors, dtype)
 
 
 def unpack_close_request(content: RecordDict) -> CloseRequest:
     """Read a CloseRequest back (on the client)."""
     config = content.config_records["request"]
-    return CloseRequest(int(cast(int, config["round"])), str(config["cuts"]), _received(content))
+    return CloseRequest(int(cast(int, config["round"])), str(config["cuts"]), received_tensors(content))
 
 
 def pack_close_reply(reply: CloseReply) -> RecordDict:
@@ -185,16 +187,17 @@ def unpack_latent_request(content: RecordDict) -> LatentRequest:
 def pack_finish_request(request: FinishRequest, dtype: str) -> RecordDict:
     """A FinishRequest as records."""
     record = ConfigRecord({"round": request.round, "cuts": request.cuts})
-    return _with(RecordDict({"request": record}), {"gt": request.gt}, dtype)
+    return with_tensors(RecordDict({"request": record}), {"gt": request.gt}, dtype)
 
 
 def unpack_finish_request(content: RecordDict) -> FinishRequest:
     """Read a FinishRequest back (on the client)."""
     config = content.config_records["request"]
-    return FinishRequest(int(cast(int, config["round"])), str(config["cuts"]), _received(content)["gt"])
+    return FinishRequest(int(cast(int, config["round"])), str(config["cuts"]), received_tensors(content)["gt"])
 
 
-def _with(content: RecordDict, tensors: Tensors, dtype: str) -> RecordDict:
+def with_tensors(content: RecordDict, tensors: Tensors, dtype: str) -> RecordDict:
+    """Add a record of tensors to a message, unless there are none."""
     arrays: dict[str, Array] = {}
     for name, x in tensors.items():
         values, exponent = pack(x.cpu(), dtype)
@@ -206,7 +209,7 @@ def _with(content: RecordDict, tensors: Tensors, dtype: str) -> RecordDict:
     return content
 
 
-def _received(content: RecordDict) -> Tensors:
+def received_tensors(content: RecordDict) -> Tensors:
     """What the server sent, whatever its precision."""
     record = content.array_records.get("activations")
     arrays = {} if record is None else {name: array.numpy() for name, array in record.items()}

@@ -1,0 +1,39 @@
+"""The client side of FedGAN: train both nets from the shared weights, and send them back."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+from flwr.app import RecordDict
+
+from collafuse_flwr.client.gan import GanClient
+from collafuse_flwr.client.session import batch_flops
+from collafuse_flwr.client.store import Ledger
+from collafuse_flwr.gan.settings import practice_of
+from collafuse_flwr.gan.whole import WholeGan
+from collafuse_flwr.wire import CloseReply, GanNumbers, pack_close_reply, unpack_gan_request
+
+
+@dataclass(frozen=True)
+class FedGanClient(GanClient):
+    """A client of FedGAN (arXiv 2006.07228), which has the whole GAN; Adam's moments stay with it."""
+
+    def on_train(self, content: RecordDict) -> RecordDict:
+        """Answer a message of type train."""
+        request, began = unpack_gan_request(content), time.perf_counter()
+        architecture, config = self._architecture(), self.process.config
+        gan = WholeGan(architecture, config.run.seed, practice_of(config))
+        _, tensors = self.store.load(before=request.round)
+        gan.load(tensors)
+        gan.load_blocks(request.weights)
+        batches, rows = self._batches(), config.gan.gan_batch_size
+        # Nothing of a batch leaves, so nothing need be noised.
+        gan.train(replace(batches.draw(request.round, step), noise=None) for step in range(request.count))
+        kept = {name: value.contiguous() for name, value in gan.state().items()}
+        self.store.save(Ledger(round=request.round, first_round=1), kept)
+        flops = batch_flops(gan.device, architecture, rows) + rows * gan.middle_flops()
+        losses, steps = gan.device.losses, request.count
+        seconds = time.perf_counter() - began
+        numbers = GanNumbers(losses["discriminator"], losses["generator"], steps, steps * rows, seconds, steps * flops)
+        return pack_close_reply(CloseReply(numbers, gan.blocks()))

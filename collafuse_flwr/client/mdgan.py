@@ -1,0 +1,157 @@
+"""The client side of MD-GAN: train a discriminator on fake images that come, and say how these should change."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import RecordDict
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from collafuse_flwr.client.gan import GanClient
+from collafuse_flwr.client.session import Batches
+from collafuse_flwr.client.store import Ledger
+from collafuse_flwr.errors import UserError
+from collafuse_flwr.files import replacing
+from collafuse_flwr.gan.halves import Tensors
+from collafuse_flwr.gan.players import Judge
+from collafuse_flwr.gan.settings import practice_of
+from collafuse_flwr.wire import (
+    CloseReply,
+    FeedbackRequest,
+    GanNumbers,
+    Weights,
+    pack_activations,
+    pack_close_reply,
+    unpack_feedback_request,
+    unpack_gan_request,
+)
+
+
+@dataclass
+class JudgeRound:
+    """A client's part in one round: its discriminator, its batches, and how far it is."""
+
+    judge: Judge
+    batches: Batches
+    flops: int
+    round: int
+    step: int = 0
+    seconds: float = 0.0
+    losses: dict[str, float] = field(default_factory=lambda: {"discriminator": 0.0, "generator": 0.0})
+
+    def answer(self, content: RecordDict) -> RecordDict:
+        """Answer a FeedbackRequest.
+
+        Raises:
+            UserError: another iteration is due.
+        """
+        request, began = unpack_feedback_request(content), time.perf_counter()
+        if request.step != self.step:
+            raise UserError(f"iteration {request.step} was asked for; due is {self.step}")
+        feedback = self._train(request)
+        self.losses, self.step = dict(self.judge.losses), self.step + 1
+        self.seconds += time.perf_counter() - began
+        return pack_activations({"feedback": feedback}, self.batches.config.gan.wire_dtype)
+
+    def _train(self, request: FeedbackRequest) -> torch.Tensor:
+        device = self.judge.runtime.device
+        fake = {name: x.to(device) for name, x in request.fake.items()}
+        labels = {name: y.to(device) for name, y in request.labels.items()}
+        learnt = "x_d" if "x_d" in fake else "x_g"
+        each = self.batches.config.gan.discriminator_steps
+        for step in range(self.step * each, (self.step + 1) * each):
+            self.judge.learn(self.batches.draw(self.round, step), fake[learnt], labels[learnt])
+        return self.judge.feedback(fake["x_g"], labels["x_g"])
+
+    def close(self) -> RecordDict:
+        """End the round: numbers, and the discriminator's weights."""
+        config = self.batches.config.gan
+        images = self.step * config.discriminator_steps * config.gan_batch_size
+        losses = self.losses
+        numbers = GanNumbers(
+            losses["discriminator"], losses["generator"], self.step, images, self.seconds, self.step * self.flops
+        )
+        return pack_close_reply(CloseReply(numbers, self.judge.weights()))
+
+    def remember(self) -> dict[str, Any]:
+        """How far this round is, in plain values."""
+        return {"round": self.round, "step": self.step, "seconds": self.seconds, "losses": self.losses}
+
+
+@dataclass(frozen=True)
+class MdGanClient(GanClient):
+    """A client of MD-GAN (arXiv 1811.03850), with a discriminator and no generator.
+
+    After every iteration its disk has all it needs for the next, whatever process that comes to. Images and their
+    labels stay with it; its discriminator goes to the server, and by way of that to another client.
+    """
+
+    def on_feedback(self, content: RecordDict) -> RecordDict:
+        """Answer an iteration (message train.feedback)."""
+        request = unpack_feedback_request(content)
+        begins = request.step == 0
+        playing = self.open_round(request.round, request.weights) if begins else self._recall(request.round)
+        reply = playing.answer(content)
+        metadata = {"remembered": json.dumps(playing.remember())}
+        with replacing(self._working()) as temporary:
+            save_file(_contiguous(playing.judge.state()), temporary, metadata)
+        return reply
+
+    def on_train(self, content: RecordDict) -> RecordDict:
+        """End a round."""
+        playing = self._recall(unpack_gan_request(content).round)
+        reply = playing.close()
+        self.keep_round(playing)
+        self._working().unlink()
+        return reply
+
+    def open_round(self, round_: int, weights: Weights) -> JudgeRound:
+        """Begin a round with the last one's state, under weights that came from another client."""
+        playing = self._fresh(round_)
+        _, tensors = self.store.load(before=round_)
+        playing.judge.load(tensors)
+        playing.judge.load_weights(weights)
+        return playing
+
+    def keep_round(self, playing: JudgeRound) -> None:
+        """Keep the state after a round."""
+        self.store.save(Ledger(round=playing.round, first_round=1), _contiguous(playing.judge.state()))
+
+    def _recall(self, round_: int) -> JudgeRound:
+        """A round as its last iteration left it.
+
+        Raises:
+            UserError: it has not begun.
+        """
+        path = self._working()
+        known: dict[str, Any] = {"round": 0}
+        if path.is_file():
+            with safe_open(str(path), framework="pt") as file:
+                known = json.loads(file.metadata()["remembered"])
+        if known["round"] != round_:
+            raise UserError(f"round {round_} has not begun for this client")
+        playing = self._fresh(round_)
+        playing.step, playing.seconds, playing.losses = known["step"], known["seconds"], known["losses"]
+        playing.judge.load(load_file(path))
+        return playing
+
+    def _fresh(self, round_: int) -> JudgeRound:
+        config = self.process.config
+        owner = self.client if config.gan.gan_init == "independent" else 0
+        judge = Judge(self._architecture(), (config.run.seed, "gan", owner), practice_of(config))
+        # Six passes of a batch in each step, of fake and real images, and two for the gradient at fake ones.
+        flops = (6 * config.gan.discriminator_steps + 2) * config.gan.gan_batch_size * judge.flops()
+        return JudgeRound(judge, self._batches(), flops, round_)
+
+    def _working(self) -> Path:
+        return self.store.folder / "working.safetensors"
+
+
+def _contiguous(tensors: Tensors) -> Tensors:
+    return {name: value.contiguous() for name, value in tensors.items()}

@@ -1,0 +1,87 @@
+"""The server side of FedGAN as a Flower strategy: the mean of whole GANs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from collafuse_flwr.contract import check_weights
+from collafuse_flwr.gan.aggregation import Own, aggregate
+from collafuse_flwr.gan.blocks import NETS, by_block, joined
+from collafuse_flwr.gan.whole import WholeGan
+from collafuse_flwr.wire import GanRequest, Hello, Weights, pack_gan_request, unpack_close_reply
+from strategies.backbone import ServerWork, weights
+from strategies.shared_generator import SharedGenerator
+
+
+class FedGan(SharedGenerator):
+    """FedGAN (arXiv 2006.07228): generators and discriminators are trained by clients, and averaged.
+
+    A round is K batches at every client, from the same weights, and then their mean, weighted by images. K is that of
+    the split GAN (gan/settings.py), so that generators take as many steps. The global arrays are the mean.
+    """
+
+    shared: Weights
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Check the weights that came and average them."""
+        row, began = self.journal.rounds[-1], time.perf_counter()
+        self.received: dict[int, Weights] = {}
+        self._gather(replies, self._accept_training)
+        if not any(past.clients for past in self.journal.rounds):
+            raise self._nobody()
+        with self._threads():
+            self._average()
+        row.server = asdict(ServerWork(math.nan, 0, 0, time.perf_counter() - began, 0)) | {"pool": 0}
+        return self._arrays(), self._close_training(None)
+
+    def _average(self) -> None:
+        """The mean of what came in, sum_i n_i w_i / sum_i n_i; all stays as it is where nothing did."""
+        sizes = {client: self.members.hellos[client].num_images for client in self.received}
+        for net in NETS if sizes else ():
+            own: dict[int, Own] = {client: by_block(blocks, net) for client, blocks in self.received.items()}
+            everyone = dict.fromkeys(sizes, 0)
+            means, _ = aggregate(own, {}, cluster_of=everyone, within=sizes, overall=sizes)
+            self.shared |= joined(net, means[min(sizes)])
+        self.received = {}
+
+    def _build(self, hello: Hello) -> None:
+        super()._build(hello)
+        self.shared = WholeGan(self.architecture, self.config.run.seed, self.practice).blocks()
+
+    def _train_content(self, client: int, round_: int, arrays: ArrayRecord) -> RecordDict:
+        """The shared weights, and the number of batches to train them on."""
+        return pack_gan_request(GanRequest(round_, self._steps(), self.shared))
+
+    def _accept_training(self, client: int, content: RecordDict) -> None:
+        """Take in one client's weights.
+
+        Raises:
+            UploadError: they are not those that were asked for.
+        """
+        reply = unpack_close_reply(content)
+        check_weights("weights", reply.weights, self.shared)
+        self.received[client] = reply.weights
+        self.journal.rounds[-1].clients[str(client)] = asdict(reply.numbers)
+
+    def _generator(self) -> Weights:
+        return {name: value for name, value in self.shared.items() if name.startswith("generator.")}
+
+    def _arrays(self) -> ArrayRecord:
+        return ArrayRecord(self.shared)
+
+    def _begin_with(self, arrays: ArrayRecord) -> None:
+        self.shared |= weights(arrays)
+
+    def _checkpoint(self) -> tuple[dict[str, Tensor], str]:
+        return {name: value.contiguous() for name, value in self.shared.items()}, "{}"
+
+    def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:
+        self.shared = {name: value.cpu() for name, value in tensors.items()}

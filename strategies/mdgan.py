@@ -1,0 +1,220 @@
+"""The server side of MD-GAN as a Flower strategy: one generator, taught by the discriminators of all clients."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.contract import check_activations, check_weights
+from collafuse_flwr.gan.players import Generator, Judge, derangement, draw_codes, shares
+from collafuse_flwr.progress import Progress
+from collafuse_flwr.rng import stream
+from collafuse_flwr.runtime import threads
+from collafuse_flwr.wire import (
+    FeedbackRequest,
+    GanRequest,
+    Hello,
+    Weights,
+    count_bytes,
+    pack_feedback_request,
+    pack_gan_request,
+    unpack_activations,
+    unpack_close_reply,
+)
+from strategies.backbone import ServerWork, weights
+from strategies.shared_generator import SharedGenerator
+
+#: Fake images by batch, with their graphs, and their labels.
+Made = tuple[list[Tensor], list[Tensor]]
+
+
+class LocalPlayer(Protocol):
+    """A client in this process, of a simulation."""
+
+    def open_round(self, round_: int, weights: Weights) -> Any:
+        """Begin a round."""
+        ...
+
+    def keep_round(self, playing: Any) -> None:
+        """Keep a round's end as the state after it."""
+        ...
+
+
+class MdGan(SharedGenerator):
+    """MD-GAN (arXiv 1811.03850): a generator on the server, and a discriminator in every client.
+
+    An iteration is one round trip: the server makes k batches, every client takes L steps on one of them and tells the
+    gradient of its loss at another, and the generator takes a step on the mean. After each round clients swap
+    discriminators; Flower's clients do not reach each other, so these pass through the server. A round has as many
+    iterations as the split GAN has batches (gan/settings.py). The global arrays are the generator.
+    """
+
+    generator: Generator
+
+    def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], LocalPlayer]) -> None:
+        """`clients` gives a client of a simulation, for the engine that needs no messages."""
+        super().__init__(config, folder, progress)
+        self.clients = clients
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Take in the discriminators, and swap them."""
+        self._gather(replies, self._accept_training)
+        if not any(past.clients for past in self.journal.rounds):
+            raise self._nobody()
+        self._swap()
+        return self._arrays(), self._close_training(None)
+
+    def _build(self, hello: Hello) -> None:
+        super()._build(hello)
+        name = (self.config.run.seed, "gan", "server")
+        self.generator = Generator(self.architecture, name, self.practice)
+        self.like = Judge(self.architecture, name, self.practice).weights()
+        self.given: dict[int, Weights] = {}
+        self.received: dict[int, Weights] = {}
+
+    def _before_training(self, grid: Grid, round_: int) -> None:
+        """All iterations of a round, with fewer clients where some fall silent."""
+        began, config, steps = time.perf_counter(), self.config.gan, self._steps()
+        playing: dict[int, Any] = {}
+        if config.engine == "fused":
+            playing = {c: self.clients(c).open_round(round_, self.given.get(c, {})) for c in self.asked}
+        made_in_all = 0
+        for step in range(steps):
+            self.progress.step("batches", step, steps)
+            chosen = shares(self.asked, min(config.generated_batches, len(self.asked)))
+            made = self._make(round_, step, min(config.generated_batches, len(self.asked)))
+            contents = {client: self._request(round_, step, client, made, *chosen[client]) for client in chosen}
+            feedback: dict[int, Tensor] = {}
+            self._ask(grid, playing, contents, partial(self._accept_feedback, feedback))
+            self.generator.descend(made[0], {client: (chosen[client][1], x) for client, x in feedback.items()})
+            made_in_all += len(made[0])
+            self.asked = sorted(feedback)
+            if not self.asked:
+                break
+        rows = made_in_all * config.gan_batch_size
+        # A step of the generator is three passes of every batch: forwards, and back to its weights and inputs.
+        work = ServerWork(math.nan, steps, rows, time.perf_counter() - began, 3 * rows * self.generator.flops())
+        self.journal.rounds[-1].server = asdict(work) | {"pool": 0}
+        if config.engine == "fused":
+            self._close_here(playing)
+
+    def _make(self, round_: int, step: int, count: int) -> Made:
+        """The batches of an iteration."""
+        made: Made = [], []
+        for batch in range(count):
+            generator = stream(self.config.run.seed, "fake", round_, step, batch)
+            z, labels = draw_codes(self.config.gan.gan_batch_size, self.architecture.num_classes, generator)
+            device = self.practice.runtime.device
+            made[0].append(self.generator(z.to(device), labels.to(device)))
+            made[1].append(labels)
+        return made
+
+    def _request(self, round_: int, step: int, client: int, made: Made, learnt: int, judged: int) -> RecordDict:
+        """A client's two batches, or the one where they are the same; at first its new discriminator."""
+        chosen = {"x_g": judged} | ({"x_d": learnt} if learnt != judged else {})
+        fake = {name: made[0][batch].detach() for name, batch in chosen.items()}
+        labels = {name: made[1][batch] for name, batch in chosen.items()}
+        fresh = self.given.get(client, {}) if step == 0 else {}
+        return pack_feedback_request(FeedbackRequest(round_, step, fake, labels, fresh), self.config.gan.wire_dtype)
+
+    def _ask(
+        self,
+        grid: Grid,
+        playing: Mapping[int, Any],
+        contents: dict[int, RecordDict],
+        accept: Callable[[int, RecordDict], None],
+    ) -> None:
+        """One round trip with the clients, at the other end of messages or in this process."""
+        if self.config.gan.engine == "messages":
+            self._exchange(grid, contents, "train.feedback", accept)
+            return
+        for client, content in contents.items():
+            with threads(self.config.federation.client_threads):
+                reply = playing[client].answer(content)
+            self._count(client, content, reply)
+            accept(client, reply)
+
+    def _close_here(self, playing: Mapping[int, Any]) -> None:
+        """End the round of clients in this process, as their answers to messages would."""
+        for client in self.asked:
+            with threads(self.config.federation.client_threads):
+                reply = playing[client].close()
+            self._count(client, self._train_content(client, self.journal.rounds[-1].round, self._arrays()), reply)
+            self._accept_training(client, reply)
+            self.clients(client).keep_round(playing[client])
+        self.asked = []
+
+    def _count(self, client: int, down: RecordDict, up: RecordDict) -> None:
+        row = self.journal.rounds[-1]
+        row.count(row.bytes_down, client, count_bytes(down))
+        row.count(row.bytes_up, client, count_bytes(up))
+
+    def _accept_feedback(self, feedback: dict[int, Tensor], client: int, content: RecordDict) -> None:
+        """Take in one client's gradient.
+
+        Raises:
+            UploadError: it does not fit.
+        """
+        tensors = unpack_activations(content, self.config.gan.wire_dtype)
+        image = (self.architecture.channels, self.architecture.size, self.architecture.size)
+        check_activations(tensors, {"feedback": torch.Size((self.config.gan.gan_batch_size, *image))})
+        feedback[client] = tensors["feedback"]
+
+    def _train_content(self, client: int, round_: int, arrays: ArrayRecord) -> RecordDict:
+        """The round is over: for it the client sends its discriminator."""
+        return pack_gan_request(GanRequest(round_, 0, {}))
+
+    def _accept_training(self, client: int, content: RecordDict) -> None:
+        """Take in one client's discriminator.
+
+        Raises:
+            UploadError: it is not what was asked for.
+        """
+        reply = unpack_close_reply(content)
+        check_weights("weights", reply.weights, self.like)
+        self.received[client] = reply.weights
+        self.journal.rounds[-1].clients[str(client)] = asdict(reply.numbers)
+
+    def _swap(self) -> None:
+        """Give every discriminator that came to another client that sent one; who sent none begins as it did before."""
+        row, received = self.journal.rounds[-1], self.received
+        clients, self.received = sorted(received), {}
+        swapped = derangement(clients, stream(self.config.run.seed, "swap", row.round))
+        self.given = {client: own for client, own in self.given.items() if client not in received}
+        self.given |= {receiver: received[sender] for sender, receiver in swapped.items()}
+        row.server["swapped"] = {str(sender): receiver for sender, receiver in swapped.items()}
+
+    def _generator(self) -> Weights:
+        return self.generator.weights()
+
+    def _arrays(self) -> ArrayRecord:
+        return ArrayRecord(self.generator.weights())
+
+    def _begin_with(self, arrays: ArrayRecord) -> None:
+        self.generator.load_weights(weights(arrays))
+
+    def _checkpoint(self) -> tuple[dict[str, Tensor], str]:
+        tensors = {f"server.{name}": value.contiguous() for name, value in self.generator.state().items()}
+        for client, own in self.given.items():
+            tensors |= {f"client.{client}.{name}": value.contiguous() for name, value in own.items()}
+        return tensors, "{}"
+
+    def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:
+        self.generator.load({n.removeprefix("server."): v for n, v in tensors.items() if n.startswith("server.")})
+        for name, value in tensors.items():
+            if name.startswith("client."):
+                _, client, own = name.split(".", 2)
+                self.given.setdefault(int(client), {})[own] = value.cpu()

@@ -1,0 +1,208 @@
+"""FedGAN and MD-GAN on digits: against training that is written out, and with what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, Context, Message
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from collafuse_flwr.client.mdgan import MdGanClient
+from collafuse_flwr.client.store import ClientStore
+from collafuse_flwr.client_app import app as client_app
+from collafuse_flwr.config import Config
+from collafuse_flwr.errors import SettingError
+from collafuse_flwr.folders import client_folder
+from collafuse_flwr.gan.players import Generator, Judge, draw_codes
+from collafuse_flwr.gan.settings import practice_of
+from collafuse_flwr.rng import stream
+from strategies.fedgan import FedGan
+from strategies.huscf_gan import HuscfGan
+from strategies.mdgan import MdGan
+from tests.federation import bytes_of, connect, here_is, metrics, run_strategy, small, spoiled
+
+TINY: dict[str, Any] = {"gan_width": 1, "gan_batch_size": 6, "max_images": 36, "num_samples": 6}
+BASELINES = ("fedgan", "mdgan")
+#: The message in which a client trains.
+KIND = {"fedgan": "train", "mdgan": "train.feedback"}
+
+
+def settings(folder: Path, strategy: str, **others: Any) -> Config:
+    return small(folder, **(TINY | {"strategy": strategy} | others))
+
+
+def state(folder: Path, client: int) -> dict[str, Tensor]:
+    return ClientStore(client_folder(folder, client)).load(before=100)[1]
+
+
+def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of two rounds with three clients, of either."""
+    folders = {strategy: tmp_path_factory.mktemp(strategy) for strategy in BASELINES}
+    for strategy, folder in folders.items():
+        run_strategy(settings(folder, strategy, generated_batches=2))
+    return folders
+
+
+def test_fedgan_alone_is_split_training_bit_for_bit(tmp_path: Path) -> None:
+    whole = run_strategy(settings(tmp_path / "whole", "fedgan", num_supernodes=1))
+    split = run_strategy(settings(tmp_path / "split", "huscf_gan", num_supernodes=1, engine="fused"))
+    assert isinstance(whole, FedGan)
+    assert isinstance(split, HuscfGan)
+    same(state(tmp_path / "whole", 0), state(tmp_path / "split", 0) | split.half.state())
+    own, theirs = (client_folder(tmp_path / kind, 0) / "samples.safetensors" for kind in ("whole", "split"))
+    assert own.read_bytes() == theirs.read_bytes()
+
+
+def test_fedgans_mean_is_weighted_by_images(tmp_path: Path) -> None:
+    strategy = run_strategy(settings(tmp_path, "fedgan", num_rounds=1))
+    assert isinstance(strategy, FedGan)
+    counts = {int(client): count for client, count in metrics(tmp_path)[0]["images"].items()}
+    assert len(set(counts.values())) > 1
+    names = {"g_head": "generator", "g_tail": "generator", "d_head": "discriminator", "d_tail": "discriminator"}
+
+    def blocks(client: int) -> dict[str, Tensor]:
+        found = {}
+        for name, value in state(tmp_path, client).items():
+            part, _, rest = name.partition(".blocks.")
+            found[f"{names[part]}.{rest}" if part in names else name] = value
+        return found
+
+    own = {client: blocks(client) for client in counts}
+    for name, value in strategy.shared.items():
+        expected = sum((count * own[c][name].double() for c, count in counts.items()), torch.zeros(()))
+        torch.testing.assert_close(value.double(), expected / sum(counts.values()), rtol=1e-5, atol=1e-7)
+    steps = {row["steps"] for row in metrics(tmp_path)[0]["clients"].values()}
+    assert steps == {-(-max(counts.values()) // TINY["gan_batch_size"])}
+
+
+def test_mdgan_alone_is_a_textbook_gan_bit_for_bit(tmp_path: Path) -> None:
+    config = settings(tmp_path, "mdgan", num_supernodes=1)
+    strategy = run_strategy(config)
+    assert isinstance(strategy, MdGan)
+    client = here_is(config, tmp_path, 0)
+    assert isinstance(client, MdGanClient)
+    practice, batches = practice_of(config), client._batches()
+    generator = Generator(strategy.architecture, (0, "gan", "server"), practice)
+    judge = Judge(strategy.architecture, (0, "gan", 0), practice)
+
+    def loss(logits: Tensor, target: float) -> Tensor:
+        return binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+    for round_ in (1, 2):
+        for step in range(metrics(tmp_path)[0]["clients"]["0"]["steps"]):
+            z, labels = draw_codes(TINY["gan_batch_size"], 10, stream(0, "fake", round_, step, 0))
+            real, fake = batches.draw(round_, step), generator.blocks(z, labels)
+            on_fake, on_real = judge.blocks(fake.detach(), labels), judge.blocks(real.x, real.labels)
+            judge.optimiser.zero_grad()
+            (loss(on_fake, 0.0) + loss(on_real, 1.0)).backward()
+            judge.optimiser.step()
+            generator.optimiser.zero_grad()
+            loss(judge.blocks(fake, labels), 1.0).backward()
+            generator.optimiser.step()
+    same(strategy.generator.state(), generator.state())
+    same(state(tmp_path, 0), judge.state())
+
+
+def test_mdgan_in_one_process_is_mdgan_by_messages(tmp_path: Path, straight: dict[str, Path]) -> None:
+    run_strategy(settings(tmp_path, "mdgan", generated_batches=2, engine="fused"))
+    assert metrics(tmp_path) == metrics(straight["mdgan"])
+    assert bytes_of(tmp_path) == bytes_of(straight["mdgan"])
+
+
+def test_a_discriminator_goes_to_another_client(tmp_path: Path) -> None:
+    strategy = run_strategy(settings(tmp_path, "mdgan", num_rounds=1, engine="fused"))
+    assert isinstance(strategy, MdGan)
+    swapped = {int(sender): receiver for sender, receiver in metrics(tmp_path)[0]["server"]["swapped"].items()}
+    assert len(swapped) == 3
+    for sender, receiver in swapped.items():
+        sent = Judge(strategy.architecture, ("other",), strategy.practice)
+        sent.load(state(tmp_path, sender))
+        same(strategy.given[receiver], sent.weights())
+        begun: Any = here_is(strategy.config, tmp_path, receiver)
+        playing = begun.open_round(2, strategy.given[receiver])
+        same(playing.judge.weights(), sent.weights())
+        moments = {name: value for name, value in state(tmp_path, receiver).items() if name.startswith("adam")}
+        same({name: value for name, value in playing.judge.state().items() if name in moments}, moments)
+
+
+@pytest.mark.parametrize("strategy", BASELINES)
+def test_a_resumed_run_with_clients_in_another_order_is_the_same(
+    tmp_path: Path, straight: dict[str, Path], strategy: str
+) -> None:
+    config = settings(tmp_path, strategy, generated_batches=2)
+
+    def die(message: Message, context: Context) -> Message | None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_strategy(config, connect(config, spoiled(1, die, [2], KIND[strategy]), [2, 1, 0]))
+    run_strategy(config, connect(config, partitions=[1, 2, 0]))
+    assert metrics(tmp_path) == metrics(straight[strategy])
+    assert bytes_of(tmp_path) == bytes_of(straight[strategy])
+
+
+def _fails(message: Message, context: Context) -> Message:
+    raise ValueError("broken")
+
+
+def _altered(change: Callable[[Any], Any], record: str) -> Callable[[Message, Context], Message]:
+    def answer(message: Message, context: Context) -> Message:
+        reply = client_app(message, context)
+        arrays = dict(reply.content.array_records[record].items())
+        name = next(iter(arrays))
+        arrays[name] = Array(change(np.array(arrays[name].numpy())))
+        reply.content[record] = ArrayRecord(arrays)
+        return reply
+
+    return answer
+
+
+@pytest.mark.parametrize("strategy", BASELINES)
+@pytest.mark.parametrize("way", ["fails", "nan", "shape"])
+def test_a_client_that_goes_wrong_costs_itself_alone(tmp_path: Path, strategy: str, way: str) -> None:
+    record = "weights" if strategy == "fedgan" else "activations"
+    changes = {"nan": lambda x: x * np.float32("nan"), "shape": lambda x: x[:-1]}
+    spoil = _fails if way == "fails" else _altered(changes[way], record)
+    config = settings(tmp_path, strategy, num_rounds=1)
+    made = run_strategy(config, connect(config, spoiled(1, spoil, kind=KIND[strategy])))
+    row = metrics(tmp_path)[0]
+    found = row["failed" if way == "fails" else "rejected"]
+    assert list(found) == ["1"]
+    assert {"fails": "broken", "nan": "finite", "shape": "shape" if strategy == "mdgan" else "must be"}[way] in found[
+        "1"
+    ]
+    assert sorted(row["clients"]) == ["0", "2"]
+    assert sorted(row["evaluation"]) == ["0", "1", "2"]
+    assert isinstance(made, FedGan | MdGan)
+    assert all(bool(value.isfinite().all()) for value in made._generator().values())
+
+
+def test_what_a_client_of_mdgan_sends_in_an_iteration_is_one_gradient(tmp_path: Path) -> None:
+    sent: set[str] = set()
+
+    def watch(message: Message, context: Context) -> Message:
+        reply = client_app(message, context)
+        sent.update(name for record in reply.content.array_records.values() for name in record)
+        return reply
+
+    config = settings(tmp_path, "mdgan", num_rounds=1, num_supernodes=1)
+    run_strategy(config, connect(config, spoiled(0, watch, kind="train.feedback")))
+    assert sent == {"feedback"}
+
+
+def test_more_batches_than_clients_are_refused() -> None:
+    with pytest.raises(SettingError, match=r"`generated_batches` = 4 .* at most `num_supernodes` = 3"):
+        Config.from_flat({"strategy": "mdgan", "num_supernodes": 3, "generated_batches": 4})
