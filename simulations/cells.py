@@ -20,6 +20,8 @@ UPLOADS = ("upload", "copies_per_image", "max_releases", "upload_dtype")
 ONLY_WITH = {
     "dirichlet_alpha": ("deals", "dirichlet"),
     "classes_per_client": ("deals", "by_class"),
+    "dropped_classes": ("deals", "drop_classes"),
+    "size_shares": ("deals", "drop_classes"),
     "attribute_groups": ("partition", "by_attribute"),
     "within_domain": ("partition", "by_domain"),
     "min_snr_gamma": ("loss_weighting", "min_snr"),

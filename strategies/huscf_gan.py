@@ -123,7 +123,8 @@ class HuscfGan(Federation, Strategy):
             if step >= steps - config.gan.cluster_batches:
                 self.observed.see({client: seen[client] for client in pending})
         work = ServerWork(math.nan, step + 1, rows, time.perf_counter() - began, flops)
-        self.journal.rounds[-1].server = asdict(work) | {"pool": 0}
+        cuts = {str(client): str(own) for client, own in self.cuts.items()}
+        self.journal.rounds[-1].server = asdict(work) | {"pool": 0, "client_cuts": cuts}
         self.asked, self.pending = sorted(pending), pending
         if isinstance(near, SessionLink):
             self._close_here(near)

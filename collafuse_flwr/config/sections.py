@@ -14,7 +14,7 @@ SPLIT = ("collafuse", "pfdm", "hybrid", "oracle")
 #: Those whose clients may differ in their cuts.
 MIXED = ("collafuse", "pfdm", "hybrid")
 #: Ways to deal images by their classes alone.
-PARTITIONS = ("iid", "dirichlet", "by_class")
+PARTITIONS = ("iid", "dirichlet", "by_class", "drop_classes")
 #: What a cut may be chosen by instead of its ratio, and the range of each.
 TARGETS = {
     "cut_snr_db": (-math.inf, math.inf),
@@ -90,6 +90,15 @@ class DataConfig:
     )
     dirichlet_alpha: float = setting(0.3, "concentration of the Dirichlet partition", above=0)
     classes_per_client: int = setting(2, "classes that a client of `by_class` holds", low=1)
+    dropped_classes: str = setting(
+        "0:0.33,2:0.40,3:0.13,4:0.13",
+        "for drop_classes, how many classes which share of the clients lacks: 'classes:share,...'",
+    )
+    size_shares: str = setting(
+        "1:1",
+        "for drop_classes, which part of a client's images (`max_client_images`, or an equal share) which share of the "
+        "clients has: 'part:share,...'",
+    )
     joined_classes: str = setting(
         "name", "classes of several sets are the same if they share this", choices=("name", "number")
     )
