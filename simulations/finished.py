@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_model
-from torch import nn
+from torch import Tensor, nn
 
 from collafuse_flwr.artifacts import read_config
 from collafuse_flwr.config import FEDERATED, GANS, Config
@@ -45,19 +45,15 @@ class Finished:
         """
         if not (folder / "config.json").is_file():
             raise SettingError("run", str(folder), "the folder of a finished run")
-        config, journal = read_config(folder), Journal(folder)
+        config = read_config(folder)
         refuse_gan(config, folder)
-        saved = journal.load()
-        if saved is None or not journal.hellos or not (folder / "summary.json").is_file():
-            raise SettingError("run", str(folder), "the folder of a run that has reached its end")
-        if not (folder / "clients").is_dir():
-            raise SettingError("run", str(folder), "the folder of a simulation (this run's clients are elsewhere)")
+        journal, saved = reopen(folder)
         process, hello = Process.of(config), next(iter(journal.hellos.values()))
         return cls(
             folder,
             process,
             federation_data(config.data, config.run.num_supernodes, config.run.seed),
-            json.loads((folder / "summary.json").read_text())["clients"],
+            summary_of(folder),
             journal.rounds,
             hello,
             _pool(folder / "server" / "pool", process, hello, saved[1]),
@@ -84,13 +80,43 @@ class Finished:
         Raises:
             SettingError: it is not there.
         """
-        path = client_folder(self.folder, client) / "secret"
-        if not path.is_file():
-            raise SettingError("run", str(self.folder), f"the folder of a simulation (there is no {path})")
-        return path.read_bytes()
+        return secret_of(self.folder, client)
 
     def _shape(self) -> tuple[int, int, int, int]:
         return self.hello.channels, self.hello.size, self.hello.num_classes, self.hello.num_attributes
+
+
+def reopen(folder: Path) -> tuple[Journal, tuple[dict[str, Tensor], str]]:
+    """The journal of a run, and its checkpoint.
+
+    Raises:
+        SettingError: the run has not come to its end, or its clients were elsewhere.
+    """
+    journal = Journal(folder)
+    saved = journal.load()
+    if saved is None or not journal.hellos or not (folder / "summary.json").is_file():
+        raise SettingError("run", str(folder), "the folder of a run that has reached its end")
+    if not (folder / "clients").is_dir():
+        raise SettingError("run", str(folder), "the folder of a simulation (this run's clients are elsewhere)")
+    return journal, saved
+
+
+def summary_of(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a finished run's clients."""
+    rows: list[dict[str, Any]] = json.loads((folder / "summary.json").read_text())["clients"]
+    return rows
+
+
+def secret_of(folder: Path, client: int) -> bytes:
+    """What a client of a run keeps from its server.
+
+    Raises:
+        SettingError: it is not there.
+    """
+    path = client_folder(folder, client) / "secret"
+    if not path.is_file():
+        raise SettingError("run", str(folder), f"the folder of a simulation (there is no {path})")
+    return path.read_bytes()
 
 
 def refuse_gan(config: Config, folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -79,3 +80,15 @@ class Observed:
             beta = calibrate(images, scores, KEPT_SHARE)
         found = weights(images, scores, 0.0 if warm_up else beta)
         return dict(zip(clients, found.tolist(), strict=True)), dict(zip(clients, scores.tolist(), strict=True))
+
+
+def handed_out(saved: tuple[Mapping[str, Tensor], str], client: int, wanted: Iterable[str]) -> dict[str, Tensor]:
+    """The `wanted` blocks that a client would begin the next round with, from a checkpoint of the server.
+
+    Nothing where the client was never averaged, and would go on with its own.
+    """
+    tensors, described = saved
+    own = f"cluster.{json.loads(described).get(str(client))}."
+    if not any(name.startswith(own) for name in tensors):
+        return {}
+    return {name: tensors[own + name if own + name in tensors else f"server.{name}"] for name in wanted}

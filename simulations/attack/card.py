@@ -16,82 +16,9 @@ from rich.table import Table
 
 from collafuse_flwr.artifacts import draw_overview
 from collafuse_flwr.files import replacing
+from simulations.attack.cards import SHARES, Card, Column
 from simulations.attack.rebuilding import SHOWN, Worst
 
-#: A column: the number, how it is written, and where its value without information is.
-Column = tuple[str, str, str | None]
-#: Columns of the table of what was received, and of what it tells.
-RECEIVED: dict[str, Column] = {
-    "SNR dB": ("snr_db", ".1f", None),
-    "bits": ("bits", ".1f", "bits_chance"),
-    "I-MMSE": ("bits_denoised", ".1f", "bits_chance"),
-    "eps": ("dp_epsilon", ".4g", "dp_epsilon_chance"),
-    "sent": ("releases", "d", None),
-    "re-id": ("reid", ".3f", "reid_chance"),
-    "probe": ("probe_auc", ".2f", "probe_auc_chance"),
-}
-#: Columns of the table of reconstructions, by their PSNR.
-REBUILT: dict[str, Column] = {
-    "Wiener": ("psnr_wiener", ".1f", "psnr_chance"),
-    "chain": ("psnr_backbone", ".1f", "psnr_chance"),
-    "1 step": ("psnr_one_step", ".1f", "psnr_chance"),
-    "shadow": ("psnr_shadow", ".1f", "psnr_chance"),
-    "grad": ("psnr_gradient", ".1f", "psnr_chance"),
-}
-#: Columns of the table of networks and samples.
-NETWORKS: dict[str, Column] = {
-    **{
-        f"{title} {attack}": (f"membership_{name}_{key}_auc", ".2f", f"membership_{name}_{key}_auc_chance")
-        for title, name in (("server", "backbone"), ("client", "denoiser"))
-        for attack, key in (("loss", "loss"), ("SimA", "sima"))
-    },
-    "error": ("membership_denoiser_loss_auc_error", ".2f", None),
-    "repeats": ("memorisation", ".2f", "memorisation_chance"),
-    "ratio": ("memorisation_ratio", ".2f", "memorisation_ratio_chance"),
-}
-#: Panels of the picture: title, axis, series by name in the legend, and where the value without information is.
-PANELS: tuple[tuple[str, str, dict[str, str], str], ...] = (
-    ("Image named among all", "rate", {"all releases": "reid", "one release": "reid_one"}, "reid_chance"),
-    (
-        "Image rebuilt",
-        "PSNR in dB",
-        {
-            "Wiener": "psnr_wiener",
-            "backbone": "psnr_backbone",
-            "backbone, 1 step": "psnr_one_step",
-            "shadow": "psnr_shadow",
-            "gradient": "psnr_gradient",
-        },
-        "psnr_chance",
-    ),
-    (
-        "Image rebuilt",
-        "SSIM",
-        {
-            "Wiener": "ssim_wiener",
-            "backbone": "ssim_backbone",
-            "backbone, 1 step": "ssim_one_step",
-            "shadow": "ssim_shadow",
-            "gradient": "ssim_gradient",
-        },
-        "ssim_chance",
-    ),
-    ("Class or attribute read off", "AUC", {"probe": "probe_auc"}, "probe_auc_chance"),
-    (
-        "Training image told from others",
-        "AUC",
-        {
-            "server, loss": "membership_backbone_loss_auc",
-            "server, SimA": "membership_backbone_sima_auc",
-            "client, loss": "membership_denoiser_loss_auc",
-            "client, SimA": "membership_denoiser_sima_auc",
-        },
-        "",
-    ),
-    ("Samples repeat training images", "share", {"nearest is trained on": "memorisation"}, "memorisation_chance"),
-)
-#: Axes that are shares, from 0 to 1.
-SHARES = ("rate", "SSIM", "AUC", "share")
 #: Rows of the picture of reconstructions, in order.
 RECONSTRUCTIONS = {
     "original": "original",
@@ -101,47 +28,37 @@ RECONSTRUCTIONS = {
     "one_step": "backbone, estimate",
     "shadow": "shadow denoiser",
     "gradient": "from its gradient",
+    "split": "from its activations",
 }
 
 
-def show_card(rows: Sequence[dict[str, Any]], title: str, console: Console) -> None:
+def show_card(card: Card, rows: Sequence[dict[str, Any]], title: str, console: Console) -> None:
     """Print rows for each client, and a last one with what the attacks would achieve without information."""
-    console.print(_table(rows, f"Attacks on what was received: {title}", RECEIVED))
-    console.print(
-        "bits: at most so many are told of an image, by its covariance; I-MMSE: by the backbone's errors too, beside "
-        "the label where that travels; sent: releases of each image; re-id: images named among all training images; "
-        "probe: AUC of class or attributes.\n"
-    )
-    console.print(_table(rows, "Images rebuilt (PSNR in dB)", REBUILT))
-    console.print(
-        "By a Wiener filter, by the backbone (chain: continued below the cut; 1 step: its estimate), by a shadow "
-        "denoiser and from a gradient (where weights are sent).\n"
-    )
-    console.print(_table(rows, "Attacks on networks and samples", NETWORKS))
-    console.print(
-        "AUC of membership in the training of the server's and of the client's network, by loss and by SimA, with its "
-        "error; repeats: samples whose nearest image was trained on; ratio: distance to such over that to others."
-    )
+    for place, (heading, columns, explained) in enumerate(card.tables):
+        told = heading if place else f"{heading}: {title}"
+        console.print(_table(rows, told, card.cut, columns))
+        console.print(explained + ("" if place + 1 == len(card.tables) else "\n"))
 
 
-def _table(rows: Sequence[dict[str, Any]], title: str, columns: dict[str, Column]) -> Table:
+def _table(rows: Sequence[dict[str, Any]], title: str, cut: str, columns: dict[str, Column]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for column in ("client", "cut", *columns):
         table.add_column(column, justify="right")
     for row in rows:
         measured = (_cell(row.get(name), form) for name, form, _ in columns.values())
-        table.add_row(str(row["client"]), str(row["cut_step"]), *measured)
+        table.add_row(str(row["client"]), str(row[cut]), *measured)
     table.add_section()
     guesses = (_cell(_guess(rows, name, chance), form) for name, form, chance in columns.values())
     table.add_row("guess", "", *guesses, style="bold")
     return table
 
 
-def draw_card(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+def draw_card(card: Card, rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     """Draw what each attack achieves, by client, over what it would without information."""
-    figure = Figure(figsize=(11.5, 6.5), dpi=130, layout="constrained")
+    lines = len(card.panels) // 3
+    figure = Figure(figsize=(11.5, 0.5 + 3 * lines), dpi=130, layout="constrained")
     figure.suptitle(f"Leakage: {title} (black lines: no information)", fontsize=11)
-    for axis, (heading, unit, series, chance) in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
+    for axis, (heading, unit, series, chance) in zip(figure.subplots(lines, 3).flat, card.panels, strict=True):
         for place, (label, name) in enumerate(series.items()):
             shift = 0.16 * (place - (len(series) - 1) / 2)
             known = [(row["client"] + shift, row[name]) for row in rows if row.get(name) is not None]
@@ -179,5 +96,5 @@ def _guess(rows: Sequence[dict[str, Any]], name: str, chance: str | None) -> flo
     return statistics.fmean(known) if known else None
 
 
-def _cell(value: float | None, form: str) -> str:
+def _cell(value: float | str | None, form: str) -> str:
     return "-" if value is None else f"{value:{form}}"

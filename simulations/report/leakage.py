@@ -52,8 +52,10 @@ LEAKS = (
             ("one_step", "backbone, 1 step"),
             ("shadow", "shadow"),
             ("gradient", "gradient"),
+            ("split", "activations"),
         )
     ),
+    _leak("labels_split", "labels, activations", "share of labels", 3),
     _leak("probe_auc", "probe AUC", AUC, 2),
     *(
         _leak(f"membership_{network}_{key}_auc", f"members, {title} {attack}", AUC, 2)

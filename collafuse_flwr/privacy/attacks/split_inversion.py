@@ -58,6 +58,12 @@ class Stem:
         size = math.isqrt(pictures.shape[1])
         return cls(kernel, scale, shift, pictures.view(-1, 1, size, size))
 
+    @property
+    def solvable(self) -> bool:
+        """Whether different patches never give the block the same values."""
+        rank = int(torch.linalg.matrix_rank(self.kernel.flatten(1)))
+        return rank == self.kernel[0].numel() and bool(self.scale.all())
+
     def check(self, activations: Tensor) -> None:
         """Hold activations, and the block itself, against what the closed form needs.
 
@@ -72,8 +78,8 @@ class Stem:
                 f"activations of shape {given} are not those of the first block, {expected}: "
                 "where a client keeps more blocks there is no closed form"
             )
-        rank, needed = int(torch.linalg.matrix_rank(self.kernel.flatten(1))), self.kernel[0].numel()
-        if rank < needed or not self.scale.all():
+        if not self.solvable:
+            rank, needed = int(torch.linalg.matrix_rank(self.kernel.flatten(1))), self.kernel[0].numel()
             raise ValueError(
                 f"the kernel has rank {rank} and {int((self.scale == 0).sum())} filters are scaled by 0: "
                 f"the closed form needs a rank of {needed}, the values in a patch, and no such filter"

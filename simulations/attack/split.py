@@ -1,0 +1,155 @@
+"""What the server of a finished split GAN would receive next of real images, and these images made of it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from collafuse_flwr.artifacts import read_config
+from collafuse_flwr.client.huscf_gan import HuscfGanClient
+from collafuse_flwr.config import Config
+from collafuse_flwr.data import FederationData, federation_data, to_model_space
+from collafuse_flwr.folders import client_folder
+from collafuse_flwr.gan.blocks import Architecture, Blocks, Cuts
+from collafuse_flwr.gan.settings import architecture_of
+from collafuse_flwr.gan.travel import rounded
+from collafuse_flwr.privacy.attacks import Inverted, Stem, invert_stem, measure_fidelity, search_split
+from collafuse_flwr.simulated import simulated_client
+from simulations.attack.rebuilding import SHOWN, Worst
+from simulations.finished import reopen, secret_of, summary_of
+from strategies.clusters import handed_out
+from strategies.split_link import Shapes
+
+#: What inverted the activations.
+CLOSED_FORM, SEARCH = "closed form", "search"
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """A client's batch of real images x, (n, channels, size, size), and labels, (n,), and what the server has of them.
+
+    `activations` are the discriminator's, as they arrive; `head` is what made them, as the server knows it.
+    """
+
+    x: Tensor
+    labels: Tensor
+    activations: Tensor
+    head: Blocks
+
+
+@dataclass(frozen=True, eq=False)
+class SplitRun:
+    """What a finished simulation of the split GAN left; `clients` are its summary's rows, `round` is the next."""
+
+    folder: Path
+    config: Config
+    data: FederationData
+    clients: list[dict[str, Any]]
+    architecture: Architecture
+    cuts: dict[int, Cuts]
+    round: int
+    saved: tuple[dict[str, Tensor], str]
+
+    @classmethod
+    def of(cls, folder: Path) -> SplitRun:
+        """Open the folder of a run.
+
+        Raises:
+            SettingError: it holds no run, or one that has not come to its end, or whose clients were elsewhere.
+            UserError: its settings, or the images, cannot be read.
+        """
+        config = read_config(folder)
+        journal, saved = reopen(folder)
+        hello, last = next(iter(journal.hellos.values())), journal.rounds[-1]
+        return cls(
+            folder,
+            config,
+            federation_data(config.data, config.run.num_supernodes, config.run.seed),
+            summary_of(folder),
+            architecture_of(config, hello.channels, hello.size, hello.num_classes),
+            {int(client): Cuts.parse(text) for client, text in last.server["client_cuts"].items()},
+            last.round + 1,
+            saved,
+        )
+
+    def uploaded(self, client: int) -> Uploaded | None:
+        """The first batch after the last average, were there another round; None of a client that had no part in one.
+
+        The client itself answers, from its own secret, with the noise and the rounding of the run.
+
+        Raises:
+            SettingError: its secret is not there.
+        """
+        secret_of(self.folder, client)
+        cuts = self.cuts[client]
+        known = handed_out(self.saved, client, cuts.template(self.architecture))
+        if not known:
+            return None
+        folder = client_folder(self.folder, client)
+        session = cast(HuscfGanClient, simulated_client(self.config, client, folder)).open_round(
+            self.round, str(cuts), known
+        )
+        session.answer(0, "latent", {})
+        # The fake half of the batch is normalised on its own: what is sent down leaves no trace in the real one.
+        rows = self.config.gan.gan_batch_size
+        gt = torch.zeros((rows, *Shapes(self.architecture, rows, factored=False).cut(cuts, "gt")))
+        sent = session.answer(0, "fake", {"gt": gt})["dh_real"]
+        batch = session.half.tape.batch
+        assert batch is not None
+        arrived = rounded(sent.cpu(), self.config.gan.wire_dtype)
+        return Uploaded(batch.x.cpu(), batch.labels.cpu(), arrived, session.half.parts["d_head"].cpu())
+
+
+def attack_split(
+    run: SplitRun, known: dict[str, Any], guess: Tensor, num_rows: int, num_steps: int
+) -> tuple[dict[str, Any], Worst | None]:
+    """The row of a client, whose row of the summary is `known`, and its images that are rebuilt best.
+
+    `num_rows` of the batch are inverted in closed form; where there is none all are searched for, in `num_steps` (0:
+    not at all). `guess`, (channels, size, size), is the image of who receives nothing.
+
+    Raises:
+        SettingError: as `SplitRun.uploaded`.
+    """
+    client = int(known["client"])
+    row: dict[str, Any] = {"client": client, "num_images": known["num_images"], "client_cuts": str(run.cuts[client])}
+    seen = run.uploaded(client)
+    method, found = (None, None) if seen is None else _inverted(seen, num_rows, num_steps)
+    row |= {"method": method}
+    if seen is None or found is None:
+        return row, None
+    x, labels = seen.x[: len(found.images)], seen.labels[: len(found.labels)]
+    fidelity, nothing = measure_fidelity(x, found.images), measure_fidelity(x, guess.expand_as(x))
+    row |= {
+        "rows": len(x),
+        "labels_split": (found.labels == labels).double().mean().item(),
+        "labels_split_chance": 1 / run.architecture.num_classes,
+        "psnr_split": fidelity.psnr,
+        "psnr_chance": nothing.psnr,
+        "ssim_split": fidelity.ssim,
+        "ssim_chance": nothing.ssim,
+    }
+    best = fidelity.per_image.argsort(descending=True)[:SHOWN]
+    return row, Worst(fidelity.per_image[best], {"original": x[best], "split": found.images[best]})
+
+
+def mean_image(data: FederationData) -> Tensor:
+    """The mean of the images that all clients hold out, (channels, size, size)."""
+    rows = torch.cat([partition.held_out for partition in data.partitions]).unique()
+    return to_model_space(data.images.images[rows]).mean(dim=0)
+
+
+def _inverted(seen: Uploaded, num_rows: int, num_steps: int) -> tuple[str | None, Inverted | None]:
+    """Images and labels, and how they were found; nothing where only a search would do and none is wanted."""
+    if seen.head.indices == (0,):
+        stem, some = Stem.of(seen.head[0].state_dict()), seen.activations[:num_rows]
+        if stem.solvable:
+            return CLOSED_FORM, invert_stem(stem, some)
+    if not num_steps:
+        return None, None
+    # All rows were normalised together, and are searched together.
+    return SEARCH, search_split(seen.head, seen.activations, seen.x.shape[1], num_steps)
