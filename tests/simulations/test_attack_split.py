@@ -1,0 +1,152 @@
+"""`python -m simulations.attack` on a split GAN: what its clients upload next is inverted, and noise blurs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from collafuse_flwr.data import federation_data
+from collafuse_flwr.errors import SettingError
+from collafuse_flwr.gan.halves import Tensors
+from simulations import runners
+from simulations.attack import __main__ as attack
+from simulations.attack.request import check_attack
+from simulations.attack.split import SplitRun, attack_split, mean_image
+from strategies.split_link import SessionLink
+from tests.commands import refused
+from tests.federation import run_strategy, small
+
+#: Two clients that keep one block of the discriminator, and one that keeps two.
+SPLIT: dict[str, Any] = {
+    "strategy": "huscf_gan",
+    "num_rounds": 1,
+    "max_images": 60,
+    "image_size": 12,
+    "gan_width": 32,
+    "gan_batch_size": 8,
+    "client_cuts": "0000,0000,0010",
+    "local_epochs": 0.5,
+    "engine": "fused",
+    "runner": "local",
+    "tstr": "none",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runners.run(small(tmp_path_factory.mktemp("split"), **SPLIT)).folder
+
+
+@pytest.fixture(scope="module")
+def attacked(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of the command on the finished run."""
+    folder = tmp_path_factory.mktemp("attacked")
+    assert call(f"run={finished}", f"output={folder}", "split_rows=5") == 0
+    return folder
+
+
+def call(*arguments: str) -> int:
+    """The command in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["attack", *arguments])
+        return attack.main()
+
+
+def under(run: SplitRun, **settings: Any) -> SplitRun:
+    """A run whose clients would go on with other settings."""
+    return replace(run, config=replace(run.config, gan=replace(run.config.gan, **settings)))
+
+
+def row(run: SplitRun, client: int = 0, num_steps: int = 0) -> dict[str, Any]:
+    return attack_split(run, run.clients[client], mean_image(run.data), 64, num_steps)[0]
+
+
+def test_images_and_labels_of_every_client_come_back(attacked: Path) -> None:
+    found = json.loads((attacked / "attacks.json").read_text())
+    assert (found["strategy"], found["split_rows"], found["split_steps"]) == ("huscf_gan", 5, 60)
+    assert [(one["client_cuts"], one["method"], one["rows"]) for one in found["clients"]] == [
+        *(("0000", "closed form", 5),) * 2,
+        # A search takes the whole batch, as it was normalised.
+        ("0010", "search", 8),
+    ]
+    for one in found["clients"]:
+        assert (one["labels_split"], one["labels_split_chance"]) == (1, 0.1)
+        assert one["psnr_split"] > 40
+        assert one["psnr_chance"] < 20
+        assert one["ssim_split"] > 0.99 > one["ssim_chance"]
+
+
+@pytest.mark.parametrize("name", ["leakage.png", "reconstructions.png"])
+def test_pictures_show_something(attacked: Path, name: str) -> None:
+    with Image.open(attacked / name) as picture:
+        assert min(picture.size) > 100
+        assert np.asarray(picture.convert("L")).std() > 10
+
+
+def test_it_is_what_the_server_receives_if_the_run_goes_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    run = SplitRun.of(folder)
+    expected = {client: run.uploaded(client) for client in range(3)}
+    received: list[dict[int, Tensors]] = []
+    answer = SessionLink.call
+
+    def spy(link: SessionLink, phase: str, payloads: Mapping[int, Tensors]) -> dict[int, Tensors]:
+        answers = answer(link, phase, payloads)
+        received.extend([answers] if phase == "fake" else [])
+        return answers
+
+    monkeypatch.setattr(SessionLink, "call", spy)
+    run_strategy(small(folder, **SPLIT | {"num_rounds": 2}))
+    for client, own in expected.items():
+        assert own is not None
+        torch.testing.assert_close(own.activations, received[0][client]["dh_real"])
+
+
+def test_rounding_does_not_help_and_noise_blurs_the_images(finished: Path) -> None:
+    run = SplitRun.of(finished)
+    halved = row(under(run, wire_dtype="float16"))
+    assert halved["labels_split"] == 1
+    assert 40 < halved["psnr_split"] < row(run)["psnr_split"]
+    noised = [row(under(run, activation_noise=std))["psnr_split"] for std in (0.01, 0.1, 1.0)]
+    assert halved["psnr_split"] > noised[0] > noised[1] > noised[2]
+    assert noised[1] < 35
+
+
+def test_who_is_not_searched_or_never_took_part_has_no_figures(finished: Path) -> None:
+    run = SplitRun.of(finished)
+    assert row(run, client=2)["method"] is None
+    absent = row(replace(run, saved=(run.saved[0], "{}")))
+    assert (absent["client"], absent["method"], "psnr_split" in absent) == (0, None, False)
+
+
+def test_a_secret_that_is_not_there_is_not_made_anew(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    (folder / "clients" / "1" / "secret").unlink()
+    assert call(f"run={folder}") == 2
+    assert "the folder of a simulation (there is no" in refused(capsys)
+
+
+def test_other_gans_are_refused_before_and_after_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = small(tmp_path / "run", strategy="fedgan")
+    data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
+    with pytest.raises(SettingError, match=r"^`attack` = True is not allowed: false for fedgan: of GANs only huscf_"):
+        check_attack(config, data)
+    check_attack(small(tmp_path / "run", strategy="huscf_gan"), data)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_flat()))
+    assert call(f"run={tmp_path}", f"output={tmp_path / 'out'}") == 2
+    assert refused(capsys).endswith("is not allowed: a run of diffusion models or huscf_gan, not of fedgan")
+    assert not (tmp_path / "out").exists()
