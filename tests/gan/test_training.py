@@ -189,8 +189,7 @@ def test_factors_of_gradients_give_the_same_training_with_fewer_numbers(architec
     assert numbers[1][0] < 0.8 * numbers[0][0]
     for client in CUTS:
         assert torch.allclose(numbers[0][1][client]["grad_gh"], numbers[1][1][client]["grad_gh"], rtol=1e-4, atol=1e-9)
-    # Biases before a normalisation have no gradient but rounding errors, which Adam makes steps of, at most 2e-4.
-    # A bias before a normalisation has no gradient but such errors.
+    # Biases before a normalisation have no gradient but rounding errors, which Adam makes whole steps of.
     for name, value in weights(*whole).items():
         if not name.endswith("bias"):
             assert (value - weights(*factors)[name]).abs().float().mean() < 1e-4, name
