@@ -145,7 +145,7 @@ class Federation(ABC):
         self.done = row.round
         self.journal.hellos = dict(sorted(self.members.hellos.items()))
         tensors, pool = self._checkpoint()
-        self.journal.save({name: value.cpu() for name, value in tensors.items()}, pool)
+        self.journal.save({name: value.cpu().contiguous() for name, value in tensors.items()}, pool)
         if not row.evaluation:
             return None
         return MetricRecord({f"held-out-loss-{c}": e["held_out_loss"] for c, e in row.evaluation.items()})

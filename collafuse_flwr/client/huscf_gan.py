@@ -67,7 +67,8 @@ class HuscfGanClient(GanClient):
         request = unpack_latent_request(content)
         blocks = request.weights or self.open_round(request.round + 1, request.cuts, {}).half.blocks()
         with replacing(self._generator_path()) as temporary:
-            save_file({name: value for name, value in blocks.items() if name.startswith("generator.")}, temporary)
+            own = {name: x.contiguous() for name, x in blocks.items() if name.startswith("generator.")}
+            save_file(own, temporary)
         half = self._generator(request.cuts)
         device = half.runtime.device
         labels = self._labels(request.count, request.round)

@@ -72,6 +72,10 @@ def load_moments(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
             state.setdefault(int(index), {})[own] = value
     if state:
         optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+    for parameter, own in optimiser.state.items():
+        # A fused step goes through memory as the parameter lies there, and moments come from disk in another order.
+        laid = {name: torch.empty_like(parameter).copy_(x) for name, x in own.items() if x.shape == parameter.shape}
+        own.update(laid)
 
 
 @contextmanager
