@@ -65,10 +65,7 @@ class Process:
         return build_network(model, shape, self.config.run.seed, f"client {client}").to(self.runtime.device)
 
     def _shape(self, channels: int, size: int, num_classes: int, num_attributes: int) -> ImageShape:
-        """What a network sees of such images, and is told, as `condition` says; one label more where some are dropped.
-
-        The backbone drops none, but has it too, so that clients can start from its embedding.
-        """
+        """What a network sees of such images and is told, by `condition`; one label more where some are dropped."""
         condition, null = self.config.model.condition, bool(self.config.train.label_dropout)
         classes = num_classes if condition == "classes" else 0
         attributes = num_attributes if condition == "attributes" else 0
@@ -101,6 +98,10 @@ class Process:
         total = self.config.evaluation.sampling_steps
         return max(1, round(total * cut / self.schedule.timesteps)) if total and cut else 0
 
+    def calls(self, grid: list[int], told: bool) -> int:
+        """How often `reverse` calls a network to carry images down the grid, if it is `told` labels or not."""
+        return (len(grid) - 1) * (2 if told and self.config.evaluation.guidance != 1 else 1)
+
     def reverse(
         self,
         network: nn.Module,
@@ -115,7 +116,7 @@ class Process:
         return reverse(
             self.schedule,
             self.objective.prediction,
-            guided(self.denoise(network.eval()), guidance),
+            guided(self.denoise(network.eval()), 1.0 if labels is None else guidance),
             x.to(device),
             grid,
             sampler=cast(Sampler, self.config.evaluation.sampler),

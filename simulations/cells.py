@@ -20,6 +20,8 @@ UPLOADS = ("upload", "copies_per_image", "max_releases", "upload_dtype")
 ONLY_WITH = {
     "dirichlet_alpha": ("deals", "dirichlet"),
     "classes_per_client": ("deals", "by_class"),
+    "dropped_classes": ("deals", "drop_classes"),
+    "size_shares": ("deals", "drop_classes"),
     "attribute_groups": ("partition", "by_attribute"),
     "within_domain": ("partition", "by_domain"),
     "min_snr_gamma": ("loss_weighting", "min_snr"),
@@ -51,13 +53,7 @@ def canonical(config: Config) -> dict[str, Any]:
     for name, (other, value) in ONLY_WITH.items():
         if values[other] != value:
             flat.pop(name, None)
-    # With another budget these strategies are given what CollaFuse would use at the cut ratio.
-    if flat.get("budget", "image_updates") == "image_updates":
-        if flat["strategy"] in ENDS:
-            flat |= {"strategy": "collafuse", "cut_ratio": ENDS[flat["strategy"]], "client_cut_ratios": ""}
-        elif flat["strategy"] in FEDERATED:
-            for name in ("cut_ratio", "client_cut_ratios", *UPLOADS):
-                del flat[name]
+    _without_a_cut(flat)
     if flat["strategy"] in GANS:
         return {name: value for name, value in flat.items() if name not in DIFFUSION}
     flat = {name: value for name, value in flat.items() if name not in {spec.name for spec in fields(GanConfig)}}
@@ -70,12 +66,28 @@ def canonical(config: Config) -> dict[str, Any]:
     return {name: value for name, value in flat.items() if name not in _unused(flat)}
 
 
+def _without_a_cut(flat: dict[str, Any]) -> None:
+    """Strategies at an end of the chain are CollaFuse with the cut there, and those that average have no uploads.
+
+    Not with another budget: then these strategies are given what CollaFuse would use at the cut ratio.
+    """
+    if flat.get("budget", "image_updates") != "image_updates":
+        return
+    if flat["strategy"] in ENDS:
+        flat |= {"strategy": "collafuse", "cut_ratio": ENDS[flat["strategy"]], "client_cut_ratios": ""}
+    elif flat["strategy"] in FEDERATED:
+        for name in ("cut_ratio", "client_cut_ratios", *UPLOADS):
+            del flat[name]
+
+
 def _unused(flat: dict[str, Any]) -> set[str]:
-    """Settings that change nothing: of labels if there are none, uploads at c = 1, guidance at c = 0, devices."""
+    """Settings that change nothing: of labels where no network is told any, uploads at c = 1, devices."""
     unused = {"share_labels", "label_dropout"} if flat["condition"] == "none" else set()
     unused |= set() if flat["dp_noise_multiplier"] else {"dp_max_grad_norm"}
     if flat["strategy"] == "collafuse":
-        unused |= {1: set(UPLOADS), 0: {"guidance"}}.get(flat["cut_ratio"], set())
+        told = flat["share_labels"] and flat["condition"] != "none"
+        untold = set() if told else {"guidance", "label_dropout"}
+        unused |= {1: set(UPLOADS), 0: untold}.get(flat["cut_ratio"], set())
     if flat["strategy"] not in GANS:
         unused |= {setting.name for setting in fields(DeviceConfig)} - ({"devices"} if flat["cut_seconds"] else set())
     return unused

@@ -34,6 +34,8 @@ LITERAL = {
     "dataset_path": ";",
     "attribute_groups": ";,",
     "devices": ",:",
+    "dropped_classes": ",:",
+    "size_shares": ",:",
     "runs": ("",),
     "attributes": ("",),
 }

@@ -100,9 +100,7 @@ def refuse_gan(config: Config, folder: Path) -> None:
         SettingError: it is one.
     """
     if config.run.strategy in GANS:
-        raise SettingError(
-            "run", str(folder), f"a run of diffusion models (this one's `strategy` is {config.run.strategy})"
-        )
+        raise SettingError("run", str(folder), f"a run of diffusion models, not of {config.run.strategy}")
 
 
 def load_trained(network: nn.Module, folder: Path) -> nn.Module:

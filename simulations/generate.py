@@ -124,7 +124,7 @@ def _sample(request: Request, guidance: float, process: Process, hello: Hello) -
     if hello.cut_step < hello.timesteps:
         backbone = load_trained(process.backbone(*shape), request.run / "server" / "backbone")
         conditions = labels if config.shares_labels() else None
-        x = process.reverse(backbone, x, process.server_grid(hello.cut_step), conditions, (*name, "server"))
+        x = process.reverse(backbone, x, process.server_grid(hello.cut_step), conditions, (*name, "server"), guidance)
     if hello.cut_step:
         denoiser = load_trained(process.denoiser(client, *shape), own / "denoiser")
         x = process.reverse(denoiser, x, process.client_grid(hello.cut_step), labels, (*name, "client"), guidance)

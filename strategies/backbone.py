@@ -74,6 +74,7 @@ class Backbone:
             learning_rate=learning_rate,
             generator=stream(config.run.seed, "backbone", "round", round_, device=self.process.runtime.device),
             on_step=lambda done: progress.step("backbone", done, steps),
+            label_dropout=config.train.label_dropout,
             flip=config.train.flip,
         )
         flops = training_flops(self._forward, trained.images)
@@ -89,12 +90,14 @@ class Backbone:
     ) -> Tensor:
         """Generate samples from T down to the cut with the given weights, shape (count, channels, size, size)."""
         x_t = torch.randn((count, *self.shape), generator=stream(*name, "x_T"))
+        guidance = self.process.config.evaluation.guidance
         with self._holding(weights(arrays)):
-            return self.process.reverse(self.network, x_t, self.process.server_grid(cut), labels, name)
+            return self.process.reverse(self.network, x_t, self.process.server_grid(cut), labels, name, guidance)
 
     def hand_over_flops(self, cut: int) -> int:
         """Floating-point operations of the server's half of one image."""
-        return sampling_flops(self._forward, len(self.process.server_grid(cut)) - 1, 1)
+        calls = self.process.calls(self.process.server_grid(cut), self.conditional)
+        return sampling_flops(self._forward, calls, 1)
 
     @contextmanager
     def _holding(self, held: dict[str, Tensor]) -> Iterator[None]:

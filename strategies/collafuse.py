@@ -14,7 +14,7 @@ from collafuse_flwr.contract import UploadContract, check_upload
 from collafuse_flwr.effort import init_round, takes_backbone, updates_per_round
 from collafuse_flwr.rng import stream
 from collafuse_flwr.wire import HandOver, Hello, TrainRequest, pack_hand_over, pack_train_request, unpack_train_reply
-from strategies.backbone import Backbone, ServerWork, weights
+from strategies.backbone import Backbone, ServerWork
 from strategies.federation import Federation
 from strategies.pool import Pool
 
@@ -80,7 +80,7 @@ class CollaFuse(Federation, Strategy):
                 round=round_,
                 num_rounds=self.config.run.num_rounds,
                 want_upload=uploads and (client not in self.pool or self.config.split.upload != "once"),
-                backbone=weights(arrays) if sends else None,
+                backbone=arrays if sends else None,
             )
         )
 

@@ -123,7 +123,8 @@ class HuscfGan(Federation, Strategy):
             if step >= steps - config.gan.cluster_batches:
                 self.observed.see({client: seen[client] for client in pending})
         work = ServerWork(math.nan, step + 1, rows, time.perf_counter() - began, flops)
-        self.journal.rounds[-1].server = asdict(work) | {"pool": 0}
+        cuts = {str(client): str(own) for client, own in self.cuts.items()}
+        self.journal.rounds[-1].server = asdict(work) | {"pool": 0, "client_cuts": cuts}
         self.asked, self.pending = sorted(pending), pending
         if isinstance(near, SessionLink):
             self._close_here(near)
@@ -265,7 +266,7 @@ class HuscfGan(Federation, Strategy):
         self.half.load_blocks({name: value.to(device) for name, value in weights(arrays).items()})
 
     def _checkpoint(self) -> tuple[dict[str, Tensor], str]:
-        tensors = {f"server.{name}": value for name, value in self.half.state().items()}
+        tensors = {f"server.{name}": value.contiguous() for name, value in self.half.state().items()}
         for cluster, model in self.models.items():
             tensors |= {f"cluster.{cluster}.{name}": value.contiguous() for name, value in model.items()}
         return tensors, json.dumps({str(client): cluster for client, cluster in self.cluster_of.items()})

@@ -19,7 +19,7 @@ SECTIONS: list[Any] = [section.default_factory for section in fields(Config)]
 SPECS = {spec.name: spec for section in SECTIONS for spec in fields(section)}
 #: Groups of one setting each; a data set may also be several under one name.
 GROUPS = ("strategy", "dataset", "model")
-JOINED = {"dataset": {"mnist_family"}}
+JOINED = {"dataset": {"mnist_family", "mnist_fashion"}}
 
 
 def typed(flat: dict[str, Any]) -> list[tuple[str, type, Any]]:
@@ -77,6 +77,22 @@ def test_a_recipe_is_allowed_and_gives_way_to_what_is_asked(option: str) -> None
     asked = composed(f"experiment={option}", "dataset=digits", "model=nano", "strategy=fedavg", "num_rounds=7")
     changed = {name for name, value in asked.items() if value != recipe[name]}
     assert changed == {"dataset", "model", "strategy", "num_rounds"}
+
+
+@pytest.mark.parametrize("option", sorted(name for name in options("experiment") if name.startswith("huscf_")))
+def test_recipes_of_huscf_gan_are_as_published_but_in_size(option: str) -> None:
+    """A cluster per data set, and with `_small` nothing else than clients, images, widths, rounds and samples."""
+    recipe = composed(f"experiment={option}")
+    sets = recipe["dataset"].split("+")
+    assert recipe["num_clusters"] == len(sets)
+    assert recipe["partition"] == ("by_domain" if len(sets) > 1 else recipe["partition"])
+    assert (recipe["strategy"], recipe["kld_beta"], recipe["warmup_rounds"]) == ("huscf_gan", 1.0, 2)
+    if not option.endswith("_small"):
+        assert recipe["num_rounds"] == 50
+        return
+    full = composed(f"experiment={option.removesuffix('_small')}")
+    changed = {name for name, value in recipe.items() if value != full[name]}
+    assert changed <= {"num_supernodes", "max_client_images", "gan_width", "num_rounds", "num_samples"}
 
 
 @pytest.mark.parametrize("option", sorted(options("federation")))

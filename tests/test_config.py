@@ -88,6 +88,7 @@ def configs(draw: st.DrawFn) -> Config:
     if flat["dataset"] != "celeba":
         flat["class_attribute"] = ""
     flat["overlap"] &= flat["partition"] == "by_attribute"
+    flat |= {"dropped_classes": "0:1", "size_shares": "1:1"}
     if flat["upload"] == "official":
         flat["copies_per_image"] = 1
     if flat["strategy"] in ("oracle", "centralised"):

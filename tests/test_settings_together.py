@@ -164,3 +164,32 @@ def test_a_target_that_makes_no_sense_is_refused(flat: dict[str, object], allowe
         Config.from_flat({"num_supernodes": 2} | flat)
     name = next(iter(flat))
     assert str(caught.value) == f"`{name}` = {str(flat[name])!r} is not allowed: {allowed}"
+
+
+@pytest.mark.parametrize(
+    ("flat", "told"),
+    [
+        ({"condition": "none"}, "`condition` = 'none' is not allowed: classes when `strategy` is a GAN"),
+        ({"num_clusters": 4}, "`num_clusters` = 4 is not allowed: at most `num_supernodes` = 3"),
+        ({"min_d_head": 2}, "`min_d_head` = 2 is not allowed: at most 1 when `gan_depth` is 1"),
+        ({"gan_depth": 2, "min_d_tail": 2}, "`min_d_tail` = 2 is not allowed: at most 1 when `gan_depth` is 2"),
+        ({"client_cuts": "001"}, "`client_cuts` = '001' is not allowed: four digits, as 0010, or "),
+        ({"client_cuts": "0010,"}, "`client_cuts` = '0010,' is not allowed: four digits, as 0010, or "),
+        ({"client_cuts": 8}, "`client_cuts` = '8' is not allowed: four digits, as 0010, or "),
+        ({"client_cuts": "0010,1111"}, "`client_cuts` = '0010,1111' is not allowed: four digits, or 3 times four"),
+        ({"client_cuts": "0020"}, "`client_cuts` = '0020' is not allowed: digits from (0, 0, 0, 0) to (1, 1, 1, 1)"),
+        ({"client_cuts": "0001", "min_d_head": 1}, "`client_cuts` = '0001' is not allowed: digits from (0, 0, 1, 0)"),
+    ],
+)
+def test_a_gan_that_cannot_be_is_refused(flat: dict[str, object], told: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Config.from_flat({"strategy": "huscf_gan", "num_supernodes": 3} | flat)
+    assert str(caught.value).startswith(told)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gan_that_can_be_is_allowed() -> None:
+    gan = {"strategy": "huscf_gan", "num_supernodes": 3}
+    Config.from_flat(gan | {"client_cuts": "0010, 1111,0110", "min_d_head": 1, "num_clusters": 3})
+    Config.from_flat(gan | {"client_cuts": "2121", "gan_depth": 2})
+    Config.from_flat(gan | {"client_cuts": 1111, "gan_batch_size": 10**6})

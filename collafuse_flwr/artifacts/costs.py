@@ -11,13 +11,14 @@ from collafuse_flwr.privacy.disclosure import snr_db
 
 
 def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each client that took part: its cut, disclosure, traffic and work.
+    """One row for each client that took part: its cut (of a GAN its `cuts`), disclosure, traffic and work.
 
     `client_flops` and `client_seconds` are for training; `flops_per_image` is what one generated image costs it.
     """
     schedule = make_schedule(config.model.schedule, config.model.timesteps)
     gan = config.run.strategy in GANS
     cuts = {name: cut for row in rounds for name, cut in row["cuts"].items()}
+    split = {name: own for row in rounds for name, own in row["server"].get("client_cuts", {}).items()}
     rows = []
     names = {name for row in rounds for part in ("clients", "failed", "rejected", "evaluation") for name in row[part]}
     for name in sorted(names, key=int):
@@ -30,6 +31,7 @@ def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str,
             {
                 "client": int(name),
                 "cut_step": cut,
+                **({"cuts": split[name]} if name in split else {}),
                 "num_images": next((row["images"][name] for row in rounds if name in row["images"]), 0),
                 # What leaves a GAN's client is no noised image, so it has no such ratio.
                 "snr_db": None if gan else snr_db(float(schedule.alpha_bar[cut])) if uploads else float("-inf"),

@@ -36,16 +36,19 @@ def save_grid(images: Tensor, path: Path, columns: int = 10) -> None:
 def draw_overview(rows: Sequence[tuple[str, Tensor]], path: Path, title: str) -> None:
     """Draw labelled rows of images, each in [-1, 1] of shape (n, channels, size, size), one above the other."""
     columns = max(len(images) for _, images in rows)
-    figure = Figure(figsize=(1.9 + 0.62 * columns, 0.45 + 0.68 * len(rows)), dpi=150)
+    height = 0.45 + 0.68 * len(rows)
+    figure = Figure(figsize=(1.9 + 0.62 * columns, height), dpi=150)
     figure.suptitle(title, fontsize=9)
-    figure.subplots_adjust(left=1.75 / (1.9 + 0.62 * columns), right=0.995, bottom=0.02, top=0.88, hspace=0.06)
+    figure.subplots_adjust(
+        left=1.75 / (1.9 + 0.62 * columns), right=0.995, bottom=0.02, top=1 - 0.3 / height, hspace=0.06
+    )
     axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axis, (label, images) in zip(axes, rows, strict=True):
         axis.imshow(_grid(images, columns).permute(1, 2, 0).numpy())
         axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_curves(rounds: Sequence[dict[str, Any]], clients: Sequence[dict[str, Any]], path: Path) -> None:
@@ -69,7 +72,7 @@ def draw_curves(rounds: Sequence[dict[str, Any]], clients: Sequence[dict[str, An
     names = [str(client["client"]) for client in measured]
     quality.bar(names, [client["fd"] for client in measured], color="C2")
     quality.set(xlabel="client", ylabel="Fréchet distance", title="Quality (lower is better)")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _trained_loss(client: dict[str, Any] | None, name: str = "loss") -> float | None:
@@ -93,6 +96,7 @@ def _grid(images: Tensor, columns: int) -> Tensor:
     return grid.clamp(0, 1).to(torch.float32)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")

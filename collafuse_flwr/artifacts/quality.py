@@ -9,18 +9,21 @@ distances of equally many images.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from collafuse_flwr.artifacts.domains import domains_of
 from collafuse_flwr.config import Config
 from collafuse_flwr.data import FederationData, evenly
 from collafuse_flwr.evaluation import (
     ImageClassifier,
     PretrainedFeatures,
+    Utility,
     accuracy,
+    dataset_score,
     extract_features,
     frechet_distance,
     kernel_distance,
@@ -34,8 +37,12 @@ from collafuse_flwr.runtime import choose_runtime
 
 #: Images on either side that a distance and the nearest neighbours of coverage need.
 MIN_DISTANCE, MIN_COVERAGE = 2, 6
+#: Held-out images of others that the classifier of a client's samples is tested on.
+MAX_TESTED = 2000
 #: The judge is the same for every run on the same images, whatever the run's seed.
 JUDGE_SEED = 0
+#: What a classifier of samples is measured by.
+UTILITY = tuple(field.name for field in fields(Utility))
 
 #: Features (n, d) of some images, by network: `classifier`, and `inception` and `clip` where their weights are there.
 Features = dict[str, Tensor]
@@ -53,7 +60,8 @@ class Samples:
 class Judge:
     """A classifier of the real training images, whose features and accuracy are the yardstick, and published networks.
 
-    Images stay uint8 where they are, and are scaled batch by batch.
+    Images stay uint8 where they are, and are scaled batch by batch. `domains` names the data set of each client, where
+    every client has images of one.
     """
 
     data: FederationData
@@ -61,6 +69,7 @@ class Judge:
     published: dict[str, PretrainedFeatures]
     device: torch.device
     tstr: str
+    domains: dict[int, str]
 
     @classmethod
     def trained_on(cls, data: FederationData, config: Config) -> Judge:
@@ -77,28 +86,38 @@ class Judge:
             images.images, images.labels, images.num_classes, JUDGE_SEED, rows=rows, device=device
         )
         published = {name: network.to(device) for name, network in published.items()}
-        return cls(data, classifier, published, device, config.evaluation.tstr)
+        return cls(data, classifier, published, device, config.evaluation.tstr, domains_of(config, data))
 
-    def measure(self, samples: dict[int, Samples]) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
-        """Quality of all clients' samples together, and of each client's against its own held-out images.
+    def measure(
+        self, samples: dict[int, Samples]
+    ) -> tuple[dict[str, Any], dict[int, dict[str, Any]], dict[str, dict[str, Any]]]:
+        """Quality of all clients' samples together, of each client's against its own held-out images, and by domain.
 
-        The features of every image are extracted once.
+        `accuracy`, `precision`, `recall`, `f1` and `fpr` are on held-out images of all clients of its domain, of all
+        clients where there are no domains. The features of every image are extracted once.
         """
         if not samples:
-            return {}, {}
+            return {}, {}, {}
         parts = self.data.partitions
         real = {client: self._features(self.data.images.images, parts[client].held_out) for client in samples}
         made = {client: self._features(own.images) for client, own in samples.items()}
-        rows = {
-            client: _compare(real[client], made[client]) | self._tstr([client], own, wanted=self.tstr == "clients")
-            for client, own in samples.items()
-        }
-        every = Samples(
-            torch.cat([own.images for own in samples.values()]), torch.cat([own.labels for own in samples.values()])
-        )
-        together = _joined(real.values()), _joined(made.values())
-        pooled = _compare(*together) | self._tstr(list(samples), every, wanted=self.tstr != "none")
-        return pooled | self._reference(list(samples), *together), rows
+        learns = {"clients": (True, True), "pooled": (False, True), "none": (False, False)}[self.tstr]
+
+        def together(clients: list[int], *, learn: bool) -> dict[str, Any]:
+            own, other = _joined(real[c] for c in clients), _joined(made[c] for c in clients)
+            known = _compare(own, other) | {"score": self._score(other)}
+            return known | self._learnt(clients, [samples[c] for c in clients], wanted=learn)
+
+        rows = {client: together([client], learn=learns[0]) for client in samples}
+        every = list(samples)
+        pooled = together(every, learn=learns[1])
+        pooled |= self._reference(every, *(_joined(part[c] for c in every) for part in (real, made)))
+        domains = {}
+        for name in dict.fromkeys(self.domains.get(client) for client in sorted(samples)):
+            if name is not None:
+                members = [client for client in samples if self.domains[client] == name]
+                domains[name] = together(members, learn=learns[1]) | _spread([rows[c] for c in members])
+        return pooled, rows, domains
 
     def _reference(self, clients: list[int], real: Features, made: Features) -> dict[str, Any]:
         """What real training images would score, and how far the samples are from them.
@@ -126,26 +145,52 @@ class Judge:
             name: extract_features(images, network, BATCH, rows=rows) for name, network in self.published.items()
         }
 
-    def _held_out(self, clients: list[int]) -> tuple[Tensor, Tensor]:
-        """Held-out images of some clients, uint8, and their labels."""
+    def _held_out(self, clients: list[int], at_most: int | None = None) -> tuple[Tensor, Tensor]:
+        """Held-out images of some clients, uint8, and their labels; `at_most` so many, at even distances."""
         rows = torch.cat([self.data.partitions[client].held_out for client in clients])
+        rows = rows if at_most is None else evenly(rows, at_most)
         return self.data.images.images[rows], self.data.images.labels[rows]
 
-    def _tstr(self, clients: list[int], samples: Samples, *, wanted: bool) -> dict[str, float | None]:
+    def _score(self, made: Features) -> float:
+        """How sure the judge is of each image, and how evenly it finds the classes."""
+        features = made["classifier"].float()
+        with torch.no_grad():
+            return dataset_score(self.classifier.head(features))
+
+    def _neighbours(self, client: int) -> list[int]:
+        """The clients of its domain, or all of them."""
+        clients = range(len(self.data.partitions))
+        return [other for other in clients if self.domains.get(other) == self.domains.get(client)]
+
+    def _learnt(self, clients: list[int], samples: list[Samples], *, wanted: bool) -> dict[str, float | None]:
         """Of the samples whose class is known; None if not wanted, if few are known, or if there is but one class."""
-        known = samples.labels >= 0
+        images, labels = torch.cat([own.images for own in samples]), torch.cat([own.labels for own in samples])
+        known = labels >= 0
         if not wanted or 2 * int(known.sum()) < len(known) or self.data.images.num_classes < 2:
-            return {"tstr": None}
+            return dict.fromkeys(("tstr", *UTILITY))
+        tests = [self._held_out(clients)]
+        if len(clients) == 1:
+            tests.append(self._held_out(self._neighbours(clients[0]), MAX_TESTED))
         learnt = train_synthetic_test_real(
-            samples.images[known],
-            samples.labels[known],
-            *self._held_out(clients),
+            images[known],
+            labels[known],
+            tests,
             num_classes=self.data.images.num_classes,
             seed=JUDGE_SEED,
             device=self.device,
             batch_size=min(128, max(32, int(known.sum()) // 8)),
         )
-        return {"tstr": learnt}
+        return {"tstr": learnt[0].accuracy, **asdict(learnt[-1])}
+
+
+def _spread(clients: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many clients a domain has, and how they do on its images: their mean, and the worst of them."""
+    known = [row["accuracy"] for row in clients if row["accuracy"] is not None]
+    return {
+        "num_clients": len(clients),
+        "accuracy_mean": sum(known) / len(known) if known else None,
+        "accuracy_worst": min(known, default=None),
+    }
 
 
 def _joined(parts: Iterable[Features]) -> Features:

@@ -80,7 +80,7 @@ class CollaFuseClient:
     def on_train(self, content: RecordDict) -> RecordDict:
         """Answer a message of type train."""
         request = unpack_train_request(content)
-        outcome = self._round(request.round, request.num_rounds, request.want_upload, request.backbone)
+        outcome = self._round(request.round, request.num_rounds, request.want_upload, request.weights())
         return pack_train_reply(TrainReply(outcome.numbers, outcome.upload))
 
     def on_evaluate(self, content: RecordDict) -> RecordDict:
@@ -140,7 +140,7 @@ class CollaFuseClient:
             name = (self.process.config.run.seed, "finish", self.client, hand_over.round)
             samples = self.process.reverse(network, samples, grid, told.labels, name, guidance)
             held_out_loss = self._held_out_loss(network)
-            calls = (len(grid) - 1) * (1 if guidance == 1 else 2)
+            calls = self.process.calls(grid, told.labels is not None)
             flops = sampling_flops(self._forward_flops(network), calls, 1)
             save_network(
                 network, self.store.folder / "denoiser", self.process.schedule, self.process.objective.prediction

@@ -66,8 +66,8 @@ class HuscfGanClient(GanClient):
         """Begin samples: what the generator's head makes of fresh codes and labels; without weights, its own does."""
         request = unpack_latent_request(content)
         blocks = request.weights or self.open_round(request.round + 1, request.cuts, {}).half.blocks()
+        own = {name: value.contiguous() for name, value in blocks.items() if name.startswith("generator.")}
         with replacing(self._generator_path()) as temporary:
-            own = {name: x.contiguous() for name, x in blocks.items() if name.startswith("generator.")}
             save_file(own, temporary)
         half = self._generator(request.cuts)
         device = half.runtime.device

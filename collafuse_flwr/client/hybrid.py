@@ -28,7 +28,7 @@ class HybridClient(CollaFuseClient):
         """Answer a message of type train."""
         request, shared = unpack_train_request(content), unpack_weights_request(content)
         outcome = self._round(
-            request.round, request.num_rounds, request.want_upload, request.backbone, weights=shared.weights
+            request.round, request.num_rounds, request.want_upload, request.weights(), weights=shared.weights
         )
         trained = outcome.state if outcome.numbers.steps else None
         reply = pack_train_reply(TrainReply(outcome.numbers, outcome.upload))

@@ -15,6 +15,7 @@ from collafuse_flwr.client.session import Session
 from collafuse_flwr.errors import UserError
 from collafuse_flwr.files import replacing, write_json
 from collafuse_flwr.gan.device import PARTS, Tape
+from collafuse_flwr.gan.travel import laid_out
 
 #: Parts whose weights or running statistics move in a phase.
 MOVED = {
@@ -57,7 +58,7 @@ class Workspace:
             session.half.load(load_file(self.folder / f"{part}.safetensors"))
         session.half.losses = dict(progress.losses)
         device = session.half.runtime.device
-        gt = load_file(self.folder / "gt.safetensors")["gt"].to(device) if known["gt"] else None
+        gt = laid_out(load_file(self.folder / "gt.safetensors")["gt"]).to(device) if known["gt"] else None
         batch = session.batches.draw(progress.round, progress.step) if progress.step >= 0 else None
         session.half.tape = Tape(batch, gt)
         return session

@@ -24,6 +24,7 @@ from collafuse_flwr.config.sections import (
     SplitConfig,
     TrainConfig,
 )
+from collafuse_flwr.config.shares import dropped_classes, size_shares
 from collafuse_flwr.config.whole import Config, check_guidance, setting_help, setting_names
 
 __all__ = [
@@ -48,9 +49,11 @@ __all__ = [
     "SplitConfig",
     "TrainConfig",
     "check_guidance",
+    "dropped_classes",
     "middle",
     "most_extra",
     "parse_devices",
     "setting_help",
     "setting_names",
+    "size_shares",
 ]

@@ -14,7 +14,7 @@ SPLIT = ("collafuse", "pfdm", "hybrid", "oracle")
 #: Those whose clients may differ in their cuts.
 MIXED = ("collafuse", "pfdm", "hybrid")
 #: Ways to deal images by their classes alone.
-PARTITIONS = ("iid", "dirichlet", "by_class")
+PARTITIONS = ("iid", "dirichlet", "by_class", "drop_classes")
 #: What a cut may be chosen by instead of its ratio, and the range of each.
 TARGETS = {
     "cut_snr_db": (-math.inf, math.inf),
@@ -90,6 +90,15 @@ class DataConfig:
     )
     dirichlet_alpha: float = setting(0.3, "concentration of the Dirichlet partition", above=0)
     classes_per_client: int = setting(2, "classes that a client of `by_class` holds", low=1)
+    dropped_classes: str = setting(
+        "0:0.33,2:0.40,3:0.13,4:0.13",
+        "for drop_classes, how many classes which share of the clients lacks: 'classes:share,...'",
+    )
+    size_shares: str = setting(
+        "1:1",
+        "for drop_classes, which part of a client's images (`max_client_images`, or an equal share) which share of the "
+        "clients has: 'part:share,...'",
+    )
     joined_classes: str = setting(
         "name", "classes of several sets are the same if they share this", choices=("name", "number")
     )
@@ -155,7 +164,7 @@ class TrainConfig:
     loss_weighting: str = setting("uniform", "weight of a step in the loss", choices=("uniform", "min_snr"))
     min_snr_gamma: float = setting(5.0, "gamma of min-SNR weighting", above=0)
     label_dropout: float = setting(
-        0.0, "share of a client's training images whose condition is dropped, for `guidance`", low=0, high=1
+        0.0, "share of training images whose condition is dropped, for `guidance`", low=0, high=1
     )
     flip: bool = setting(False, "mirror training images left to right at random, on both sides")
     dp_noise_multiplier: float = setting(
@@ -238,9 +247,7 @@ class EvaluationConfig:
     sampling_steps: int = setting(40, "sampling steps of the whole chain; 0: every step", low=0)
     server_steps: int = setting(0, "sampling steps above the cut; 0: its share of `sampling_steps`", low=0)
     client_steps: int = setting(0, "sampling steps below the cut; 0: its share of `sampling_steps`", low=0)
-    guidance: float = setting(
-        1.0, "weight of the condition in the clients' part of the chain, all of it in local and fedavg; 1: plain", low=0
-    )
+    guidance: float = setting(1.0, "weight of the condition in every network that is told it; 1: plain", low=0)
 
 
 SECTIONS: dict[str, type[Any]] = {

@@ -27,6 +27,7 @@ from collafuse_flwr.config.sections import (
     SplitConfig,
     TrainConfig,
 )
+from collafuse_flwr.config.shares import dropped_classes, size_shares
 from collafuse_flwr.errors import SettingError
 
 
@@ -129,6 +130,8 @@ def _check_together(config: Config) -> None:
         raise SettingError("class_attribute", data.class_attribute, "empty unless `dataset` is celeba")
     if data.overlap and data.partition != "by_attribute":
         raise SettingError("overlap", True, "false unless `partition` is by_attribute")
+    dropped_classes(data)
+    size_shares(data)
     if config.federation.min_supernodes > n:
         raise SettingError("min_supernodes", config.federation.min_supernodes, f"at most `num_supernodes` = {n}")
     if config.split.client_init_round > config.run.num_rounds:

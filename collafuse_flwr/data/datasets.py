@@ -78,7 +78,7 @@ def _source(config: DataConfig) -> Source:
         )
     paths = paths * len(names) if len(paths) == 1 else paths
     configs = [replace(config, dataset=name, dataset_path=path) for name, path in zip(names, paths, strict=True)]
-    return joined([LOADERS[own.dataset](own) for own in configs], config.image_size)
+    return joined([LOADERS[own.dataset](own) for own in configs], config.image_size, config.joined_classes)
 
 
 def _draw(count: int, at_most: int, seed: int) -> Tensor:

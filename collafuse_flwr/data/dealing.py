@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from collafuse_flwr.config import DataConfig
+from collafuse_flwr.data.lacking import drop_classes
 from collafuse_flwr.errors import DataError
 from collafuse_flwr.rng import derive_seed, stream
 
@@ -112,4 +113,5 @@ DEALERS: dict[str, Callable[[Tensor, DataConfig, int, int], list[Tensor]]] = {
     "iid": iid,
     "dirichlet": dirichlet,
     "by_class": by_class,
+    "drop_classes": drop_classes,
 }

@@ -77,7 +77,7 @@ def _owned(owner: Tensor, num_clients: int) -> list[Tensor]:
 def _group(facts: Facts, name: str, config: DataConfig) -> Tensor:
     if name not in facts.groups:
         known = ", ".join(f"by_{group}" for group in facts.groups)
-        allowed = ", ".join(["iid", "dirichlet", "by_class", *([known] if known else [])])
+        allowed = ", ".join([*DEALERS, *([known] if known else [])])
         raise DataError(
             f"`partition` = {config.partition!r}: nothing is known of the {name} of an image in `dataset` = "
             f"{config.dataset!r}; allowed are {allowed}"

@@ -11,17 +11,21 @@ from torch import Tensor
 from collafuse_flwr.data.images import Facts, Source, fit
 
 
-def joined(sources: Sequence[Source], image_size: int) -> Source:
-    """One after the other, with the group `domain`; classes of the same name are the same class.
+def joined(sources: Sequence[Source], image_size: int, same: str = "name") -> Source:
+    """One after the other, with the group `domain`; classes are the same if they have the same name, or number.
 
     Images are resized set by set, and greyscale ones become RGB if others are. Attributes are kept if all sets have the
     same. Of other groups than the domain one is kept if all sets have it, or if it must not be separated: then an image
     of another set is a group of its own.
     """
-    names = tuple(dict.fromkeys(name for source in sources for name in source.class_names))
+    called = [_called(source, same) for source in sources]
+    names = tuple(dict.fromkeys(name for own in called for name in own))
     sizes = torch.tensor([len(source.labels) for source in sources])
     starts = [0, *sizes.cumsum(0).tolist()]
-    renamed = [torch.tensor([names.index(name) for name in source.class_names])[source.labels] for source in sources]
+    renamed = [
+        torch.tensor([names.index(name) for name in own])[source.labels]
+        for own, source in zip(called, sources, strict=True)
+    ]
 
     def parts(indices: Tensor) -> Iterable[tuple[Source, Tensor]]:
         for source, begin, end in zip(sources, starts[:-1], starts[1:], strict=True):
@@ -38,6 +42,11 @@ def joined(sources: Sequence[Source], image_size: int) -> Source:
         return (path for source, own in parts(indices) for path in source.files(own))
 
     return Source(torch.cat(renamed), names, read, files, _facts(sources, sizes))
+
+
+def _called(source: Source, same: str) -> tuple[str, ...]:
+    """What a set's classes are called in all sets together: as in it, or by their number."""
+    return source.class_names if same == "name" else tuple(map(str, range(len(source.class_names))))
 
 
 def _facts(sources: Sequence[Source], sizes: Tensor) -> Facts:

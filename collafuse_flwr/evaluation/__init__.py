@@ -7,6 +7,7 @@ from collafuse_flwr.evaluation.distances import KernelDistance, frechet_distance
 from collafuse_flwr.evaluation.features import PixelFeatures, extract_features
 from collafuse_flwr.evaluation.pretrained import PretrainedFeatures, pretrained_networks
 from collafuse_flwr.evaluation.tstr import train_synthetic_test_real
+from collafuse_flwr.evaluation.utility import Utility, dataset_score, measure_utility
 
 __all__ = [
     "Coverage",
@@ -14,12 +15,15 @@ __all__ = [
     "KernelDistance",
     "PixelFeatures",
     "PretrainedFeatures",
+    "Utility",
     "accuracy",
+    "dataset_score",
     "extract_features",
     "forward_flops",
     "frechet_distance",
     "kernel_distance",
     "measure_coverage",
+    "measure_utility",
     "pretrained_networks",
     "sampling_flops",
     "train_classifier",

@@ -158,7 +158,7 @@ class DeviceHalf:
         assert self.tape.gt is not None
         sent = {"grad_gt": gradient(self.tape.gt)}
         if self.factored["g"]:
-            through_tanh = gradient(fake) * (1 - fake.detach() ** 2)
+            through_tanh = gradient(fake).float() * (1 - fake.detach().float() ** 2)
             sent = {"factor_gt": through_tanh, "weight_gt": weight_of(self.parts["g_tail"])}
         step(self.optimisers["g_tail"])
         self.tape = Tape(self.tape.batch, gh=self.tape.gh)
@@ -228,7 +228,7 @@ class DeviceHalf:
     def _run(self, part: str, x: Tensor, labels: Tensor | None = None) -> Tensor:
         with self.runtime.autocast():
             result: Tensor = self.parts[part](x, labels)
-        return result.float()
+        return result
 
     def _again(self, part: str, x: Tensor, labels: Tensor | None = None) -> Tensor:
         with frozen_statistics(self.parts[part]):

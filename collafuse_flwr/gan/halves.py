@@ -64,18 +64,19 @@ def moments(optimiser: torch.optim.Optimizer, prefix: str) -> Tensors:
 
 
 def load_moments(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    """Take up what `moments` gave; without any the optimiser stays fresh."""
+    """Take up what `moments` gave; without any the optimiser stays fresh.
+
+    Each comes to lie in memory as its weights do: the fused step goes through both in the order of their bytes.
+    """
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith(prefix):
             index, own = name.removeprefix(prefix).split(".")
-            state.setdefault(int(index), {})[own] = value
+            like = weights[int(index)]
+            state.setdefault(int(index), {})[own] = torch.empty_like(like).copy_(value) if value.dim() else value
     if state:
         optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
-    for parameter, own in optimiser.state.items():
-        # A fused step goes through memory as the parameter lies there, and moments come from disk in another order.
-        laid = {name: torch.empty_like(parameter).copy_(x) for name, x in own.items() if x.shape == parameter.shape}
-        own.update(laid)
 
 
 @contextmanager
@@ -104,7 +105,7 @@ def without_weight_gradients(module: nn.Module) -> Iterator[None]:
 
 def cross_entropy(logits: Tensor, target: float) -> Tensor:
     """BCE of logits with one target, 0 or 1, for all of them."""
-    return binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+    return binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, target, dtype=torch.float32))
 
 
 def leaf(x: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ class ServerHalf:
             if index == middle(self.counts[net]):
                 features = {client: x.detach().float() for client, x in own.items()}
             gone = [client for client in members if spans[client].stop == index + 1]
-            outputs |= {client: own.pop(client).float() for client in gone}
+            outputs |= {client: own.pop(client) for client in gone}
             if gone:
                 members = list(own)
                 rows = torch.cat(list(own.values())) if own else None

@@ -25,6 +25,7 @@ def pack(x: Tensor, dtype: str) -> Packed:
         x: float32, finite.
         dtype: float32, float16 or bfloat16.
     """
+    x = x.float()
     largest = float(x.abs().max()) if dtype != "float32" and x.numel() else 0.0
     exponent = int(torch.tensor(largest).frexp().exponent) - 1 if largest else 0
     return torch.ldexp(x, torch.tensor(-exponent)).to(DTYPES[dtype]) if exponent else x.to(DTYPES[dtype]), exponent
@@ -34,12 +35,22 @@ def unpack(packed: Packed) -> Tensor:
     """What arrives, in float32."""
     values, exponent = packed
     x = values.float()
-    return torch.ldexp(x, torch.tensor(exponent)) if exponent else x
+    return laid_out(torch.ldexp(x, torch.tensor(exponent)) if exponent else x)
 
 
 def rounded(x: Tensor, dtype: str) -> Tensor:
-    """What arrives when x is sent."""
-    return x if dtype == "float32" else unpack(pack(x, dtype))
+    """What arrives when x is sent; as float32, what was computed in bfloat16 arrives as it is."""
+    return laid_out(x) if dtype == "float32" else unpack(pack(x, dtype))
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """The same values as convolutions leave them in memory, channels last: the bits of what follows depend on it."""
+    if x.dim() != 4:
+        return x.contiguous()
+    if x.shape[1] > 1:
+        return x.contiguous(memory_format=torch.channels_last)
+    # Of single channels both layouts are the same, but for strides that `contiguous` would leave as they are.
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 class Rounding:

@@ -34,12 +34,19 @@ class Hello:
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """One round's work: whether to upload, and the backbone's weights when the client starts from them."""
+    """One round's work: whether to upload, and the backbone's weights when the client starts from them.
+
+    The weights are one object for all clients: a copy for each would be gigabytes where there are a thousand.
+    """
 
     round: int
     num_rounds: int
     want_upload: bool
-    backbone: dict[str, Tensor] | None = None
+    backbone: ArrayRecord | None = None
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """The backbone's weights as tensors."""
+        return dict(self.backbone.to_torch_state_dict()) if self.backbone else None
 
 
 @dataclass(frozen=True)
@@ -100,19 +107,18 @@ def pack_train_request(request: TrainRequest) -> RecordDict:
         }
     )
     if request.backbone is not None:
-        content["backbone"] = ArrayRecord(request.backbone)
+        content["backbone"] = request.backbone
     return content
 
 
 def unpack_train_request(content: RecordDict) -> TrainRequest:
     """Read a TrainRequest back (on the client)."""
     config = content.config_records["request"]
-    backbone = content.array_records.get("backbone")
     return TrainRequest(
         round=int(cast(int, config["round"])),
         num_rounds=int(cast(int, config["num-rounds"])),
         want_upload=bool(config["want-upload"]),
-        backbone=dict(backbone.to_torch_state_dict()) if backbone else None,
+        backbone=content.array_records.get("backbone"),
     )
 
 

@@ -30,11 +30,9 @@ class Rows:
 class Learner:
     """One network with Adam and averaged weights, trained on t = start + 1..last."""
 
-    def __init__(
-        self, process: Process, network: nn.Module, rows: Rows, last: int, batch_size: int, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, process: Process, network: nn.Module, rows: Rows, last: int, batch_size: int) -> None:
         self.process, self.network, self.rows = process, network.train(), rows
-        self.last, self.batch_size, self.dropout = last, batch_size, dropout
+        self.last, self.batch_size = last, batch_size
         self.parameters: list[Tensor] = list(network.parameters())
         self.average = [p.detach().clone() for p in self.parameters]
         self.adam = torch.optim.Adam(self.parameters, betas=(0.9, 0.99), fused=True)
@@ -57,8 +55,8 @@ class Learner:
         labels = None if rows.labels is None else rows.labels[picked]
         if process.config.train.flip:
             x = mirror(x, some(len(x), 0.5, generator))
-        if self.dropout and labels is not None:
-            labels = drop(labels, some(len(labels), self.dropout, generator))
+        if process.config.train.label_dropout and labels is not None:
+            labels = drop(labels, some(len(labels), process.config.train.label_dropout, generator))
         t = stratified_steps(start + 1, self.last, generator)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         denoise = process.denoise(self.network)
@@ -83,10 +81,9 @@ class PlainLoop:
         data = federation_data(config.data, len(cuts), config.run.seed)
         told = data.images.num_classes, num_attributes(config, data.images)
         shape = (data.images.images.shape[1], data.images.images.shape[2], *told)
-        self.process, size, dropout = process, config.train.client_batch_size, config.train.label_dropout
+        self.process, size = process, config.train.client_batch_size
         self.clients = {
-            i: Learner(process, process.denoiser(i, *shape), self._images(i), cut, size, dropout)
-            for i, cut in enumerate(cuts)
+            i: Learner(process, process.denoiser(i, *shape), self._images(i), cut, size) for i, cut in enumerate(cuts)
         }
         last, batch_size = process.schedule.timesteps, config.train.batch_size
         self.backbone = Learner(process, process.backbone(*shape), pooled, last, batch_size)

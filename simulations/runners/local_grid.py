@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from typing import NoReturn
 from uuid import uuid4
 
@@ -89,7 +90,8 @@ class LocalGrid(Grid):
                 ids.append(str(uuid4()))
                 # As Flower's grids do, which is how a sender knows its messages by their ids.
                 message.metadata.__dict__["_message_id"] = ids[-1]
-                self._waiting[ids[-1]] = _through_wire(message, ids[-1])
+                # As it is now, though it keeps the bytes of its arrays in common with others: they cannot change.
+                self._waiting[ids[-1]] = deepcopy(message)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -97,7 +99,7 @@ class LocalGrid(Grid):
         wanted = set(message_ids)
         for message_id in self._waiting:
             if message_id in wanted:
-                return [self._handle(self._waiting.pop(message_id))]
+                return [self._handle(_through_wire(self._waiting.pop(message_id), message_id))]
         return []
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:

@@ -128,7 +128,10 @@ def test_clients_may_be_limited(most: int) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (DataConfig(partition="by_identity"), r"^`partition` = 'by_identity': .* the identity .* are iid, .*by_class$"),
+        (
+            DataConfig(partition="by_identity"),
+            r"^`partition` = 'by_identity': .* the identity .* are iid, .*, drop_classes$",
+        ),
         (DataConfig(partition="by_attribute", attribute_groups="Hat"), r"^`attribute_groups` = 'Hat' is for 1 clients"),
         (DataConfig(partition="by_attribute"), r"^`attribute_groups` = '' is for 0 clients, but `num_supernodes` = 2"),
         (

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,9 @@ def write(path: Path, *shape: int, classes: list[str]) -> np.ndarray[tuple[int, 
     return images
 
 
-def both(tmp_path: Path) -> DataConfig:
+def both(tmp_path: Path, *classes: str) -> DataConfig:
     write(tmp_path / "grey.npz", 12, 8, 8, classes=["cat", "dog"])
-    write(tmp_path / "rgb.npz", 18, 16, 16, 3, classes=["dog", "cow"])
+    write(tmp_path / "rgb.npz", 18, 16, 16, 3, classes=list(classes) or ["dog", "cow"])
     path = f"{tmp_path / 'grey.npz'};{tmp_path / 'rgb.npz'}"
     return DataConfig("npz+npz", path, image_size=8, cache_path=str(tmp_path / "cache"), partition="by_domain")
 
@@ -35,6 +36,15 @@ def test_sets_become_one(tmp_path: Path) -> None:
             DataConfig("npz", str(tmp_path / f"{name}.npz"), image_size=8, cache_path=str(tmp_path / "cache")), 0
         )
         assert torch.equal(images.images[begin:end], own.images.expand(-1, 3, -1, -1))
+
+
+def test_classes_may_be_the_same_by_number(tmp_path: Path) -> None:
+    images = load_images(replace(both(tmp_path), joined_classes="number"), 0)
+    assert images.class_names == ("0", "1")
+    assert images.labels.tolist() == [0, 1] * 15
+    images = load_images(replace(both(tmp_path, "dog", "cow", "owl"), joined_classes="number"), 0)
+    assert images.class_names == ("0", "1", "2")
+    assert images.labels.tolist() == [0, 1] * 6 + [0, 1, 2] * 6
 
 
 def test_every_client_has_a_domain(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from simulations.cells import MAX_NAME, canonical, cell_name, distinct, fingerpr
 from simulations.entry import compose, register_schema
 from tests.simulations.report.fakes import settings
 
+GAN = {"strategy": "huscf_gan"}
 SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"runner": "local", "output": "there", "quiet": True, "resume": True, "round_timeout": 5.0}),
     ({"strategy": "local"}, {"cut_ratio": 1.0}),
@@ -26,12 +27,14 @@ SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"condition": "none"}, {"condition": "none", "share_labels": False, "label_dropout": 0.1}),
     ({}, {"dp_max_grad_norm": 2.0}),
     (
-        {"cut_ratio": 0.0, "label_dropout": 0.1},
-        {"strategy": "centralised", "label_dropout": 0.1, "guidance": 2.0},
+        {"cut_ratio": 0.0, "share_labels": False},
+        {"strategy": "centralised", "share_labels": False, "label_dropout": 0.1, "guidance": 2.0},
     ),
     ({"partition": "iid"}, {"partition": "iid", "dirichlet_alpha": 9.0, "classes_per_client": 5}),
     ({}, {"attribute_groups": "a;b", "within_domain": "by_class", "cache_path": "there"}),
     ({"partition": "by_domain"}, {"partition": "by_domain", "dirichlet_alpha": 9.0, "classes_per_client": 5}),
+    ({}, {"gan_width": 8, "client_cuts": "0010", "warmup_rounds": 0}),
+    (GAN, GAN | {"cut_ratio": 0.9, "model": "small", "upload": "fresh", "sampling_steps": 3, "learning_rate": 0.1}),
 ]
 
 OTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -59,11 +62,18 @@ OTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"label_dropout": 0.1}),
     ({"cut_ratio": 0.0}, {"cut_ratio": 0.0, "label_dropout": 0.1}),
     ({"label_dropout": 0.1}, {"label_dropout": 0.1, "guidance": 2.0}),
+    ({"cut_ratio": 0.0, "label_dropout": 0.1}, {"cut_ratio": 0.0, "label_dropout": 0.1, "guidance": 2.0}),
     ({"strategy": "fedavg", "label_dropout": 0.1}, {"strategy": "fedavg", "label_dropout": 0.1, "guidance": 2.0}),
     ({"strategy": "fedavg"}, {"strategy": "fedprox"}),
     ({"strategy": "fedavg"}, {"strategy": "local"}),
     ({"strategy": "hybrid", "cut_ratio": 1.0}, {"strategy": "local"}),
     ({"strategy": "pfdm", "cut_ratio": 0.2}, {"strategy": "pfdm", "cut_ratio": 0.4}),
+    (GAN, GAN | {"gan_width": 8}),
+    (GAN, GAN | {"client_cuts": "0010"}),
+    (GAN, GAN | {"local_epochs": 3.0}),
+    (GAN, GAN | {"num_samples": 30}),
+    (GAN, GAN | {"devices": "paper7"}),
+    (GAN, {"strategy": "fedavg"}),
 ]
 
 

@@ -191,11 +191,13 @@ def test_guidance_costs_a_second_call_and_changes_samples_alone(tmp_path: Path) 
         federate(small(folder, num_rounds=1, local_epochs=0.5, **EVERYTHING | {"guidance": weight}))
     (plain,), (guided,) = (metrics(folder) for folder in folders.values())
     for client in "012":
-        assert guided["evaluation"][client]["flops_per_image"] == 2 * plain["evaluation"][client]["flops_per_image"] > 0
+        for flops in ("flops_per_image", "server_flops_per_image"):
+            assert guided["evaluation"][client][flops] == 2 * plain["evaluation"][client][flops] > 0
         assert guided["clients"][client] == plain["clients"][client]
         assert guided["evaluation"][client]["held_out_loss"] == plain["evaluation"][client]["held_out_loss"]
     differ = {name for name, held in bytes_of(folders[1.0]).items() if bytes_of(folders[2.0])[name] != held}
-    assert differ == {f"clients/{client}/samples.safetensors" for client in range(3)}
+    samples = {f"clients/{client}/samples.safetensors" for client in range(3)}
+    assert differ == samples | {"server/hand_over.safetensors"}
 
 
 @pytest.mark.parametrize(("attributes", "reason"), [(4, "with 4 attributes, client 0 has"), (0, "describes no images")])

@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,7 +62,7 @@ def test_the_schema_has_these_fields_and_no_others() -> None:
         "round": "int",
         "num_rounds": "int",
         "want_upload": "bool",
-        "backbone": "dict[str, Tensor] | None",
+        "backbone": "ArrayRecord | None",
     }
     assert listed[TrainNumbers] == {
         "loss": "float",
@@ -101,11 +101,12 @@ def test_what_a_client_sends_has_no_more_arrays_than_the_upload() -> None:
 @pytest.mark.parametrize("want_upload", [True, False])
 @pytest.mark.parametrize("backbone", [None, {"a.weight": torch.randn(2, 3), "b": torch.tensor(4)}])
 def test_a_train_request_survives(want_upload: bool, backbone: dict[str, torch.Tensor] | None) -> None:
-    back = unpack_train_request(sent(pack_train_request(TrainRequest(3, 10, want_upload, backbone))))
+    arrays = None if backbone is None else ArrayRecord(backbone)
+    back = unpack_train_request(sent(pack_train_request(TrainRequest(3, 10, want_upload, arrays))))
     assert (back.round, back.num_rounds, back.want_upload) == (3, 10, want_upload)
-    assert (back.backbone is None) == (backbone is None)
+    assert (back.weights() is None) == (backbone is None)
     for name, value in (backbone or {}).items():
-        assert torch.equal((back.backbone or {})[name], value)
+        assert torch.equal((back.weights() or {})[name], value)
 
 
 @settings(deadline=None, max_examples=50)

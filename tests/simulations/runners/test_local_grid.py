@@ -112,6 +112,15 @@ def test_no_memory_is_shared_between_the_sides(grid: LocalGrid) -> None:
     assert content.array_records["arrays"]["x"].numpy().tolist() == [0, 1, 2, 3]
 
 
+def test_messages_that_wait_have_the_bytes_of_what_they_share_in_common(grid: LocalGrid) -> None:
+    """A thousand clients may be sent the same weights."""
+    arrays = ArrayRecord({"x": Array(np.arange(4.0))})
+    contents = [RecordDict({"ask": ConfigRecord({"wish": ""}), "arrays": arrays}) for _ in range(3)]
+    grid.push_messages(Message(c, node, "train") for c, node in zip(contents, grid.get_node_ids(), strict=True))
+    waiting = [message.content.array_records["arrays"]["x"].data for message in grid._waiting.values()]
+    assert [data is arrays["x"].data for data in waiting] == [True] * 3
+
+
 def test_a_message_is_as_it_was_when_it_was_sent(grid: LocalGrid) -> None:
     message = ask(grid.get_node_ids()[0])
     ids = grid.push_messages([message])

@@ -1,0 +1,190 @@
+"""A client of the split GAN between two messages: the order of phases, and what its disk is good for."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Context, RecordDict
+
+from collafuse_flwr import client_app
+from collafuse_flwr.client import workspace
+from collafuse_flwr.client.huscf_gan import HuscfGanClient
+from collafuse_flwr.client.session import Progress
+from collafuse_flwr.client.workspace import MAX_LIVE, MOVED, Workspace
+from collafuse_flwr.errors import SettingError, UserError
+from collafuse_flwr.gan.blocks import Cuts
+from collafuse_flwr.gan.device import PARTS
+from collafuse_flwr.gan.halves import PHASES, Tensors
+from collafuse_flwr.gan.settings import architecture_of
+from collafuse_flwr.wire import (
+    CloseRequest,
+    SplitRequest,
+    pack_close_request,
+    pack_split_request,
+    unpack_activations,
+    unpack_close_reply,
+)
+from strategies.split_link import Shapes
+from tests.federation import here_is, small
+
+CUTS = Cuts.parse("0110")
+ORDER = list(PHASES)
+
+
+def a_client(folder: Path, **settings: Any) -> HuscfGanClient:
+    one = {"num_supernodes": 2, "max_images": 40, "gan_width": 2, "gan_batch_size": 4, "partition": "iid"}
+    config = small(folder, strategy="huscf_gan", client_cuts=str(CUTS), **(one | settings))
+    client = here_is(config, folder, 0)
+    assert isinstance(client, HuscfGanClient)
+    return client
+
+
+def down(client: HuscfGanClient, step: int, phase: str) -> Tensors:
+    """Something that a server could send in a phase."""
+    shapes = Shapes(architecture_of(client.process.config, 1, 8, 10), 4, factored=False)
+    names = PHASES[phase][0] if (step, phase) != (0, "latent") else ()
+    at = {name: next(part for part in name.split("_") if part in ("gh", "gt", "dh", "dt")) for name in names}
+    made = torch.Generator().manual_seed(step * 10 + ORDER.index(phase))
+    return {name: torch.randn((4, *shapes.cut(CUTS, cut)), generator=made) for name, cut in at.items()}
+
+
+def same(a: Tensors, b: Tensors) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(b[name], value) for name, value in a.items())
+
+
+def ask(client: HuscfGanClient, step: int, phase: str, round_: int = 1) -> Tensors:
+    request = SplitRequest(round_, step, phase, str(CUTS), down(client, step, phase), {})
+    return unpack_activations(client.on_split(pack_split_request(request, "float32")), "float32")
+
+
+def close(client: HuscfGanClient, round_: int = 1) -> dict[str, torch.Tensor]:
+    request = CloseRequest(round_, str(CUTS), {"grad_gh": down(client, 1, "latent")["grad_gh"]})
+    return unpack_close_reply(client.on_train(pack_close_request(request, "float32"))).weights
+
+
+def forget(folder: Path) -> None:
+    workspace._LIVE.clear()
+
+
+def keep(folder: Path) -> None:
+    """Another process has written since: the stamp is not that of the live session."""
+    path = folder / "clients" / "0" / "working" / "phase.json"
+    path.write_text(path.read_text().replace('"stamp": "', '"stamp": "x'))
+
+
+@pytest.mark.parametrize("between", [forget, keep], ids=["another process", "another stamp"])
+def test_a_client_killed_between_phases_goes_on_from_its_disk(tmp_path: Path, between: Any) -> None:
+    answers = []
+    for name, act in (("straight", lambda _: None), ("killed", between)):
+        client, given = a_client(tmp_path / name), []
+        for step in (0, 1):
+            for phase in ORDER:
+                given.append(ask(client, step, phase))
+                act(tmp_path / name)
+        answers.append(([*given, close(client)], client.store.load(before=9)[1]))
+    (straight, kept), (killed, again) = answers
+    for one, other in zip([*straight, kept], [*killed, again], strict=True):
+        assert one.keys() == other.keys()
+        assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_a_live_session_whose_files_are_gone_is_not_used(tmp_path: Path) -> None:
+    client = a_client(tmp_path)
+    ask(client, 0, "latent")
+    shutil.rmtree(tmp_path / "clients" / "0" / "working")
+    with pytest.raises(UserError, match=r"^a phase of a batch was asked for before its round had begun$"):
+        ask(client, 0, "fake")
+
+
+@pytest.mark.parametrize(
+    ("step", "phase"), [(0, "latent"), (0, "judge"), (1, "fake"), (1, "latent"), (0, "generator"), (-1, "fake")]
+)
+def test_only_the_phase_that_is_due_is_answered(step: int, phase: str) -> None:
+    progress = Progress(1)
+    progress.next(0, "latent")
+    with pytest.raises(UserError) as caught:
+        progress.next(step, phase)
+    assert str(caught.value) == f"batch {step}, phase {phase} was asked for; due is batch 0, phase fake"
+    for due in ORDER[1:]:
+        progress.next(0, due)
+    progress.end()
+    progress.next(1, "latent")
+
+
+def test_a_round_ends_with_a_batch_and_is_the_one_that_began(tmp_path: Path) -> None:
+    client = a_client(tmp_path)
+    with pytest.raises(UserError, match="before its round had begun"):
+        close(client)
+    ask(client, 0, "latent")
+    with pytest.raises(UserError, match=r"^the end of round 1 was asked for; due is batch 0, phase fake$"):
+        close(client)
+    for act in (lambda: close(client, round_=2), lambda: ask(client, 0, "fake", round_=2)):
+        with pytest.raises(UserError, match=r"^round 2 was asked for; under way is round 1$"):
+            act()
+    for phase in ORDER[1:]:
+        ask(client, 0, phase)
+    close(client)
+    with pytest.raises(UserError, match="before its round had begun"):
+        close(client)
+
+
+def test_a_round_may_begin_again(tmp_path: Path) -> None:
+    client = a_client(tmp_path)
+    first = ask(client, 0, "latent")
+    ask(client, 0, "fake")
+    assert torch.equal(ask(client, 0, "latent")["gh"], first["gh"])
+
+
+def test_a_client_keeps_what_it_is_told_to_keep(tmp_path: Path) -> None:
+    client = a_client(tmp_path, min_d_head=1)
+    request = SplitRequest(1, 0, "latent", "0000", {}, {})
+    with pytest.raises(SettingError) as caught:
+        client.on_split(pack_split_request(request, "float32"))
+    allowed = "at most 0: the server asked for the cuts 0000"
+    assert str(caught.value) == f"`min_d_head` = 1 is not allowed: {allowed}"
+
+
+def test_a_client_with_images_of_its_own_needs_messages(tmp_path: Path) -> None:
+    config = small(tmp_path, strategy="huscf_gan", engine="fused")
+    node: dict[str, Any] = {"partition-id": 0, "data-path": str(tmp_path), "state-path": str(tmp_path / "state")}
+    with pytest.raises(SettingError) as caught:
+        client_app._client(config, Context(1, 2, node, RecordDict(), config.to_flower()))
+    allowed = "messages where clients hold images of their own"
+    assert str(caught.value) == f"`engine` = 'fused' is not allowed: {allowed}"
+
+
+def test_every_phase_says_what_it_moves(tmp_path: Path) -> None:
+    """Whatever changes in a phase must be written after it."""
+    client = a_client(tmp_path)
+    assert MOVED.keys() == PHASES.keys()
+    before: dict[str, Tensors] = {}
+    moved: set[str] = set()
+    for step in (0, 1):
+        for phase in ORDER:
+            ask(client, step, phase)
+            half = client._workspace().recall(lambda: client._session(str(CUTS))).half
+            now = {part: {name: value.clone() for name, value in half.part_state(part).items()} for part in PARTS}
+            changed = {part for part in before if not same(before[part], now[part])}
+            assert changed <= set(MOVED[phase]), phase
+            moved |= changed
+            before = now
+    assert moved == set(PARTS)
+
+
+def test_a_process_keeps_few_sessions_alive(tmp_path: Path) -> None:
+    workspace._LIVE.clear()
+    client = a_client(tmp_path)
+    session = client.open_round(1, str(CUTS), {})
+    for number in range(MAX_LIVE + 3):
+        Workspace(tmp_path / str(number)).keep(session, ())
+    assert len(workspace._LIVE) == MAX_LIVE
+    assert tmp_path / "2" not in workspace._LIVE
+    assert tmp_path / "3" in workspace._LIVE
+    Workspace(tmp_path / "3").forget()
+    assert tmp_path / "3" not in workspace._LIVE
+    assert list((tmp_path / "3").iterdir()) == []
+    workspace._LIVE.clear()

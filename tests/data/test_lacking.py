@@ -1,0 +1,127 @@
+"""Clients that lack classes and differ in size."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collafuse_flwr.config import Config, DataConfig
+from collafuse_flwr.data import Facts, ImageSet, Partition, make_partitions
+from collafuse_flwr.errors import DataError, SettingError
+from collafuse_flwr.rng import stream
+
+#: Scenario 2 of HuSCF-GAN, with its shares of 1.
+MIXED: dict[str, Any] = {"dropped_classes": "0:.25,2:.3,3:.1,4:.1", "size_shares": "1:0.7,0.6667:0.3"}
+
+
+def labelled(counts: list[int], domains: int = 1) -> ImageSet:
+    """Blank images, `counts[c]` of class c, in mixed order, and again for every domain."""
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).repeat(domains)
+    domain = torch.arange(domains).repeat_interleave(sum(counts))
+    order = torch.randperm(len(labels), generator=stream("order"))
+    images = torch.zeros(len(labels), 1, 4, 4, dtype=torch.uint8)
+    names = tuple(map(str, range(len(counts))))
+    return ImageSet(images, labels[order], names, "test", Facts(groups={"domain": domain[order]}))
+
+
+def indices(partition: Partition) -> torch.Tensor:
+    return torch.cat([partition.train, partition.held_out])
+
+
+def dealt(images: ImageSet, num_clients: int, seed: int = 0, **config: Any) -> list[torch.Tensor]:
+    settings = {"partition": "drop_classes"} | config
+    return [indices(p) for p in make_partitions(images, Config.from_flat(settings).data, num_clients, seed)]
+
+
+def test_as_many_clients_as_were_asked_for_lack_classes_and_images() -> None:
+    images = labelled([600] * 10)
+    parts = dealt(images, 100, max_client_images=60, **MIXED)
+    lacking = Counter(10 - len(images.labels[part].unique()) for part in parts)
+    assert lacking == {0: 34, 2: 40, 3: 13, 4: 13}
+    sizes = Counter(map(len, parts))
+    assert sizes == {60: 70, 40: 30}
+    for part in parts:
+        counts = images.labels[part].bincount(minlength=10)
+        assert counts[counts > 0].max() - counts[counts > 0].min() <= 1, "the classes that it has are even"
+    lengths = torch.tensor([len(part) for part in parts], dtype=torch.float64)
+    lacks = torch.tensor([len(images.labels[part].unique()) for part in parts], dtype=torch.float64)
+    assert abs(float(torch.corrcoef(torch.stack([lengths, lacks]))[0, 1])) < 0.4, "sizes are drawn apart from classes"
+
+
+def test_who_wants_more_of_a_class_than_there_is_gets_its_part() -> None:
+    """Everybody wants an equal share of all images, but classes are not in equal demand."""
+    parts = dealt(labelled([100] * 10), 20, dropped_classes="4:1")
+    assert all(35 <= len(part) <= 50 for part in parts)
+
+
+def test_without_restrictions_everything_is_dealt_evenly() -> None:
+    images = labelled([90, 30, 60])
+    parts = dealt(images, 6, dropped_classes="0:1")
+    assert [images.labels[part].bincount().tolist() for part in parts] == [[15, 5, 10]] * 6
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 60), min_size=3, max_size=6).filter(lambda counts: sum(counts) > 0),
+    num_clients=st.integers(1, 9),
+    dropped=st.sampled_from(["0:1", "1:1", "0:2,1:1,2:5"]),
+    parts=st.sampled_from(["1:1", "0.5:1,1:3"]),
+    seed=st.integers(0, 99),
+)
+def test_parts_are_disjoint_and_repeat_or_are_refused_in_one_line(
+    counts: list[int], num_clients: int, dropped: str, parts: str, seed: int
+) -> None:
+    images, refusal, first = labelled(counts), "", []
+    try:
+        first = dealt(images, num_clients, seed, dropped_classes=dropped, size_shares=parts)
+    except DataError as error:
+        refusal = str(error)
+    if refusal:
+        assert refusal.startswith(("`num_supernodes`", "`dropped_classes`"))
+        assert "\n" not in refusal
+        return
+    every = torch.cat(first)
+    assert len(every) == len(every.unique())
+    again = dealt(images, num_clients, seed, dropped_classes=dropped, size_shares=parts)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_other_seeds_drop_other_classes() -> None:
+    images = labelled([60] * 10)
+    first, other = (
+        [images.labels[part].unique().tolist() for part in dealt(images, 10, seed, dropped_classes="3:1")]
+        for seed in (0, 1)
+    )
+    assert first != other
+
+
+def test_each_domain_is_dealt_so() -> None:
+    images = labelled([40] * 10, domains=2)
+    parts = dealt(images, 8, partition="by_domain", within_domain="drop_classes", dropped_classes="1:1,5:3")
+    domain = images.facts.groups["domain"]
+    assert [set(domain[part].tolist()) for part in parts] == [{i % 2} for i in range(8)]
+    for own in (parts[::2], parts[1::2]):
+        assert sorted(len(images.labels[part].unique()) for part in own) == [5, 5, 5, 9]
+
+
+def test_classes_that_are_not_there_cannot_be_dropped() -> None:
+    config = DataConfig(partition="drop_classes", dropped_classes="0:1,3:1")
+    with pytest.raises(DataError, match=r"^`dropped_classes` = '0:1,3:1' drops 3 classes, but only 3 have .* most 2$"):
+        make_partitions(labelled([20, 0, 20, 20]), config, 2, 0)
+
+
+@pytest.mark.parametrize("text", ["", "2", "2:x", "2:1:1", "1.5:1", "-1:1", "2:0", "2:-1", "2:1,2:1", "nan:1", "2:inf"])
+def test_dropped_classes_that_are_no_counts_with_shares_are_refused(text: str) -> None:
+    with pytest.raises(SettingError, match=r"^`dropped_classes` = .* whole numbers of classes, .* as '0:0.3,2:0.7'$"):
+        Config.from_flat({"dropped_classes": text})
+
+
+@pytest.mark.parametrize("text", ["", "1", "0:1", "1.1:1", "1:0", "0.5:1,0.5:2", "nan:1"])
+def test_sizes_that_are_no_parts_with_shares_are_refused(text: str) -> None:
+    with pytest.raises(
+        SettingError, match=r"^`size_shares` = .* numbers above 0 and at most 1, .* as '1:0.7,0.5:0.3'$"
+    ):
+        Config.from_flat({"size_shares": text})

@@ -1,0 +1,237 @@
+"""The split GAN on digits: by messages and in one process, with clients that fail, and after an interruption."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, Context, Message
+from flwr.clientapp import ClientApp
+from safetensors.torch import load_file
+from torch import Tensor
+
+from collafuse_flwr.client.store import ClientStore
+from collafuse_flwr.client_app import app as client_app
+from collafuse_flwr.config import GanConfig
+from collafuse_flwr.folders import client_folder
+from collafuse_flwr.gan.halves import PHASES
+from strategies.clusters import Observed
+from strategies.huscf_gan import HuscfGan
+from tests.federation import bytes_of, connect, metrics, run_strategy, small
+
+GAN: dict[str, Any] = {
+    "strategy": "huscf_gan",
+    "num_supernodes": 4,
+    "num_rounds": 2,
+    "max_images": 80,
+    "partition": "iid",
+    "gan_width": 2,
+    "gan_batch_size": 8,
+    "local_epochs": 1.0,
+    "num_samples": 16,
+    "client_cuts": "0000,0010,1110,1111",
+    "warmup_rounds": 1,
+}
+Spoil = Callable[[Message, Context], Message | None]
+
+
+def run(folder: Path, app: ClientApp = client_app, **settings: Any) -> HuscfGan:
+    config = small(folder, **(GAN | settings))
+    made = run_strategy(config, connect(config, app))
+    assert isinstance(made, HuscfGan)
+    return made
+
+
+def spoiled(client: int, at: Callable[[str, str, int, int], bool], spoil: Spoil) -> ClientApp:
+    """The ClientApp, but one client's answer is spoiled at some message type, phase, round and step."""
+
+    def call(message: Message, context: Context) -> Message:
+        request = message.content.config_records.get("request")
+        if request is not None and context.node_config["partition-id"] == client:
+            read = str(request.get("phase", "")), int(str(request["round"])), int(str(request.get("step", -1)))
+            if at(message.metadata.message_type, *read) and (answer := spoil(message, context)) is not None:
+                return answer
+        return client_app(message, context)
+
+    app = ClientApp()
+    app.train()(call)
+    app.train("split")(call)
+    app.evaluate("latent")(call)
+    app.evaluate()(call)
+    app.query("hello")(client_app)
+    return app
+
+
+def fail(message: Message, context: Context) -> Message:
+    raise RuntimeError("broken")
+
+
+def die(message: Message, context: Context) -> Message:
+    raise KeyboardInterrupt
+
+
+def state(folder: Path, client: int) -> dict[str, Tensor]:
+    return ClientStore(client_folder(folder, client)).load(before=100)[1]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"wire_dtype": "float16", "client_cuts": "0010"},
+        {"factored_tails": True, "wire_dtype": "bfloat16", "activation_noise": 0.1},
+        {"gan_init": "common", "fraction_train": 0.5, "num_clusters": 4, "server_aggregation": "keep"},
+    ],
+    ids=["mixed cuts", "float16", "factors, bfloat16 and noise", "a share of the clients"],
+)
+def test_one_process_gives_the_bits_of_messages(tmp_path: Path, settings: dict[str, Any]) -> None:
+    for engine in ("messages", "fused"):
+        run(tmp_path / engine, engine=engine, **settings)
+    ours, theirs = bytes_of(tmp_path / "messages"), bytes_of(tmp_path / "fused")
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+    assert "server/middle.safetensors" in ours
+    for one, other in zip(metrics(tmp_path / "messages"), metrics(tmp_path / "fused"), strict=True):
+        counts = ("bytes_up", "bytes_down")
+        assert {k: v for k, v in one.items() if k not in counts} == {k: v for k, v in other.items() if k not in counts}
+        # In one process the frames of messages are not counted, only what is in them.
+        for name in counts:
+            assert all(0.2 * one[name][c] < other[name][c] <= one[name][c] for c in one["clients"])
+
+
+@pytest.mark.parametrize("phase", [*PHASES, "close"])
+def test_a_client_that_raises_costs_its_rows_and_comes_back(tmp_path: Path, phase: str) -> None:
+    def at(kind: str, now: str, round_: int, step: int) -> bool:
+        return round_ == 1 and ((phase == now and step == 1) if phase != "close" else kind == "train")
+
+    made = run(tmp_path, spoiled(2, at, fail))
+    first, second = metrics(tmp_path)
+    assert sorted(first["clients"]) == ["0", "1", "3"]
+    assert "broken" in first["failed"]["2"]
+    assert sorted(second["clients"]) == sorted(second["evaluation"]) == ["0", "1", "2", "3"]
+    assert second["failed"] == {}
+    assert all(bool(value.isfinite().all()) for value in made.half.blocks().values())
+
+
+@pytest.mark.parametrize("kind", ["train.split", "train", "evaluate.latent"])
+def test_a_client_that_sends_nan_is_rejected_and_counted(tmp_path: Path, kind: str) -> None:
+    def poison(message: Message, context: Context) -> Message:
+        reply = client_app(message, context)
+        (record,) = reply.content.array_records.keys()
+        arrays = dict(reply.content.array_records[record].items())
+        name = next(iter(arrays))
+        arrays[name] = Array(arrays[name].numpy() * np.float32("nan"))
+        reply.content[record] = ArrayRecord(arrays)
+        return reply
+
+    made = run(tmp_path, spoiled(0, lambda message, *_: message == kind, poison), num_rounds=1)
+    (row,) = metrics(tmp_path)
+    assert list(row["rejected"]) == ["0"]
+    assert row["rejected"]["0"].endswith("must be finite")
+    assert sorted(row["clients"]) == (["0", "1", "2", "3"] if kind == "evaluate.latent" else ["1", "2", "3"])
+    assert all(bool(value.isfinite().all()) for value in made.half.blocks().values())
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        lambda kind, phase, round_, step: kind == "train.split" and (phase, round_, step) == ("judge", 2, 1),
+        lambda kind, phase, round_, step: kind == "train" and round_ == 2,
+        lambda kind, phase, round_, step: kind == "evaluate",
+    ],
+    ids=["within a batch", "at the end of a round", "at the samples"],
+)
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, at: Callable[[str, str, int, int], bool]) -> None:
+    run(tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "resumed", spoiled(1, at, die))
+    run(tmp_path / "resumed")
+    assert metrics(tmp_path / "straight") == metrics(tmp_path / "resumed")
+    assert bytes_of(tmp_path / "straight") == bytes_of(tmp_path / "resumed")
+
+
+def test_an_absent_client_comes_back_to_the_blocks_of_its_cluster(tmp_path: Path) -> None:
+    """Also where nobody else of the cluster was there meanwhile."""
+
+    def at(kind: str, phase: str, round_: int, step: int) -> bool:
+        return round_ == 2 and phase == "latent"
+
+    made = run(tmp_path, spoiled(3, at, fail), num_rounds=1, warmup_rounds=0, client_cuts="0000", num_clusters=4)
+    assert len(set(made.cluster_of.values())) == 4
+    mine = made.cluster_of[3]
+    known = {name: value.clone() for name, value in made.models[mine].items()}
+    # A cluster of one has its client's own blocks.
+    own = state(tmp_path, 3)["g_head.blocks.0.linear.weight"]
+    assert torch.equal(known["generator.0.linear.weight"], own)
+    again = run(tmp_path, spoiled(3, at, fail), num_rounds=2, warmup_rounds=0, client_cuts="0000", num_clusters=4)
+    row = metrics(tmp_path)[-1]
+    assert list(row["failed"]) == ["3"]
+    assert again.cluster_of[3] == mine
+    assert all(torch.equal(again.models[mine][name], value) for name, value in known.items())
+    assert set(again._fresh_weights(3)) == set(known)
+    assert row["evaluation"].keys() == {"0", "1", "2", "3"}
+
+
+def test_all_of_a_warm_up_are_one_cluster_and_begin_the_next_round_alike(tmp_path: Path) -> None:
+    made = run(tmp_path, client_cuts="0000", warmup_rounds=2)
+    for row in metrics(tmp_path):
+        assert set(row["server"]["clusters"].values()) == {0}
+        assert sum(row["server"]["weights"].values()) == pytest.approx(1)
+    fresh = [made._fresh_weights(client) for client in range(4)]
+    assert all(torch.equal(fresh[0][name], other[name]) for other in fresh[1:] for name in fresh[0])
+
+
+def test_clients_begin_alike_only_if_they_are_to(tmp_path: Path) -> None:
+    """With a learning rate of next to nothing, what they end with is what they began with."""
+    for init in ("common", "independent"):
+        run(tmp_path / init, gan_init=init, num_rounds=1, gan_learning_rate=1e-30, client_cuts="0000", engine="fused")
+        heads = [state(tmp_path / init, client)["g_head.blocks.0.linear.weight"] for client in range(4)]
+        assert [torch.equal(heads[0], other) for other in heads[1:]] == [init == "common"] * 3
+
+
+def test_a_client_that_was_never_asked_samples_with_its_own_generator(tmp_path: Path) -> None:
+    made = run(tmp_path, fraction_train=0.25, num_rounds=1)
+    (row,) = metrics(tmp_path)
+    (asked,) = row["clients"]
+    assert sorted(row["evaluation"]) == ["0", "1", "2", "3"]
+    other = next(client for client in range(4) if str(client) != asked)
+    session = made.clients(other).open_round(2, str(made.cuts[other]), {})
+    kept = load_file(client_folder(tmp_path, other) / "generator.safetensors")
+    own = session.half.blocks()
+    assert kept
+    assert all(torch.equal(own[name], value) for name, value in kept.items())
+
+
+def test_a_round_of_which_nobody_comes_back_changes_nothing(tmp_path: Path) -> None:
+    def call(message: Message, context: Context) -> Message:
+        if int(str(message.content.config_records["request"]["round"])) == 2:
+            raise RuntimeError("broken")
+        return client_app(message, context)
+
+    app = ClientApp()
+    app.query("hello")(client_app)
+    app.train("split")(call)
+    for add in (app.train(), app.evaluate("latent"), app.evaluate()):
+        add(client_app)
+    run(tmp_path / "one", num_rounds=1)
+    made = run(tmp_path / "two", app)
+    assert sorted(metrics(tmp_path / "two")[1]["failed"]) == ["0", "1", "2", "3"]
+    assert metrics(tmp_path / "two")[1]["server"]["steps"] == 1
+    kept = load_file(tmp_path / "one" / "server" / "middle.safetensors")
+    assert all(torch.equal(made.half.blocks()[name], value) for name, value in kept.items())
+
+
+def test_fewer_clients_than_clusters_are_clusters_of_one() -> None:
+    observed = Observed(GanConfig(num_clusters=3))
+    activations = {c: torch.randn((4, 2, 2, 2), generator=torch.Generator().manual_seed(c)) for c in (1, 4)}
+    observed.see(activations)
+    weighing = observed.weigh({1: 10, 4: 30}, {}, warm_up=False)
+    assert len(set(weighing.cluster_of.values())) == 2
+    assert weighing.within == {1: 1.0, 4: 1.0}
+    assert math.isclose(sum(weighing.overall.values()), 1)
+    assert observed.weigh({1: 10, 4: 30}, {}, warm_up=True).overall == pytest.approx({1: 0.25, 4: 0.75})

@@ -1,0 +1,163 @@
+"""What crosses in the split GAN: it survives, has no labels, images or codes, and what does not fit is refused."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collafuse_flwr.contract import check_activations
+from collafuse_flwr.errors import UploadError
+from collafuse_flwr.gan.halves import PHASES
+from collafuse_flwr.gan.travel import rounded
+from collafuse_flwr.wire import (
+    CloseReply,
+    CloseRequest,
+    FinishRequest,
+    GanNumbers,
+    LatentRequest,
+    SplitRequest,
+    pack_activations,
+    pack_close_reply,
+    pack_close_request,
+    pack_finish_request,
+    pack_latent_request,
+    pack_split_request,
+    unpack_activations,
+    unpack_close_reply,
+    unpack_close_request,
+    unpack_finish_request,
+    unpack_latent_request,
+    unpack_split_request,
+)
+from tests.messages import sent
+
+DTYPES = ("float32", "float16", "bfloat16")
+NUMBERS = GanNumbers(loss=1.25, generator_loss=0.5, steps=3, image_updates=24, seconds=0.5, flops=2**40)
+WEIGHTS = {"generator.0.linear.weight": torch.randn(2, 3), "generator.0.norm.num_batches_tracked": torch.tensor(4)}
+TENSORS = {"dh_fake": torch.randn(2, 3, 4, 4), "dh_real": torch.randn(2, 3, 4, 4) * 1e-9}
+SHAPES = {name: x.shape for name, x in TENSORS.items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) and a[name].dtype == b[name].dtype for name in a)
+
+
+def as_sent(dtype: str) -> dict[str, torch.Tensor]:
+    return {name: rounded(x, dtype) for name, x in TENSORS.items()}
+
+
+def test_the_schema_has_these_fields_and_no_others() -> None:
+    """Labels, images and codes have none: whoever adds a field here lets something new leave a client."""
+    assert [spec.name for spec in fields(SplitRequest)] == ["round", "step", "phase", "cuts", "tensors", "weights"]
+    assert [spec.name for spec in fields(CloseRequest)] == ["round", "cuts", "tensors"]
+    assert [spec.name for spec in fields(CloseReply)] == ["numbers", "weights"]
+    assert {spec.name: spec.type for spec in fields(GanNumbers)} == {
+        **dict.fromkeys(("loss", "generator_loss", "seconds"), "float"),
+        **dict.fromkeys(("steps", "image_updates", "flops"), "int"),
+    }
+    assert [spec.name for spec in fields(LatentRequest)] == ["round", "count", "cuts", "weights"]
+    assert [spec.name for spec in fields(FinishRequest)] == ["round", "cuts", "gt"]
+    up = {name for _, names in PHASES.values() for name in names}
+    assert up == {"gh", "dh_fake", "dh_real", "dh", "grad_dt_fake", "grad_dt_real", "grad_dt", "grad_gt"}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_messages_survive(dtype: str) -> None:
+    split = SplitRequest(2, 5, "fake", "0010", TENSORS, WEIGHTS)
+    back = unpack_split_request(sent(pack_split_request(split, dtype)))
+    assert (back.round, back.step, back.phase, back.cuts) == (2, 5, "fake", "0010")
+    assert same(back.tensors, as_sent(dtype))
+    assert same(back.weights, WEIGHTS)
+    close = unpack_close_request(sent(pack_close_request(CloseRequest(2, "0010", TENSORS), dtype)))
+    assert (close.round, close.cuts) == (2, "0010")
+    assert same(close.tensors, as_sent(dtype))
+    finish = unpack_finish_request(sent(pack_finish_request(FinishRequest(3, "0010", TENSORS["dh_fake"]), dtype)))
+    assert torch.equal(finish.gt, as_sent(dtype)["dh_fake"])
+    answer = unpack_activations(sent(pack_activations(TENSORS, dtype)), dtype)
+    check_activations(answer, SHAPES)
+    assert same(answer, as_sent(dtype))
+
+
+def test_messages_without_tensors_survive() -> None:
+    back = unpack_split_request(sent(pack_split_request(SplitRequest(1, 0, "latent", "0000", {}, {}), "float16")))
+    assert (back.tensors, back.weights) == ({}, {})
+    latent = unpack_latent_request(sent(pack_latent_request(LatentRequest(3, 12, "0010", WEIGHTS))))
+    assert (latent.round, latent.count, latent.cuts) == (3, 12, "0010")
+    assert same(latent.weights, WEIGHTS)
+    reply = unpack_close_reply(sent(pack_close_reply(CloseReply(NUMBERS, WEIGHTS))))
+    assert reply.numbers == NUMBERS
+    assert same(reply.weights, WEIGHTS)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from(("float16", "bfloat16")), st.integers(-149, 127))
+def test_no_power_of_two_is_lost_in_sixteen_bits(dtype: str, power: int) -> None:
+    """From the smallest number above 0 to the largest, gradients included."""
+    x = torch.tensor([[2.0**power, 0.0, -(2.0 ** max(power - 3, -149))]], dtype=torch.float64).float()
+    assert torch.equal(unpack_activations(sent(pack_activations({"gh": x}, dtype)), dtype)["gh"], x)
+
+
+def answer(dtype: str = "float32", **changed: Any) -> RecordDict:
+    """Such an answer with some arrays changed; None takes one away."""
+    content = pack_activations(TENSORS, dtype)
+    arrays = dict(content.array_records["activations"].items())
+    for name, value in changed.items():
+        arrays.pop(name.replace("__", "."), None)
+        if value is not None:
+            arrays[name.replace("__", ".")] = Array(value)
+    return RecordDict({"activations": ArrayRecord(arrays)})
+
+
+def ones(dtype: Any, *shape: int) -> np.ndarray[Any, Any]:
+    return np.ones(shape or SHAPES["dh_fake"], dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "content", "reason"),
+    [
+        ("float32", answer(dh_fake=None), "`activations` must hold dh_fake, dh_real, not dh_real"),
+        ("float32", answer(labels=ones(np.float32, 2)), "`activations` must hold dh_fake, dh_real, not "),
+        ("float32", answer(dh_fake=ones(np.float64)), "`activations.dh_fake` must be float32, not float64"),
+        ("float32", answer(dh_fake=ones(np.float16)), "`activations.dh_fake` must be float32, not float16"),
+        ("float32", answer(dh_fake=ones(np.float32, 2, 3)), "`activations.dh_fake` must be of shape (2, 3, 4, 4)"),
+        ("float32", answer(dh_fake=ones(np.float32) * np.nan), "`activations.dh_fake` must be finite"),
+        ("float32", answer(dh_fake=ones(np.float32) * np.inf), "`activations.dh_fake` must be finite"),
+        ("float32", answer(dh_fake__exponent=ones(np.int64, 1)), "`activations` must hold dh_fake, dh_real, not "),
+        ("float16", answer(), "`activations.dh_fake` must be float16, not float32"),
+        ("float16", answer("float16", dh_fake__exponent=None), "must come with one int64 exponent"),
+        ("float16", answer("float16", dh_fake__exponent=ones(np.int64, 2)), "must come with one int64 exponent"),
+        ("float16", answer("float16", dh_fake__exponent=ones(np.int32, 1)), "must come with one int64 exponent"),
+        ("float16", answer("float16", dh_fake=None), "`activations` must hold"),
+        ("float16", answer("float16", dh_fake__exponent=201 * ones(np.int64, 1)), "must be within 200 of 0"),
+        ("float16", answer("float16", dh_fake__exponent=200 * ones(np.int64, 1)), "must be finite"),
+        ("float16", answer("float16", dh_fake=ones(np.float16) * np.nan), "`activations.dh_fake` must be finite"),
+        ("bfloat16", answer("float16"), "`activations.dh_fake` must be bfloat16, not float16"),
+        ("bfloat16", answer("bfloat16", dh_fake=0x7F80 * ones(np.int16)), "`activations.dh_fake` must be finite"),
+        ("float32", RecordDict(), "a reply must hold `activations`"),
+        ("float32", RecordDict({"activations": MetricRecord({"x": 1})}), "`activations` must be ArrayRecord"),
+        ("float32", RecordDict({**answer(), "labels": ArrayRecord()}), "a reply may hold activations, not labels"),
+        ("float32", RecordDict({**answer(), "numbers": MetricRecord({"label": 3})}), "not numbers"),
+    ],
+)
+def test_an_answer_that_does_not_fit_is_refused(dtype: str, content: RecordDict, reason: str) -> None:
+    with pytest.raises(UploadError) as caught:
+        check_activations(unpack_activations(sent(content), dtype), SHAPES)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in fields(GanNumbers)])
+def test_the_end_of_a_round_tells_finite_numbers_and_nothing_else(name: str) -> None:
+    for value in (float("nan"), [1.0, 2.0]):
+        numbers = MetricRecord(asdict(NUMBERS) | {name: value})  # type: ignore[arg-type]
+        with pytest.raises(UploadError, match=rf"^`numbers.{name}` = "):
+            unpack_close_reply(sent(RecordDict({"numbers": numbers})))
+    with pytest.raises(UploadError, match=r"^a reply may hold numbers, weights, not activations"):
+        unpack_close_reply(sent(RecordDict({**pack_close_reply(CloseReply(NUMBERS, WEIGHTS)), **answer()})))
