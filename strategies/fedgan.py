@@ -81,7 +81,7 @@ class FedGan(SharedGenerator):
         self.shared |= weights(arrays)
 
     def _checkpoint(self) -> tuple[dict[str, Tensor], str]:
-        return {name: value.contiguous() for name, value in self.shared.items()}, "{}"
+        return dict(self.shared), "{}"
 
     def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:
         self.shared = {name: value.cpu() for name, value in tensors.items()}

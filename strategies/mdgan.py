@@ -207,9 +207,9 @@ class MdGan(SharedGenerator):
         self.generator.load_weights(weights(arrays))
 
     def _checkpoint(self) -> tuple[dict[str, Tensor], str]:
-        tensors = {f"server.{name}": value.contiguous() for name, value in self.generator.state().items()}
+        tensors = {f"server.{name}": value for name, value in self.generator.state().items()}
         for client, own in self.given.items():
-            tensors |= {f"client.{client}.{name}": value.contiguous() for name, value in own.items()}
+            tensors |= {f"client.{client}.{name}": value for name, value in own.items()}
         return tensors, "{}"
 
     def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:

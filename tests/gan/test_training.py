@@ -71,7 +71,9 @@ class Forgetful(InProcess):
     def call(self, phase: str, payloads: Mapping[int, Tensors]) -> dict[int, Tensors]:
         for client in payloads:
             old, fresh = self.halves[client], DeviceHalf(self.architecture, CUTS[client], ("other",), PRACTICE)
-            fresh.load({name: value.clone() for name, value in old.state().items()})
+            # As on disk, where values lie in another order than channels last.
+            plain = torch.contiguous_format
+            fresh.load({name: value.clone(memory_format=plain) for name, value in old.state().items()})
             fresh.tape = Tape(old.tape.batch, None if old.tape.gt is None else old.tape.gt.detach().clone())
             self.halves = {**self.halves, client: fresh}
         return super().call(phase, payloads)
