@@ -23,7 +23,7 @@ from collafuse_flwr.contract import check_activations, check_weights
 from collafuse_flwr.files import replacing
 from collafuse_flwr.gan.aggregation import Own, ServerAggregation, aggregate
 from collafuse_flwr.gan.blocks import NETS, by_block, joined
-from collafuse_flwr.gan.choice import cuts_of
+from collafuse_flwr.gan.choice import cuts_of, modelled_seconds
 from collafuse_flwr.gan.halves import Tensors
 from collafuse_flwr.gan.middle import ServerHalf
 from collafuse_flwr.gan.settings import architecture_of, practice_of, steps_of
@@ -95,7 +95,8 @@ class HuscfGan(Federation, Strategy):
     def _build(self, hello: Hello) -> None:
         config = self.config
         self.architecture = architecture_of(config, hello.channels, hello.size, hello.num_classes)
-        self.cuts = dict(enumerate(cuts_of(config, self.architecture)))
+        cuts = cuts_of(config, self.architecture)
+        self.cuts, self.modelled = dict(enumerate(cuts)), modelled_seconds(config, self.architecture, cuts)
         self.half = ServerHalf(self.architecture, self.cuts, (config.run.seed, "gan", "server"), practice_of(config))
         self.shapes = Shapes(self.architecture, config.gan.gan_batch_size, config.gan.factored_tails)
         self.cluster_of: dict[int, int] = {}
@@ -125,6 +126,8 @@ class HuscfGan(Federation, Strategy):
         work = ServerWork(math.nan, step + 1, rows, time.perf_counter() - began, flops)
         cuts = {str(client): str(own) for client, own in self.cuts.items()}
         self.journal.rounds[-1].server = asdict(work) | {"pool": 0, "client_cuts": cuts}
+        if self.modelled is not None:
+            self.journal.rounds[-1].server["modelled_seconds"] = self.modelled * work.steps
         self.asked, self.pending = sorted(pending), pending
         if isinstance(near, SessionLink):
             self._close_here(near)
