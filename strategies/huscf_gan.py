@@ -79,9 +79,7 @@ class HuscfGan(Federation, Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take in the clients' blocks; cluster, weigh and average."""
         row, began = self.journal.rounds[-1], time.perf_counter()
-        self._gather(replies, self._accept_training)
-        if not any(past.clients for past in self.journal.rounds):
-            raise self._nobody()
+        self._gather_training(replies, self._accept_training)
         row.server["seconds"] += time.perf_counter() - began
         with self._threads():
             self._average(row.round)

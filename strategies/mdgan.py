@@ -71,9 +71,7 @@ class MdGan(SharedGenerator):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take in the discriminators, and swap them."""
-        self._gather(replies, self._accept_training)
-        if not any(past.clients for past in self.journal.rounds):
-            raise self._nobody()
+        self._gather_training(replies, self._accept_training)
         self._swap()
         return self._arrays(), self._close_training(None)
 
