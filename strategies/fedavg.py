@@ -54,9 +54,7 @@ class FedAverage(Federation, FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check the weights that came and average them."""
         row, began = self.journal.rounds[-1], time.perf_counter()
-        self._gather(replies, self._accept_training)
-        if not any(past.clients for past in self.journal.rounds):
-            raise self._nobody()
+        self._gather_training(replies, self._accept_training)
         trained, averaged = self.averager.mean()
         self.shared |= trained
         self.averaged = self.shared | averaged

@@ -234,6 +234,16 @@ class Federation(ABC):
                 except UploadError as error:
                     row.rejected[str(client)] = str(error)
 
+    def _gather_training(self, replies: Iterable[Message], accept: Callable[[int, RecordDict], None]) -> None:
+        """Accept the replies of a round.
+
+        Raises:
+            UserError: so far nobody has contributed in any round.
+        """
+        self._gather(replies, accept)
+        if not any(past.clients for past in self.journal.rounds):
+            raise self._nobody()
+
     def _accept_evaluation(self, client: int, content: RecordDict) -> None:
         reply, hello = unpack_evaluate_reply(content), self.members.hellos[client]
         row = asdict(reply) | {"server_flops_per_image": self._server_flops(hello)}

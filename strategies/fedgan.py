@@ -34,9 +34,7 @@ class FedGan(SharedGenerator):
         """Check the weights that came and average them."""
         row, began = self.journal.rounds[-1], time.perf_counter()
         self.received: dict[int, Weights] = {}
-        self._gather(replies, self._accept_training)
-        if not any(past.clients for past in self.journal.rounds):
-            raise self._nobody()
+        self._gather_training(replies, self._accept_training)
         with self._threads():
             self._average()
         row.server = asdict(ServerWork(math.nan, 0, 0, time.perf_counter() - began, 0)) | {"pool": 0}
@@ -81,7 +79,7 @@ class FedGan(SharedGenerator):
         self.shared |= weights(arrays)
 
     def _checkpoint(self) -> tuple[dict[str, Tensor], str]:
-        return {name: value.contiguous() for name, value in self.shared.items()}, "{}"
+        return dict(self.shared), "{}"
 
     def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:
         self.shared = {name: value.cpu() for name, value in tensors.items()}

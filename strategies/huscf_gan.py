@@ -23,7 +23,7 @@ from collafuse_flwr.contract import check_activations, check_weights
 from collafuse_flwr.files import replacing
 from collafuse_flwr.gan.aggregation import Own, ServerAggregation, aggregate
 from collafuse_flwr.gan.blocks import NETS, by_block, joined
-from collafuse_flwr.gan.choice import cuts_of
+from collafuse_flwr.gan.choice import cuts_of, modelled_seconds
 from collafuse_flwr.gan.halves import Tensors
 from collafuse_flwr.gan.middle import ServerHalf
 from collafuse_flwr.gan.settings import architecture_of, practice_of, steps_of
@@ -79,9 +79,7 @@ class HuscfGan(Federation, Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take in the clients' blocks; cluster, weigh and average."""
         row, began = self.journal.rounds[-1], time.perf_counter()
-        self._gather(replies, self._accept_training)
-        if not any(past.clients for past in self.journal.rounds):
-            raise self._nobody()
+        self._gather_training(replies, self._accept_training)
         row.server["seconds"] += time.perf_counter() - began
         with self._threads():
             self._average(row.round)
@@ -95,7 +93,8 @@ class HuscfGan(Federation, Strategy):
     def _build(self, hello: Hello) -> None:
         config = self.config
         self.architecture = architecture_of(config, hello.channels, hello.size, hello.num_classes)
-        self.cuts = dict(enumerate(cuts_of(config, self.architecture)))
+        cuts = cuts_of(config, self.architecture)
+        self.cuts, self.modelled = dict(enumerate(cuts)), modelled_seconds(config, self.architecture, cuts)
         self.half = ServerHalf(self.architecture, self.cuts, (config.run.seed, "gan", "server"), practice_of(config))
         self.shapes = Shapes(self.architecture, config.gan.gan_batch_size, config.gan.factored_tails)
         self.cluster_of: dict[int, int] = {}
@@ -125,6 +124,8 @@ class HuscfGan(Federation, Strategy):
         work = ServerWork(math.nan, step + 1, rows, time.perf_counter() - began, flops)
         cuts = {str(client): str(own) for client, own in self.cuts.items()}
         self.journal.rounds[-1].server = asdict(work) | {"pool": 0, "client_cuts": cuts}
+        if self.modelled is not None:
+            self.journal.rounds[-1].server["modelled_seconds"] = self.modelled * work.steps
         self.asked, self.pending = sorted(pending), pending
         if isinstance(near, SessionLink):
             self._close_here(near)

@@ -71,9 +71,7 @@ class MdGan(SharedGenerator):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take in the discriminators, and swap them."""
-        self._gather(replies, self._accept_training)
-        if not any(past.clients for past in self.journal.rounds):
-            raise self._nobody()
+        self._gather_training(replies, self._accept_training)
         self._swap()
         return self._arrays(), self._close_training(None)
 
@@ -207,9 +205,9 @@ class MdGan(SharedGenerator):
         self.generator.load_weights(weights(arrays))
 
     def _checkpoint(self) -> tuple[dict[str, Tensor], str]:
-        tensors = {f"server.{name}": value.contiguous() for name, value in self.generator.state().items()}
+        tensors = {f"server.{name}": value for name, value in self.generator.state().items()}
         for client, own in self.given.items():
-            tensors |= {f"client.{client}.{name}": value.contiguous() for name, value in own.items()}
+            tensors |= {f"client.{client}.{name}": value for name, value in own.items()}
         return tensors, "{}"
 
     def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.config import MIXED, TARGETS, Config, setting_help, setting_names
+from collafuse_flwr.config import GANS, MIXED, TARGETS, Config, setting_help, setting_names
+from collafuse_flwr.config.gans import LEAST
 from collafuse_flwr.errors import SettingError
 
 SECTIONS: list[Any] = [section.default_factory for section in fields(Config)]
@@ -92,6 +93,9 @@ def configs(draw: st.DrawFn) -> Config:
         flat["copies_per_image"] = 1
     if flat["strategy"] in ("oracle", "centralised"):
         flat["dp_noise_multiplier"] = 0.0
+    if flat["strategy"] in GANS:
+        flat |= {"condition": "classes", "dp_noise_multiplier": 0.0, "client_cuts": ""} | dict.fromkeys(LEAST, 0)
+        flat |= {name: min(flat[name], clients) for name in ("num_clusters", "generated_batches")}
     if flat["condition"] == "none" or not flat["label_dropout"]:
         flat["guidance"] = 1.0
     return Config.from_flat(flat)

@@ -61,9 +61,10 @@ def _bits(evaluation: dict[str, Any]) -> float | None:
 
 
 def server_costs(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The server's training, added up."""
+    """The server's training, added up; `modelled_seconds` are those of whole iterations on devices that were named."""
     work = [row["server"] for row in rounds if row["server"]]
-    return {
+    modelled = [w["modelled_seconds"] for w in work if "modelled_seconds" in w]
+    return ({"modelled_seconds": sum(modelled)} if modelled else {}) | {
         "flops": sum(w["flops"] for w in work),
         "seconds": sum(w["seconds"] for w in work),
         "image_updates": sum(w["image_updates"] for w in work),

@@ -85,6 +85,9 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> No
         console.print(said, highlight=False)
     server = summary["server"]
     console.print(f"Server: {server['flops'] / 1e9:.0f} GFLOP, {server['seconds']:.0f} s.", highlight=False)
+    if "modelled_seconds" in server:
+        took = f"The same batches should take the devices named {server['modelled_seconds']:.0f} s (a model)."
+        console.print(took, highlight=False)
     if summary["failed"] or summary["rejected"]:
         console.print(f"Lost contributions: {summary['failed']} failed, {summary['rejected']} rejected:")
         for loss in summary["lost"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -43,6 +44,18 @@ def choose_cuts(config: Config, architecture: Architecture) -> Plan:
         generations=hardware.genetic_generations,
         seed=config.run.seed,
     )
+
+
+def modelled_seconds(config: Config, architecture: Architecture, cuts: Sequence[Cuts]) -> float | None:
+    """What an iteration should take the devices that the settings name, with one cut for each; None if they name none.
+
+    Raises:
+        SettingError: the devices are not one for each client.
+    """
+    if not config.hardware.devices:
+        return None
+    model = model_of(config, architecture, alike=False)
+    return float(model.seconds(model.extra(cuts)))
 
 
 def model_of(config: Config, architecture: Architecture, *, alike: bool = True, links: bool = True) -> Iteration:

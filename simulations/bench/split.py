@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from collafuse_flwr.errors import SettingError, UserError
 from collafuse_flwr.files import write_json
 from collafuse_flwr.gan.blocks import LATENT, Cuts, build_architecture
 from collafuse_flwr.gan.device import Batch, DeviceHalf
@@ -33,6 +34,7 @@ from collafuse_flwr.rng import stream
 from collafuse_flwr.runtime import choose_runtime, threads
 from simulations.asked import check_whole_numbers
 from simulations.bench.plain_gan import PlainGan
+from simulations.entry import USER_ERROR
 
 #: The cuts that the published planner gives its seven devices, one of each.
 CUTS = dict(enumerate(map(Cuts.parse, ("0000", "0010", "1110", "1111"))))
@@ -128,8 +130,14 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
 def main(arguments: list[str]) -> int:
     """Measure, show and keep the results, and return the exit status."""
     given = DEFAULTS | cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_cli(arguments)))
-    check_whole_numbers(given, {"rounds": 1, "width": 1, "size": 8, "batch": 2})
-    rows = measure(given["rounds"], given["width"], given["size"], given["batch"])
+    try:
+        if unknown := sorted(given.keys() - DEFAULTS.keys()):
+            raise SettingError(unknown[0], given[unknown[0]], f"no such setting; there are {', '.join(DEFAULTS)}")
+        check_whole_numbers(given, {"rounds": 1, "width": 1, "size": 8, "batch": 2})
+        rows = measure(given["rounds"], given["width"], given["size"], given["batch"])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
     show(rows, Console())
     if given["output"]:
         write_json(Path(given["output"]), {"settings": given, "rows": rows})

@@ -30,6 +30,7 @@ def evaluated(bits: float, releases: int = 1) -> dict[str, Any]:
         "seconds": 9.0,
         "flops_per_image": 77,
         "releases": releases,
+        "dp_steps": 5,
         "bits": bits,
         "server_flops_per_image": 88,
     }
@@ -75,6 +76,7 @@ def test_a_client_is_charged_for_every_round(rounds: list[dict[str, Any]]) -> No
         "snr_db": pytest.approx(snr),
         "bits": 7.0,
         "releases": 2,
+        "dp_steps": 5,
         "bytes_up": 1011,
         "bytes_down": 2022,
         "client_flops": 150,

@@ -122,9 +122,11 @@ def test_a_round_ends_with_a_batch_and_is_the_one_that_began(tmp_path: Path) -> 
     ask(client, 0, "latent")
     with pytest.raises(UserError, match=r"^the end of round 1 was asked for; due is batch 0, phase fake$"):
         close(client)
-    for act in (lambda: close(client, round_=2), lambda: ask(client, 0, "fake", round_=2)):
-        with pytest.raises(UserError, match=r"^round 2 was asked for; under way is round 1$"):
-            act()
+    other = r"^round 2 was asked for; under way is round 1$"
+    with pytest.raises(UserError, match=other):
+        close(client, round_=2)
+    with pytest.raises(UserError, match=other):
+        ask(client, 0, "fake", round_=2)
     for phase in ORDER[1:]:
         ask(client, 0, phase)
     close(client)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
 import pytest
@@ -67,7 +68,7 @@ class Weighed:
     def __init__(self, link: InProcess, dtype: str) -> None:
         self.link, self.dtype, self.down, self.up = link, dtype, 0, 0
 
-    def call(self, phase: str, payloads: dict[int, Tensors]) -> dict[int, Tensors]:
+    def call(self, phase: str, payloads: Mapping[int, Tensors]) -> dict[int, Tensors]:
         answers = self.link.call(phase, payloads)
         self.down += self._bytes(payloads[0], PHASES[phase][0])
         self.up += self._bytes(answers[0], PHASES[phase][1])

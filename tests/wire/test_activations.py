@@ -156,7 +156,7 @@ def test_an_answer_that_does_not_fit_is_refused(dtype: str, content: RecordDict,
 @pytest.mark.parametrize("name", [spec.name for spec in fields(GanNumbers)])
 def test_the_end_of_a_round_tells_finite_numbers_and_nothing_else(name: str) -> None:
     for value in (float("nan"), [1.0, 2.0]):
-        numbers = MetricRecord(asdict(NUMBERS) | {name: value})  # type: ignore[arg-type]
+        numbers = MetricRecord(asdict(NUMBERS) | {name: value})
         with pytest.raises(UploadError, match=rf"^`numbers.{name}` = "):
             unpack_close_reply(sent(RecordDict({"numbers": numbers})))
     with pytest.raises(UploadError, match=r"^a reply may hold numbers, weights, not activations"):

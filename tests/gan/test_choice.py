@@ -1,0 +1,42 @@
+"""The cuts that a run's settings come to, and how long they should take."""
+
+from __future__ import annotations
+
+import pytest
+
+from collafuse_flwr.config import Config
+from collafuse_flwr.errors import SettingError
+from collafuse_flwr.gan.blocks import Cuts, build_architecture
+from collafuse_flwr.gan.choice import choose_cuts, cuts_of, modelled_seconds
+
+NETS = build_architecture(1, 28, 10)
+
+
+def config(**settings: object) -> Config:
+    return Config.from_flat({"strategy": "huscf_gan", "num_supernodes": 7} | settings)
+
+
+def test_cuts_are_those_given_or_else_planned_or_else_the_least() -> None:
+    assert cuts_of(config(), NETS) == (Cuts(),) * 7
+    assert cuts_of(config(min_d_head=1), NETS) == (Cuts(d_head=1),) * 7
+    planned = cuts_of(config(devices="paper7"), NETS)
+    assert planned == choose_cuts(config(devices="paper7"), NETS).cuts
+    assert len(set(planned)) > 1
+    assert cuts_of(config(devices="paper7", client_cuts="0010"), NETS) == (Cuts(d_head=1),) * 7
+
+
+@pytest.mark.parametrize("model", ["paper", "corrected"])
+def test_what_is_modelled_for_planned_cuts_is_what_the_planner_says(model: str) -> None:
+    settings = config(devices="paper7", latency_model=model)
+    plan = choose_cuts(settings, NETS)
+    seconds = modelled_seconds(settings, NETS, plan.cuts)
+    assert seconds == pytest.approx(plan.seconds)
+    least = modelled_seconds(settings, NETS, (Cuts(),) * 7)
+    assert least is not None
+    assert least > plan.seconds
+
+
+def test_nothing_is_modelled_or_planned_without_devices() -> None:
+    assert modelled_seconds(config(), NETS, (Cuts(),) * 7) is None
+    with pytest.raises(SettingError, match="devices"):
+        choose_cuts(config(), NETS)

@@ -1,0 +1,35 @@
+"""The bench of the split GAN beside an undivided loop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from simulations.bench import split
+
+
+def test_the_command_measures_shows_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "split.json"
+    assert split.main(["rounds=1", "width=2", "size=8", "batch=4", f"output={output}"]) == 0
+    assert "bfloat16" in capsys.readouterr().out
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["arithmetic"] for row in rows] == ["float32", "bfloat16"]
+    assert all(row["ratio"]["min"] <= row["ratio"]["median"] <= row["ratio"]["max"] for row in rows)
+    assert all(row["cpu_seconds"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("size=10", "`image_size` = 10 is not allowed: a multiple of 4 pixels"),
+        ("batch=1", "`batch` = 1 is not allowed: a whole number >= 2"),
+        ("widht=8", "`widht` = 8 is not allowed: no such setting"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(wrong: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert split.main([wrong]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
