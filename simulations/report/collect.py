@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from collafuse_flwr.artifacts import read_config
-from collafuse_flwr.config import FEDERATED, Config
+from collafuse_flwr.config import FEDERATED, GANS, Config
 from collafuse_flwr.errors import SettingError, UserError
 from simulations.attack.request import FOLDER, RESULTS
 from simulations.cells import canonical, fingerprint
@@ -54,9 +54,10 @@ class Run:
 
     @property
     def released(self) -> str:
-        """What left the clients where signal-to-noise ratios say nothing: weights, clean images, nothing; else ''."""
-        if self.settings["strategy"] in FEDERATED:
-            return "weights"
+        """What left the clients where signal-to-noise ratios say nothing, in a word or two; else ''."""
+        strategy = self.settings["strategy"]
+        if strategy in (*FEDERATED, *GANS):
+            return "activations" if strategy == "huscf_gan" else "weights"
         steps = [client["cut_step"] for client in self.clients]
         if 0 in steps:
             return "clean images"

@@ -55,7 +55,7 @@ def _worst(run: Run) -> float | None:
 
 def _disclosed(name: str, clean: float, nothing: float | None) -> Callable[[Run], float | None]:
     """JSON has no infinity, so what clean images and what nothing disclose is told here."""
-    known = {"weights": None, "clean images": clean, "nothing": nothing}
+    known = {"weights": None, "activations": None, "clean images": clean, "nothing": nothing}
     return lambda run: known[run.released] if run.released else run.summary["pooled"].get(name)
 
 
@@ -90,7 +90,7 @@ COLUMNS = (
     SECONDS,
     Measure("server_flops", "server's training", lambda run: run.summary["server"]["flops"], unit="FLOP"),
 )
-#: Those that a word stands for where nothing, clean images or weights left the clients.
+#: Those that a word stands for where nothing, or something else than noised images, left the clients.
 DISCLOSURE = (SNR, BITS, REID)
 
 #: What shows that the comparison is fair: optimiser work in images.

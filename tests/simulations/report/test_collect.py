@@ -52,6 +52,8 @@ def test_a_damaged_summary_is_told_with_its_folder(tmp_path: Path, damage: str) 
         ("collafuse", 0.2, ""),
         ("collafuse", 1.0, "nothing"),
         ("fedavg", 0.2, "weights"),
+        ("mdgan", 0.2, "weights"),
+        ("huscf_gan", 0.2, "activations"),
     ],
 )
 def test_what_left_the_clients(tmp_path: Path, strategy: str, cut: float, released: str) -> None:
