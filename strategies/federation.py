@@ -10,12 +10,11 @@ from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from safetensors.torch import save_file
 from torch import Tensor
 
 from collafuse_flwr.config import Config
 from collafuse_flwr.errors import UploadError, UserError
-from collafuse_flwr.files import replacing
+from collafuse_flwr.files import write_tensors
 from collafuse_flwr.process import Process
 from collafuse_flwr.progress import Progress
 from collafuse_flwr.runtime import available_cores, threads
@@ -145,18 +144,22 @@ class Federation(ABC):
         self.done = row.round
         self.journal.hellos = dict(sorted(self.members.hellos.items()))
         tensors, pool = self._checkpoint()
-        self.journal.save({name: value.cpu().contiguous() for name, value in tensors.items()}, pool)
+        self.journal.save({name: value.cpu() for name, value in tensors.items()}, pool)
         if not row.evaluation:
             return None
         return MetricRecord({f"held-out-loss-{c}": e["held_out_loss"] for c, e in row.evaluation.items()})
 
     def summary(self) -> None:
         """Say what is about to run."""
-        cuts = sorted({hello.cut_step for hello in self.members.hellos.values()})
         self.progress.say(
-            f"{self.config.run.strategy}: {len(self.members.hellos)} clients, cut step {', '.join(map(str, cuts))} of "
-            f"{self.process.schedule.timesteps}, {self.rounds_left} rounds on {self.process.runtime.device}"
+            f"{self.config.run.strategy}: {len(self.members.hellos)} clients{self._cuts_in_words()}, "
+            f"{self.rounds_left} rounds on {self.process.runtime.device}"
         )
+
+    def _cuts_in_words(self) -> str:
+        """Where the clients cut what they share with the server, to go on a sentence with."""
+        cuts = sorted({hello.cut_step for hello in self.members.hellos.values()})
+        return f", cut step {', '.join(map(str, cuts))} of {self.process.schedule.timesteps}"
 
     @abstractmethod
     def _begin_with(self, arrays: ArrayRecord) -> None:
@@ -198,8 +201,7 @@ class Federation(ABC):
             content, states = self._evaluate_content(client, round_, count, arrays)
             shown[str(client)] = states[:KEPT_HAND_OVERS].clone()
             messages.append(self._message(client, content, "evaluate"))
-        with replacing(self.folder / "server" / "hand_over.safetensors") as temporary:
-            save_file(shown, temporary)
+        write_tensors(self.folder / "server" / "hand_over.safetensors", shown)
         return messages
 
     def _exchange(

@@ -14,22 +14,20 @@ import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from collafuse_flwr.config import Config
 from collafuse_flwr.contract import check_activations, check_weights
-from collafuse_flwr.files import replacing
+from collafuse_flwr.files import write_tensors
 from collafuse_flwr.gan.aggregation import Own, ServerAggregation, aggregate
 from collafuse_flwr.gan.blocks import NETS, by_block, joined
 from collafuse_flwr.gan.choice import cuts_of, modelled_seconds
-from collafuse_flwr.gan.halves import Tensors
+from collafuse_flwr.gan.halves import PASSES, Tensors
 from collafuse_flwr.gan.middle import ServerHalf
 from collafuse_flwr.gan.settings import architecture_of, practice_of, steps_of
 from collafuse_flwr.gan.training import Link, train_batch
 from collafuse_flwr.gan.travel import Rounding
-from collafuse_flwr.gan.whole import PASSES
 from collafuse_flwr.progress import Progress
 from collafuse_flwr.wire import (
     CloseReply,
@@ -66,14 +64,6 @@ class HuscfGan(Federation, Strategy):
         super().__init__(config, folder, progress)
         self.clients = clients
 
-    def summary(self) -> None:
-        """Say what is about to run."""
-        cuts = ", ".join(sorted({str(self.cuts[client]) for client in self.members.hellos}))
-        self.progress.say(
-            f"{self.config.run.strategy}: {len(self.members.hellos)} clients, cuts {cuts}, {self.rounds_left} rounds "
-            f"on {self.half.runtime.device}"
-        )
-
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -87,8 +77,10 @@ class HuscfGan(Federation, Strategy):
 
     def save(self) -> None:
         """Write the server's blocks."""
-        with replacing(self.folder / "server" / "middle.safetensors") as temporary:
-            save_file({name: value.contiguous() for name, value in self.half.blocks().items()}, temporary)
+        write_tensors(self.folder / "server" / "middle.safetensors", self.half.blocks())
+
+    def _cuts_in_words(self) -> str:
+        return f", cuts {', '.join(sorted({str(self.cuts[client]) for client in self.members.hellos}))}"
 
     def _build(self, hello: Hello) -> None:
         config = self.config
@@ -267,9 +259,9 @@ class HuscfGan(Federation, Strategy):
         self.half.load_blocks({name: value.to(device) for name, value in weights(arrays).items()})
 
     def _checkpoint(self) -> tuple[dict[str, Tensor], str]:
-        tensors = {f"server.{name}": value.contiguous() for name, value in self.half.state().items()}
+        tensors = {f"server.{name}": value for name, value in self.half.state().items()}
         for cluster, model in self.models.items():
-            tensors |= {f"cluster.{cluster}.{name}": value.contiguous() for name, value in model.items()}
+            tensors |= {f"cluster.{cluster}.{name}": value for name, value in model.items()}
         return tensors, json.dumps({str(client): cluster for client, cluster in self.cluster_of.items()})
 
     def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from collafuse_flwr.files import replacing, write_json_lines
+from collafuse_flwr.files import write_json_lines, write_tensors
 from collafuse_flwr.wire import Hello
 
 
@@ -59,8 +59,7 @@ class Journal:
             "credit": self.credit,
             "hellos": [asdict(hello) for hello in self.hellos.values()],
         }
-        with replacing(self.path) as temporary:
-            save_file(tensors, temporary, {"memory": json.dumps(memory), "pool": pool})
+        write_tensors(self.path, tensors, {"memory": json.dumps(memory), "pool": pool})
         self.write_metrics()
 
     def load(self) -> tuple[dict[str, Tensor], str] | None:

@@ -104,7 +104,7 @@ class MdGan(SharedGenerator):
                 break
         rows = made_in_all * config.gan_batch_size
         # A step of the generator is three passes of every batch: forwards, and back to its weights and inputs.
-        work = ServerWork(math.nan, steps, rows, time.perf_counter() - began, 3 * rows * self.generator.flops())
+        work = ServerWork(math.nan, step + 1, rows, time.perf_counter() - began, 3 * rows * self.generator.flops())
         self.journal.rounds[-1].server = asdict(work) | {"pool": 0}
         if config.engine == "fused":
             self._close_here(playing)

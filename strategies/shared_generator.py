@@ -7,10 +7,9 @@ from abc import abstractmethod
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
-from safetensors.torch import save_file
 from torch import Tensor
 
-from collafuse_flwr.files import replacing
+from collafuse_flwr.files import write_tensors
 from collafuse_flwr.gan.players import Generator, draw_codes
 from collafuse_flwr.gan.settings import architecture_of, practice_of, steps_of
 from collafuse_flwr.rng import stream
@@ -24,17 +23,12 @@ class SharedGenerator(Federation, Strategy):
     They choose the classes, and need not tell the server which.
     """
 
-    def summary(self) -> None:
-        """Say what is about to run."""
-        self.progress.say(
-            f"{self.config.run.strategy}: {len(self.members.hellos)} clients, {self.rounds_left} rounds "
-            f"on {self.process.runtime.device}"
-        )
-
     def save(self) -> None:
         """Write the generator."""
-        with replacing(self.folder / "server" / "generator.safetensors") as temporary:
-            save_file({name: value.contiguous() for name, value in self._generator().items()}, temporary)
+        write_tensors(self.folder / "server" / "generator.safetensors", self._generator())
+
+    def _cuts_in_words(self) -> str:
+        return ""
 
     @abstractmethod
     def _generator(self) -> Weights:

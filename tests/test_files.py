@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from collafuse_flwr.config import Config
-from collafuse_flwr.files import replacing, write_json, write_json_lines
+from collafuse_flwr.files import replacing, write_json, write_json_lines, write_tensors
 from collafuse_flwr.folders import client_folder, run_folder
 from tests.strict_json import plain, strict
 
@@ -117,3 +119,12 @@ def test_a_run_is_in_its_output_or_below_where_it_was_started(tmp_path: Path, mo
 def test_no_two_clients_share_a_folder(tmp_path: Path) -> None:
     assert len({client_folder(tmp_path, client) for client in range(100)}) == 100
     assert client_folder(tmp_path, 7).is_relative_to(tmp_path)
+
+
+def test_tensors_are_written_however_they_lie_in_memory(tmp_path: Path) -> None:
+    image = torch.arange(24.0).view(1, 2, 3, 4)
+    given = {"plain": image, "last": image.to(memory_format=torch.channels_last), "turned": image.transpose(2, 3)}
+    write_tensors(tmp_path / "tensors.safetensors", given, {"what": "an image"})
+    read = load_file(tmp_path / "tensors.safetensors")
+    assert read.keys() == given.keys()
+    assert all(torch.equal(read[name], value) for name, value in given.items())

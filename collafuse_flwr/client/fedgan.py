@@ -30,8 +30,7 @@ class FedGanClient(GanClient):
         batches, rows = self._batches(), config.gan.gan_batch_size
         # Nothing of a batch leaves, so nothing need be noised.
         gan.train(replace(batches.draw(request.round, step), noise=None) for step in range(request.count))
-        kept = {name: value.contiguous() for name, value in gan.state().items()}
-        self.store.save(Ledger(round=request.round, first_round=1), kept)
+        self.store.save(Ledger(round=request.round, first_round=1), gan.state())
         flops = batch_flops(gan.device, architecture, rows) + rows * gan.middle_flops()
         losses, steps = gan.device.losses, request.count
         seconds = time.perf_counter() - began

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from flwr.app import RecordDict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from collafuse_flwr.client.gan import GanClient
@@ -18,7 +18,7 @@ from collafuse_flwr.client.store import Ledger
 from collafuse_flwr.client.workspace import MOVED, Workspace
 from collafuse_flwr.errors import SettingError, UserError
 from collafuse_flwr.evaluation import forward_flops
-from collafuse_flwr.files import replacing
+from collafuse_flwr.files import write_tensors
 from collafuse_flwr.gan.blocks import LATENT, Cuts
 from collafuse_flwr.gan.device import DeviceHalf
 from collafuse_flwr.gan.settings import practice_of
@@ -66,9 +66,7 @@ class HuscfGanClient(GanClient):
         """Begin samples: what the generator's head makes of fresh codes and labels; without weights, its own does."""
         request = unpack_latent_request(content)
         blocks = request.weights or self.open_round(request.round + 1, request.cuts, {}).half.blocks()
-        own = {name: value.contiguous() for name, value in blocks.items() if name.startswith("generator.")}
-        with replacing(self._generator_path()) as temporary:
-            save_file(own, temporary)
+        write_tensors(self._generator_path(), {n: value for n, value in blocks.items() if n.startswith("generator.")})
         half = self._generator(request.cuts)
         device = half.runtime.device
         labels = self._labels(request.count, request.round)
@@ -105,9 +103,7 @@ class HuscfGanClient(GanClient):
 
     def keep_round(self, session: Session) -> None:
         """Keep a session's state as that after its round."""
-        round_ = session.progress.round
-        tensors = {name: value.contiguous() for name, value in session.half.state().items()}
-        self.store.save(Ledger(round=round_, first_round=1), tensors)
+        self.store.save(Ledger(round=session.progress.round, first_round=1), session.half.state())
 
     def _under_way(self, round_: int, cuts: str) -> Session:
         """The session of a round that has begun.

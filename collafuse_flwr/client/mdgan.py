@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from flwr.app import RecordDict
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from collafuse_flwr.client.gan import GanClient
 from collafuse_flwr.client.session import Batches
 from collafuse_flwr.client.store import Ledger
 from collafuse_flwr.errors import UserError
-from collafuse_flwr.files import replacing
-from collafuse_flwr.gan.halves import Tensors
+from collafuse_flwr.files import write_tensors
 from collafuse_flwr.gan.players import Judge
 from collafuse_flwr.gan.settings import practice_of
 from collafuse_flwr.wire import (
@@ -39,7 +38,6 @@ class JudgeRound:
 
     judge: Judge
     batches: Batches
-    flops: int
     round: int
     step: int = 0
     seconds: float = 0.0
@@ -71,12 +69,12 @@ class JudgeRound:
 
     def close(self) -> RecordDict:
         """End the round: numbers, and the discriminator's weights."""
-        config = self.batches.config.gan
-        images = self.step * config.discriminator_steps * config.gan_batch_size
-        losses = self.losses
-        numbers = GanNumbers(
-            losses["discriminator"], losses["generator"], self.step, images, self.seconds, self.step * self.flops
-        )
+        config, losses = self.batches.config.gan, self.losses
+        rows = self.step * config.gan_batch_size
+        images = rows * config.discriminator_steps
+        # Six passes in each step, of fake and real images, and two for the gradient at fake ones.
+        flops = (6 * images + 2 * rows) * self.judge.flops()
+        numbers = GanNumbers(losses["discriminator"], losses["generator"], self.step, images, self.seconds, flops)
         return pack_close_reply(CloseReply(numbers, self.judge.weights()))
 
     def remember(self) -> dict[str, Any]:
@@ -98,9 +96,7 @@ class MdGanClient(GanClient):
         begins = request.step == 0
         playing = self.open_round(request.round, request.weights) if begins else self._recall(request.round)
         reply = playing.answer(content)
-        metadata = {"remembered": json.dumps(playing.remember())}
-        with replacing(self._working()) as temporary:
-            save_file(_contiguous(playing.judge.state()), temporary, metadata)
+        write_tensors(self._working(), playing.judge.state(), {"remembered": json.dumps(playing.remember())})
         return reply
 
     def on_train(self, content: RecordDict) -> RecordDict:
@@ -121,7 +117,7 @@ class MdGanClient(GanClient):
 
     def keep_round(self, playing: JudgeRound) -> None:
         """Keep the state after a round."""
-        self.store.save(Ledger(round=playing.round, first_round=1), _contiguous(playing.judge.state()))
+        self.store.save(Ledger(round=playing.round, first_round=1), playing.judge.state())
 
     def _recall(self, round_: int) -> JudgeRound:
         """A round as its last iteration left it.
@@ -145,13 +141,7 @@ class MdGanClient(GanClient):
         config = self.process.config
         owner = self.client if config.gan.gan_init == "independent" else 0
         judge = Judge(self._architecture(), (config.run.seed, "gan", owner), practice_of(config))
-        # Six passes of a batch in each step, of fake and real images, and two for the gradient at fake ones.
-        flops = (6 * config.gan.discriminator_steps + 2) * config.gan.gan_batch_size * judge.flops()
-        return JudgeRound(judge, self._batches(), flops, round_)
+        return JudgeRound(judge, self._batches(), round_)
 
     def _working(self) -> Path:
         return self.store.folder / "working.safetensors"
-
-
-def _contiguous(tensors: Tensors) -> Tensors:
-    return {name: value.contiguous() for name, value in tensors.items()}

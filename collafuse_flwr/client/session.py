@@ -13,15 +13,11 @@ from collafuse_flwr.config import Config
 from collafuse_flwr.data import ImageSet, to_model_space
 from collafuse_flwr.errors import UserError
 from collafuse_flwr.evaluation import forward_flops
-from collafuse_flwr.gan.blocks import LATENT, Architecture, Cuts
+from collafuse_flwr.gan.blocks import LATENT, NETS, Architecture, Cuts
 from collafuse_flwr.gan.device import Batch, DeviceHalf
-from collafuse_flwr.gan.halves import PHASES, Practice, Tensors
+from collafuse_flwr.gan.halves import PASSES, PHASES, Practice, Tensors
 from collafuse_flwr.rng import stream
 from collafuse_flwr.wire import CloseReply, GanNumbers
-
-#: Passes of a batch through each part, in multiples of a forward pass: forwards, and back to weights and inputs. The
-#: discriminator sees fake and real images, and once more fake ones whose gradient goes to the images alone.
-PASSES = {"g_head": 3, "g_tail": 3, "d_head": 8, "d_tail": 8}
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class Batches:
 
 @dataclass
 class Progress:
-    """How far a client is in a round, and what it came to so far: sums over its batches."""
+    """How far a client is in a round, and what it came to so far: its last batch's losses, and seconds in all."""
 
     round: int
     step: int = -1
@@ -105,7 +101,7 @@ class Session:
     half: DeviceHalf
     batches: Batches
     progress: Progress
-    flops: int
+    architecture: Architecture
 
     @classmethod
     def open(
@@ -115,7 +111,7 @@ class Session:
         owner = client if config.gan.gan_init == "independent" else 0
         name = (config.run.seed, "gan", owner)
         half = DeviceHalf(architecture, cuts, name, practice, config.gan.factored_tails)
-        return cls(half, batches, Progress(0), batch_flops(half, architecture, config.gan.gan_batch_size))
+        return cls(half, batches, Progress(0), architecture)
 
     def answer(self, step: int, phase: str, received: Tensors) -> Tensors:
         """Answer a phase of a batch.
@@ -144,11 +140,11 @@ class Session:
         began = time.perf_counter()
         self.progress.end()
         self._close({name: x.to(self.half.runtime.device) for name, x in received.items()})
-        steps = self.progress.step + 1
-        rows = steps * self.batches.config.gan.gan_batch_size
+        steps, rows = self.progress.step + 1, self.batches.config.gan.gan_batch_size
+        flops = steps * batch_flops(self.half, self.architecture, rows)
         seconds = self.progress.seconds + time.perf_counter() - began
         losses = self.progress.losses
-        numbers = GanNumbers(losses["discriminator"], losses["generator"], steps, rows, seconds, steps * self.flops)
+        numbers = GanNumbers(losses["discriminator"], losses["generator"], steps, steps * rows, seconds, flops)
         return CloseReply(numbers, {name: value.cpu() for name, value in self.half.blocks().items()})
 
     def _close(self, received: Tensors) -> None:
@@ -165,15 +161,15 @@ def batch_flops(half: DeviceHalf, architecture: Architecture, rows: int) -> int:
     """Operations of a client in a batch; what it computes again after another process took over is left out."""
     device = half.runtime.device
     labels = torch.zeros(2, dtype=torch.int64, device=device)
-    shapes = {net: architecture.shapes(net) for net in ("generator", "discriminator")}
+    shapes = {net: architecture.shapes(net) for net in NETS}
     total = 0
     for name, part in half.parts.items():
-        net = "generator" if name[0] == "g" else "discriminator"
+        net = next(net for net in NETS if net[0] == name[0])
         first = part.indices[0]
         inputs = {"g_head": (LATENT,), "d_head": (architecture.channels, architecture.size, architecture.size)}
         shape = inputs.get(name) or tuple(shapes[net][first - 1])
         x = torch.zeros((2, *shape), device=device)
         part.eval()
-        total += PASSES[name] * forward_flops(part, x, labels) * rows // 2
+        total += PASSES[net] * forward_flops(part, x, labels) * rows // 2
         part.train()
     return total

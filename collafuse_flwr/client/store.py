@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from collafuse_flwr.files import replacing, write_json
+from collafuse_flwr.files import replacing, write_json, write_tensors
 from collafuse_flwr.rng import stream
 
 #: Rounds whose state is kept: the newest may have to be taken back when the server did not live to see it.
@@ -80,8 +80,7 @@ class ClientStore:
     def save(self, ledger: Ledger, tensors: dict[str, Tensor]) -> None:
         """Keep the state after a round, and forget all but the newest few."""
         metadata = {"ledger": json.dumps(asdict(ledger))}
-        with replacing(self.folder / f"state-{ledger.round:06d}.safetensors") as temporary:
-            save_file(tensors, temporary, metadata)
+        write_tensors(self.folder / f"state-{ledger.round:06d}.safetensors", tensors, metadata)
         for old in list(self._states().values())[:-KEPT_ROUNDS]:
             old.unlink()
 
@@ -112,12 +111,11 @@ class ClientStore:
 
         Where they were conditioned on attributes these are kept too, (n, A), with their names.
         """
-        tensors, metadata = {"images": images.contiguous(), "labels": labels}, {}
+        tensors, metadata = {"images": images, "labels": labels}, {}
         if attributes is not None:
             tensors["attributes"] = attributes
             metadata["attribute_names"] = json.dumps(names)
-        with replacing(self.folder / "samples.safetensors") as temporary:
-            save_file(tensors, temporary, metadata or None)
+        write_tensors(self.folder / "samples.safetensors", tensors, metadata or None)
 
     def _states(self) -> dict[int, Path]:
         """Round -> file, oldest first."""

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
 
 from collafuse_flwr.client.session import Session
 from collafuse_flwr.errors import UserError
-from collafuse_flwr.files import replacing, write_json
+from collafuse_flwr.files import write_json, write_tensors
 from collafuse_flwr.gan.device import PARTS, Tape
 from collafuse_flwr.gan.travel import laid_out
 
@@ -66,10 +65,10 @@ class Workspace:
     def keep(self, session: Session, moved: tuple[str, ...] | None = None) -> None:
         """Write what a phase has moved (None: everything), its stamp last."""
         for part in PARTS if moved is None else moved:
-            self._save(part, session.half.part_state(part))
+            write_tensors(self.folder / f"{part}.safetensors", session.half.part_state(part))
         gt = session.half.tape.gt
         if session.progress.phase == "fake" and gt is not None:
-            self._save("gt", {"gt": gt.detach()})
+            write_tensors(self.folder / "gt.safetensors", {"gt": gt.detach()})
         stamp = secrets.token_hex(8)
         write_json(self.folder / "phase.json", session.remember() | {"stamp": stamp, "gt": gt is not None})
         _LIVE.pop(self.folder, None)
@@ -89,7 +88,3 @@ class Workspace:
             raise UserError("a phase of a batch was asked for before its round had begun")
         known: dict[str, Any] = json.loads(path.read_text())
         return known
-
-    def _save(self, name: str, tensors: dict[str, Tensor]) -> None:
-        with replacing(self.folder / f"{name}.safetensors") as temporary:
-            save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)

@@ -29,6 +29,10 @@ PHASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "generator": (("grad_dh",), ("grad_gt",)),
 }
 
+#: Passes of a batch through each net, in multiples of a forward pass: forwards, and back to weights and inputs. The
+#: discriminator sees fake and real images, and once more fake ones whose gradient goes to the images alone.
+PASSES = {"generator": 3, "discriminator": 8}
+
 
 @dataclass(frozen=True)
 class Practice:

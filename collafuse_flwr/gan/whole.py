@@ -8,12 +8,9 @@ from torch import Tensor
 
 from collafuse_flwr.gan.blocks import NETS, Architecture, Cuts
 from collafuse_flwr.gan.device import Batch, DeviceHalf
-from collafuse_flwr.gan.halves import Practice, Tensors
+from collafuse_flwr.gan.halves import PASSES, Practice, Tensors
 from collafuse_flwr.gan.middle import ServerHalf
 from collafuse_flwr.gan.training import InProcess, train_batch
-
-#: Passes of a batch through the middle of each net, in multiples of a forward pass; see client/session.py.
-PASSES = {"generator": 3, "discriminator": 8}
 
 
 class WholeGan:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from collafuse_flwr.client import store as module
+from collafuse_flwr import files
 from collafuse_flwr.client.store import KEPT_ROUNDS, ClientStore, Ledger
 from collafuse_flwr.privacy.release import release_noise
 
@@ -191,7 +191,7 @@ def test_a_killed_write_leaves_the_state_before(tmp_path: Path, monkeypatch: pyt
         store.save(Ledger(round_), tensors(round_))
     before = {name: (tmp_path / name).read_bytes() for name in rounds_in(tmp_path)}
     with monkeypatch.context() as patch:
-        patch.setattr(module, "save_file", dies_half_way)
+        patch.setattr(files, "save_file", dies_half_way)
         with pytest.raises(Killed):
             store.save(Ledger(2 if again else 3), tensors(9))
     assert {name: (tmp_path / name).read_bytes() for name in rounds_in(tmp_path)} == before
@@ -216,7 +216,7 @@ def test_a_killed_write_leaves_the_samples_before(tmp_path: Path, monkeypatch: p
     store = ClientStore(tmp_path)
     store.save_samples(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64))
     before = (tmp_path / "samples.safetensors").read_bytes()
-    monkeypatch.setattr(module, "save_file", dies_half_way)
+    monkeypatch.setattr(files, "save_file", dies_half_way)
     with pytest.raises(Killed):
         store.save_samples(torch.ones(2, 1, 4, 4), torch.ones(2, dtype=torch.int64))
     assert (tmp_path / "samples.safetensors").read_bytes() == before

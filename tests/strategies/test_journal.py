@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from collafuse_flwr import files
 from collafuse_flwr.wire import Hello
-from strategies import journal as module
 from strategies.journal import Journal, Round
 from tests.strict_json import strict
 
@@ -128,7 +128,7 @@ def test_a_killed_checkpoint_leaves_the_one_before(tmp_path: Path, monkeypatch: 
         Path(path).write_bytes(b"half")
         raise Killed
 
-    monkeypatch.setattr(module, "save_file", dies)
+    monkeypatch.setattr(files, "save_file", dies)
     with pytest.raises(Killed):
         a_journal(tmp_path, rounds=2).save(TENSORS, "{}")
     assert files_in(tmp_path) == before

@@ -19,7 +19,7 @@ from collafuse_flwr.gan.blocks import Blocks, build_architecture
 from collafuse_flwr.privacy.attacks import Inverted, Stem, invert_stem, search_split
 from collafuse_flwr.rng import stream
 
-REAL_DATA = Path("/work/shared/data")
+REAL_DATA = Path(__file__).parents[3] / ".." / "shared" / "data"
 Record = Callable[[str, object], None]
 
 
