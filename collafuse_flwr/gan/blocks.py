@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv_transpose2d
 
 from collafuse_flwr.config import most_extra
 from collafuse_flwr.errors import SettingError
@@ -198,9 +199,9 @@ def build_architecture(channels: int, size: int, num_classes: int, width: int = 
     bottom = (size // 4 - 2) // 2 + 1
     generator = (
         Block("stem", lambda: GeneratorStem(num_classes, 4 * w, quarter)),
-        Block("up1", lambda: _up(nn.ConvTranspose2d(4 * w, 2 * w, **up))),
-        *(Block(f"middle{i}", lambda: _up(nn.ConvTranspose2d(2 * w, 2 * w, **flat))) for i in range(depth)),
-        Block("up2", lambda: _up(nn.ConvTranspose2d(2 * w, w, **up))),
+        Block("up1", lambda: _up(Upsampling(4 * w, 2 * w, **up))),
+        *(Block(f"middle{i}", lambda: _up(Upsampling(2 * w, 2 * w, **flat))) for i in range(depth)),
+        Block("up2", lambda: _up(Upsampling(2 * w, w, **up))),
         Block("image", lambda: nn.Sequential(nn.ConvTranspose2d(w, channels, **flat), nn.Tanh())),
     )
     discriminator = (
@@ -244,7 +245,21 @@ class DiscriminatorStem(nn.Module):
         return result
 
 
-def _up(convolution: nn.ConvTranspose2d) -> nn.Module:
+class Upsampling(nn.ConvTranspose2d):
+    """A transposed convolution that adds its bias afterwards.
+
+    Within it, the gradient of the bias takes longer on a CPU than that of the weights; afterwards it is a plain sum.
+    """
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: ARG002 # torch's signature
+        """Args: x (n, maps, side, side)."""
+        assert self.bias is not None
+        assert not isinstance(self.padding, str)
+        y = conv_transpose2d(x, self.weight, None, self.stride, self.padding)
+        return y.add_(self.bias.to(y.dtype).view(-1, 1, 1))
+
+
+def _up(convolution: Upsampling) -> nn.Module:
     return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True))
 
 

@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,10 +23,11 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from collafuse_flwr.errors import SettingError, UserError
 from collafuse_flwr.files import write_json
-from collafuse_flwr.gan.blocks import LATENT, Cuts, build_architecture
+from collafuse_flwr.gan.blocks import LATENT, Cuts, Upsampling, build_architecture
 from collafuse_flwr.gan.device import Batch, DeviceHalf
 from collafuse_flwr.gan.halves import Practice, Tensors
 from collafuse_flwr.gan.middle import ServerHalf
@@ -91,10 +93,18 @@ def _plain(width: int, size: int, batch: int) -> Callable[[], None]:
     owners = [(half.parts, half.optimisers) for half in halves.values()] + [(server.nets, server.optimisers)]
     for modules, optimisers in owners:
         for name, module in modules.items():
-            module.to(memory_format=torch.contiguous_format)
+            _as_in_textbooks(module)
             optimisers[name] = torch.optim.Adam(module.parameters(), 2e-4, (0.5, 0.999))
     plain, batches = PlainGan(server, halves), _batches(size, batch)
     return lambda: plain.train_batch(batches)
+
+
+def _as_in_textbooks(module: nn.Module) -> None:
+    """Torch's default layout and its own transposed convolutions, with the same weights."""
+    module.to(memory_format=torch.contiguous_format)
+    for part in module.modules():
+        if isinstance(part, Upsampling):
+            part.forward = partial(nn.ConvTranspose2d.forward, part)  # type: ignore[method-assign]
 
 
 def _split(precision: str, width: int, size: int, batch: int) -> Callable[[], None]:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from collafuse_flwr.errors import SettingError
-from collafuse_flwr.gan.blocks import NETS, Cuts, build_architecture
+from collafuse_flwr.gan.blocks import NETS, Cuts, Upsampling, build_architecture
 from collafuse_flwr.gan.device import Batch, DeviceHalf
 from collafuse_flwr.gan.halves import PHASES, Practice, Tensors
 from collafuse_flwr.gan.middle import ServerHalf
@@ -163,3 +164,20 @@ def test_odd_sizes_are_refused(size: int) -> None:
     assert str(caught.value) == (
         f"`image_size` = {size} is not allowed: a multiple of 4 pixels from 8 for this strategy"
     )
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(4, 2), (3, 1)])
+def test_a_bias_that_is_added_afterwards_is_torch_s_own(kernel: int, stride: int) -> None:
+    torch.manual_seed(0)
+    ours = Upsampling(6, 4, kernel, stride, 1).double()
+    theirs = nn.ConvTranspose2d(6, 4, kernel, stride, 1).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(3, 6, 5, 5, dtype=torch.float64, requires_grad=True)
+    results = [layer(x) for layer in (ours, theirs)]
+    towards = torch.randn_like(results[0])
+    gradients = [
+        torch.autograd.grad(result, [x, *layer.parameters()], towards)
+        for result, layer in zip(results, (ours, theirs), strict=True)
+    ]
+    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(gradients[0], gradients[1])
