@@ -145,9 +145,9 @@ class Federation(ABC):
         self.journal.hellos = dict(sorted(self.members.hellos.items()))
         tensors, pool = self._checkpoint()
         self.journal.save({name: value.cpu() for name, value in tensors.items()}, pool)
-        if not row.evaluation:
-            return None
-        return MetricRecord({f"held-out-loss-{c}": e["held_out_loss"] for c, e in row.evaluation.items()})
+        # It is 0 where there is no denoiser to have one.
+        losses = {f"held-out-loss-{c}": e["held_out_loss"] for c, e in row.evaluation.items() if e["held_out_loss"]}
+        return MetricRecord(losses) if losses else None
 
     def summary(self) -> None:
         """Say what is about to run."""

@@ -96,6 +96,11 @@ def test_a_client_is_charged_for_every_round(rounds: list[dict[str, Any]]) -> No
     assert eleven["bits"] is eleven["releases"] is eleven["held_out_loss"] is None
 
 
+def test_a_client_without_a_denoiser_has_no_loss(rounds: list[dict[str, Any]]) -> None:
+    rounds[-1]["evaluation"]["2"]["held_out_loss"] = 0.0
+    assert [row["held_out_loss"] for row in client_costs(CONFIG, rounds)] == [None, 0.2, None]
+
+
 def test_clients_are_in_order_of_number(rounds: list[dict[str, Any]]) -> None:
     assert [row["client"] for row in client_costs(CONFIG, rounds)] == [2, 10, 11]
 

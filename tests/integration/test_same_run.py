@@ -62,18 +62,3 @@ def test_every_runner_gives_the_same_bits(
     ours, theirs = bytes_of(tmp_path / "out"), bytes_of(local)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == []
-
-
-def test_a_split_gan_gives_the_same_bits_with_two_workers(tmp_path: Path) -> None:
-    """The phases of a batch come to either worker, and to one more often than to the other."""
-    gan = {"strategy": "huscf_gan", "num_rounds": 1, "gan_width": 2, "gan_batch_size": 16, "local_epochs": 1.0}
-    folders = {
-        runner: runners.run(
-            small(tmp_path / runner, runner=runner, tstr="none", client_cuts="0010", client_num_cpus=CPUS / 2, **gan)
-        ).folder
-        for runner in ("local", "ray")
-    }
-    assert metrics(folders["local"]) == metrics(folders["ray"])
-    ours, theirs = bytes_of(folders["local"]), bytes_of(folders["ray"])
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if ours[name] != theirs[name]] == []

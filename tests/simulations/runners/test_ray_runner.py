@@ -49,19 +49,22 @@ def train(message, context):
 def main(grid, context):
     grid = RetryGrid(grid)
     ids = nodes(grid, context)
-    lines = []
+    lines, reasons = [], []
     for round_ in (1, 2, 3):
         replies = ask(grid, ids, round_)
         good = [reply.content["who"] for reply in replies if reply.has_content()]
         assert all(who["cut"] == context.run_config["cut-ratio"] and who["process"] != os.getpid() for who in good)
         lines.append(f"{sorted(who['id'] for who in good)} {[r.error.code for r in replies if r.has_error()]}")
+        reasons.append(f"{round_}: {[r.error.reason for r in replies if r.has_error()]}")
     Path("seen").write_text("\\n".join(lines))
+    Path("reasons").write_text("\\n".join(reasons))
 """,
     )
     before, path = descendants(os.getpid()), os.environ.get("PYTHONPATH")
     result = run_ray(CONFIG, server_app=f"{name}:server", client_app=f"{name}:app")
     everybody = "[0, 1, 2, 3, 4, 5] []"
-    assert (tmp_path / "seen").read_text().splitlines() == ["[0, 1, 3, 4, 5] [0]", everybody, everybody]
+    seen, reasons = [(tmp_path / name).read_text() for name in ("seen", "reasons")]
+    assert seen.splitlines() == ["[0, 1, 3, 4, 5] [0]", everybody, everybody], reasons
     assert result.folder == tmp_path / "out"
     assert os.environ.get("PYTHONPATH") == path
     assert_nothing_is_left(before)
