@@ -14,6 +14,9 @@ from collafuse_flwr.errors import UploadError
 from collafuse_flwr.privacy.release import QUANTISED_MAX, Upload
 from collafuse_flwr.wire import Weights
 
+#: What normalised activations and their gradients stay far below; far above, one client's rows would make the batch
+#: statistics of all rows overflow.
+LARGEST_ACTIVATION = 1e6
 _WIRE_DTYPES = {"int8": np.int8, "float16": np.float16, "float32": np.float32}
 
 
@@ -83,15 +86,18 @@ def check_activations(tensors: dict[str, Tensor], wanted: dict[str, torch.Size])
     """Hold what a client of a split GAN sent for a phase against the names and shapes that are due.
 
     Raises:
-        UploadError: a name is missing or unknown, a shape differs, or a value is not finite.
+        UploadError: a name is missing or unknown, a shape differs, or a value is not finite or too large.
     """
     if tensors.keys() != wanted.keys():
         raise UploadError(f"`activations` must hold {', '.join(wanted)}, not {', '.join(tensors) or 'nothing'}")
     for name, x in tensors.items():
         if x.shape != wanted[name]:
             raise UploadError(f"`activations.{name}` must be of shape {tuple(wanted[name])}, not {tuple(x.shape)}")
-        if not bool(x.isfinite().all()):
-            raise UploadError(f"`activations.{name}` must be finite")
+        largest = float(x.abs().max()) if x.numel() else 0.0
+        # Written so that nan, which compares with nothing, is refused as well.
+        if not largest <= LARGEST_ACTIVATION:
+            must = f"must be finite and within {LARGEST_ACTIVATION:g}"
+            raise UploadError(f"`activations.{name}` {must}, and reaches {largest:g}")
 
 
 def _some(names: list[str]) -> str:

@@ -129,6 +129,8 @@ def ones(dtype: Any, *shape: int) -> np.ndarray[Any, Any]:
         ("float32", answer(dh_fake=ones(np.float32, 2, 3)), "`activations.dh_fake` must be of shape (2, 3, 4, 4)"),
         ("float32", answer(dh_fake=ones(np.float32) * np.nan), "`activations.dh_fake` must be finite"),
         ("float32", answer(dh_fake=ones(np.float32) * np.inf), "`activations.dh_fake` must be finite"),
+        ("float32", answer(dh_fake=ones(np.float32) * 1.1e6), "must be finite and within 1e+06, and reaches 1.1e+06"),
+        ("float32", answer(dh_fake=ones(np.float32) * -1e30), "must be finite and within 1e+06, and reaches 1e+30"),
         ("float32", answer(dh_fake__exponent=ones(np.int64, 1)), "`activations` must hold dh_fake, dh_real, not "),
         ("float16", answer(), "`activations.dh_fake` must be float16, not float32"),
         ("float16", answer("float16", dh_fake__exponent=None), "must come with one int64 exponent"),
