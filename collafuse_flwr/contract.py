@@ -17,6 +17,8 @@ from collafuse_flwr.wire import Weights
 #: What normalised activations and their gradients stay far below; far above, one client's rows would make the batch
 #: statistics of all rows overflow.
 LARGEST_ACTIVATION = 1e6
+#: What weights and running statistics stay far below.
+LARGEST_WEIGHT = 1e4
 _WIRE_DTYPES = {"int8": np.int8, "float16": np.float16, "float32": np.float32}
 
 
@@ -67,7 +69,8 @@ def check_weights(what: str, weights: Weights, wanted: Weights) -> None:
     """Hold weights that a client sent against those that were asked for: `wanted` has their names, shapes and types.
 
     Raises:
-        UploadError: a name is missing or unknown, a shape or type differs, or a value is not finite.
+        UploadError: a name is missing or unknown, a shape or type differs, or a value is not finite, too large, or
+            a negative variance.
     """
     if weights.keys() != wanted.keys():
         missing, unknown = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
@@ -78,8 +81,12 @@ def check_weights(what: str, weights: Weights, wanted: Weights) -> None:
             raise UploadError(
                 f"`{what}.{name}` must be {like.dtype} {tuple(like.shape)}, not {value.dtype} {tuple(value.shape)}"
             )
-        if not bool(value.isfinite().all()):
-            raise UploadError(f"`{what}.{name}` must be finite")
+        largest = _largest_of(value) if value.is_floating_point() else 0.0
+        # Written so that nan, which compares with nothing, is refused as well.
+        if not largest <= LARGEST_WEIGHT:
+            raise UploadError(f"`{what}.{name}` must be finite and within {LARGEST_WEIGHT:g}, and reaches {largest:g}")
+        if name.endswith("running_var") and bool((value < 0).any()):
+            raise UploadError(f"`{what}.{name}` holds variances, which must not be negative")
 
 
 def check_activations(tensors: dict[str, Tensor], wanted: dict[str, torch.Size]) -> None:
@@ -93,7 +100,7 @@ def check_activations(tensors: dict[str, Tensor], wanted: dict[str, torch.Size])
     for name, x in tensors.items():
         if x.shape != wanted[name]:
             raise UploadError(f"`activations.{name}` must be of shape {tuple(wanted[name])}, not {tuple(x.shape)}")
-        largest = float(x.abs().max()) if x.numel() else 0.0
+        largest = _largest_of(x)
         # Written so that nan, which compares with nothing, is refused as well.
         if not largest <= LARGEST_ACTIVATION:
             must = f"must be finite and within {LARGEST_ACTIVATION:g}"
@@ -102,6 +109,11 @@ def check_activations(tensors: dict[str, Tensor], wanted: dict[str, torch.Size])
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "nothing"
+
+
+def _largest_of(x: Tensor) -> float:
+    """The largest magnitude in a tensor; nan if there is one in it."""
+    return float(torch.stack(x.aminmax()).abs().max()) if x.numel() else 0.0
 
 
 def _largest(upload: Upload, dtype: np.dtype[Any]) -> float:

@@ -24,6 +24,7 @@ from collafuse_flwr.gan.blocks import Architecture, Cuts, build_architecture
 from collafuse_flwr.gan.choice import choose_cuts, model_of
 from collafuse_flwr.gan.costs import measure
 from collafuse_flwr.gan.latency import batch_bytes
+from collafuse_flwr.gan.travel import DTYPES
 from collafuse_flwr.process import Process
 from simulations.entry import entry
 from simulations.run import configured, usage
@@ -57,7 +58,10 @@ def _gan(config: Config, architecture: Architecture, console: Console) -> None:
     """The planned cuts, and what they come to."""
     planned = choose_cuts(config, architecture)
     whole, compute = (model_of(config, architecture, alike=False, links=links) for links in (True, False))
-    extra, cost = whole.extra(planned.cuts), measure(architecture, config.gan.gan_batch_size)
+    extra, cost = (
+        whole.extra(planned.cuts),
+        measure(architecture, config.gan.gan_batch_size, itemsize=DTYPES[config.gan.wire_dtype].itemsize),
+    )
     own, computed = whole.passes(extra), compute.passes(extra).sum(0)
     table = _table(
         "Planned cuts, and milliseconds of each client in the passes of a batch",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -53,11 +54,8 @@ class Observed:
         """
         clients = sorted(sizes)
         cluster_of = dict.fromkeys(clients, 0)
-        if not warm_up and len(clients) > 1:
-            looks = torch.stack([torch.stack([look[client] for client in clients]) for look in self.looks])
-            chosen = assign(looks, min(self.config.num_clusters, len(clients)))
-            labels = dict(zip(clients, chosen, strict=True))
-            cluster_of = dict(follow(before, labels))
+        if not warm_up:
+            cluster_of = dict(follow(before, self._assign(clients, before)))
         within: dict[int, float] = {}
         scores: dict[int, float] = {}
         for cluster in sorted(set(cluster_of.values())):
@@ -67,6 +65,20 @@ class Observed:
             scores |= found
         overall, _ = self._weights(clients, sizes, warm_up)
         return Weighing(cluster_of, within, overall, scores)
+
+    def _assign(self, clients: list[int], before: Mapping[int, int]) -> dict[int, int]:
+        """Clusters of some clients, by new numbers.
+
+        Once clients were told apart, those of absent clusters are not looked for among the others.
+        """
+        wanted = min(self.config.num_clusters, len(clients))
+        if len(set(before.values())) > 1:
+            newcomers = sum(client not in before for client in clients)
+            wanted = min(wanted, len({before[client] for client in clients if client in before}) + newcomers)
+        if wanted == 1 or len(clients) == 1:
+            return dict.fromkeys(clients, 0)
+        looks = torch.stack([torch.stack([look[client] for client in clients]) for look in self.looks])
+        return dict(zip(clients, assign(looks, wanted), strict=True))
 
     def _weights(
         self, clients: list[int], sizes: Mapping[int, int], warm_up: bool
@@ -82,13 +94,23 @@ class Observed:
         return dict(zip(clients, found.tolist(), strict=True)), dict(zip(clients, scores.tolist(), strict=True))
 
 
+def home(cluster_of: Mapping[int, int], client: int) -> int:
+    """The cluster whose blocks a client begins a round with: its own, or the largest if it was never averaged.
+
+    -1 where nobody was.
+    """
+    sizes = Counter(cluster_of.values())
+    return cluster_of.get(client, max(sorted(sizes), key=lambda cluster: sizes[cluster], default=-1))
+
+
 def handed_out(saved: tuple[Mapping[str, Tensor], str], client: int, wanted: Iterable[str]) -> dict[str, Tensor]:
     """The `wanted` blocks that a client would begin the next round with, from a checkpoint of the server.
 
-    Nothing where the client was never averaged, and would go on with its own.
+    Nothing where nobody was averaged, and it would go on with its own.
     """
     tensors, described = saved
-    own = f"cluster.{json.loads(described).get(str(client))}."
+    cluster_of = {int(name): cluster for name, cluster in json.loads(described).items()}
+    own = f"cluster.{home(cluster_of, client)}."
     if not any(name.startswith(own) for name in tensors):
         return {}
     return {name: tensors[own + name if own + name in tensors else f"server.{name}"] for name in wanted}

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -231,10 +232,16 @@ class Federation(ABC):
                 row.failed[str(client)] = refusal.reason
             else:
                 row.count(row.bytes_up, client, count_bytes(reply.content))
-                try:
-                    accept(client, reply.content)
-                except UploadError as error:
-                    row.rejected[str(client)] = str(error)
+                self._admit(client, partial(accept, client, reply.content))
+
+    def _admit(self, client: int, accept: Callable[[], None]) -> bool:
+        """Whether what a client sent is accepted; if not, that is noted, and costs only this client."""
+        try:
+            accept()
+        except UploadError as error:
+            self.journal.rounds[-1].rejected[str(client)] = str(error)
+            return False
+        return True
 
     def _gather_training(self, replies: Iterable[Message], accept: Callable[[int, RecordDict], None]) -> None:
         """Accept the replies of a round.

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -45,7 +46,7 @@ from collafuse_flwr.wire import (
     unpack_close_reply,
 )
 from strategies.backbone import ServerWork, weights
-from strategies.clusters import Observed, Weighing
+from strategies.clusters import Observed, Weighing, home
 from strategies.federation import Federation
 from strategies.split_link import LocalClient, MessageLink, SessionLink, Shapes
 
@@ -87,7 +88,9 @@ class HuscfGan(Federation, Strategy):
         self.architecture = architecture_of(config, hello.channels, hello.size, hello.num_classes)
         cuts = cuts_of(config, self.architecture)
         self.cuts, self.modelled = dict(enumerate(cuts)), modelled_seconds(config, self.architecture, cuts)
-        self.half = ServerHalf(self.architecture, self.cuts, (config.run.seed, "gan", "server"), practice_of(config))
+        # As the clients' own blocks begin, so that whoever keeps a block, it is the same.
+        owner = "server" if config.gan.gan_init == "independent" else 0
+        self.half = ServerHalf(self.architecture, self.cuts, (config.run.seed, "gan", owner), practice_of(config))
         self.shapes = Shapes(self.architecture, config.gan.gan_batch_size, config.gan.factored_tails)
         self.cluster_of: dict[int, int] = {}
         self.models: dict[int, Weights] = {}
@@ -129,7 +132,7 @@ class HuscfGan(Federation, Strategy):
             row.count(row.bytes_down, client, count_bytes(self._train_content(client, row.round, ArrayRecord())))
             content = pack_close_reply(near.close(client, tensors, self.config.gan.wire_dtype))
             row.count(row.bytes_up, client, count_bytes(content))
-            self._accept_training(client, content)
+            self._admit(client, partial(self._accept_training, client, content))
             self.clients(client).keep_round(near.sessions[client])
 
     def _link(self, grid: Grid, round_: int) -> tuple[MessageLink | SessionLink, Link]:
@@ -151,7 +154,12 @@ class HuscfGan(Federation, Strategy):
             fresh = self._fresh_weights(client)
             row.count(row.bytes_down, client, sum(value.nbytes for value in fresh.values()))
             sessions[client] = self.clients(client).open_round(round_, str(self.cuts[client]), fresh)
-        near = SessionLink(sessions, self.config.federation.client_threads)
+        near = SessionLink(
+            sessions,
+            self.config.federation.client_threads,
+            self._admit,
+            lambda client, phase: self.shapes.of(self.cuts[client], phase),
+        )
         return near, Rounding(near, config.wire_dtype, count)
 
     def _train_content(self, client: int, round_: int, arrays: ArrayRecord) -> RecordDict:
@@ -160,8 +168,8 @@ class HuscfGan(Federation, Strategy):
         return pack_close_request(request, self.config.gan.wire_dtype)
 
     def _fresh_weights(self, client: int) -> Weights:
-        """What a client begins a round with: its cluster's blocks, if there are any yet."""
-        known = self.models.get(self.cluster_of.get(client, -1), {})
+        """What a client begins a round with: the blocks of its cluster (see `home`), if there are any yet."""
+        known = self.models.get(home(self.cluster_of, client), {})
         if not known:
             return {}
         server = self.half.blocks()

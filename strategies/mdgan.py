@@ -143,7 +143,7 @@ class MdGan(SharedGenerator):
             with threads(self.config.federation.client_threads):
                 reply = playing[client].answer(content)
             self._count(client, content, reply)
-            accept(client, reply)
+            self._admit(client, partial(accept, client, reply))
 
     def _close_here(self, playing: Mapping[int, Any]) -> None:
         """End the round of clients in this process, as their answers to messages would."""
@@ -151,7 +151,7 @@ class MdGan(SharedGenerator):
             with threads(self.config.federation.client_threads):
                 reply = playing[client].close()
             self._count(client, self._train_content(client, self.journal.rounds[-1].round, self._arrays()), reply)
-            self._accept_training(client, reply)
+            self._admit(client, partial(self._accept_training, client, reply))
             self.clients(client).keep_round(playing[client])
         self.asked = []
 

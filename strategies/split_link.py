@@ -80,14 +80,29 @@ class LocalClient(Protocol):
 class SessionLink:
     """Clients in this process, in one round; the step is moved on by its owner."""
 
-    def __init__(self, sessions: Mapping[int, LocalSession], client_threads: int) -> None:
-        """Clients have as many threads as they would at the other end of messages: bits depend on it."""
+    def __init__(
+        self,
+        sessions: Mapping[int, LocalSession],
+        client_threads: int,
+        admit: Callable[[int, Callable[[], None]], bool],
+        shapes: Callable[[int, str], dict[str, torch.Size]],
+    ) -> None:
+        """Clients have as many threads as they would at the other end of messages: bits depend on it.
+
+        `admit` says whether a check of a client's answer was passed; `shapes` gives those of its answer to a phase.
+        """
         self.sessions, self.client_threads, self.step = sessions, client_threads, 0
+        self.admit, self.shapes = admit, shapes
 
     def call(self, phase: str, payloads: Mapping[int, Tensors]) -> dict[int, Tensors]:
-        """Ask one client after the other."""
+        """Ask one client after the other; who diverged is left out, as it would be at the other end of messages."""
         with threads(self.client_threads):
-            return {client: self.sessions[client].answer(self.step, phase, down) for client, down in payloads.items()}
+            answers = {c: self.sessions[c].answer(self.step, phase, down) for c, down in payloads.items()}
+        return {
+            client: answer
+            for client, answer in answers.items()
+            if self.admit(client, partial(check_activations, answer, self.shapes(client, phase)))
+        }
 
     def close(self, client: int, last: Tensors, dtype: str) -> CloseReply:
         """End a client's round with the last gradient that is due, rounded as a message would round it."""

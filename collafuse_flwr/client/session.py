@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from collafuse_flwr.evaluation import forward_flops
 from collafuse_flwr.gan.blocks import LATENT, NETS, Architecture, Cuts
 from collafuse_flwr.gan.device import Batch, DeviceHalf
 from collafuse_flwr.gan.halves import PASSES, PHASES, Practice, Tensors
-from collafuse_flwr.rng import stream
+from collafuse_flwr.rng import keyed, stream
 from collafuse_flwr.wire import CloseReply, GanNumbers
 
 
@@ -45,7 +46,9 @@ class Batches:
         std = self.config.gan.activation_noise
 
         def noise(name: str, shape: torch.Size) -> Tensor:
-            return std * torch.randn(shape, generator=self._stream("noise", round_, step, name)).to(self.device)
+            # Not from a torch generator, which a server could try all seeds of (see rng.keyed).
+            numbers = keyed(self.secret, repr(("noise", round_, step, name)).encode())
+            return std * torch.from_numpy(numbers.standard_normal(tuple(shape), np.float32)).to(self.device)
 
         x = to_model_space(self.images.images[rows])
         labels = self.images.labels[rows].to(self.device)

@@ -64,7 +64,11 @@ class FederationConfig:
 
     fraction_train: float = setting(1.0, "share of the clients asked in each round", above=0, high=1)
     min_supernodes: int = setting(0, "clients to wait for before the first round; 0: all", low=0)
-    round_timeout: float = setting(3600.0, "seconds to wait for the clients of a round", above=0)
+    round_timeout: float = setting(
+        3600.0,
+        "seconds to wait for clients, whenever they are asked",
+        above=0,
+    )
     proximal_mu: float = setting(0.01, "FedProx's pull towards the global weights", low=0)
     client_num_cpus: float = setting(1.0, "CPUs per client in Ray", above=0)
     client_num_gpus: float = setting(0.0, "GPUs per client in Ray; fractions share a card", low=0)

@@ -15,6 +15,7 @@ from collafuse_flwr.gan.genetic import evolve_cuts
 from collafuse_flwr.gan.latency import Iteration, iteration
 from collafuse_flwr.gan.planner import Plan, plan_cuts
 from collafuse_flwr.gan.settings import given_cuts, least_cuts
+from collafuse_flwr.gan.travel import DTYPES
 
 
 def cuts_of(config: Config, architecture: Architecture) -> tuple[Cuts, ...]:
@@ -68,7 +69,7 @@ def model_of(config: Config, architecture: Architecture, *, alike: bool = True, 
     if not devices:
         raise SettingError("devices", "", "the clients' devices, to plan for: paper7, or each client's with commas")
     model = cast(LatencyModel, hardware.latency_model)
-    cost = measure(architecture, config.gan.gan_batch_size, model)
+    cost = measure(architecture, config.gan.gan_batch_size, model, DTYPES[config.gan.wire_dtype].itemsize)
     if not links:
         devices = tuple(replace(device, link=math.inf) for device in devices)
         server = replace(server, link=math.inf)

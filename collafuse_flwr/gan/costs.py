@@ -43,18 +43,21 @@ class GanCost:
         return self.generator if net == "generator" else self.discriminator
 
 
-def measure(architecture: Architecture, batch_size: int, model: LatencyModel = "corrected") -> GanCost:
+def measure(
+    architecture: Architecture, batch_size: int, model: LatencyModel = "corrected", itemsize: int = 4
+) -> GanCost:
     """Run two images and four, and go on from there: everything is linear in the number of images.
 
     Products and convolutions count, a multiplication and an addition as 2, and the backward pass twice the forward one.
     `paper` counts a transposed convolution as if every value of its output took a whole kernel (stride^2 times too
     many), the backward pass of a net's first block once only, and some operations for each normalised value.
+    `itemsize` is the bytes of a number that a block puts out, as it crosses.
     """
     nets = []
     for net in (architecture.generator, architecture.discriminator):
         image = (architecture.channels, architecture.size, architecture.size)
         first = (LATENT,) if net is architecture.generator else image
-        two, four = (_measure_net(net, first, count, model) for count in (2, 4))
+        two, four = (_measure_net(net, first, count, model, itemsize) for count in (2, 4))
         nets.append(tuple(_extrapolate(a, b, batch_size) for a, b in zip(two, four, strict=True)))
     return GanCost(*nets)
 
@@ -65,7 +68,9 @@ def _extrapolate(two: BlockCost, four: BlockCost, count: int) -> BlockCost:
     return BlockCost(*(a + (b - a) / 2 * (count - 2) for a, b in pairs))
 
 
-def _measure_net(blocks: tuple[Block, ...], first: tuple[int, ...], count: int, model: LatencyModel) -> NetCost:
+def _measure_net(
+    blocks: tuple[Block, ...], first: tuple[int, ...], count: int, model: LatencyModel, itemsize: int
+) -> NetCost:
     costs = []
     inputs: tuple[Tensor, ...] = torch.zeros(count, *first), torch.zeros(count, dtype=torch.int64)
     for index, block in enumerate(blocks):
@@ -78,7 +83,7 @@ def _measure_net(blocks: tuple[Block, ...], first: tuple[int, ...], count: int, 
         backward = products if model == "paper" and index == 0 else 2 * products
         weights = sum(parameter.nbytes for parameter in module.parameters())
         flops = products + there * normalised, backward + back * normalised
-        costs.append(BlockCost(*flops, output.nbytes, weights, kept))
+        costs.append(BlockCost(*flops, output.numel() * itemsize, weights, kept))
         inputs = (output.detach().requires_grad_(),)
     return tuple(costs)
 

@@ -46,6 +46,8 @@ def expand(tensors: Tensors, shape: torch.Size) -> Tensors:
 
 
 def _grad(factor: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
+    # In this process factors come in the arithmetic that made them, in which weights never are.
+    factor, weight = factor.float(), weight.float()
     if weight.dim() == 2:
         return (factor @ weight).view(-1, *shape)
     return conv2d(factor, weight, padding=1)

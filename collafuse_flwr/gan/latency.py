@@ -27,9 +27,10 @@ from collafuse_flwr.gan.costs import COPIES, GanCost, LatencyModel, NetCost
 Whole = NDArray[np.int64]
 Real = NDArray[np.float64]
 
-#: The nets, and of each: passes of an iteration, messages of a client on either way, and tapes kept at a time.
-#: The discriminator sees fake and real images in its own step, the fake ones again in the generator's.
-PASSES = {"generator": (1, 1, 1), "discriminator": (3, 2, 2)}
+#: The nets, and of each: passes of an iteration forward, and backward in multiples of a pass to weights and inputs,
+#: messages of a client on either way, and tapes kept at a time. The discriminator sees fake and real images in its own
+#: step, and the fake ones again in the generator's, when nothing goes back to its weights.
+PASSES = {"generator": (1, 1.0, 1, 1), "discriminator": (3, 2.5, 2, 2)}
 #: The ends of the nets, in the order of a cut's digits.
 ENDS = ("g_head", "g_tail", "d_head", "d_tail")
 
@@ -138,9 +139,10 @@ def iteration(
     """The model of an iteration of clients with these devices; with `alike` equal devices are one kind.
 
     `paper` follows the authors' code, faults included: every client has the server's link for itself, and on the way
-    down its own does not matter; the server computes the discriminator once, not three times, and the backward pass of
-    the generator's second block is charged as its fourth (so for all blocks in heads, by mirror image). `corrected`
-    mends these, shares the server's link equally among all clients, and adds `message_latency` seconds a message.
+    down its own does not matter; the server computes the discriminator once, not three times; all passes go back to
+    weights; and the backward pass of the generator's second block is charged as its fourth (so for all blocks in heads,
+    by mirror image). `corrected` mends these, shares the server's link equally among all clients, and adds
+    `message_latency` seconds a message.
     The faulty operation counts are those of `measure(..., "paper")`.
     """
     paper = model == "paper"
@@ -153,23 +155,28 @@ def iteration(
     up, down = (own_link, np.full_like(own_link, server.link)) if paper else (shared, shared)
     delay = 0.0 if paper else message_latency
     ends, between = [], 0.0
-    for net, (passes, messages, tapes) in PASSES.items():
-        blocks, own = cost.of(net), 1 if paper else passes
+    for net, (passes, back_passes, messages, tapes) in PASSES.items():
+        blocks = cost.of(net)
         mid, most = middle(len(blocks)), most_extra(len(blocks))
-        between += own * (blocks[mid].forward + blocks[mid].backward) * len(devices) / server.flops
+        times = {"forward": passes, "backward": passes if paper else back_passes}
+        own = dict.fromkeys(times, 1) if paper else times
+        work = sum(own[way] * getattr(blocks[mid], way) for way in own)
+        between += work * len(devices) / server.flops
         mirrored = blocks[::-1]
         for side, kept in enumerate((blocks, mirrored)):
             levels = most[side] + 1
             # A tail is sent gradients and sends gradients of what the block before it puts out.
-            crossing = [(kept[e] if side == 0 else kept[e + 1]).output for e in range(levels)]
+            crossing = np.array([(kept[e] if side == 0 else kept[e + 1]).output for e in range(levels)])
             there, back = ("forward", "backward") if side == 0 else ("backward", "forward")
             charged = mirrored if paper and side == 0 else kept
             ends.append(
                 End(
-                    send=passes * (_sums(kept, there, levels) / flops + crossing / up) + messages * delay,
-                    receive=passes * (_sums(kept, back, levels) / flops + crossing / down) + messages * delay,
-                    before=own * np.array([getattr(block, there) for block in kept[1:levels]]) / server.flops,
-                    after=own * np.array([getattr(block, back) for block in charged[1:levels]]) / server.flops,
+                    send=times[there] * _sums(kept, there, levels) / flops + passes * crossing / up + messages * delay,
+                    receive=times[back] * _sums(kept, back, levels) / flops
+                    + passes * crossing / down
+                    + messages * delay,
+                    before=own[there] * np.array([getattr(block, there) for block in kept[1:levels]]) / server.flops,
+                    after=own[back] * np.array([getattr(block, back) for block in charged[1:levels]]) / server.flops,
                     count=count,
                     memory=COPIES * _sums(kept, "weights", levels) + tapes * _sums(kept, "kept", levels),
                 )
@@ -185,7 +192,7 @@ def _sums(blocks: NetCost, name: str, levels: int) -> Real:
 def batch_bytes(cost: GanCost, cuts: Cuts) -> float:
     """Bytes of a batch that cross a client's cuts on either way: gh + gt + 3 dh + 3 dt, activations or gradients."""
     total = 0.0
-    for net, (passes, _, _) in PASSES.items():
+    for net, (passes, *_) in PASSES.items():
         blocks = cost.of(net)
         total += passes * (blocks[cuts.head(net)[-1]].output + blocks[cuts.tail(net, len(blocks))[0] - 1].output)
     return total

@@ -49,4 +49,4 @@ def least_cuts(config: Config) -> Cuts:
 
 def steps_of(config: Config, sizes: Iterable[int]) -> int:
     """Batches of a round: `local_epochs` passes of the client with most images, whose pace all others keep."""
-    return max(1, math.ceil(config.train.local_epochs * max(sizes) / config.gan.gan_batch_size))
+    return max(1, math.ceil(config.train.local_epochs * max(sizes, default=0) / config.gan.gan_batch_size))

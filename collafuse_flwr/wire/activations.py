@@ -132,9 +132,12 @@ def unpack_activations(content: RecordDict, dtype: str) -> Tensors:
         exponent = arrays.get(name + EXPONENT)
         if values.dtype != _NUMPY[dtype]:
             raise UploadError(f"`activations.{name}` must be {dtype}, not {values.dtype}")
-        if dtype != "float32" and (exponent is None or exponent.shape != (1,) or exponent.dtype != np.int64):
+        if dtype == "float32":
+            tensors[name] = unpack((_as_torch(values, dtype), 0))
+            continue
+        if exponent is None or exponent.shape != (1,) or exponent.dtype != np.int64:
             raise UploadError(f"`activations.{name}` must come with one int64 exponent")
-        power = 0 if exponent is None else int(exponent[0])
+        power = int(exponent[0])
         if abs(power) > 200:
             raise UploadError(f"`activations.{name}{EXPONENT}` = {power} must be within 200 of 0")
         tensors[name] = unpack((_as_torch(values, dtype), power))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -134,8 +134,14 @@ def uploaded_weights(content: RecordDict, name: str) -> Weights:
     record = content.array_records.get(name)
     if record is None:
         return {}
-    arrays = {key: read_array(f"{name}.{key}", array) for key, array in record.items()}
-    for key, values in arrays.items():
-        if not np.issubdtype(values.dtype, np.number):
-            raise UploadError(f"`{name}.{key}` must hold numbers, not {values.dtype}")
-    return {key: torch.from_numpy(np.array(values)) for key, values in arrays.items()}
+    return {key: _as_torch(f"{name}.{key}", read_array(f"{name}.{key}", array)) for key, array in record.items()}
+
+
+def _as_torch(what: str, values: np.ndarray[Any, Any]) -> Tensor:
+    try:
+        if np.issubdtype(values.dtype, np.number):
+            return torch.from_numpy(np.array(values))
+    except (TypeError, ValueError):
+        # Torch knows neither every width nor every order of bytes.
+        pass
+    raise UploadError(f"`{what}` must hold numbers, not {values.dtype}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from flwr.app import Context, RecordDict
 from collafuse_flwr import client_app
 from collafuse_flwr.client import workspace
 from collafuse_flwr.client.huscf_gan import HuscfGanClient
-from collafuse_flwr.client.session import Progress
+from collafuse_flwr.client.session import Batches, Progress
 from collafuse_flwr.client.workspace import MAX_LIVE, MOVED, Workspace
 from collafuse_flwr.errors import SettingError, UserError
 from collafuse_flwr.gan.blocks import Cuts
@@ -190,3 +191,20 @@ def test_a_process_keeps_few_sessions_alive(tmp_path: Path) -> None:
     assert tmp_path / "3" not in workspace._LIVE
     assert list((tmp_path / "3").iterdir()) == []
     workspace._LIVE.clear()
+
+
+def test_noise_is_normal_and_known_to_the_secret_alone(tmp_path: Path) -> None:
+    batches = a_client(tmp_path, activation_noise=0.5)._batches()
+    shape = torch.Size((64, 8, 4, 4))
+
+    def noise(own: Batches, step: int, name: str) -> torch.Tensor:
+        made = own.draw(1, step).noise
+        assert made is not None
+        return made(name, shape)
+
+    first = noise(batches, 0, "dh")
+    assert first.std().item() == pytest.approx(0.5, rel=0.03)
+    assert torch.equal(first, noise(batches, 0, "dh"))
+    stranger = replace(batches, secret=bytes(16))
+    others = [noise(batches, 1, "dh"), noise(batches, 0, "dh_real"), noise(stranger, 0, "dh")]
+    assert all(abs(torch.corrcoef(torch.stack([first.flatten(), x.flatten()]))[0, 1]) < 0.05 for x in others)

@@ -36,6 +36,13 @@ def test_what_is_modelled_for_planned_cuts_is_what_the_planner_says(model: str) 
     assert least > plan.seconds
 
 
+def test_half_the_bytes_take_half_the_time_on_the_links() -> None:
+    slow = {"devices": ",".join(["1000:0.001"] * 7), "server_gflops": 1e9}
+    full, half = (modelled_seconds(config(wire_dtype=d, **slow), NETS, (Cuts(),) * 7) for d in ("float32", "float16"))
+    assert full is not None
+    assert half == pytest.approx(full / 2, rel=1e-4)
+
+
 def test_nothing_is_modelled_or_planned_without_devices() -> None:
     assert modelled_seconds(config(), NETS, (Cuts(),) * 7) is None
     with pytest.raises(SettingError, match="devices"):

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from collafuse_flwr.gan.weighting import MAX_PENALTY, Direction, calibrate, effective_share, kld_scores, weights
+from collafuse_flwr.gan.weighting import (
+    MAX_BETA,
+    MAX_PENALTY,
+    Direction,
+    calibrate,
+    effective_share,
+    kld_scores,
+    weights,
+)
 from collafuse_flwr.rng import stream
 
 SIZES = torch.tensor([600, 200, 100, 600])
@@ -126,6 +134,10 @@ def test_calibration_that_nothing_meets() -> None:
     scores = torch.tensor([0.0, 1.0])
     bounded = calibrate(torch.tensor([99, 1]), scores, 0.5)
     assert math.exp(bounded) == pytest.approx(MAX_PENALTY)
+    # Scores of clients of one law differ by noise, which is to stay one.
+    alike = calibrate(torch.tensor([1, 1]), torch.tensor([9.13e-4, 9.12e-4]), 0.9)
+    assert alike == MAX_BETA
+    assert effective_share(torch.tensor([1, 1]), torch.tensor([9.13e-4, 9.12e-4]), alike) > 0.9999
     assert calibrate(SIZES, kld_scores(activations()), 1.0) == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="`effective` = 0"):
         calibrate(SIZES, torch.zeros(4), 0)

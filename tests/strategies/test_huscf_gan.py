@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from flwr.clientapp import ClientApp
 from safetensors.torch import load_file
 from torch import Tensor
 
+from collafuse_flwr.client.session import Batches
 from collafuse_flwr.client.store import ClientStore
 from collafuse_flwr.client_app import app as client_app
-from collafuse_flwr.config import GanConfig
 from collafuse_flwr.folders import client_folder
+from collafuse_flwr.gan.device import Batch
 from collafuse_flwr.gan.halves import PHASES
-from strategies.clusters import Observed
 from strategies.huscf_gan import HuscfGan
+from strategies.members import Members
 from tests.federation import bytes_of, connect, metrics, run_strategy, small
 
 GAN: dict[str, Any] = {
@@ -85,9 +87,10 @@ def state(folder: Path, client: int) -> dict[str, Tensor]:
         {},
         {"wire_dtype": "float16", "client_cuts": "0010"},
         {"factored_tails": True, "wire_dtype": "bfloat16", "activation_noise": 0.1},
+        {"factored_tails": True, "precision": "bfloat16"},
         {"gan_init": "common", "fraction_train": 0.5, "num_clusters": 4, "server_aggregation": "keep"},
     ],
-    ids=["mixed cuts", "float16", "factors, bfloat16 and noise", "a share of the clients"],
+    ids=["mixed cuts", "float16", "factors, bfloat16 and noise", "factors of bfloat16", "a share of the clients"],
 )
 def test_one_process_gives_the_bits_of_messages(tmp_path: Path, settings: dict[str, Any]) -> None:
     for engine in ("messages", "fused"):
@@ -196,17 +199,64 @@ def test_clients_begin_alike_only_if_they_are_to(tmp_path: Path) -> None:
         assert [torch.equal(heads[0], other) for other in heads[1:]] == [init == "common"] * 3
 
 
-def test_a_client_that_was_never_asked_samples_with_its_own_generator(tmp_path: Path) -> None:
+def test_a_client_that_was_never_asked_samples_and_begins_with_the_blocks_of_the_others(tmp_path: Path) -> None:
     made = run(tmp_path, fraction_train=0.25, num_rounds=1)
     (row,) = metrics(tmp_path)
     (asked,) = row["clients"]
     assert sorted(row["evaluation"]) == ["0", "1", "2", "3"]
     other = next(client for client in range(4) if str(client) != asked)
-    session = made.clients(other).open_round(2, str(made.cuts[other]), {})
+    known = made.models[0] | {name: value for name, value in made.half.blocks().items() if name not in made.models[0]}
     kept = load_file(client_folder(tmp_path, other) / "generator.safetensors")
-    own = session.half.blocks()
     assert kept
-    assert all(torch.equal(own[name], value) for name, value in kept.items())
+    assert all(torch.equal(known[name], value) for name, value in kept.items())
+    assert all(torch.equal(known[name], value) for name, value in made._fresh_weights(other).items())
+
+
+@pytest.mark.parametrize(
+    ("strategy", "engine"),
+    [
+        ("huscf_gan", "messages"),
+        ("huscf_gan", "fused"),
+        ("mdgan", "messages"),
+        ("mdgan", "fused"),
+        ("fedgan", "messages"),
+    ],
+)
+def test_a_round_without_anybody_to_ask_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, engine: str
+) -> None:
+    choose = Members.choose
+
+    def nobody_in_the_second(members: Members, round_: int) -> list[int]:
+        return [] if round_ == 2 else choose(members, round_)
+
+    monkeypatch.setattr(Members, "choose", nobody_in_the_second)
+    config = small(tmp_path, **(GAN | {"strategy": strategy, "engine": engine, "client_cuts": "", "num_rounds": 3}))
+    run_strategy(config, connect(config))
+    assert [sorted(row["clients"]) for row in metrics(tmp_path)] == [list("0123"), [], list("0123")]
+
+
+@pytest.mark.parametrize("strategy", ["huscf_gan", "mdgan"])
+def test_who_diverges_in_this_process_is_left_out_as_by_messages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    draw, his = Batches.draw, ClientStore(tmp_path / "his").secret(0, 2)
+
+    def hot(batches: Batches, round_: int, step: int) -> Batch:
+        batch = draw(batches, round_, step)
+        return replace(batch, x=batch.x * math.nan) if batches.secret == his and (round_, step) == (1, 1) else batch
+
+    monkeypatch.setattr(Batches, "draw", hot)
+    for engine in ("messages", "fused"):
+        config = small(tmp_path / engine, **(GAN | {"strategy": strategy, "engine": engine, "client_cuts": ""}))
+        run_strategy(config, connect(config))
+        first, second = metrics(tmp_path / engine)
+        assert list(first["rejected"]) == ["2"]
+        assert "must be finite" in first["rejected"]["2"]
+        assert sorted(first["clients"]) == list("013")
+        assert second["rejected"] == {} or sorted(second["rejected"]) == ["2"]
+    ours, theirs = bytes_of(tmp_path / "messages"), bytes_of(tmp_path / "fused")
+    assert [name for name in ours if name.startswith("server") and ours[name] != theirs[name]] == []
 
 
 def test_a_round_of_which_nobody_comes_back_changes_nothing(tmp_path: Path) -> None:
@@ -226,14 +276,3 @@ def test_a_round_of_which_nobody_comes_back_changes_nothing(tmp_path: Path) -> N
     assert metrics(tmp_path / "two")[1]["server"]["steps"] == 1
     kept = load_file(tmp_path / "one" / "server" / "middle.safetensors")
     assert all(torch.equal(made.half.blocks()[name], value) for name, value in kept.items())
-
-
-def test_fewer_clients_than_clusters_are_clusters_of_one() -> None:
-    observed = Observed(GanConfig(num_clusters=3))
-    activations = {c: torch.randn((4, 2, 2, 2), generator=torch.Generator().manual_seed(c)) for c in (1, 4)}
-    observed.see(activations)
-    weighing = observed.weigh({1: 10, 4: 30}, {}, warm_up=False)
-    assert len(set(weighing.cluster_of.values())) == 2
-    assert weighing.within == {1: 1.0, 4: 1.0}
-    assert math.isclose(sum(weighing.overall.values()), 1)
-    assert observed.weigh({1: 10, 4: 30}, {}, warm_up=True).overall == pytest.approx({1: 0.25, 4: 0.75})

@@ -104,7 +104,10 @@ def test_a_client_of_collafuse_cannot_send_weights_nor_one_of_fedavg_images() ->
         unpack_weights_reply(upload)
 
 
-@pytest.mark.parametrize("values", [np.array(["a"]), np.array([True])])
+@pytest.mark.parametrize(
+    "values",
+    [np.array(["a"]), np.array([True]), np.ones(1, ">f4"), np.ones(1, np.longdouble), np.ones(1, "m8[s]")],
+)
 def test_weights_are_numbers(values: np.ndarray) -> None:
     content = pack_weights_reply(WeightsReply(NUMBERS, WEIGHTS, {}))
     content["weights"] = ArrayRecord({"conv.bias": Array(values)})
@@ -120,6 +123,13 @@ def test_bytes_that_are_no_array_are_refused() -> None:
         unpack_weights_reply(content)
 
 
+def test_variances_are_not_negative() -> None:
+    wanted = {"norm.running_mean": torch.zeros(2), "norm.running_var": torch.ones(2)}
+    check_weights("weights", wanted | {"norm.running_mean": -torch.ones(2)}, wanted)
+    with pytest.raises(UploadError, match=r"`weights.norm.running_var` holds variances, which must not be negative"):
+        check_weights("weights", wanted | {"norm.running_var": torch.tensor([1.0, -0.1])}, wanted)
+
+
 def test_weights_as_asked_for_pass() -> None:
     check_weights("weights", {name: value.clone() for name, value in WEIGHTS.items()}, WEIGHTS)
 
@@ -133,6 +143,7 @@ def test_weights_as_asked_for_pass() -> None:
         (WEIGHTS | {"conv.bias": torch.ones(2, dtype=torch.float64)}, "not torch.float64"),
         (WEIGHTS | {"conv.bias": torch.tensor([1.0, float("nan")])}, "`weights.conv.bias` must be finite"),
         (WEIGHTS | {"conv.bias": torch.tensor([1.0, float("-inf")])}, "`weights.conv.bias` must be finite"),
+        (WEIGHTS | {"conv.bias": torch.tensor([1.0, -1e5])}, "must be finite and within 10000, and reaches 100000"),
     ],
 )
 def test_other_weights_are_refused_with_the_reason(changed: Weights, reason: str) -> None:
