@@ -83,11 +83,12 @@ INVERTED: dict[str, Column] = {
     "by": ("method", "s", None),
     "images": ("rows", "d", None),
     "labels": ("labels_split", ".3f", "labels_split_chance"),
+    "G's labels": ("labels_codes", ".3f", "labels_split_chance"),
     "PSNR dB": ("psnr_split", ".1f", "psnr_chance"),
     "SSIM": ("ssim_split", ".3f", "ssim_chance"),
 }
 SPLIT_PANELS: tuple[Panel, ...] = (
-    ("Label read off", "share", {"from activations": "labels_split"}, "labels_split_chance"),
+    ("Label read off", "share", {"from D's": "labels_split", "from G's": "labels_codes"}, "labels_split_chance"),
     ("Image rebuilt", "PSNR in dB", {"from activations": "psnr_split"}, "psnr_chance"),
     ("Image rebuilt", "SSIM", {"from activations": "ssim_split"}, "ssim_chance"),
 )
@@ -139,7 +140,8 @@ SPLIT_CARD = Card(
             "Rebuilt from activations",
             INVERTED,
             "Of the first batch of real images after the last average. by: closed form (the client keeps one block) or "
-            "search; labels: share that is right; guess: any label, and the mean of the images that are held out.",
+            "search; labels: share that is right; G's: from the "
+            "generator's activations, closed form; guess: any label, and the mean of the images that are held out.",
         ),
     ),
     SPLIT_PANELS,

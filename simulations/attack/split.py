@@ -17,7 +17,7 @@ from collafuse_flwr.folders import client_folder
 from collafuse_flwr.gan.blocks import Architecture, Blocks, Cuts
 from collafuse_flwr.gan.settings import architecture_of
 from collafuse_flwr.gan.travel import rounded
-from collafuse_flwr.privacy.attacks import Inverted, Stem, invert_stem, measure_fidelity, search_split
+from collafuse_flwr.privacy.attacks import Inverted, Stem, invert_codes, invert_stem, measure_fidelity, search_split
 from collafuse_flwr.simulated import simulated_client
 from simulations.attack.rebuilding import SHOWN, Worst
 from simulations.finished import reopen, secret_of, summary_of
@@ -32,13 +32,16 @@ CLOSED_FORM, SEARCH = "closed form", "search"
 class Uploaded:
     """A client's batch of real images x, (n, channels, size, size), and labels, (n,), and what the server has of them.
 
-    `activations` are the discriminator's, as they arrive; `head` is what made them, as the server knows it.
+    `activations` are the discriminator's, as they arrive, and `codes` the generator's of the same labels; `head` and
+    `generator` are what made them, as the server knows it.
     """
 
     x: Tensor
     labels: Tensor
     activations: Tensor
+    codes: Tensor
     head: Blocks
+    generator: Blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,15 +96,22 @@ class SplitRun:
         session = cast(HuscfGanClient, simulated_client(self.config, client, folder)).open_round(
             self.round, str(cuts), known
         )
-        session.answer(0, "latent", {})
+        codes = session.answer(0, "latent", {})["gh"]
         # The fake half of the batch is normalised on its own: what is sent down leaves no trace in the real one.
         rows = self.config.gan.gan_batch_size
         gt = torch.zeros((rows, *Shapes(self.architecture, rows, factored=False).cut(cuts, "gt")))
-        sent = session.answer(0, "fake", {"gt": gt})["dh_real"]
+        real = session.answer(0, "fake", {"gt": gt})["dh_real"]
         batch = session.half.tape.batch
         assert batch is not None
-        arrived = rounded(sent.cpu(), self.config.gan.wire_dtype)
-        return Uploaded(batch.x.cpu(), batch.labels.cpu(), arrived, session.half.parts["d_head"].cpu())
+        dtype, parts = self.config.gan.wire_dtype, session.half.parts
+        return Uploaded(
+            batch.x.cpu(),
+            batch.labels.cpu(),
+            rounded(real.cpu(), dtype),
+            rounded(codes.cpu(), dtype),
+            parts["d_head"].cpu(),
+            parts["g_head"].cpu(),
+        )
 
 
 def attack_split(
@@ -118,6 +128,8 @@ def attack_split(
     client = int(known["client"])
     row: dict[str, Any] = {"client": client, "num_images": known["num_images"], "client_cuts": str(run.cuts[client])}
     seen = run.uploaded(client)
+    if seen is not None:
+        row |= {"labels_codes": _labels_of_codes(seen), "labels_split_chance": 1 / run.architecture.num_classes}
     method, found = (None, None) if seen is None else _inverted(seen, num_rows, num_steps)
     row |= {"method": method}
     if seen is None or found is None:
@@ -127,7 +139,6 @@ def attack_split(
     row |= {
         "rows": len(x),
         "labels_split": (found.labels == labels).double().mean().item(),
-        "labels_split_chance": 1 / run.architecture.num_classes,
         "psnr_split": fidelity.psnr,
         "psnr_chance": nothing.psnr,
         "ssim_split": fidelity.ssim,
@@ -141,6 +152,14 @@ def mean_image(data: FederationData) -> Tensor:
     """The mean of the images that all clients hold out, (channels, size, size)."""
     rows = torch.cat([partition.held_out for partition in data.partitions]).unique()
     return to_model_space(data.images.images[rows]).mean(dim=0)
+
+
+def _labels_of_codes(seen: Uploaded) -> float | None:
+    """The share of labels that the generator's head gives away; None where it is more than one block."""
+    if seen.generator.indices != (0,):
+        return None
+    found = invert_codes(seen.generator[0].state_dict(), seen.codes)
+    return (found.labels == seen.labels).double().mean().item()
 
 
 def _inverted(seen: Uploaded, num_rows: int, num_steps: int) -> tuple[str | None, Inverted | None]:

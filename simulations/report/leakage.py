@@ -56,6 +56,7 @@ LEAKS = (
         )
     ),
     _leak("labels_split", "labels, activations", "share of labels", 3),
+    _leak("labels_codes", "labels, G's activations", "share of labels", 3, "labels_split_chance"),
     _leak("probe_auc", "probe AUC", AUC, 2),
     *(
         _leak(f"membership_{network}_{key}_auc", f"members, {title} {attack}", AUC, 2)

@@ -80,7 +80,7 @@ def test_images_and_labels_of_every_client_come_back(attacked: Path) -> None:
         ("0010", "search", 8),
     ]
     for one in found["clients"]:
-        assert (one["labels_split"], one["labels_split_chance"]) == (1, 0.1)
+        assert (one["labels_split"], one["labels_codes"], one["labels_split_chance"]) == (1, 1, 0.1)
         assert one["psnr_split"] > 40
         assert one["psnr_chance"] < 20
         assert one["ssim_split"] > 0.99 > one["ssim_chance"]
@@ -104,14 +104,15 @@ def test_it_is_what_the_server_receives_if_the_run_goes_on(
 
     def spy(link: SessionLink, phase: str, payloads: Mapping[int, Tensors]) -> dict[int, Tensors]:
         answers = answer(link, phase, payloads)
-        received.extend([answers] if phase == "fake" else [])
+        received.extend([answers] if phase in ("latent", "fake") else [])
         return answers
 
     monkeypatch.setattr(SessionLink, "call", spy)
     run_strategy(small(folder, **SPLIT | {"num_rounds": 2}))
     for client, own in expected.items():
         assert own is not None
-        torch.testing.assert_close(own.activations, received[0][client]["dh_real"])
+        torch.testing.assert_close(own.activations, received[1][client]["dh_real"])
+        torch.testing.assert_close(own.codes, received[0][client]["gh"])
 
 
 def test_rounding_does_not_help_and_noise_blurs_the_images(finished: Path) -> None:
@@ -122,11 +123,13 @@ def test_rounding_does_not_help_and_noise_blurs_the_images(finished: Path) -> No
     noised = [row(under(run, activation_noise=std))["psnr_split"] for std in (0.01, 0.1, 1.0)]
     assert halved["psnr_split"] > noised[0] > noised[1] > noised[2]
     assert noised[1] < 35
+    assert row(under(run, activation_noise=1.0))["labels_codes"] == 1
 
 
 def test_who_is_not_searched_or_never_took_part_has_no_figures(finished: Path) -> None:
     run = SplitRun.of(finished)
-    assert row(run, client=2)["method"] is None
+    unsearched = row(run, client=2)
+    assert (unsearched["method"], unsearched["labels_codes"]) == (None, 1)
     absent = row(replace(run, saved=(run.saved[0], "{}")))
     assert (absent["client"], absent["method"], "psnr_split" in absent) == (0, None, False)
 

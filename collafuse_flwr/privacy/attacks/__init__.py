@@ -7,11 +7,13 @@ from collafuse_flwr.privacy.attacks.members import Membership, denoising_losses,
 from collafuse_flwr.privacy.attacks.memory import Memorisation, memorisation
 from collafuse_flwr.privacy.attacks.naming import Reidentification, reidentify
 from collafuse_flwr.privacy.attacks.probing import Probe, probe
+from collafuse_flwr.privacy.attacks.split_codes import Codes, invert_codes
 from collafuse_flwr.privacy.attacks.split_inversion import Inverted, Stem, invert_stem
 from collafuse_flwr.privacy.attacks.split_search import search_split
 from collafuse_flwr.privacy.attacks.wiener import Wiener
 
 __all__ = [
+    "Codes",
     "Fidelity",
     "Inverted",
     "Membership",
@@ -23,6 +25,7 @@ __all__ = [
     "continued",
     "denoising_losses",
     "gradients",
+    "invert_codes",
     "invert_gradient",
     "invert_stem",
     "measure_fidelity",
