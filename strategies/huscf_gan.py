@@ -48,7 +48,7 @@ from collafuse_flwr.wire import (
 from strategies.backbone import ServerWork, weights
 from strategies.clusters import Observed, Weighing, home
 from strategies.federation import Federation
-from strategies.split_link import LocalClient, MessageLink, SessionLink, Shapes
+from strategies.split_link import LocalClient, MessageLink, SessionLink, Shapes, Timed
 
 
 class HuscfGan(Federation, Strategy):
@@ -103,7 +103,8 @@ class HuscfGan(Federation, Strategy):
         config = self.config
         steps = steps_of(config, (self.members.hellos[client].num_images for client in self.asked))
         self.observed = Observed(config.gan)
-        near, link = self._link(grid, round_)
+        near, far = self._link(grid, round_)
+        link = Timed(far)
         pending: dict[int, Tensors] = {client: {} for client in self.asked}
         flops, rows = 0, 0
         for step in range(steps):
@@ -116,9 +117,11 @@ class HuscfGan(Federation, Strategy):
                 break
             if step >= steps - config.gan.cluster_batches:
                 self.observed.see({client: seen[client] for client in pending})
-        work = ServerWork(math.nan, step + 1, rows, time.perf_counter() - began, flops)
+        seconds = time.perf_counter() - began
+        work = ServerWork(math.nan, step + 1, rows, seconds - link.seconds, flops)
         cuts = {str(client): str(own) for client, own in self.cuts.items()}
-        self.journal.rounds[-1].server = asdict(work) | {"pool": 0, "client_cuts": cuts}
+        told = {"pool": 0, "client_cuts": cuts, "batch_seconds": seconds}
+        self.journal.rounds[-1].server = asdict(work) | told
         if self.modelled is not None:
             self.journal.rounds[-1].server["modelled_seconds"] = self.modelled * work.steps
         self.asked, self.pending = sorted(pending), pending

@@ -85,7 +85,7 @@ class MdGan(SharedGenerator):
 
     def _before_training(self, grid: Grid, round_: int) -> None:
         """All iterations of a round, with fewer clients where some fall silent."""
-        began, config, steps = time.perf_counter(), self.config.gan, self._steps()
+        began, config, steps, self.waited = time.perf_counter(), self.config.gan, self._steps(), 0.0
         playing: dict[int, Any] = {}
         if config.engine == "fused":
             playing = {c: self.clients(c).open_round(round_, self.given.get(c, {})) for c in self.asked}
@@ -104,7 +104,8 @@ class MdGan(SharedGenerator):
                 break
         rows = made_in_all * config.gan_batch_size
         # A step of the generator is three passes of every batch: forwards, and back to its weights and inputs.
-        work = ServerWork(math.nan, step + 1, rows, time.perf_counter() - began, 3 * rows * self.generator.flops())
+        seconds = time.perf_counter() - began - self.waited
+        work = ServerWork(math.nan, step + 1, rows, seconds, 3 * rows * self.generator.flops())
         self.journal.rounds[-1].server = asdict(work) | {"pool": 0}
         if config.engine == "fused":
             self._close_here(playing)
@@ -136,6 +137,17 @@ class MdGan(SharedGenerator):
         accept: Callable[[int, RecordDict], None],
     ) -> None:
         """One round trip with the clients, at the other end of messages or in this process."""
+        began = time.perf_counter()
+        self._call(grid, playing, contents, accept)
+        self.waited += time.perf_counter() - began
+
+    def _call(
+        self,
+        grid: Grid,
+        playing: Mapping[int, Any],
+        contents: dict[int, RecordDict],
+        accept: Callable[[int, RecordDict], None],
+    ) -> None:
         if self.config.gan.engine == "messages":
             self._exchange(grid, contents, "train.feedback", accept)
             return

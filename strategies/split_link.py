@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from collafuse_flwr.contract import check_activations
 from collafuse_flwr.gan.blocks import Architecture, Cuts
 from collafuse_flwr.gan.factored import FACTOR, WEIGHT, names_up
 from collafuse_flwr.gan.halves import PHASES, Tensors
+from collafuse_flwr.gan.training import Link
 from collafuse_flwr.gan.travel import rounded
 from collafuse_flwr.runtime import threads
 from collafuse_flwr.wire import CloseReply, SplitRequest, Weights, pack_split_request, unpack_activations
@@ -108,6 +110,21 @@ class SessionLink:
         """End a client's round with the last gradient that is due, rounded as a message would round it."""
         with threads(self.client_threads):
             return self.sessions[client].close({name: rounded(x, dtype) for name, x in last.items()})
+
+
+class Timed:
+    """A link that adds up the seconds in which the server waits for its clients."""
+
+    def __init__(self, link: Link) -> None:
+        self.link, self.seconds = link, 0.0
+
+    def call(self, phase: str, payloads: Mapping[int, Tensors]) -> dict[int, Tensors]:
+        """As the link's own."""
+        began = time.perf_counter()
+        try:
+            return self.link.call(phase, payloads)
+        finally:
+            self.seconds += time.perf_counter() - began
 
 
 class MessageLink:

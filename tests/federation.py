@@ -80,10 +80,11 @@ def run_strategy(config: Config, grid: LocalGrid | None = None) -> Federation:
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what a clock measured."""
+    clocks = ("seconds", "batch_seconds")
 
     def timeless(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: timeless(item) for key, item in value.items() if key != "seconds"}
+            return {key: timeless(item) for key, item in value.items() if key not in clocks}
         return value
 
     return [timeless(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]

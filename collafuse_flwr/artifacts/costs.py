@@ -62,10 +62,14 @@ def _bits(evaluation: dict[str, Any]) -> float | None:
 
 
 def server_costs(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The server's training, added up; `modelled_seconds` are those of whole iterations on devices that were named."""
+    """The server's training, added up.
+
+    `batch_seconds` are those of a split GAN's batches with the clients' share in them, and `modelled_seconds` those of
+    the same on devices that were named.
+    """
     work = [row["server"] for row in rounds if row["server"]]
-    modelled = [w["modelled_seconds"] for w in work if "modelled_seconds" in w]
-    return ({"modelled_seconds": sum(modelled)} if modelled else {}) | {
+    whole = {name: [w[name] for w in work if name in w] for name in ("batch_seconds", "modelled_seconds")}
+    return {name: sum(known) for name, known in whole.items() if known} | {
         "flops": sum(w["flops"] for w in work),
         "seconds": sum(w["seconds"] for w in work),
         "image_updates": sum(w["image_updates"] for w in work),

@@ -85,9 +85,8 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> No
         console.print(said, highlight=False)
     server = summary["server"]
     console.print(f"Server: {server['flops'] / 1e9:.0f} GFLOP, {server['seconds']:.0f} s.", highlight=False)
-    if "modelled_seconds" in server:
-        took = f"The same batches should take the devices named {server['modelled_seconds']:.0f} s (a model)."
-        console.print(took, highlight=False)
+    if "batch_seconds" in server:
+        console.print(_batches_took(server), highlight=False)
     if summary["failed"] or summary["rejected"]:
         console.print(f"Lost contributions: {summary['failed']} failed, {summary['rejected']} rejected:")
         for loss in summary["lost"]:
@@ -145,3 +144,11 @@ def _cells(row: dict[str, Any], columns: dict[str, tuple[str, float, int]]) -> S
 
 def _cell(value: float | None, unit: float, digits: int) -> str:
     return "-" if value is None else f"{value / unit:.{digits}f}"
+
+
+def _batches_took(server: dict[str, Any]) -> str:
+    """Of a split GAN: how long its batches took, and should take the devices that were named."""
+    took = f"The batches took {server['batch_seconds']:.0f} s here, clients and waiting included"
+    if "modelled_seconds" not in server:
+        return f"{took}."
+    return f"{took}; they should take the devices named {server['modelled_seconds']:.0f} s (a model)."

@@ -108,6 +108,10 @@ def test_clients_are_in_order_of_number(rounds: list[dict[str, Any]]) -> None:
 def test_the_servers_work_adds_up(rounds: list[dict[str, Any]]) -> None:
     """A round whose end it did not live to see has none."""
     assert server_costs(rounds) == {"flops": 1500, "seconds": 3.5, "image_updates": 96, "pool": 81}
+    for row, seconds in zip(rounds, (4.0, 1.5, 0.0), strict=True):
+        row["server"] |= {"batch_seconds": seconds, "modelled_seconds": 10 * seconds} if seconds else {}
+    whole = server_costs(rounds)
+    assert (whole["batch_seconds"], whole["modelled_seconds"], whole["seconds"]) == (5.5, 55.0, 3.5)
     assert server_costs([]) == {"flops": 0, "seconds": 0, "image_updates": 0, "pool": 0}
     assert server_costs([asdict(Round(1))]) == server_costs([])
 
