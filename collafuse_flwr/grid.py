@@ -28,12 +28,13 @@ class RetryGrid(Grid):
     def __init__(
         self,
         grid: Grid,
-        tries: int = 8,
+        tries: int = 180,
         pause: float = 1.0,
         on_reply: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
         """Wrap a grid; give up after `tries` attempts in a row without one answer, `pause` seconds apart.
 
+        On a busy machine a worker takes more than ten seconds to come back, and Flower may offer it every message.
         `on_reply` is told how many of the messages of a `send_and_receive` have been answered, and of how many.
         """
         self._grid, self._tries, self._pause, self._on_reply = grid, tries, pause, on_reply
