@@ -28,16 +28,19 @@ class RetryGrid(Grid):
     def __init__(
         self,
         grid: Grid,
-        tries: int = 180,
+        tries: int = 8,
         pause: float = 1.0,
+        restarting: int = 180,
         on_reply: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
         """Wrap a grid; give up after `tries` attempts in a row without one answer, `pause` seconds apart.
 
-        On a busy machine a worker takes more than ten seconds to come back, and Flower may offer it every message.
+        `restarting` takes the place of `tries` where a worker is about to come back: on a busy machine that takes it
+        more than ten seconds, in which Flower may offer it every message.
         `on_reply` is told how many of the messages of a `send_and_receive` have been answered, and of how many.
         """
         self._grid, self._tries, self._pause, self._on_reply = grid, tries, pause, on_reply
+        self._restarting = max(tries, restarting)
         self._sent: dict[str, Message] = {}
         self._now: dict[str, str] = {}
         self._victims: dict[str, Message] = {}
@@ -112,7 +115,8 @@ class RetryGrid(Grid):
 
     def _send_again(self, originals: set[str]) -> list[Message]:
         """Send messages once more, or give up on them and hand out their errors."""
-        if self._barren >= self._tries:
+        coming_back = any(_is_restarting(self._victims[original]) for original in originals)
+        if self._barren >= (self._restarting if coming_back else self._tries):
             self._barren = 0
             return [self._settle(original, self._victims[original]) for original in sorted(originals)]
         if self._barren:
@@ -129,11 +133,10 @@ class RetryGrid(Grid):
         """Whether a message failed without being handled, because its worker had died before."""
         if not reply.has_error() or reply.error.code != ErrorCode.UNKNOWN:
             return False
-        reason = reply.error.reason or ""
-        if "The actor is restarting" in reason:
+        if _is_restarting(reply):
             return True
         # A worker that is not restarted fails all messages with the same words: the first is the one it died of.
-        worker = re.search(r"actor_id: (\w+)", reason)
+        worker = re.search(r"actor_id: (\w+)", reply.error.reason or "")
         if worker is None:
             return False
         known = worker[1] in self._dead
@@ -148,6 +151,11 @@ class RetryGrid(Grid):
         self._sent.pop(original, None)
         self._now.pop(original, None)
         self._victims.pop(original, None)
+
+
+def _is_restarting(reply: Message) -> bool:
+    """Whether a message failed because its worker is about to come back."""
+    return "The actor is restarting" in (reply.error.reason or "")
 
 
 def _again(message: Message) -> Message:

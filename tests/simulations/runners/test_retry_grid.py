@@ -48,9 +48,9 @@ class Fragile(LocalGrid):
         return failed
 
 
-def exchange(below: Fragile, tries: int = 3) -> dict[int, bool]:
+def exchange(below: Fragile, tries: int = 3, restarting: int = 0) -> dict[int, bool]:
     """Ask every partition in order, and tell which answered."""
-    grid = RetryGrid(below, tries=tries, pause=0.0)
+    grid = RetryGrid(below, tries=tries, pause=0.0, restarting=restarting)
     messages = [Message(RecordDict(), node, "train") for node in below.partition]
     ids = grid.push_messages(messages)
     pending, answers = set(ids), dict[str, bool]()
@@ -79,6 +79,15 @@ def test_it_gives_up_when_nobody_answers_any_more() -> None:
     below = Fragile(lambda partition, attempt: RESTARTING)
     assert exchange(below, tries=4) == {0: False, 1: False, 2: False}
     assert below.sent == {0: 5, 1: 5, 2: 5}
+
+
+def test_it_waits_longer_for_a_worker_that_is_coming_back_than_for_one_that_died() -> None:
+    below = Fragile(lambda partition, attempt: RESTARTING if partition == 1 and attempt <= 50 else None)
+    assert exchange(below, restarting=60) == {0: True, 1: True, 2: True}
+    assert below.sent == {0: 1, 1: 51, 2: 1}
+    dead = Fragile(lambda partition, attempt: DIED.format("ab"))
+    assert exchange(dead, restarting=60) == {0: False, 1: False, 2: False}
+    assert dead.sent == {0: 1, 1: 4, 2: 4}
 
 
 @pytest.mark.parametrize("reason", ["ValueError: an error that Flower has no code for", ""])
