@@ -138,24 +138,15 @@ class MdGan(SharedGenerator):
     ) -> None:
         """One round trip with the clients, at the other end of messages or in this process."""
         began = time.perf_counter()
-        self._call(grid, playing, contents, accept)
-        self.waited += time.perf_counter() - began
-
-    def _call(
-        self,
-        grid: Grid,
-        playing: Mapping[int, Any],
-        contents: dict[int, RecordDict],
-        accept: Callable[[int, RecordDict], None],
-    ) -> None:
         if self.config.gan.engine == "messages":
             self._exchange(grid, contents, "train.feedback", accept)
-            return
-        for client, content in contents.items():
-            with threads(self.config.federation.client_threads):
-                reply = playing[client].answer(content)
-            self._count(client, content, reply)
-            self._admit(client, partial(accept, client, reply))
+        else:
+            for client, content in contents.items():
+                with threads(self.config.federation.client_threads):
+                    reply = playing[client].answer(content)
+                self._count(client, content, reply)
+                self._admit(client, partial(accept, client, reply))
+        self.waited += time.perf_counter() - began
 
     def _close_here(self, playing: Mapping[int, Any]) -> None:
         """End the round of clients in this process, as their answers to messages would."""
