@@ -26,7 +26,12 @@ with warnings.catch_warnings():
     import flwr.clientapp
     import flwr.serverapp  # noqa: F401
 
+import hypothesis
 import pytest
+
+# How long an example takes depends on what else runs.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture

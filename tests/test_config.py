@@ -130,7 +130,7 @@ def test_every_default_lies_within_its_own_range() -> None:
         assert Config.from_flat({name: value}) == Config()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(configs())
 def test_settings_survive_flowers_run_config(config: Config) -> None:
     flower = config.to_flower()
@@ -140,7 +140,7 @@ def test_settings_survive_flowers_run_config(config: Config) -> None:
     assert all(type(value).__name__ == SPECS[name.replace("-", "_")].type for name, value in flower.items())
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_value_of_the_wrong_type_is_refused(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(SPECS)))
@@ -150,7 +150,7 @@ def test_a_value_of_the_wrong_type_is_refused(data: st.DataObject) -> None:
     assert error.value is value
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_number_out_of_range_is_refused(data: st.DataObject) -> None:
     spec = SPECS[data.draw(st.sampled_from(RANGED))]
@@ -178,7 +178,7 @@ def test_the_ends_of_a_range_are_part_of_it_unless_it_is_open(name: str) -> None
             assert Config.from_flat(NEEDED.get(name, {}) | {name: kind(end)})
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.sampled_from(CHOICES), st.text(max_size=12))
 def test_an_unknown_choice_is_refused_with_those_there_are(name: str, value: str) -> None:
     spec = SPECS[name]

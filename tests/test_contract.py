@@ -27,7 +27,7 @@ def bad(upload: Upload, contract: UploadContract = CONTRACT) -> str:
     return str(caught.value)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["cosine", "linear", "sigmoid"]),
     st.integers(0, 100),
@@ -70,7 +70,7 @@ def test_another_shape_or_type_is_refused(x_k: np.ndarray[Any, Any]) -> None:
     assert line == f"`upload.x_k` must be float32 of shape {SHAPE}, not {x_k.dtype} {x_k.shape}"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["float16", "float32"]),
     st.integers(0, 15),
@@ -140,7 +140,6 @@ def test_labels_that_are_missing_or_of_another_kind_are_refused(labels: np.ndarr
     assert bad(replace(an_upload(), labels=labels)) == "`upload.labels` must be int64 of shape (4,)"
 
 
-@settings(deadline=None)
 @given(st.integers(0, 3), st.integers(-(2**63), -1) | st.integers(3, 2**63 - 1))
 def test_a_label_out_of_range_is_refused_wherever_it_is(place: int, value: int) -> None:
     labels = np.zeros(4, np.int64)
@@ -178,7 +177,6 @@ def test_attributes_that_are_missing_or_of_another_kind_are_refused(labels: np.n
     assert bad(replace(an_upload(), labels=labels), TOLD) == "`upload.labels` must be uint8 of shape (4, 3)"
 
 
-@settings(deadline=None)
 @given(st.integers(0, 11), st.integers(2, 255))
 def test_an_attribute_that_is_neither_0_nor_1_is_refused_wherever_it_is(place: int, value: int) -> None:
     labels = ATTRIBUTES.copy()

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from collafuse_flwr.config import Config
@@ -17,7 +17,6 @@ def some(**given: Any) -> Config:
     return Config.from_flat(given)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 500))
 def test_clients_that_start_from_the_backbone_wait_for_it_but_never_to_the_end(num_rounds: int) -> None:
     """It trains alone for 70 % of the rounds, so that the weights taken are worth it, and clients have rounds left."""
@@ -47,7 +46,6 @@ def test_only_a_client_with_part_of_the_chain_takes_the_backbone() -> None:
     assert not any(takes_backbone(some(client_init="random", timesteps=100), cut) for cut in range(101))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 100), st.integers(1, 10**6), st.floats(0.01, 100))
 def test_both_sides_together_do_what_one_ddpm_would(cut: int, num_images: int, epochs: float) -> None:
     config = some(effort="proportional", local_epochs=epochs)
@@ -56,7 +54,6 @@ def test_both_sides_together_do_what_one_ddpm_would(cut: int, num_images: int, e
     assert client == pytest.approx(cut / 100 * epochs * num_images)
 
 
-@settings(deadline=None)
 @given(st.floats(0, 1, exclude_min=True), st.integers(1, 10**6))
 def test_full_effort_trains_a_side_on_every_image_however_small_its_share(share: float, num_images: int) -> None:
     assert updates_per_round(some(effort="full", local_epochs=3.0), num_images, share) == 3.0 * num_images

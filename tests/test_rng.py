@@ -51,7 +51,7 @@ def test_drawing_from_a_stream_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31), st.integers(0, 100))
 def test_neighbouring_streams_are_uncorrelated(seed: int, client: int) -> None:
     """Of 4,096 pairs the correlation has a standard deviation of 1/64."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from collafuse_flwr.config import ENDS, FEDERATED, SPLIT, Config
@@ -20,7 +20,6 @@ def test_one_cut_ratio_serves_all_clients_and_a_list_each_its_own() -> None:
     assert each.cut_steps() == (0, 6, 20)
 
 
-@settings(deadline=None)
 @given(st.floats(0, 1), st.integers(2, 10000))
 def test_the_cut_step_is_the_one_of_the_diffusion_process(ratio: float, timesteps: int) -> None:
     if ratio > 0 and cut_step(ratio, timesteps) == 0:

@@ -49,7 +49,7 @@ def budget(config: Config, num_images: int, cut: int) -> float:
     return config.run.num_rounds * config.train.local_epochs * num_images * share
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(runs())
 def test_a_run_spends_the_budget_within_one_batch(run: tuple[Config, int, int]) -> None:
     config, num_images, cut = run
@@ -61,7 +61,7 @@ def test_a_run_spends_the_budget_within_one_batch(run: tuple[Config, int, int]) 
     assert plans[-1].ledger.owed == pytest.approx(total - done, abs=slack)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(runs())
 def test_no_round_takes_steps_back_or_forgets_updates(run: tuple[Config, int, int]) -> None:
     config, num_images, cut = run
@@ -75,7 +75,7 @@ def test_no_round_takes_steps_back_or_forgets_updates(run: tuple[Config, int, in
         assert plan.ledger.owed + spent == pytest.approx(so_far, rel=1e-6, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(runs())
 def test_a_client_that_waits_for_the_backbone_catches_up_evenly(run: tuple[Config, int, int]) -> None:
     """It owes nothing at the end, and no round after the wait is more than a batch longer than another."""

@@ -116,7 +116,7 @@ def test_a_new_client_has_no_past(tmp_path: Path) -> None:
     assert ClientStore(tmp_path / "nothing").load(before=1) == (Ledger(), {})
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.builds(Ledger, st.integers(1, 999999), st.integers(0, 99), st.floats(0, 1e9), st.integers(0, 99)))
 def test_a_ledger_survives_to_the_last_bit(tmp_path_factory: pytest.TempPathFactory, ledger: Ledger) -> None:
     folder = tmp_path_factory.mktemp("client")
@@ -171,7 +171,7 @@ def test_a_client_that_sat_rounds_out_goes_on_from_its_last(tmp_path: Path) -> N
     assert store.load(before=90)[0].round == 3
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 2_000_000), min_size=1, max_size=6, unique=True))
 def test_only_the_newest_states_are_kept(tmp_path_factory: pytest.TempPathFactory, rounds: list[int]) -> None:
     folder = tmp_path_factory.mktemp("client")

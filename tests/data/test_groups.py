@@ -35,7 +35,7 @@ def indices(partition: Partition) -> torch.Tensor:
     return torch.cat([partition.train, partition.held_out])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(3, 20), min_size=1, max_size=20), num_clients=st.integers(1, 8), seed=st.integers(0, 99)
 )

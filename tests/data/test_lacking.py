@@ -63,7 +63,7 @@ def test_without_restrictions_everything_is_dealt_evenly() -> None:
     assert [images.labels[part].bincount().tolist() for part in parts] == [[15, 5, 10]] * 6
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     counts=st.lists(st.integers(0, 60), min_size=3, max_size=6).filter(lambda counts: sum(counts) > 0),
     num_clients=st.integers(1, 9),

@@ -34,7 +34,7 @@ def same(first: tuple[Partition, ...], second: tuple[Partition, ...]) -> bool:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     kind=st.sampled_from(KINDS),
     counts=st.lists(st.integers(0, 60), min_size=1, max_size=6).filter(lambda counts: sum(counts) > 0),
@@ -113,7 +113,7 @@ def test_by_class_uses_every_class_evenly(each: int, num_clients: int) -> None:
     assert held.sum(0).max() <= -(-each * num_clients // 10)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     counts=st.lists(st.integers(0, 30), min_size=1, max_size=8).filter(lambda counts: sum(counts) >= 3),
     share=st.floats(0.01, 0.9),

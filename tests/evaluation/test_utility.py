@@ -15,7 +15,7 @@ from collafuse_flwr.evaluation import Utility, dataset_score, measure_utility
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(PAIRS)
 def test_utility_is_scikit_learns_over_the_classes_of_the_real_images(pairs: list[tuple[int, int]]) -> None:
     labels, predicted = (np.array(column) for column in zip(*pairs, strict=True))

@@ -84,7 +84,7 @@ class Weighed:
         return full - empty
 
 
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 @given(DIGITS, st.sampled_from([("float32", 4), ("float16", 2), ("bfloat16", 2)]))
 def test_a_batch_costs_gh_and_gt_and_three_times_dh_and_dt_each_way(
     digits: tuple[int, int, int, int], dtype: tuple[str, int]
@@ -132,7 +132,7 @@ def test_the_middle_block_is_the_servers(text: str) -> None:
     Cuts.parse(text).check(deeper)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(DIGITS)
 def test_every_block_is_the_clients_or_the_servers(digits: tuple[int, int, int, int]) -> None:
     cuts, architecture = Cuts(*digits), build_architecture(1, 8, 3, width=2)

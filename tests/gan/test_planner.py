@@ -46,7 +46,7 @@ def brute_force(model: Iteration, least: Cuts) -> float:
     return float(model.seconds(combined.swapaxes(1, 2)).min()) if len(combined) else math.inf
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(NET, NET, DEVICES, st.sampled_from(("paper", "corrected")), st.booleans(), st.booleans())
 def test_it_is_the_best_of_all(
     generator: tuple[BlockCost, ...],

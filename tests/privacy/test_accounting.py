@@ -85,7 +85,7 @@ def test_delta_is_the_largest_gap_of_two_gaussians() -> None:
     assert math.exp(log_delta(eps, mu)) == pytest.approx(float(simulated), abs=5e-3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mu=st.floats(1e-3, 500), delta=st.sampled_from([1e-12, 1e-5, 1e-3, 0.1]))
 def test_epsilon_gives_delta_back_and_is_below_zcdps_bound(mu: float, delta: float) -> None:
     eps = epsilon(mu, delta)

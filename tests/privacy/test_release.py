@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
@@ -51,7 +51,6 @@ def test_the_noise_is_the_same_in_every_process_and_version() -> None:
     assert noise.tolist() == [1.033587098121643, -0.16079410910606384, 1.334125280380249, 1.6862293481826782]
 
 
-@settings(deadline=None)
 @given(SECRETS, INDICES, COPIES)
 def test_the_noise_is_a_function_of_secret_index_and_copy(secret: bytes, index: int, copy: int) -> None:
     first = release_noise(secret, index, copy, SHAPE)
@@ -60,7 +59,6 @@ def test_the_noise_is_a_function_of_secret_index_and_copy(secret: bytes, index: 
     assert np.array_equal(release_noise(secret, index, copy, SHAPE), first)
 
 
-@settings(deadline=None)
 @given(SECRETS, INDICES, COPIES, st.sampled_from(["secret", "index", "copy"]), st.data())
 def test_another_secret_index_or_copy_has_other_noise(
     secret: bytes, index: int, copy: int, changed: str, data: st.DataObject
@@ -195,7 +193,6 @@ ARRAYS = st.tuples(st.integers(0, 2**31), st.floats(-3, 3)).map(
 )
 
 
-@settings(deadline=None)
 @given(ARRAYS)
 def test_int8_is_wrong_by_half_a_step_at_most(x_k: Tensor) -> None:
     upload = encode(x_k, "int8", None)
@@ -207,7 +204,6 @@ def test_int8_is_wrong_by_half_a_step_at_most(x_k: Tensor) -> None:
     assert np.abs(decoded(upload) - x_k.double().numpy()).max() <= upload.scale / 2 * (1 + 1e-4)
 
 
-@settings(deadline=None)
 @given(ARRAYS)
 def test_int8_is_symmetric_and_keeps_order_and_zero(x_k: Tensor) -> None:
     x_k[0, 0, 0, 0] = 0
@@ -225,7 +221,6 @@ def test_an_upload_of_zeros_is_zeros() -> None:
     assert upload.scale > 0
 
 
-@settings(deadline=None)
 @given(ARRAYS)
 def test_float16_keeps_11_bits_and_float32_all(x_k: Tensor) -> None:
     exact, half = encode(x_k, "float32", None), encode(x_k, "float16", None)

@@ -75,7 +75,7 @@ def test_everything_is_taken_up_again(tmp_path: Path) -> None:
     assert list(resumed.hellos) == list(journal.hellos), "in the same order"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(0, 1e9), st.sets(st.integers(0, 999)), st.floats())
 def test_numbers_are_taken_up_to_the_last_bit(
     tmp_path_factory: pytest.TempPathFactory, credit: float, initialised: set[int], loss: float

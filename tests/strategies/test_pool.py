@@ -136,7 +136,7 @@ def test_a_new_upload_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     assert len(held) == 12 * (4 + 18)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 99)), max_size=8), st.integers(0, 8))
 def test_puts_and_restarts_in_any_order_lose_nothing(
     tmp_path_factory: pytest.TempPathFactory, puts: list[tuple[int, int]], restart: int

@@ -96,7 +96,7 @@ def test_messages_without_tensors_survive() -> None:
     assert same(reply.weights, WEIGHTS)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.sampled_from(("float16", "bfloat16")), st.integers(-149, 127))
 def test_no_power_of_two_is_lost_in_sixteen_bits(dtype: str, power: int) -> None:
     """From the smallest number above 0 to the largest, gradients included."""

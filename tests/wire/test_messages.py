@@ -109,7 +109,7 @@ def test_a_train_request_survives(want_upload: bool, backbone: dict[str, torch.T
         assert torch.equal((back.weights() or {})[name], value)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.builds(Hello, *[st.integers(-(2**62), 2**62)] * 8))
 def test_a_hello_survives(hello: Hello) -> None:
     assert unpack_hello(sent(pack_numbers(hello))) == hello
@@ -119,13 +119,13 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
 COUNT = st.integers(0, 2**62)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.builds(TrainNumbers, FINITE, COUNT, COUNT, FINITE, COUNT))
 def test_the_numbers_of_training_survive(numbers: TrainNumbers) -> None:
     assert unpack_train_reply(sent(pack_train_reply(TrainReply(numbers)))) == TrainReply(numbers, None)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.builds(EvaluateReply, COUNT, FINITE, FINITE, FINITE, COUNT, COUNT, FINITE | st.just(math.inf), COUNT))
 def test_an_evaluation_survives_with_infinite_bits(reply: EvaluateReply) -> None:
     assert unpack_evaluate_reply(sent(pack_numbers(reply))) == reply
@@ -153,7 +153,6 @@ def test_a_hand_over_survives_and_can_be_written_to(labels: torch.Tensor | None)
     back.x_k.zero_()
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_a_refusal_survives(reason: str) -> None:
     assert unpack_refusal(sent(pack_refusal(Refusal(reason)))) == Refusal(reason)

@@ -46,7 +46,7 @@ EXTRA: dict[str, Callable[[], ArrayRecord | MetricRecord | ConfigRecord]] = {
 }
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.sampled_from(sorted(REPLIES)), st.sampled_from(sorted(EXTRA)), st.text(min_size=1, max_size=12))
 def test_no_reply_may_hold_another_record(kind: str, extra: str, name: str) -> None:
     pack, unpack = REPLIES[kind]
@@ -78,7 +78,7 @@ def test_an_upload_without_its_arrays_is_refused(missing: str) -> None:
         unpack_train_reply(sent(RecordDict({**content, "upload": ArrayRecord(arrays)})))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.text(min_size=1, max_size=12).filter(lambda name: name not in ("x_k", "scale", "labels")))
 def test_an_upload_with_another_array_is_refused(name: str) -> None:
     content = pack_train_reply(TrainReply(NUMBERS, an_upload()))
@@ -137,7 +137,7 @@ def test_a_missing_number_is_refused(name: str) -> None:
         unpack_numbers(RecordDict({"numbers": MetricRecord(values)}), TrainNumbers)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.text(max_size=12).filter(lambda name: name not in asdict(NUMBERS)))
 def test_a_number_too_many_is_refused(name: str) -> None:
     with pytest.raises(UploadError, match=r"^`numbers` must hold exactly "):

@@ -13,9 +13,11 @@ from collafuse_flwr.errors import DataError, SettingError
 from simulations.runners import ray as runner
 from simulations.runners.processes import descendants
 from simulations.runners.ray import run_ray
+from simulations.runners.resources import machine
 
 WriteApps = Callable[[str, str], str]
-CONFIG = Config.from_flat({"num_supernodes": 6, "client_num_cpus": 0.5, "output": "out"})
+#: Two workers.
+CONFIG = Config.from_flat({"num_supernodes": 6, "client_num_cpus": machine()[0] / 2, "output": "out"})
 
 pytestmark = [
     # Ray opens sockets, files and processes that it leaves to the garbage collector.
@@ -43,21 +45,25 @@ def train(message, context):
         os._exit(1)
     time.sleep(0.1)
     who = {"id": partition, "cut": context.run_config["cut-ratio"], "process": os.getpid()}
+    who["priority"] = os.getpriority(os.PRIO_PROCESS, 0)
     return Message(RecordDict({"who": ConfigRecord(who)}), reply_to=message)
 
 @server.main()
 def main(grid, context):
     grid = RetryGrid(grid)
     ids = nodes(grid, context)
-    lines, reasons = [], []
+    lines, reasons, priorities = [], [], set()
     for round_ in (1, 2, 3):
         replies = ask(grid, ids, round_)
         good = [reply.content["who"] for reply in replies if reply.has_content()]
         assert all(who["cut"] == context.run_config["cut-ratio"] and who["process"] != os.getpid() for who in good)
         lines.append(f"{sorted(who['id'] for who in good)} {[r.error.code for r in replies if r.has_error()]}")
+        priorities |= {who["priority"] for who in good}
         reasons.append(f"{round_}: {[r.error.reason for r in replies if r.has_error()]}")
     Path("seen").write_text("\\n".join(lines))
     Path("reasons").write_text("\\n".join(reasons))
+    # A worker that gives way to everything else starves on a busy machine.
+    assert priorities == {os.getpriority(os.PRIO_PROCESS, 0)}
 """,
     )
     before, path = descendants(os.getpid()), os.environ.get("PYTHONPATH")
