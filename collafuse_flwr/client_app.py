@@ -10,18 +10,18 @@ from typing import TypeVar
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from collafuse_flwr.client import make_client
 from collafuse_flwr.client.collafuse import CollaFuseClient
+from collafuse_flwr.client.factory import make_client, make_simulated_client
 from collafuse_flwr.client.huscf_gan import HuscfGanClient
 from collafuse_flwr.client.mdgan import MdGanClient
-from collafuse_flwr.client.store import ClientStore
-from collafuse_flwr.config import GANS, Config
-from collafuse_flwr.data import single_client
-from collafuse_flwr.errors import SettingError, UserError
-from collafuse_flwr.folders import client_folder, run_folder
-from collafuse_flwr.runtime import threads
-from collafuse_flwr.simulated import simulated_client
-from collafuse_flwr.wire import Refusal, pack_numbers, pack_refusal
+from collafuse_flwr.client.state_store import ClientStore
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.sections import GANS
+from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.core.runtime import threads
+from collafuse_flwr.data.federated import load_client_data
+from collafuse_flwr.runs.run_layout import client_folder, run_folder
+from collafuse_flwr.wire.codec import ClientError, pack_client_error, pack_numbers
 
 C = TypeVar("C", bound=CollaFuseClient)
 
@@ -29,9 +29,9 @@ app = ClientApp()
 
 
 @app.query("hello")
-def hello(message: Message, context: Context) -> Message:
+def client_info(message: Message, context: Context) -> Message:
     """Introduce this client."""
-    return _answer(message, context, lambda client: pack_numbers(client.hello()))
+    return _answer(message, context, lambda client: pack_numbers(client.client_info()))
 
 
 @app.train()
@@ -71,14 +71,14 @@ def _answer(message: Message, context: Context, act: Callable[[CollaFuseClient],
         with threads(config.federation.client_threads):
             content = act(_client(config, context))
     except UserError as error:
-        content = pack_refusal(Refusal(_tell(error, context)))
+        content = pack_client_error(ClientError(_tell(error, context)))
     return Message(content, reply_to=message)
 
 
 def _of(client: CollaFuseClient, kind: type[C]) -> C:
     """The client, if it is of the kind that a message is for."""
     if not isinstance(client, kind):
-        raise UserError(f"`strategy` = {client.process.config.run.strategy} has no such message")
+        raise UserError(f"`strategy` = {client.setup.config.run.strategy} has no such message")
     return client
 
 
@@ -106,9 +106,9 @@ def _client(config: Config, context: Context) -> CollaFuseClient:
     folder = client_folder(run_folder(config, context.run_id), client)
     folder = Path(str(node["state-path"])) if "state-path" in node else folder
     if "data-path" not in node:
-        return simulated_client(config, client, folder)
+        return make_simulated_client(config, client, folder)
     store = ClientStore(folder)
     if config.run.strategy in GANS and config.gan.engine == "fused":
         raise SettingError("engine", "fused", "messages where clients hold images of their own")
-    data = single_client(config.data, config.run.seed, str(node["data-path"]), str(store.folder / "decoded"))
+    data = load_client_data(config.data, config.run.seed, str(node["data-path"]), str(store.folder / "decoded"))
     return make_client(config, client, data, store, seeded_secret=False)

@@ -9,15 +9,17 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from collafuse_flwr.artifacts import open_run, print_summary, summarise
-from collafuse_flwr.config import Config
-from collafuse_flwr.errors import SettingError
-from collafuse_flwr.evaluation import pretrained_networks
-from collafuse_flwr.folders import client_folder, run_folder
-from collafuse_flwr.grid import RetryGrid
-from collafuse_flwr.progress import Progress
-from collafuse_flwr.runtime import threads
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.progress import Progress
+from collafuse_flwr.core.runtime import threads
+from collafuse_flwr.evaluation.pretrained import pretrained_networks
+from collafuse_flwr.runs.console import print_summary
+from collafuse_flwr.runs.run_dir import open_run
+from collafuse_flwr.runs.run_layout import client_folder, run_folder
+from collafuse_flwr.runs.summary import summarize_run
 from strategies import make_strategy
+from strategies.retry_grid import RetryGrid
 
 app = ServerApp()
 
@@ -41,19 +43,19 @@ def main(grid: Grid, context: Context) -> None:
     with Progress(config.run.quiet) as progress:
         patient = RetryGrid(grid, on_reply=lambda done, asked: progress.step("clients", done, asked))
         strategy = make_strategy(config, folder, progress, lambda client: _simulated(config, folder, client))
-        arrays = strategy.join(patient)
+        arrays = strategy.connect(patient)
         strategy.start(patient, arrays, strategy.rounds_left, config.federation.round_timeout)
         strategy.save()
         progress.say("measuring the samples ...")
         # One thread: small classifiers gain nothing from more, and so the figures do not depend on the machine.
         with threads(1):
-            summary = summarise(folder)
+            summary = summarize_run(folder)
     print_summary(summary, folder, progress.console)
 
 
 def _simulated(config: Config, folder: Path, client: int) -> Any:
     """A client of a simulation, for a strategy that may do without messages."""
     # Slow to import, and most runs need it not.
-    from collafuse_flwr.simulated import simulated_client  # noqa: PLC0415
+    from collafuse_flwr.client.factory import make_simulated_client  # noqa: PLC0415
 
-    return simulated_client(config, client, client_folder(folder, client))
+    return make_simulated_client(config, client, client_folder(folder, client))

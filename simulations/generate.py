@@ -18,22 +18,23 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from collafuse_flwr.artifacts import read_config, save_grid, save_picture
-from collafuse_flwr.config import Config, check_guidance
-from collafuse_flwr.errors import SettingError
-from collafuse_flwr.files import write_json
-from collafuse_flwr.folders import client_folder
-from collafuse_flwr.process import Process
-from collafuse_flwr.rng import stream
-from collafuse_flwr.wire import Hello
-from simulations.asked import check_whole_numbers, folders
-from simulations.entry import entry
-from simulations.finished import load_trained, refuse_gan
-from strategies.journal import Journal
+from collafuse_flwr.config.config import Config, check_guidance
+from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.diffusion.setup import DiffusionSetup
+from collafuse_flwr.runs.figures import save_grid, save_picture
+from collafuse_flwr.runs.history import History
+from collafuse_flwr.runs.loaded_run import load_trained, refuse_gan
+from collafuse_flwr.runs.run_dir import read_config
+from collafuse_flwr.runs.run_layout import client_folder
+from collafuse_flwr.wire.collafuse import ClientInfo
+from simulations.cli import entry
+from simulations.cli_args import check_whole_numbers, folders
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerateRequest:
     """What to generate.
 
     `label` is a class or -1, `attributes` the names of those that an image is to have; without either, labels come as
@@ -50,7 +51,7 @@ class Request:
     output: Path
 
     @classmethod
-    def of(cls, settings: dict[str, Any]) -> Request:
+    def of(cls, settings: dict[str, Any]) -> GenerateRequest:
         """Check the settings.
 
         Raises:
@@ -74,7 +75,7 @@ class Request:
         )
 
 
-def generate(request: Request) -> Path:
+def generate(request: GenerateRequest) -> Path:
     """Generate images by collaboration of the backbone and one client's denoiser; the folder they are in.
 
     Raises:
@@ -89,11 +90,11 @@ def generate(request: Request) -> Path:
         raise SettingError("client", request.client, f"0..{config.run.num_supernodes - 1}, the clients of the run")
     guidance = config.evaluation.guidance if request.guidance is None else request.guidance
     check_guidance(config, guidance)
-    journal = Journal(request.run)
-    if journal.load() is None or not (client_folder(request.run, request.client) / "samples.safetensors").is_file():
+    history = History(request.run)
+    if history.load() is None or not (client_folder(request.run, request.client) / "samples.safetensors").is_file():
         raise SettingError("run", str(request.run), "the folder of a run that has reached its last round")
-    hello = journal.hellos[request.client]
-    images, classes = _sample(request, guidance, Process.of(config), hello)
+    client_info = history.client_infos[request.client]
+    images, classes = _sample(request, guidance, DiffusionSetup.of(config), client_info)
     width = len(str(len(images) - 1))
     for index, image in enumerate(images):
         suffix = f"-class-{int(classes[index])}" if classes is not None else ""
@@ -102,7 +103,7 @@ def generate(request: Request) -> Path:
     described = {
         "run": str(request.run),
         "client": request.client,
-        "cut_step": hello.cut_step,
+        "cut_step": client_info.cut_step,
         "seed": request.seed,
         "num_images": len(images),
         "label": request.label,
@@ -113,25 +114,30 @@ def generate(request: Request) -> Path:
     return request.output
 
 
-def _sample(request: Request, guidance: float, process: Process, hello: Hello) -> tuple[Tensor, Tensor | None]:
+def _sample(
+    request: GenerateRequest, guidance: float, setup: DiffusionSetup, client_info: ClientInfo
+) -> tuple[Tensor, Tensor | None]:
     """Both halves of the chain, from noise to images in [-1, 1]; and their classes, if they were asked for."""
-    client, config = request.client, process.config
+    client, config = request.client, setup.config
     own = client_folder(request.run, client)
-    shape = hello.channels, hello.size, hello.num_classes, hello.num_attributes
+    shape = client_info.channels, client_info.size, client_info.num_classes, client_info.num_attributes
     name = (request.seed, "generate", client)
-    labels = _labels(request, config, own / "samples.safetensors", stream(*name, "labels"))
-    x = torch.randn((request.num_images, hello.channels, hello.size, hello.size), generator=stream(*name, "x_T"))
-    if hello.cut_step < hello.timesteps:
-        backbone = load_trained(process.backbone(*shape), request.run / "server" / "backbone")
+    labels = _labels(request, config, own / "samples.safetensors", named_generator(*name, "labels"))
+    x = torch.randn(
+        (request.num_images, client_info.channels, client_info.size, client_info.size),
+        generator=named_generator(*name, "x_T"),
+    )
+    if client_info.cut_step < client_info.timesteps:
+        backbone = load_trained(setup.backbone(*shape), request.run / "server" / "backbone")
         conditions = labels if config.shares_labels() else None
-        x = process.reverse(backbone, x, process.server_grid(hello.cut_step), conditions, (*name, "server"), guidance)
-    if hello.cut_step:
-        denoiser = load_trained(process.denoiser(client, *shape), own / "denoiser")
-        x = process.reverse(denoiser, x, process.client_grid(hello.cut_step), labels, (*name, "client"), guidance)
+        x = setup.sample(backbone, x, setup.server_grid(client_info.cut_step), conditions, (*name, "server"), guidance)
+    if client_info.cut_step:
+        denoiser = load_trained(setup.denoiser(client, *shape), own / "denoiser")
+        x = setup.sample(denoiser, x, setup.client_grid(client_info.cut_step), labels, (*name, "client"), guidance)
     return x.clamp(-1, 1), labels if config.model.condition == "classes" else None
 
 
-def _labels(request: Request, config: Config, samples: Path, generator: torch.Generator) -> Tensor | None:
+def _labels(request: GenerateRequest, config: Config, samples: Path, generator: torch.Generator) -> Tensor | None:
     """What each image is conditioned on: what was asked for, or drawn from the run's own samples of the client."""
     condition = config.model.condition
     if request.label >= 0 and condition != "classes":
@@ -157,7 +163,7 @@ def _labels(request: Request, config: Config, samples: Path, generator: torch.Ge
 
 
 def _act(settings: DictConfig) -> None:
-    request = Request.of(cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True)))
+    request = GenerateRequest.of(cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True)))
     print(f"Images and their grid are in {generate(request)}")
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from collafuse_flwr.artifacts import Holdings
-from collafuse_flwr.config import Config
-from collafuse_flwr.data import federation_data
-from collafuse_flwr.errors import SettingError
-from simulations.entry import entry, fresh_folder
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.data.federated import federation_data
+from collafuse_flwr.runs.label_distribution import LabelDistribution
+from simulations.cli import entry, fresh_folder
 from simulations.run import configured, usage
 
 
@@ -30,7 +30,7 @@ def partition(config: Config) -> Path:
     if folder.exists() and not folder.is_dir():
         raise SettingError("output", str(folder), "a folder")
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
-    holdings = Holdings.of(data)
+    holdings = LabelDistribution.of(data)
     holdings.write(folder / "partition.csv")
     holdings.draw(folder / "partition.png", f"{config.data.dataset}, {config.data.partition}")
     holdings.show(Console(highlight=False))

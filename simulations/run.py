@@ -10,19 +10,22 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from collafuse_flwr.artifacts import read_config
-from collafuse_flwr.client.cut import unit_of
-from collafuse_flwr.config import GANS, Config, setting_help
-from collafuse_flwr.data import federation_data, num_attributes, to_model_space
-from collafuse_flwr.duration import last_cut
-from collafuse_flwr.evaluation import pretrained_networks
-from collafuse_flwr.gan.choice import cuts_of
-from collafuse_flwr.gan.settings import architecture_of
-from collafuse_flwr.privacy.choice import choose_cut
-from collafuse_flwr.process import Process
+from collafuse_flwr.client.cut_selection import work_unit
+from collafuse_flwr.config.config import Config, setting_help
+from collafuse_flwr.config.sections import GANS
+from collafuse_flwr.data.conditioning import num_attributes
+from collafuse_flwr.data.federated import federation_data
+from collafuse_flwr.data.images import normalize
+from collafuse_flwr.diffusion.cost_model import largest_cut_within_time
+from collafuse_flwr.diffusion.setup import DiffusionSetup
+from collafuse_flwr.evaluation.pretrained import pretrained_networks
+from collafuse_flwr.gan.build import build_gan_architecture
+from collafuse_flwr.gan.planning.cut_selection import select_cuts
+from collafuse_flwr.privacy.cut_selection import choose_cut
+from collafuse_flwr.runs.run_dir import read_config
 from simulations import runners
-from simulations.attack.request import attack_run, check_attack, default_request
-from simulations.entry import entry, fresh_folder
+from simulations.attack.run import attack_run, check_attack, default_request
+from simulations.cli import entry, fresh_folder
 
 
 def run(config: Config) -> None:
@@ -46,24 +49,24 @@ def preflight(config: Config) -> None:
         UserError: there is one.
     """
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
-    process, (_, channels, size, _) = Process.of(config), data.images.images.shape
+    setup, (_, channels, size, _) = DiffusionSetup.of(config), data.images.images.shape
     told = data.images.num_classes, num_attributes(config, data.images)
     if config.run.strategy in GANS:
-        cuts_of(config, architecture_of(config, channels, size, told[0]))
+        select_cuts(config, build_gan_architecture(config, channels, size, told[0]))
     else:
-        process.backbone(channels, size, *told)
-        process.denoiser(0, channels, size, *told)
+        setup.backbone(channels, size, *told)
+        setup.denoiser(0, channels, size, *told)
     pretrained_networks(config.evaluation)
     if config.run.attack:
         check_attack(config, data)
     target = config.cut_target()
     if target is not None and target[0] in {"cut_snr_db", "cut_epsilon"}:
         # Any images do: these targets do not depend on them. For the others every client finds its own cut.
-        choose_cut(config, process.schedule, to_model_space(data.images.images[:2]), 0)
+        choose_cut(config, setup.schedule, normalize(data.images.images[:2]), 0)
     if config.split.cut_seconds:
-        unit = unit_of(process, data.images)
+        unit = work_unit(setup, data.images)
         for client, own in enumerate(data.partitions):
-            last_cut(config, unit, len(own.train), client)
+            largest_cut_within_time(config, unit, len(own.train), client)
 
 
 def configured(settings: DictConfig) -> Config:

@@ -10,16 +10,23 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-from collafuse_flwr.contract import UploadContract, check_upload
-from collafuse_flwr.effort import init_round, takes_backbone, updates_per_round
-from collafuse_flwr.rng import stream
-from collafuse_flwr.wire import HandOver, Hello, TrainRequest, pack_hand_over, pack_train_request, unpack_train_reply
-from strategies.backbone import Backbone, ServerWork
-from strategies.federation import Federation
-from strategies.pool import Pool
+from collafuse_flwr.config.training_budget import client_start_round, starts_from_backbone, updates_per_round
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.runs.upload_buffer import UploadBuffer
+from collafuse_flwr.wire.collafuse import (
+    ClientInfo,
+    SampleHandoff,
+    TrainRequest,
+    pack_handoff,
+    pack_train_request,
+    unpack_train_reply,
+)
+from collafuse_flwr.wire.validation import UploadSpec, check_upload
+from strategies.base import BaseStrategy
+from strategies.server_model import Backbone, ServerWork
 
 
-class CollaFuse(Federation, Strategy):
+class CollaFuse(BaseStrategy, Strategy):
     """CollaFuse (arXiv 2406.14429) with exact training of the backbone from x_k alone.
 
     The global arrays are the backbone's averaged weights. At c = 0 it is centralised training, at c = 1 local training,
@@ -27,16 +34,16 @@ class CollaFuse(Federation, Strategy):
     """
 
     backbone: Backbone
-    pool: Pool
+    pool: UploadBuffer
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check the uploads, pool them, and train the backbone on the pool for this round's share of the updates."""
-        row = self.journal.rounds[-1]
-        self._gather(replies, self._accept_training)
+        row = self.history.rounds[-1]
+        self._collect_replies(replies, self._accept_training)
         if not row.clients and not len(self.pool):
-            raise self._nobody()
+            raise self._no_contribution_error()
         with self._threads():
             work = self._train_backbone(row.round, self._steps())
         row.server = asdict(work) | {"pool": len(self.pool)}
@@ -46,35 +53,41 @@ class CollaFuse(Federation, Strategy):
         """Write the backbone, with its averaged weights, as a diffusers folder."""
         self.backbone.save(self.folder / "server" / "backbone")
 
-    def _build(self, hello: Hello) -> None:
-        self.backbone = Backbone(self.process, hello.channels, hello.size, hello.num_classes, hello.num_attributes)
-        row = (hello.channels, hello.size, hello.size)
-        device = self.process.runtime.device
+    def _build(self, client_info: ClientInfo) -> None:
+        self.backbone = Backbone(
+            self.setup, client_info.channels, client_info.size, client_info.num_classes, client_info.num_attributes
+        )
+        row = (client_info.channels, client_info.size, client_info.size)
+        device = self.setup.runtime.device
         dtype = self.config.split.upload_dtype
-        self.pool = Pool(self.folder / "server" / "pool", row, dtype, device, hello.num_attributes)
+        self.pool = UploadBuffer(self.folder / "server" / "pool", row, dtype, device, client_info.num_attributes)
 
     def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:
         self.backbone.state.load(tensors)
         self.pool.restore(pool)
 
     def _checkpoint(self) -> tuple[dict[str, Tensor], str]:
-        return self.backbone.state.tensors(), self.pool.describe()
+        return self.backbone.state.state_dict(), self.pool.state_json()
 
     def _arrays(self) -> ArrayRecord:
         return self.backbone.arrays()
 
-    def _begin_with(self, arrays: ArrayRecord) -> None:
-        self.backbone.begin_with(arrays)
+    def _load_initial(self, arrays: ArrayRecord) -> None:
+        self.backbone.load_initial(arrays)
 
-    def _server_flops(self, hello: Hello) -> int:
-        return self.backbone.hand_over_flops(hello.cut_step) if hello.cut_step < hello.timesteps else 0
+    def _server_flops(self, client_info: ClientInfo) -> int:
+        return (
+            self.backbone.sample_to_cut_flops(client_info.cut_step)
+            if client_info.cut_step < client_info.timesteps
+            else 0
+        )
 
     def _train_content(self, client: int, round_: int, arrays: ArrayRecord) -> RecordDict:
         """A request to train; for the upload if the pool lacks it; the backbone goes to those who start from it."""
-        hello = self.members.hellos[client]
-        uploads = hello.cut_step < hello.timesteps
-        begins = takes_backbone(self.config, hello.cut_step) and client not in self.journal.initialised
-        sends = begins and round_ >= init_round(self.config, self.config.run.num_rounds)
+        client_info = self.client_manager.client_infos[client]
+        uploads = client_info.cut_step < client_info.timesteps
+        begins = starts_from_backbone(self.config, client_info.cut_step) and client not in self.history.initialised
+        sends = begins and round_ >= client_start_round(self.config, self.config.run.num_rounds)
         return pack_train_request(
             TrainRequest(
                 round=round_,
@@ -90,30 +103,34 @@ class CollaFuse(Federation, Strategy):
         Raises:
             UploadError: something in it does not fit; nothing of it was used.
         """
-        reply, hello, row = unpack_train_reply(content), self.members.hellos[client], self.journal.rounds[-1]
+        reply, client_info, row = (
+            unpack_train_reply(content),
+            self.client_manager.client_infos[client],
+            self.history.rounds[-1],
+        )
         if reply.upload is not None:
-            check_upload(reply.upload, self._contract(hello))
-            self.pool.put(client, hello.cut_step, reply.upload)
+            check_upload(reply.upload, self._contract(client_info))
+            self.pool.add(client, client_info.cut_step, reply.upload)
         row.clients[str(client)] = asdict(reply.numbers)
-        if takes_backbone(self.config, hello.cut_step) and row.round >= init_round(
+        if starts_from_backbone(self.config, client_info.cut_step) and row.round >= client_start_round(
             self.config, self.config.run.num_rounds
         ):
-            self.journal.initialised.add(client)
+            self.history.initialised.add(client)
 
     def _train_backbone(self, round_: int, steps: int) -> ServerWork:
         return self.backbone.train(self.pool, round_, self.config.run.num_rounds, steps, self.progress)
 
-    def _contract(self, hello: Hello) -> UploadContract:
+    def _contract(self, client_info: ClientInfo) -> UploadSpec:
         split = self.config.split
-        return UploadContract(
-            rows=hello.num_images * split.copies_per_image,
-            channels=hello.channels,
-            size=hello.size,
-            num_classes=hello.num_classes,
+        return UploadSpec(
+            rows=client_info.num_images * split.copies_per_image,
+            channels=client_info.channels,
+            size=client_info.size,
+            num_classes=client_info.num_classes,
             labels=self.config.shares_labels(),
             dtype=split.upload_dtype,
-            alpha_bar=float(self.process.schedule.alpha_bar[hello.cut_step]),
-            num_attributes=hello.num_attributes,
+            alpha_bar=float(self.setup.schedule.alpha_bar[client_info.cut_step]),
+            num_attributes=client_info.num_attributes,
         )
 
     def _steps(self) -> int:
@@ -121,20 +138,20 @@ class CollaFuse(Federation, Strategy):
         if not len(self.pool):
             return 0
         for client in self.pool.shares:
-            hello = self.members.hellos[client]
-            share = 1 - hello.cut_step / hello.timesteps
-            updates = updates_per_round(self.config, hello.num_images, share)
-            self.journal.credit += self.config.train.server_effort * updates
-        steps = int(self.journal.credit // self.config.train.batch_size)
-        self.journal.credit -= steps * self.config.train.batch_size
+            client_info = self.client_manager.client_infos[client]
+            share = 1 - client_info.cut_step / client_info.timesteps
+            updates = updates_per_round(self.config, client_info.num_images, share)
+            self.history.deferred_updates += self.config.train.server_effort * updates
+        steps = int(self.history.deferred_updates // self.config.train.batch_size)
+        self.history.deferred_updates -= steps * self.config.train.batch_size
         return steps
 
     def _evaluate_content(self, client: int, round_: int, count: int, arrays: ArrayRecord) -> tuple[RecordDict, Tensor]:
         """The server's half of generation: samples at the client's cut."""
         name = (self.config.run.seed, "hand over", client, round_)
         labels = self._labels_for(client, count, name)
-        x_k = self.backbone.hand_over(arrays, self.members.hellos[client].cut_step, count, labels, name)
-        return pack_hand_over(HandOver(round_, x_k, labels)), x_k
+        x_k = self.backbone.handoff(arrays, self.client_manager.client_infos[client].cut_step, count, labels, name)
+        return pack_handoff(SampleHandoff(round_, x_k, labels)), x_k
 
     def _labels_for(self, client: int, count: int, name: tuple[int | str, ...]) -> Tensor | None:
         """Labels for a client's samples, as often as among those that it shared; None where none were."""
@@ -143,4 +160,4 @@ class CollaFuse(Federation, Strategy):
         holders = [client] if client in self.pool else sorted(self.pool.shares)
         known = [labels for holder in holders if (labels := self.pool.labels_of(holder)) is not None]
         pooled = torch.cat(known)
-        return pooled[torch.randint(0, len(pooled), (count,), generator=stream(*name, "labels"))]
+        return pooled[torch.randint(0, len(pooled), (count,), generator=named_generator(*name, "labels"))]

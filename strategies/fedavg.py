@@ -13,28 +13,27 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor, nn
 
-from collafuse_flwr.config import Config
-from collafuse_flwr.effort import exchange_rounds
-from collafuse_flwr.networks import save_network
-from collafuse_flwr.parts import part_names, shared_names, uploaded_part
-from collafuse_flwr.progress import Progress
-from collafuse_flwr.rng import stream
-from collafuse_flwr.wire import (
-    HandOver,
-    Hello,
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.training_budget import averaging_rounds
+from collafuse_flwr.core.progress import Progress
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.diffusion.partial_sharing import part_names, shared_names, uploaded_part
+from collafuse_flwr.diffusion.unet import save_network
+from collafuse_flwr.wire.collafuse import ClientInfo, SampleHandoff
+from collafuse_flwr.wire.fedavg import (
     Weights,
-    WeightsHandOver,
+    WeightsHandoff,
     WeightsRequest,
-    pack_weights_hand_over,
+    pack_weights_handoff,
     pack_weights_request,
     unpack_weights_reply,
 )
-from strategies.averaging import Averager
-from strategies.backbone import ServerWork, weights
-from strategies.federation import Federation
+from strategies.aggregation import WeightAggregator
+from strategies.base import BaseStrategy
+from strategies.server_model import ServerWork, weights
 
 
-class FedAverage(Federation, FedAvg):
+class PartialFedAvg(BaseStrategy, FedAvg):
     """Flower's FedAvg over denoisers of the whole chain; also FedProx, USplit, ULatDec and UDec, by `strategy`.
 
     FedProx differs in what clients descend, the others in which weights are shared. In a round that is evaluated the
@@ -46,16 +45,16 @@ class FedAverage(Federation, FedAvg):
     averaged: Weights
 
     def __init__(self, config: Config, folder: Path, progress: Progress) -> None:
-        Federation.__init__(self, config, folder, progress)
+        BaseStrategy.__init__(self, config, folder, progress)
         FedAvg.__init__(self)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check the weights that came and average them."""
-        row, began = self.journal.rounds[-1], time.perf_counter()
+        row, began = self.history.rounds[-1], time.perf_counter()
         self._gather_training(replies, self._accept_training)
-        trained, averaged = self.averager.mean()
+        trained, averaged = self.aggregator.mean()
         self.shared |= trained
         self.averaged = self.shared | averaged
         row.server = asdict(ServerWork(math.nan, 0, 0, time.perf_counter() - began, 0)) | {"pool": 0}
@@ -66,19 +65,21 @@ class FedAverage(Federation, FedAvg):
         if self.averaged.keys() == self.network.state_dict().keys():
             self.network.load_state_dict(self.averaged)
             folder = self.folder / "server" / "backbone"
-            save_network(self.network, folder, self.process.schedule, self.process.objective.prediction)
+            save_network(self.network, folder, self.setup.schedule, self.setup.objective.prediction)
 
-    def _build(self, hello: Hello) -> None:
-        self.network = self.process.denoiser(0, hello.channels, hello.size, hello.num_classes, hello.num_attributes)
+    def _build(self, client_info: ClientInfo) -> None:
+        self.network = self.setup.denoiser(
+            0, client_info.channels, client_info.size, client_info.num_classes, client_info.num_attributes
+        )
         whole = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
         self.shared = {name: whole[name] for name in shared_names(self.config.run.strategy, whole)}
         self.averaged = dict(self.shared)
-        self.averager = Averager(self, self.shared)
-        sizes = [own.num_images for own in self.members.hellos.values()]
-        values = hello.channels * hello.size**2
+        self.aggregator = WeightAggregator(self, self.shared)
+        sizes = [own.num_images for own in self.client_manager.client_infos.values()]
+        values = client_info.channels * client_info.size**2
         per_client = sum(sizes) / len(sizes)
-        self.exchanges = exchange_rounds(
-            self.config, per_client, values, _bytes(self.shared), _bytes(whole), hello.num_attributes
+        self.exchanges = averaging_rounds(
+            self.config, per_client, values, _bytes(self.shared), _bytes(whole), client_info.num_attributes
         )
 
     def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:
@@ -92,7 +93,7 @@ class FedAverage(Federation, FedAvg):
     def _arrays(self) -> ArrayRecord:
         return ArrayRecord(self.shared)
 
-    def _begin_with(self, arrays: ArrayRecord) -> None:
+    def _load_initial(self, arrays: ArrayRecord) -> None:
         self.shared |= weights(arrays)
 
     def _train_content(self, client: int, round_: int, arrays: ArrayRecord) -> RecordDict:
@@ -108,7 +109,7 @@ class FedAverage(Federation, FedAvg):
         """Which part a client is to send after a round, and whether its averaged weights too."""
         if round_ not in self.exchanges:
             return "none", False
-        return uploaded_part(self.config.run.strategy, client, round_), self._evaluates(round_)
+        return uploaded_part(self.config.run.strategy, client, round_), self._is_eval_round(round_)
 
     def _accept_training(self, client: int, content: RecordDict) -> None:
         """Take in one client's reply.
@@ -116,20 +117,20 @@ class FedAverage(Federation, FedAvg):
         Raises:
             UploadError: something in it does not fit; nothing of it was used.
         """
-        reply, row = unpack_weights_reply(content), self.journal.rounds[-1]
+        reply, row = unpack_weights_reply(content), self.history.rounds[-1]
         part, want_averaged = self._part(client, row.round)
         names = part_names(self.shared, part)
-        self.averager.check(reply, names, want_averaged)
-        self.averager.put(client, self.members.hellos[client].num_images, reply)
+        self.aggregator.check(reply, names, want_averaged)
+        self.aggregator.add(client, self.client_manager.client_infos[client].num_images, reply)
         row.clients[str(client)] = asdict(reply.numbers)
 
     def _evaluate_content(self, client: int, round_: int, count: int, arrays: ArrayRecord) -> tuple[RecordDict, Tensor]:
         """Noise x_T to start from, and the averaged weights, unless nothing was ever exchanged."""
-        hello = self.members.hellos[client]
-        generator = stream(self.config.run.seed, "hand over", client, round_, "x_T")
-        x_t = torch.randn((count, hello.channels, hello.size, hello.size), generator=generator)
+        client_info = self.client_manager.client_infos[client]
+        generator = named_generator(self.config.run.seed, "hand over", client, round_, "x_T")
+        x_t = torch.randn((count, client_info.channels, client_info.size, client_info.size), generator=generator)
         averaged = self.averaged if self.exchanges else {}
-        return pack_weights_hand_over(WeightsHandOver(HandOver(round_, x_t), averaged)), x_t
+        return pack_weights_handoff(WeightsHandoff(SampleHandoff(round_, x_t), averaged)), x_t
 
 
 def _bytes(held: Weights) -> int:

@@ -10,16 +10,19 @@ from dataclasses import asdict
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from collafuse_flwr.contract import check_weights
 from collafuse_flwr.gan.aggregation import Own, aggregate
-from collafuse_flwr.gan.blocks import NETS, by_block, joined
-from collafuse_flwr.gan.whole import WholeGan
-from collafuse_flwr.wire import GanRequest, Hello, Weights, pack_gan_request, unpack_close_reply
-from strategies.backbone import ServerWork, weights
-from strategies.shared_generator import SharedGenerator
+from collafuse_flwr.gan.fedgan import UnsplitGan
+from collafuse_flwr.gan.networks import NETS, flatten_blocks, group_by_block
+from collafuse_flwr.wire.collafuse import ClientInfo
+from collafuse_flwr.wire.fedavg import Weights
+from collafuse_flwr.wire.gan import GanWorkRequest, pack_gan_work_request
+from collafuse_flwr.wire.split_gan import unpack_end_round_reply
+from collafuse_flwr.wire.validation import check_weights
+from strategies.gan_base import GanStrategy
+from strategies.server_model import ServerWork, weights
 
 
-class FedGan(SharedGenerator):
+class FedGan(GanStrategy):
     """FedGAN (arXiv 2006.07228): generators and discriminators are trained by clients, and averaged.
 
     A round is K batches at every client, from the same weights, and then their mean, weighted by images. K is that of
@@ -32,7 +35,7 @@ class FedGan(SharedGenerator):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check the weights that came and average them."""
-        row, began = self.journal.rounds[-1], time.perf_counter()
+        row, began = self.history.rounds[-1], time.perf_counter()
         self.received: dict[int, Weights] = {}
         self._gather_training(replies, self._accept_training)
         with self._threads():
@@ -42,21 +45,21 @@ class FedGan(SharedGenerator):
 
     def _average(self) -> None:
         """The mean of what came in, sum_i n_i w_i / sum_i n_i; all stays as it is where nothing did."""
-        sizes = {client: self.members.hellos[client].num_images for client in self.received}
+        sizes = {client: self.client_manager.client_infos[client].num_images for client in self.received}
         for net in NETS if sizes else ():
-            own: dict[int, Own] = {client: by_block(blocks, net) for client, blocks in self.received.items()}
+            own: dict[int, Own] = {client: group_by_block(blocks, net) for client, blocks in self.received.items()}
             everyone = dict.fromkeys(sizes, 0)
             means, _ = aggregate(own, {}, cluster_of=everyone, within=sizes, overall=sizes)
-            self.shared |= joined(net, means[min(sizes)])
+            self.shared |= flatten_blocks(net, means[min(sizes)])
         self.received = {}
 
-    def _build(self, hello: Hello) -> None:
-        super()._build(hello)
-        self.shared = WholeGan(self.architecture, self.config.run.seed, self.practice).blocks()
+    def _build(self, client_info: ClientInfo) -> None:
+        super()._build(client_info)
+        self.shared = UnsplitGan(self.architecture, self.config.run.seed, self.optim_config).blocks()
 
     def _train_content(self, client: int, round_: int, arrays: ArrayRecord) -> RecordDict:
         """The shared weights, and the number of batches to train them on."""
-        return pack_gan_request(GanRequest(round_, self._steps(), self.shared))
+        return pack_gan_work_request(GanWorkRequest(round_, self._steps(), self.shared))
 
     def _accept_training(self, client: int, content: RecordDict) -> None:
         """Take in one client's weights.
@@ -64,10 +67,10 @@ class FedGan(SharedGenerator):
         Raises:
             UploadError: they are not those that were asked for.
         """
-        reply = unpack_close_reply(content)
+        reply = unpack_end_round_reply(content)
         check_weights("weights", reply.weights, self.shared)
         self.received[client] = reply.weights
-        self.journal.rounds[-1].clients[str(client)] = asdict(reply.numbers)
+        self.history.rounds[-1].clients[str(client)] = asdict(reply.numbers)
 
     def _generator(self) -> Weights:
         return {name: value for name, value in self.shared.items() if name.startswith("generator.")}
@@ -75,7 +78,7 @@ class FedGan(SharedGenerator):
     def _arrays(self) -> ArrayRecord:
         return ArrayRecord(self.shared)
 
-    def _begin_with(self, arrays: ArrayRecord) -> None:
+    def _load_initial(self, arrays: ArrayRecord) -> None:
         self.shared |= weights(arrays)
 
     def _checkpoint(self) -> tuple[dict[str, Tensor], str]:

@@ -8,21 +8,20 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
-from collafuse_flwr.effort import init_round
-from collafuse_flwr.parts import part_names
-from collafuse_flwr.wire import (
-    Hello,
+from collafuse_flwr.config.training_budget import client_start_round
+from collafuse_flwr.diffusion.partial_sharing import part_names
+from collafuse_flwr.wire.collafuse import ClientInfo, unpack_handoff
+from collafuse_flwr.wire.fedavg import (
     Weights,
-    WeightsHandOver,
+    WeightsHandoff,
     WeightsRequest,
     merge,
-    pack_weights_hand_over,
+    pack_weights_handoff,
     pack_weights_request,
-    split_reply,
-    unpack_hand_over,
+    split_hybrid_reply,
     unpack_weights_reply,
 )
-from strategies.averaging import Averager
+from strategies.aggregation import WeightAggregator
 from strategies.collafuse import CollaFuse
 
 
@@ -41,14 +40,18 @@ class Hybrid(CollaFuse):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """CollaFuse's round, then the mean of what the clients trained."""
         result = super().aggregate_train(server_round, replies)
-        trained, averaged = self.averager.mean()
+        trained, averaged = self.aggregator.mean()
         self.shared, self.averaged = trained or self.shared, averaged or self.averaged
         return result
 
-    def _build(self, hello: Hello) -> None:
-        super()._build(hello)
-        network = self.process.denoiser(0, hello.channels, hello.size, hello.num_classes, hello.num_attributes)
-        self.averager = Averager(FedAvg(), {name: value.cpu() for name, value in network.state_dict().items()})
+    def _build(self, client_info: ClientInfo) -> None:
+        super()._build(client_info)
+        network = self.setup.denoiser(
+            0, client_info.channels, client_info.size, client_info.num_classes, client_info.num_attributes
+        )
+        self.aggregator = WeightAggregator(
+            FedAvg(), {name: value.cpu() for name, value in network.state_dict().items()}
+        )
         self.shared, self.averaged = {}, {}
 
     def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:
@@ -67,23 +70,23 @@ class Hybrid(CollaFuse):
 
     def _part(self, client: int, round_: int) -> tuple[str, bool]:
         """All weights of clients that train in a round, and the averaged ones in a round that is evaluated."""
-        trains = self.members.hellos[client].cut_step > 0 and round_ >= init_round(
+        trains = self.client_manager.client_infos[client].cut_step > 0 and round_ >= client_start_round(
             self.config, self.config.run.num_rounds
         )
-        return ("all", self._evaluates(round_)) if trains else ("none", False)
+        return ("all", self._is_eval_round(round_)) if trains else ("none", False)
 
     def _accept_training(self, client: int, content: RecordDict) -> None:
-        own, shared = split_reply(content)
-        part, want_averaged = self._part(client, self.journal.rounds[-1].round)
-        names = part_names(self.averager.like, part)
+        own, shared = split_hybrid_reply(content)
+        part, want_averaged = self._part(client, self.history.rounds[-1].round)
+        names = part_names(self.aggregator.like, part)
         reply = unpack_weights_reply(shared)
-        self.averager.check(reply, names, want_averaged)
+        self.aggregator.check(reply, names, want_averaged)
         super()._accept_training(client, own)
-        self.averager.put(client, self.members.hellos[client].num_images, reply)
+        self.aggregator.add(client, self.client_manager.client_infos[client].num_images, reply)
 
     def _evaluate_content(self, client: int, round_: int, count: int, arrays: ArrayRecord) -> tuple[RecordDict, Tensor]:
         content, x_k = super()._evaluate_content(client, round_, count, arrays)
-        return pack_weights_hand_over(WeightsHandOver(unpack_hand_over(content), self.averaged)), x_k
+        return pack_weights_handoff(WeightsHandoff(unpack_handoff(content), self.averaged)), x_k
 
 
 def _under(kind: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

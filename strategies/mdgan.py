@@ -15,25 +15,24 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from collafuse_flwr.config import Config
-from collafuse_flwr.contract import check_activations, check_weights
-from collafuse_flwr.gan.players import Generator, Judge, derangement, draw_codes, shares
-from collafuse_flwr.progress import Progress
-from collafuse_flwr.rng import stream
-from collafuse_flwr.runtime import threads
-from collafuse_flwr.wire import (
-    FeedbackRequest,
-    GanRequest,
-    Hello,
-    Weights,
-    count_bytes,
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.progress import Progress
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.core.runtime import threads
+from collafuse_flwr.gan.mdgan import Discriminator, Generator, derangement, draw_codes, shares
+from collafuse_flwr.wire.codec import count_bytes
+from collafuse_flwr.wire.collafuse import ClientInfo
+from collafuse_flwr.wire.fedavg import Weights
+from collafuse_flwr.wire.gan import (
+    DiscriminatorFeedbackRequest,
+    GanWorkRequest,
     pack_feedback_request,
-    pack_gan_request,
-    unpack_activations,
-    unpack_close_reply,
+    pack_gan_work_request,
 )
-from strategies.backbone import ServerWork, weights
-from strategies.shared_generator import SharedGenerator
+from collafuse_flwr.wire.split_gan import unpack_activations, unpack_end_round_reply
+from collafuse_flwr.wire.validation import check_activations, check_weights
+from strategies.gan_base import GanStrategy
+from strategies.server_model import ServerWork, weights
 
 #: Fake images by batch, with their graphs, and their labels.
 Made = tuple[list[Tensor], list[Tensor]]
@@ -51,7 +50,7 @@ class LocalPlayer(Protocol):
         ...
 
 
-class MdGan(SharedGenerator):
+class MdGan(GanStrategy):
     """MD-GAN (arXiv 1811.03850): a generator on the server, and a discriminator in every client.
 
     An iteration is one round trip: the server makes k batches, every client takes L steps on one of them and tells the
@@ -75,11 +74,11 @@ class MdGan(SharedGenerator):
         self._swap()
         return self._arrays(), self._close_training(None)
 
-    def _build(self, hello: Hello) -> None:
-        super()._build(hello)
+    def _build(self, client_info: ClientInfo) -> None:
+        super()._build(client_info)
         name = (self.config.run.seed, "gan", "server")
-        self.generator = Generator(self.architecture, name, self.practice)
-        self.like = Judge(self.architecture, name, self.practice).weights()
+        self.generator = Generator(self.architecture, name, self.optim_config)
+        self.like = Discriminator(self.architecture, name, self.optim_config).weights()
         self.given: dict[int, Weights] = {}
         self.received: dict[int, Weights] = {}
 
@@ -88,25 +87,25 @@ class MdGan(SharedGenerator):
         began, config, steps, self.waited = time.perf_counter(), self.config.gan, self._steps(), 0.0
         playing: dict[int, Any] = {}
         if config.engine == "fused":
-            playing = {c: self.clients(c).open_round(round_, self.given.get(c, {})) for c in self.asked}
+            playing = {c: self.clients(c).open_round(round_, self.given.get(c, {})) for c in self.selected}
         made_in_all = 0
         for step in range(steps):
             self.progress.step("batches", step, steps)
-            chosen = shares(self.asked, min(config.generated_batches, len(self.asked)))
-            made = self._make(round_, step, min(config.generated_batches, len(self.asked)))
+            chosen = shares(self.selected, min(config.generated_batches, len(self.selected)))
+            made = self._make(round_, step, min(config.generated_batches, len(self.selected)))
             contents = {client: self._request(round_, step, client, made, *chosen[client]) for client in chosen}
             feedback: dict[int, Tensor] = {}
             self._ask(grid, playing, contents, partial(self._accept_feedback, feedback))
-            self.generator.descend(made[0], {client: (chosen[client][1], x) for client, x in feedback.items()})
+            self.generator.optimizer_step(made[0], {client: (chosen[client][1], x) for client, x in feedback.items()})
             made_in_all += len(made[0])
-            self.asked = sorted(feedback)
-            if not self.asked:
+            self.selected = sorted(feedback)
+            if not self.selected:
                 break
         rows = made_in_all * config.gan_batch_size
         # A step of the generator is three passes of every batch: forwards, and back to its weights and inputs.
         seconds = time.perf_counter() - began - self.waited
         work = ServerWork(math.nan, step + 1, rows, seconds, 3 * rows * self.generator.flops())
-        self.journal.rounds[-1].server = asdict(work) | {"pool": 0}
+        self.history.rounds[-1].server = asdict(work) | {"pool": 0}
         if config.engine == "fused":
             self._close_here(playing)
 
@@ -114,9 +113,9 @@ class MdGan(SharedGenerator):
         """The batches of an iteration."""
         made: Made = [], []
         for batch in range(count):
-            generator = stream(self.config.run.seed, "fake", round_, step, batch)
+            generator = named_generator(self.config.run.seed, "fake", round_, step, batch)
             z, labels = draw_codes(self.config.gan.gan_batch_size, self.architecture.num_classes, generator)
-            device = self.practice.runtime.device
+            device = self.optim_config.runtime.device
             made[0].append(self.generator(z.to(device), labels.to(device)))
             made[1].append(labels)
         return made
@@ -127,7 +126,9 @@ class MdGan(SharedGenerator):
         fake = {name: made[0][batch].detach() for name, batch in chosen.items()}
         labels = {name: made[1][batch] for name, batch in chosen.items()}
         fresh = self.given.get(client, {}) if step == 0 else {}
-        return pack_feedback_request(FeedbackRequest(round_, step, fake, labels, fresh), self.config.gan.wire_dtype)
+        return pack_feedback_request(
+            DiscriminatorFeedbackRequest(round_, step, fake, labels, fresh), self.config.gan.wire_dtype
+        )
 
     def _ask(
         self,
@@ -139,27 +140,27 @@ class MdGan(SharedGenerator):
         """One round trip with the clients, at the other end of messages or in this process."""
         began = time.perf_counter()
         if self.config.gan.engine == "messages":
-            self._exchange(grid, contents, "train.feedback", accept)
+            self._round_trip(grid, contents, "train.feedback", accept)
         else:
             for client, content in contents.items():
                 with threads(self.config.federation.client_threads):
                     reply = playing[client].answer(content)
                 self._count(client, content, reply)
-                self._admit(client, partial(accept, client, reply))
+                self._accept(client, partial(accept, client, reply))
         self.waited += time.perf_counter() - began
 
     def _close_here(self, playing: Mapping[int, Any]) -> None:
         """End the round of clients in this process, as their answers to messages would."""
-        for client in self.asked:
+        for client in self.selected:
             with threads(self.config.federation.client_threads):
                 reply = playing[client].close()
-            self._count(client, self._train_content(client, self.journal.rounds[-1].round, self._arrays()), reply)
-            self._admit(client, partial(self._accept_training, client, reply))
+            self._count(client, self._train_content(client, self.history.rounds[-1].round, self._arrays()), reply)
+            self._accept(client, partial(self._accept_training, client, reply))
             self.clients(client).keep_round(playing[client])
-        self.asked = []
+        self.selected = []
 
     def _count(self, client: int, down: RecordDict, up: RecordDict) -> None:
-        row = self.journal.rounds[-1]
+        row = self.history.rounds[-1]
         row.count(row.bytes_down, client, count_bytes(down))
         row.count(row.bytes_up, client, count_bytes(up))
 
@@ -176,7 +177,7 @@ class MdGan(SharedGenerator):
 
     def _train_content(self, client: int, round_: int, arrays: ArrayRecord) -> RecordDict:
         """The round is over: for it the client sends its discriminator."""
-        return pack_gan_request(GanRequest(round_, 0, {}))
+        return pack_gan_work_request(GanWorkRequest(round_, 0, {}))
 
     def _accept_training(self, client: int, content: RecordDict) -> None:
         """Take in one client's discriminator.
@@ -184,16 +185,16 @@ class MdGan(SharedGenerator):
         Raises:
             UploadError: it is not what was asked for.
         """
-        reply = unpack_close_reply(content)
+        reply = unpack_end_round_reply(content)
         check_weights("weights", reply.weights, self.like)
         self.received[client] = reply.weights
-        self.journal.rounds[-1].clients[str(client)] = asdict(reply.numbers)
+        self.history.rounds[-1].clients[str(client)] = asdict(reply.numbers)
 
     def _swap(self) -> None:
         """Give every discriminator that came to another client that sent one; who sent none begins as it did before."""
-        row, received = self.journal.rounds[-1], self.received
+        row, received = self.history.rounds[-1], self.received
         clients, self.received = sorted(received), {}
-        swapped = derangement(clients, stream(self.config.run.seed, "swap", row.round))
+        swapped = derangement(clients, named_generator(self.config.run.seed, "swap", row.round))
         self.given = {client: own for client, own in self.given.items() if client not in received}
         self.given |= {receiver: received[sender] for sender, receiver in swapped.items()}
         row.server["swapped"] = {str(sender): receiver for sender, receiver in swapped.items()}
@@ -204,7 +205,7 @@ class MdGan(SharedGenerator):
     def _arrays(self) -> ArrayRecord:
         return ArrayRecord(self.generator.weights())
 
-    def _begin_with(self, arrays: ArrayRecord) -> None:
+    def _load_initial(self, arrays: ArrayRecord) -> None:
         self.generator.load_weights(weights(arrays))
 
     def _checkpoint(self) -> tuple[dict[str, Tensor], str]:

@@ -9,16 +9,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from collafuse_flwr.config import DataConfig
-from collafuse_flwr.data import Facts, cache
+from collafuse_flwr.config.sections import DataConfig
+from collafuse_flwr.data import federated as cache
 from collafuse_flwr.data.datasets import LOADERS, load_digits
-from collafuse_flwr.data.images import Source
+from collafuse_flwr.data.images import ImageMetadata, LazyImageDataset
 
 #: The binary digits of the class, and whether the image is white on black or, every second one, black on white.
 NAMES = ("one", "two", "four", "eight", "negative")
 
 
-def load(config: DataConfig) -> Source:
+def load(config: DataConfig) -> LazyImageDataset:
     """The digits, and what can be said of them."""
     plain = load_digits(config)
     negative = torch.arange(len(plain.labels)) % 2
@@ -29,7 +29,7 @@ def load(config: DataConfig) -> Source:
         images = plain.read(keep)
         return torch.where(negative[keep].view(-1, 1, 1, 1) == 1, 255 - images, images)
 
-    return replace(plain, read=read, facts=Facts(attributes, NAMES))
+    return replace(plain, read=read, metadata=ImageMetadata(attributes, NAMES))
 
 
 @contextmanager

@@ -12,8 +12,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from collafuse_flwr.config import ENDS, FEDERATED, FLEETS, GANS, PROFILES, SPLIT, Config
-from simulations.entry import CONF, register_schema
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.devices import FLEETS, PROFILES
+from collafuse_flwr.config.sections import ENDS, FEDERATED, GANS, SPLIT
+from simulations.cli import CONF, register_schema
 
 SECTIONS: list[Any] = [section.default_factory for section in fields(Config)]
 SPECS = {spec.name: spec for section in SECTIONS for spec in fields(section)}

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.config import GANS, MIXED, TARGETS, Config, setting_help, setting_names
-from collafuse_flwr.config.gans import LEAST
-from collafuse_flwr.errors import SettingError
+from collafuse_flwr.config.config import Config, setting_help, setting_names
+from collafuse_flwr.config.gan import LEAST
+from collafuse_flwr.config.sections import GANS, MIXED, TARGETS
+from collafuse_flwr.core.errors import SettingError
 
 SECTIONS: list[Any] = [section.default_factory for section in fields(Config)]
 SPECS = {spec.name: spec for section in SECTIONS for spec in fields(section)}

@@ -12,14 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.contract import UploadContract, check_upload
-from collafuse_flwr.diffusion import make_schedule
-from collafuse_flwr.errors import UploadError
+from collafuse_flwr.core.errors import UploadError
+from collafuse_flwr.diffusion.schedule import make_schedule
 from collafuse_flwr.privacy.release import Upload, UploadDtype, encode, release
+from collafuse_flwr.wire.validation import UploadSpec, check_upload
 from tests.messages import CONTRACT, DTYPES, SHAPE, an_upload
 
 
-def bad(upload: Upload, contract: UploadContract = CONTRACT) -> str:
+def bad(upload: Upload, contract: UploadSpec = CONTRACT) -> str:
     """The one line that an upload is refused with."""
     with pytest.raises(UploadError) as caught:
         check_upload(upload, contract)
@@ -43,7 +43,7 @@ def test_an_honest_upload_is_never_refused(
     x_0 = torch.rand((8, 3, 4, 4), generator=generator) * 2 - 1
     x_k = release(process, cut, x_0.sign() if extreme else x_0, seed.to_bytes(16, "little"), range(2))
     labels = torch.randint(0, 5, (16,), generator=generator)
-    contract = UploadContract(16, 3, 4, 5, True, dtype, float(process.alpha_bar[cut]))
+    contract = UploadSpec(16, 3, 4, 5, True, dtype, float(process.alpha_bar[cut]))
     check_upload(encode(x_k, dtype, labels), contract)
 
 

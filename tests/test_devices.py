@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from collafuse_flwr.config import PROFILES, Config, Device, parse_devices
-from collafuse_flwr.errors import SettingError
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.devices import PROFILES, Device, parse_devices
+from collafuse_flwr.core.errors import SettingError
 
 
 def test_the_papers_devices_are_dealt_in_turn() -> None:

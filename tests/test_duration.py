@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from collafuse_flwr.client.cut import own_cut, unit_of
-from collafuse_flwr.client.store import ClientStore
-from collafuse_flwr.config import Config
-from collafuse_flwr.data import federation_data
-from collafuse_flwr.duration import Unit, last_cut, round_load, round_seconds
-from collafuse_flwr.errors import UserError
-from collafuse_flwr.process import Process
-from tests.federation import federate, metrics, small
+from collafuse_flwr.client.cut_selection import select_cut, work_unit
+from collafuse_flwr.client.state_store import ClientStore
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import UserError
+from collafuse_flwr.data.federated import federation_data
+from collafuse_flwr.diffusion.cost_model import WorkUnit, largest_cut_within_time, round_cost, round_seconds
+from collafuse_flwr.diffusion.setup import DiffusionSetup
+from tests.small_runs import federate, metrics, small
 
-UNIT = Unit(flops=1000, network=500, upload=10)
+UNIT = WorkUnit(flops=1000, network=500, upload=10)
 
 
 def settings(**given: Any) -> Config:
@@ -28,10 +28,10 @@ def test_the_work_of_a_round_is_what_a_run_does(tmp_path: Path) -> None:
     config = small(tmp_path, client_init="backbone", client_init_round=2, local_epochs=8.0)
     strategy = federate(config)
     images = federation_data(config.data, 3, 0)
-    unit = unit_of(Process.of(config), images.images)
+    unit = work_unit(DiffusionSetup.of(config), images.images)
     for row in metrics(tmp_path):
-        for client, hello in strategy.members.hellos.items():
-            load = round_load(config, unit, hello.num_images, hello.cut_step, row["round"])
+        for client, client_info in strategy.client_manager.client_infos.items():
+            load = round_cost(config, unit, client_info.num_images, client_info.cut_step, row["round"])
             numbers = row["clients"][str(client)]
             batch = 3 * unit.flops * config.train.client_batch_size
             assert 0 <= load.flops - numbers["flops"] < batch or load.flops == numbers["flops"] == 0
@@ -50,36 +50,36 @@ def test_the_longest_round_counts() -> None:
 
 def test_uploads_are_counted_as_often_as_they_leave() -> None:
     def bytes_up(**given: Any) -> list[float]:
-        return [round_load(settings(**given), UNIT, 30, 5, round_).bytes_up for round_ in (1, 2, 3)]
+        return [round_cost(settings(**given), UNIT, 30, 5, round_).bytes_up for round_ in (1, 2, 3)]
 
     assert bytes_up() == [300, 0, 0]
     assert bytes_up(copies_per_image=2) == [600, 0, 0]
     assert bytes_up(upload="fresh") == [300, 300, 300]
     assert bytes_up(upload="fresh", max_releases=2) == [300, 300, 0]
     assert bytes_up(strategy="hybrid") == [800, 500, 500]
-    assert round_load(settings(), UNIT, 30, 20, 1).bytes_up == 0
+    assert round_cost(settings(), UNIT, 30, 20, 1).bytes_up == 0
 
 
 @pytest.mark.parametrize("most", [15.0, 100.0, 150.0])
 def test_it_is_the_last_cut_that_keeps_to_the_limit(most: float) -> None:
     config = settings(cut_seconds=most, client_init="random")
-    cut = last_cut(config, UNIT, 30, 0)
+    cut = largest_cut_within_time(config, UNIT, 30, 0)
     assert round_seconds(config, UNIT, 30, 0, cut) <= most < round_seconds(config, UNIT, 30, 0, cut + 1)
-    assert last_cut(config, UNIT, 30, 1) == 19
+    assert largest_cut_within_time(config, UNIT, 30, 1) == 19
 
 
 def test_a_limit_that_no_cut_keeps_to_is_refused_in_one_line() -> None:
     with pytest.raises(
         UserError, match=r"^`cut_seconds` = 2 cannot be met by client 0 \(device 1e-6:1e-4\): even .* 1 of 20 .* 12 s$"
     ):
-        last_cut(settings(cut_seconds=2, client_init="random"), UNIT, 30, 0)
+        largest_cut_within_time(settings(cut_seconds=2, client_init="random"), UNIT, 30, 0)
 
 
 def test_a_client_takes_the_cut_that_its_device_allows(tmp_path: Path) -> None:
     config = small(tmp_path, devices="1,2,0.01:1", cut_seconds=30)
-    process, data = Process.of(config), federation_data(config.data, 3, 0)
-    cuts = [own_cut(process, data.client(c).train, c, ClientStore(tmp_path / str(c))) for c in range(3)]
-    unit = unit_of(process, data.images)
-    assert cuts == [last_cut(config, unit, len(data.client(c).train), c) for c in range(3)]
+    setup, data = DiffusionSetup.of(config), federation_data(config.data, 3, 0)
+    cuts = [select_cut(setup, data.client(c).train, c, ClientStore(tmp_path / str(c))) for c in range(3)]
+    unit = work_unit(setup, data.images)
+    assert cuts == [largest_cut_within_time(config, unit, len(data.client(c).train), c) for c in range(3)]
     assert cuts[1] == 19
     assert cuts[2] < cuts[0] <= 19

@@ -9,8 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collafuse_flwr.config import Config
-from collafuse_flwr.effort import client_share, exchange_rounds, init_round, takes_backbone, updates_per_round
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.training_budget import (
+    averaging_rounds,
+    client_start_round,
+    client_step_share,
+    starts_from_backbone,
+    updates_per_round,
+)
 
 
 def some(**given: Any) -> Config:
@@ -20,30 +26,30 @@ def some(**given: Any) -> Config:
 @given(st.integers(1, 500))
 def test_clients_that_start_from_the_backbone_wait_for_it_but_never_to_the_end(num_rounds: int) -> None:
     """It trains alone for 70 % of the rounds, so that the weights taken are worth it, and clients have rounds left."""
-    first = init_round(some(num_rounds=num_rounds, client_init="backbone"), num_rounds)
+    first = client_start_round(some(num_rounds=num_rounds, client_init="backbone"), num_rounds)
     assert 1 <= first <= num_rounds
     assert abs((first - 1) - 0.7 * num_rounds) <= 1
 
 
 @pytest.mark.parametrize(("num_rounds", "first"), [(1, 1), (2, 2), (3, 3), (10, 8), (100, 71)])
 def test_the_round_that_is_chosen(num_rounds: int, first: int) -> None:
-    assert init_round(some(client_init="backbone"), num_rounds) == first
+    assert client_start_round(some(client_init="backbone"), num_rounds) == first
 
 
 def test_the_round_that_was_asked_for_is_taken() -> None:
-    assert init_round(some(client_init="backbone", client_init_round=3), 10) == 3
+    assert client_start_round(some(client_init="backbone", client_init_round=3), 10) == 3
 
 
 @pytest.mark.parametrize("asked", [0, 4])
 def test_clients_that_start_at_random_start_at_once(asked: int) -> None:
-    assert init_round(some(client_init="random", client_init_round=asked), 10) == 1
+    assert client_start_round(some(client_init="random", client_init_round=asked), 10) == 1
 
 
 def test_only_a_client_with_part_of_the_chain_takes_the_backbone() -> None:
     """At cut 0 it has no denoiser, at cut T there is no backbone to take."""
-    taking = {cut for cut in range(101) if takes_backbone(some(client_init="backbone", timesteps=100), cut)}
+    taking = {cut for cut in range(101) if starts_from_backbone(some(client_init="backbone", timesteps=100), cut)}
     assert taking == set(range(1, 100))
-    assert not any(takes_backbone(some(client_init="random", timesteps=100), cut) for cut in range(101))
+    assert not any(starts_from_backbone(some(client_init="random", timesteps=100), cut) for cut in range(101))
 
 
 @given(st.integers(0, 100), st.integers(1, 10**6), st.floats(0.01, 100))
@@ -75,7 +81,7 @@ NET = 1000  # bytes of a network
 def exchanges(images: int, **given: Any) -> set[int]:
     """Rounds of exchange with 8 values an image (int8, and 8 bytes for the label)."""
     config = Config.from_flat({"strategy": "fedavg", "num_rounds": 10, "cut_ratio": 0.5} | given)
-    return exchange_rounds(config, images, 8, NET, NET)
+    return averaging_rounds(config, images, 8, NET, NET)
 
 
 @pytest.mark.parametrize("budget", ["image_updates", "client_flops"])
@@ -106,8 +112,8 @@ def test_traffic_counts_the_labels_that_are_shared(given: dict[str, Any], attrib
     """The 2,000 bytes of one exchange are paid for by the backbone and as many images as 1,000 bytes are."""
     config = Config.from_flat({"strategy": "fedavg", "num_rounds": 10, "cut_ratio": 0.5, "budget": "traffic"} | given)
     enough = math.ceil(NET / (8 + label_bytes))
-    assert exchange_rounds(config, enough, 8, NET, NET, attributes) == {10}
-    assert exchange_rounds(config, enough - 1, 8, NET, NET, attributes) == set()
+    assert averaging_rounds(config, enough, 8, NET, NET, attributes) == {10}
+    assert averaging_rounds(config, enough - 1, 8, NET, NET, attributes) == set()
 
 
 def test_without_an_upload_or_a_backbone_to_take_there_is_nothing_to_pay_with() -> None:
@@ -120,6 +126,6 @@ def test_a_whole_chain_at_equal_flops_has_the_share_of_the_cut() -> None:
     whole = Config().model.timesteps
     for strategy in ("local", "fedavg"):
         config = Config.from_flat({"strategy": strategy, "budget": "client_flops", "cut_ratio": 0.3})
-        assert client_share(config, whole) == pytest.approx(0.3)
-        assert client_share(Config.from_flat({"strategy": strategy, "cut_ratio": 0.3}), whole) == 1
-    assert client_share(Config.from_flat({"budget": "client_flops"}), 20) == pytest.approx(0.2)
+        assert client_step_share(config, whole) == pytest.approx(0.3)
+        assert client_step_share(Config.from_flat({"strategy": strategy, "cut_ratio": 0.3}), whole) == 1
+    assert client_step_share(Config.from_flat({"budget": "client_flops"}), 20) == pytest.approx(0.2)

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from collafuse_flwr.config import Config
-from collafuse_flwr.files import replacing, write_json, write_json_lines, write_tensors
-from collafuse_flwr.folders import client_folder, run_folder
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.atomic_io import atomic_write, write_json, write_json_lines, write_tensors
+from collafuse_flwr.runs.run_layout import client_folder, run_folder
 from tests.strict_json import plain, strict
 
 JSON = st.recursive(
@@ -30,14 +30,14 @@ class Killed(BaseException):
 
 
 def write_and_die(path: Path, written: bytes, error: BaseException) -> None:
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(written)
         raise error
 
 
 def test_a_file_appears_whole_and_its_folder_with_it(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "file.bin"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(b"new")
         assert temporary.parent == path.parent, "or moving it would copy it"
         assert not path.exists()
@@ -67,7 +67,7 @@ def test_a_writer_that_dies_before_there_was_a_file_leaves_none(tmp_path: Path) 
 def test_a_writer_that_writes_nothing_is_told_so_and_the_old_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(b"old")
-    with pytest.raises(FileNotFoundError), replacing(path):
+    with pytest.raises(FileNotFoundError), atomic_write(path):
         pass
     assert path.read_bytes() == b"old"
 

@@ -12,11 +12,12 @@ from diffusers import DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from collafuse_flwr.config import Config
-from collafuse_flwr.diffusion import Prediction, cosine, linear
-from collafuse_flwr.errors import SettingError
-from collafuse_flwr.networks import PRESETS, ImageShape, as_denoise, build_network, save_network
-from collafuse_flwr.runtime import Runtime
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.runtime import Runtime
+from collafuse_flwr.diffusion.parametrization import Prediction
+from collafuse_flwr.diffusion.schedule import cosine, linear
+from collafuse_flwr.diffusion.unet import PRESETS, ImageShape, as_denoise, build_network, save_network
 
 CONF = Path(__file__).parents[1] / "conf"
 CPU = Runtime(torch.device("cpu"), torch.float32)

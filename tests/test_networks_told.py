@@ -10,9 +10,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from collafuse_flwr.diffusion import DROPPED, cosine
-from collafuse_flwr.networks import PRESETS, ImageShape, as_denoise, build_network, save_network
-from collafuse_flwr.runtime import Runtime
+from collafuse_flwr.core.runtime import Runtime
+from collafuse_flwr.diffusion.parametrization import DROPPED
+from collafuse_flwr.diffusion.schedule import cosine
+from collafuse_flwr.diffusion.unet import PRESETS, ImageShape, as_denoise, build_network, save_network
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
 TINY = ImageShape(channels=1, size=8, num_classes=3)

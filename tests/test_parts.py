@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from collafuse_flwr.errors import SettingError
-from collafuse_flwr.networks import ImageShape, build_network
-from collafuse_flwr.parts import PARTS, UPLOADED, part_names, shared_names, uploaded_part
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.diffusion.partial_sharing import PARTS, UPLOADED, part_names, shared_names, uploaded_part
+from collafuse_flwr.diffusion.unet import ImageShape, build_network
 
 NAMES = list(build_network("tiny", ImageShape(1, 8, 10), 0, "any").state_dict())
 MODULES = {"encoder": "conv_in time_embedding class_embedding down_blocks", "bottleneck": "mid_block"}

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from collafuse_flwr.config import Config
-from collafuse_flwr.diffusion import make_schedule
-from collafuse_flwr.errors import SettingError
-from collafuse_flwr.process import Process, named_noise
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.diffusion.schedule import make_schedule
+from collafuse_flwr.diffusion.setup import DiffusionSetup, named_noise
 
 
-def process(**given: Any) -> Process:
-    return Process.of(Config.from_flat({"device": "cpu", "timesteps": 20, "sampling_steps": 0} | given))
+def setup(**given: Any) -> DiffusionSetup:
+    return DiffusionSetup.of(Config.from_flat({"device": "cpu", "timesteps": 20, "sampling_steps": 0} | given))
 
 
 class Pull(nn.Module):
@@ -36,7 +36,7 @@ def weights(network: nn.Module) -> Tensor:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "sigmoid"])
 def test_it_is_what_the_settings_say(schedule: str) -> None:
-    made = process(
+    made = setup(
         schedule=schedule,
         timesteps=30,
         prediction="eps",
@@ -52,7 +52,7 @@ def test_it_is_what_the_settings_say(schedule: str) -> None:
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SettingError, match=r"^`device` = 'cuda'"):
-        process(device="cuda")
+        setup(device="cuda")
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -71,7 +71,7 @@ def test_the_server_conditions_only_on_labels_that_are_shared(
     condition: str, share_labels: bool, backbone: tuple[int, int], denoiser: tuple[int, int], dropout: float
 ) -> None:
     """A client knows its own in any case; both know a label more where a client drops some."""
-    made = process(condition=condition, share_labels=share_labels, label_dropout=dropout)
+    made = setup(condition=condition, share_labels=share_labels, label_dropout=dropout)
     networks: list[Any] = [made.backbone(1, 8, 4, 6), made.denoiser(0, 1, 8, 4, 6)]
     for network, (classes, attributes) in zip(networks, (backbone, denoiser), strict=True):
         embedding, extra = network.class_embedding, int(dropout > 0)
@@ -96,42 +96,42 @@ def test_guidance_is_asked_of_a_network_that_is_told_nothing_as_well() -> None:
             self.calls.append(class_labels)
             return class_labels.view(-1, 1, 1, 1).expand_as(x).float()
 
-    made, labels = process(prediction="eps"), torch.tensor([1, 2])
+    made, labels = setup(prediction="eps"), torch.tensor([1, 2])
     x_t, grid = torch.zeros(2, 1, 4, 4), [1, 0]
-    plain, twice = (made.reverse(Said(), x_t, grid, labels * w, (0,)) for w in (1, 2))
+    plain, twice = (made.sample(Said(), x_t, grid, labels * w, (0,)) for w in (1, 2))
     network = Said()
-    assert torch.equal(made.reverse(network, x_t, grid, labels, (0,), guidance=2.0), twice)
+    assert torch.equal(made.sample(network, x_t, grid, labels, (0,), guidance=2.0), twice)
     assert [call.tolist() for call in network.calls] == [[0, 0], [1, 2]]
     network = Said()
-    assert torch.equal(made.reverse(network, x_t, grid, labels, (0,), guidance=1.0), plain)
+    assert torch.equal(made.sample(network, x_t, grid, labels, (0,), guidance=1.0), plain)
     assert [call.tolist() for call in network.calls] == [[1, 2]]
-    told_nothing = made.reverse(Said(), x_t, grid, None, (0,))
-    assert torch.equal(made.reverse(Said(), x_t, grid, labels, (0,), guidance=0.0), told_nothing)
+    told_nothing = made.sample(Said(), x_t, grid, None, (0,))
+    assert torch.equal(made.sample(Said(), x_t, grid, labels, (0,), guidance=0.0), told_nothing)
     assert not torch.equal(plain, twice)
 
 
 def test_a_client_has_the_servers_network_unless_told_otherwise() -> None:
     sizes = {
-        name: len(weights(process(model="tiny", client_model=name).denoiser(0, 1, 8, 0)))
+        name: len(weights(setup(model="tiny", client_model=name).denoiser(0, 1, 8, 0)))
         for name in ("same", "tiny", "paper")
     }
-    assert sizes["same"] == sizes["tiny"] == len(weights(process(model="tiny").backbone(1, 8, 0)))
+    assert sizes["same"] == sizes["tiny"] == len(weights(setup(model="tiny").backbone(1, 8, 0)))
     assert sizes["paper"] != sizes["tiny"]
-    assert len(weights(process(model="paper", client_model="same").denoiser(0, 1, 8, 0))) == sizes["paper"]
+    assert len(weights(setup(model="paper", client_model="same").denoiser(0, 1, 8, 0))) == sizes["paper"]
 
 
 def test_every_network_starts_with_weights_of_its_own() -> None:
-    made = process()
+    made = setup()
     networks = [made.backbone(1, 8, 0), made.denoiser(0, 1, 8, 0), made.denoiser(1, 1, 8, 0)]
     assert len({weights(network).sum().item() for network in networks}) == 3
-    assert torch.equal(weights(networks[2]), weights(process().denoiser(1, 1, 8, 0)))
-    assert not torch.equal(weights(networks[2]), weights(process(seed=1).denoiser(1, 1, 8, 0)))
+    assert torch.equal(weights(networks[2]), weights(setup().denoiser(1, 1, 8, 0)))
+    assert not torch.equal(weights(networks[2]), weights(setup(seed=1).denoiser(1, 1, 8, 0)))
 
 
 @pytest.mark.parametrize(("server_steps", "client_steps"), [(0, 0), (3, 2), (100, 100)])
 @pytest.mark.parametrize("cut", [0, 1, 7, 19, 20])
 def test_the_two_grids_are_one_chain_cut_in_two(cut: int, server_steps: int, client_steps: int) -> None:
-    made = process(server_steps=server_steps, client_steps=client_steps)
+    made = setup(server_steps=server_steps, client_steps=client_steps)
     server, client = made.server_grid(cut), made.client_grid(cut)
     assert (server[0], server[-1], client[0], client[-1]) == (20, cut, cut, 0)
     if not server_steps:
@@ -143,33 +143,33 @@ def test_the_two_grids_are_one_chain_cut_in_two(cut: int, server_steps: int, cli
 
 def test_the_authors_clients_start_beyond_their_cut() -> None:
     """At k (2 - c), where the level is about the alpha_bar[k]^2 that their server hands over at (cosine schedule)."""
-    made = process(upload="official", timesteps=100)
-    assert [made.client_start(cut) for cut in (0, 20, 50, 80, 100)] == [0, 36, 75, 96, 100]
+    made = setup(upload="official", timesteps=100)
+    assert [made.client_start_step(cut) for cut in (0, 20, 50, 80, 100)] == [0, 36, 75, 96, 100]
     assert made.client_grid(20)[0] == 36
     assert made.server_grid(20)[-1] == 20
     for upload in ("once", "fresh"):
-        assert [process(upload=upload).client_start(cut) for cut in range(21)] == list(range(21))
+        assert [setup(upload=upload).client_start_step(cut) for cut in range(21)] == list(range(21))
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 @pytest.mark.parametrize("cut", [0, 1, 7, 19, 20])
 def test_with_one_network_and_one_noise_the_cut_changes_no_bit(sampler: str, cut: int) -> None:
-    made, network = process(sampler=sampler), Pull()
+    made, network = setup(sampler=sampler), Pull()
     x_t = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    whole = made.reverse(network, x_t, made.server_grid(0), None, (0, "chain"))
+    whole = made.sample(network, x_t, made.server_grid(0), None, (0, "chain"))
     network.steps.clear()
-    handed = made.reverse(network, x_t, made.server_grid(cut), None, (0, "chain"))
+    handed = made.sample(network, x_t, made.server_grid(cut), None, (0, "chain"))
     assert network.steps == list(range(20, cut, -1))
-    finished = made.reverse(network, handed, made.client_grid(cut), None, (0, "chain"))
+    finished = made.sample(network, handed, made.client_grid(cut), None, (0, "chain"))
     assert network.steps == list(range(20, 0, -1))
     assert torch.equal(finished, whole)
 
 
 def test_only_the_noise_of_its_name_and_nothing_else_decides_a_sample() -> None:
-    made, x_t = process(sampler="ddpm"), torch.zeros(2, 1, 4, 4)
+    made, x_t = setup(sampler="ddpm"), torch.zeros(2, 1, 4, 4)
 
     def sample(*name: int | str) -> Tensor:
-        return made.reverse(Pull(), x_t, made.server_grid(5), None, name)
+        return made.sample(Pull(), x_t, made.server_grid(5), None, name)
 
     first = sample(0, "finish", 1)
     torch.randn(3)
@@ -179,9 +179,9 @@ def test_only_the_noise_of_its_name_and_nothing_else_decides_a_sample() -> None:
 
 
 def test_sampling_leaves_the_input_alone_and_the_network_ready_to_sample() -> None:
-    made, network = process(), Pull().train()
+    made, network = setup(), Pull().train()
     x_t = torch.ones(2, 1, 4, 4)
-    made.reverse(network, x_t, made.server_grid(5), None, (0,))
+    made.sample(network, x_t, made.server_grid(5), None, (0,))
     assert torch.equal(x_t, torch.ones_like(x_t))
     assert not network.training
 
@@ -195,8 +195,8 @@ def test_labels_reach_the_network() -> None:
             image = class_labels.view(-1, 1, 1, 1).float()
             return (x - alpha_bar.sqrt() * image) / (1 - alpha_bar).sqrt()
 
-    made = process(sampler="ddim", prediction="eps")
-    x = made.reverse(Painter(), torch.zeros(2, 1, 4, 4), made.server_grid(0), torch.tensor([-1, 1]), (0,))
+    made = setup(sampler="ddim", prediction="eps")
+    x = made.sample(Painter(), torch.zeros(2, 1, 4, 4), made.server_grid(0), torch.tensor([-1, 1]), (0,))
     torch.testing.assert_close(x, torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand_as(x), rtol=0, atol=1e-4)
 
 
@@ -221,13 +221,13 @@ def test_named_noise_is_standard_normal_and_new_at_every_step() -> None:
 
 @pytest.mark.parametrize("cut", range(0, 21, 5))
 def test_sampling_steps_are_shared_in_proportion_to_the_cut(cut: int) -> None:
-    made = process(sampling_steps=8)
+    made = setup(sampling_steps=8)
     server, client = made.server_grid(cut), made.client_grid(cut)
     assert (len(server) - 1, len(client) - 1) == (8 - 2 * cut // 5, 2 * cut // 5)
     assert server[-1] == client[0] == cut
 
 
 def test_a_side_with_little_to_do_has_a_step() -> None:
-    made = process(sampling_steps=2)
+    made = setup(sampling_steps=2)
     assert made.server_grid(19) == [20, 19]
     assert made.client_grid(1) == [1, 0]

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from collafuse_flwr.progress import Progress, counted
+from collafuse_flwr.core.progress import Progress, counted
 
 
 class Terminal(io.StringIO):
@@ -23,7 +23,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr("collafuse_flwr.progress.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("collafuse_flwr.core.progress.time.monotonic", lambda: self.now)
 
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.rng import derive_seed, stream
+from collafuse_flwr.core.rng import derive_seed, named_generator
 
 NAMES = st.lists(st.integers() | st.text(max_size=6), max_size=4).map(tuple)
 
@@ -16,13 +16,13 @@ def test_seeds_are_the_same_in_every_process_and_version() -> None:
     """Written down once: a change here changes every run that was ever recorded."""
     assert derive_seed() == 5911644737314724887
     assert derive_seed(0, "client", 3, "round", 7) == 3773057003922877929
-    assert stream(0, "backbone").initial_seed() == derive_seed(0, "backbone")
+    assert named_generator(0, "backbone").initial_seed() == derive_seed(0, "backbone")
 
 
 @given(NAMES)
 def test_a_seed_fits_every_library(name: tuple[int | str, ...]) -> None:
     assert 0 <= derive_seed(*name) < 2**63
-    assert stream(*name).initial_seed() == derive_seed(*name)
+    assert named_generator(*name).initial_seed() == derive_seed(*name)
 
 
 @given(NAMES, NAMES)
@@ -39,15 +39,15 @@ def test_names_that_look_alike_are_told_apart(a: tuple[int | str, ...], b: tuple
 
 
 def test_a_stream_does_not_depend_on_who_drew_before() -> None:
-    alone = torch.rand(5, generator=stream(0, "client", 1))
-    torch.rand(3, generator=stream(0, "client", 0))
+    alone = torch.rand(5, generator=named_generator(0, "client", 1))
+    torch.rand(3, generator=named_generator(0, "client", 0))
     torch.rand(3)
-    assert torch.equal(torch.rand(5, generator=stream(0, "client", 1)), alone)
+    assert torch.equal(torch.rand(5, generator=named_generator(0, "client", 1)), alone)
 
 
 def test_drawing_from_a_stream_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    torch.rand(3, generator=stream(0, "client", 1))
+    torch.rand(3, generator=named_generator(0, "client", 1))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -55,5 +55,5 @@ def test_drawing_from_a_stream_leaves_the_global_generator_alone() -> None:
 @given(st.integers(0, 2**31), st.integers(0, 100))
 def test_neighbouring_streams_are_uncorrelated(seed: int, client: int) -> None:
     """Of 4,096 pairs the correlation has a standard deviation of 1/64."""
-    draws = torch.stack([torch.randn(4096, generator=stream(seed, "client", c)) for c in (client, client + 1)])
+    draws = torch.stack([torch.randn(4096, generator=named_generator(seed, "client", c)) for c in (client, client + 1)])
     assert abs(torch.corrcoef(draws)[0, 1].item()) < 6 / 64

@@ -7,8 +7,8 @@ import os
 import pytest
 import torch
 
-from collafuse_flwr.errors import SettingError
-from collafuse_flwr.runtime import Runtime, available_cores, choose_runtime, threads
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.runtime import Runtime, available_cores, choose_runtime, threads
 
 
 def machine(

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collafuse_flwr.config import ENDS, FEDERATED, SPLIT, Config
-from collafuse_flwr.diffusion import cut_step
-from collafuse_flwr.errors import SettingError
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.sections import ENDS, FEDERATED, SPLIT
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.diffusion.forward import cut_step
 
 
 def test_one_cut_ratio_serves_all_clients_and_a_list_each_its_own() -> None:

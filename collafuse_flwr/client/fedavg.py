@@ -8,16 +8,16 @@ from flwr.app import RecordDict
 from torch import nn
 
 from collafuse_flwr.client.collafuse import CollaFuseClient
-from collafuse_flwr.diffusion import TrainState
-from collafuse_flwr.parts import part_names
-from collafuse_flwr.wire import (
-    TrainNumbers,
+from collafuse_flwr.diffusion.partial_sharing import part_names
+from collafuse_flwr.diffusion.train import TrainState
+from collafuse_flwr.wire.codec import pack_numbers
+from collafuse_flwr.wire.collafuse import TrainMetrics
+from collafuse_flwr.wire.fedavg import (
     Weights,
     WeightsReply,
     WeightsRequest,
-    pack_numbers,
     pack_weights_reply,
-    unpack_weights_hand_over,
+    unpack_weights_handoff,
     unpack_weights_request,
 )
 
@@ -33,21 +33,21 @@ class FedAvgClient(CollaFuseClient):
     def on_train(self, content: RecordDict) -> RecordDict:
         """Answer a message of type train."""
         request = unpack_weights_request(content)
-        outcome = self._round(request.round, request.num_rounds, weights=request.weights)
-        trained = outcome.state if outcome.numbers.steps else None
-        return pack_weights_reply(wanted_weights(request, outcome.numbers, trained))
+        result = self._round(request.round, request.num_rounds, weights=request.weights)
+        trained = result.state if result.numbers.steps else None
+        return pack_weights_reply(wanted_weights(request, result.numbers, trained))
 
     def on_evaluate(self, content: RecordDict) -> RecordDict:
         """Answer a message of type evaluate."""
-        received = unpack_weights_hand_over(content)
-        return pack_numbers(self._evaluate(received.hand_over, received.averaged))
+        received = unpack_weights_handoff(content)
+        return pack_numbers(self._evaluate(received.handoff, received.averaged))
 
     def _network(self) -> nn.Module:
         """All clients, and the server, begin with the same weights: client 0's, so that one alone trains locally."""
-        return self.process.denoiser(0, *self._shape())
+        return self.setup.denoiser(0, *self._shape())
 
 
-def wanted_weights(request: WeightsRequest, numbers: TrainNumbers, state: TrainState | None) -> WeightsReply:
+def wanted_weights(request: WeightsRequest, numbers: TrainMetrics, state: TrainState | None) -> WeightsReply:
     """The part of a trained denoiser that a request asks for; nothing of one that was not trained."""
     if state is None:
         return WeightsReply(numbers, {}, {})
@@ -55,5 +55,5 @@ def wanted_weights(request: WeightsRequest, numbers: TrainNumbers, state: TrainS
     def part(weights: Weights) -> Weights:
         return {name: weights[name] for name in part_names(weights, request.part)}
 
-    averaged = part(state.averaged()) if request.want_averaged else {}
+    averaged = part(state.ema_state_dict()) if request.want_averaged else {}
     return WeightsReply(numbers, part(state.network.state_dict()), averaged)

@@ -8,16 +8,9 @@ from flwr.app import RecordDict
 
 from collafuse_flwr.client.collafuse import CollaFuseClient
 from collafuse_flwr.client.fedavg import wanted_weights
-from collafuse_flwr.wire import (
-    TrainReply,
-    merge,
-    pack_numbers,
-    pack_train_reply,
-    pack_weights_reply,
-    unpack_train_request,
-    unpack_weights_hand_over,
-    unpack_weights_request,
-)
+from collafuse_flwr.wire.codec import pack_numbers
+from collafuse_flwr.wire.collafuse import TrainReply, pack_train_reply, unpack_train_request
+from collafuse_flwr.wire.fedavg import merge, pack_weights_reply, unpack_weights_handoff, unpack_weights_request
 
 
 @dataclass(frozen=True)
@@ -27,14 +20,14 @@ class HybridClient(CollaFuseClient):
     def on_train(self, content: RecordDict) -> RecordDict:
         """Answer a message of type train."""
         request, shared = unpack_train_request(content), unpack_weights_request(content)
-        outcome = self._round(
+        result = self._round(
             request.round, request.num_rounds, request.want_upload, request.weights(), weights=shared.weights
         )
-        trained = outcome.state if outcome.numbers.steps else None
-        reply = pack_train_reply(TrainReply(outcome.numbers, outcome.upload))
-        return merge(reply, pack_weights_reply(wanted_weights(shared, outcome.numbers, trained)))
+        trained = result.state if result.numbers.steps else None
+        reply = pack_train_reply(TrainReply(result.numbers, result.upload))
+        return merge(reply, pack_weights_reply(wanted_weights(shared, result.numbers, trained)))
 
     def on_evaluate(self, content: RecordDict) -> RecordDict:
         """Answer a message of type evaluate."""
-        received = unpack_weights_hand_over(content)
-        return pack_numbers(self._evaluate(received.hand_over, received.averaged))
+        received = unpack_weights_handoff(content)
+        return pack_numbers(self._evaluate(received.handoff, received.averaged))

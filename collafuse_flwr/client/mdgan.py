@@ -13,30 +13,23 @@ from flwr.app import RecordDict
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from collafuse_flwr.client.gan import GanClient
-from collafuse_flwr.client.session import Batches
-from collafuse_flwr.client.store import Ledger
-from collafuse_flwr.errors import UserError
-from collafuse_flwr.files import write_tensors
-from collafuse_flwr.gan.players import Judge
-from collafuse_flwr.gan.settings import practice_of
-from collafuse_flwr.wire import (
-    CloseReply,
-    FeedbackRequest,
-    GanNumbers,
-    Weights,
-    pack_activations,
-    pack_close_reply,
-    unpack_feedback_request,
-    unpack_gan_request,
-)
+from collafuse_flwr.client.gan_base import GanClient
+from collafuse_flwr.client.split_session import Batches
+from collafuse_flwr.client.state_store import ClientState
+from collafuse_flwr.core.atomic_io import write_tensors
+from collafuse_flwr.core.errors import UserError
+from collafuse_flwr.gan.build import build_optim_config
+from collafuse_flwr.gan.mdgan import Discriminator
+from collafuse_flwr.wire.fedavg import Weights
+from collafuse_flwr.wire.gan import DiscriminatorFeedbackRequest, unpack_feedback_request, unpack_gan_work_request
+from collafuse_flwr.wire.split_gan import EndRoundReply, GanTrainMetrics, pack_activations, pack_end_round_reply
 
 
 @dataclass
-class JudgeRound:
+class DiscriminatorRound:
     """A client's part in one round: its discriminator, its batches, and how far it is."""
 
-    judge: Judge
+    judge: Discriminator
     batches: Batches
     round: int
     step: int = 0
@@ -44,7 +37,7 @@ class JudgeRound:
     losses: dict[str, float] = field(default_factory=lambda: {"discriminator": 0.0, "generator": 0.0})
 
     def answer(self, content: RecordDict) -> RecordDict:
-        """Answer a FeedbackRequest.
+        """Answer a DiscriminatorFeedbackRequest.
 
         Raises:
             UserError: another iteration is due.
@@ -57,7 +50,7 @@ class JudgeRound:
         self.seconds += time.perf_counter() - began
         return pack_activations({"feedback": feedback}, self.batches.config.gan.wire_dtype)
 
-    def _train(self, request: FeedbackRequest) -> torch.Tensor:
+    def _train(self, request: DiscriminatorFeedbackRequest) -> torch.Tensor:
         device = self.judge.runtime.device
         fake = {name: x.to(device) for name, x in request.fake.items()}
         labels = {name: y.to(device) for name, y in request.labels.items()}
@@ -74,8 +67,8 @@ class JudgeRound:
         images = rows * config.discriminator_steps
         # Six passes in each step, of fake and real images, and two for the gradient at fake ones.
         flops = (6 * images + 2 * rows) * self.judge.flops()
-        numbers = GanNumbers(losses["discriminator"], losses["generator"], self.step, images, self.seconds, flops)
-        return pack_close_reply(CloseReply(numbers, self.judge.weights()))
+        numbers = GanTrainMetrics(losses["discriminator"], losses["generator"], self.step, images, self.seconds, flops)
+        return pack_end_round_reply(EndRoundReply(numbers, self.judge.weights()))
 
     def remember(self) -> dict[str, Any]:
         """How far this round is, in plain values."""
@@ -94,20 +87,20 @@ class MdGanClient(GanClient):
         """Answer an iteration (message train.feedback)."""
         request = unpack_feedback_request(content)
         begins = request.step == 0
-        playing = self.open_round(request.round, request.weights) if begins else self._recall(request.round)
+        playing = self.open_round(request.round, request.weights) if begins else self._load_session(request.round)
         reply = playing.answer(content)
         write_tensors(self._working(), playing.judge.state(), {"remembered": json.dumps(playing.remember())})
         return reply
 
     def on_train(self, content: RecordDict) -> RecordDict:
         """End a round."""
-        playing = self._recall(unpack_gan_request(content).round)
+        playing = self._load_session(unpack_gan_work_request(content).round)
         reply = playing.close()
         self.keep_round(playing)
         self._working().unlink()
         return reply
 
-    def open_round(self, round_: int, weights: Weights) -> JudgeRound:
+    def open_round(self, round_: int, weights: Weights) -> DiscriminatorRound:
         """Begin a round with the last one's state, under weights that came from another client."""
         playing = self._fresh(round_)
         _, tensors = self.store.load(before=round_)
@@ -115,11 +108,11 @@ class MdGanClient(GanClient):
         playing.judge.load_weights(weights)
         return playing
 
-    def keep_round(self, playing: JudgeRound) -> None:
+    def keep_round(self, playing: DiscriminatorRound) -> None:
         """Keep the state after a round."""
-        self.store.save(Ledger(round=playing.round, first_round=1), playing.judge.state())
+        self.store.save(ClientState(round=playing.round, first_round=1), playing.judge.state())
 
-    def _recall(self, round_: int) -> JudgeRound:
+    def _load_session(self, round_: int) -> DiscriminatorRound:
         """A round as its last iteration left it.
 
         Raises:
@@ -137,11 +130,11 @@ class MdGanClient(GanClient):
         playing.judge.load(load_file(path))
         return playing
 
-    def _fresh(self, round_: int) -> JudgeRound:
-        config = self.process.config
+    def _fresh(self, round_: int) -> DiscriminatorRound:
+        config = self.setup.config
         owner = self.client if config.gan.gan_init == "independent" else 0
-        judge = Judge(self._architecture(), (config.run.seed, "gan", owner), practice_of(config))
-        return JudgeRound(judge, self._batches(), round_)
+        judge = Discriminator(self._architecture(), (config.run.seed, "gan", owner), build_optim_config(config))
+        return DiscriminatorRound(judge, self._batches(), round_)
 
     def _working(self) -> Path:
         return self.store.folder / "working.safetensors"

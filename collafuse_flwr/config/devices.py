@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from collafuse_flwr.errors import SettingError
+from collafuse_flwr.core.errors import SettingError
 
 
 @dataclass(frozen=True)

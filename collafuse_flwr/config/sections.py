@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from collafuse_flwr.config.declare import setting
+from collafuse_flwr.core.fields import setting
 
 #: CollaFuse, and what differs from it by little: clipped uploads, clients' denoisers that are averaged too, or a server
 #: that sees clean images (a yardstick for simulations).

@@ -8,36 +8,36 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from collafuse_flwr.config import DataConfig
-from collafuse_flwr.data.archive import load_archive
-from collafuse_flwr.data.awa2 import load_awa2
-from collafuse_flwr.data.brats import load_brats2020
-from collafuse_flwr.data.celeba import load_celeba
-from collafuse_flwr.data.checks import refusal
-from collafuse_flwr.data.cifar import load_cifar10
-from collafuse_flwr.data.decoded import decoded
-from collafuse_flwr.data.folder import load_folder
-from collafuse_flwr.data.idx import load_idx, load_notmnist
-from collafuse_flwr.data.images import ImageSet, Source
-from collafuse_flwr.data.joined import joined
-from collafuse_flwr.data.medmnist import load_medmnist
-from collafuse_flwr.rng import stream
+from collafuse_flwr.config.sections import DataConfig
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.data.concat import concat_datasets
+from collafuse_flwr.data.image_cache import cached_pixels
+from collafuse_flwr.data.images import ImageSet, LazyImageDataset
+from collafuse_flwr.data.loaders.awa2 import load_awa2
+from collafuse_flwr.data.loaders.brats import load_brats2020
+from collafuse_flwr.data.loaders.celeba import load_celeba
+from collafuse_flwr.data.loaders.cifar import load_cifar10
+from collafuse_flwr.data.loaders.imagefolder import load_folder
+from collafuse_flwr.data.loaders.medmnist import load_medmnist
+from collafuse_flwr.data.loaders.mnist import load_idx, load_notmnist
+from collafuse_flwr.data.loaders.npz import load_archive
+from collafuse_flwr.data.validation import data_error
 
 #: The brightest value of scikit-learn's digits.
 DIGITS_MAX = 16
 
 
-def load_digits(_: DataConfig) -> Source:
+def load_digits(_: DataConfig) -> LazyImageDataset:
     """Load the 1,797 handwritten digits that come with scikit-learn, 8 x 8 x 1, scaled from 0..16 to 0..255."""
     from sklearn import datasets  # noqa: PLC0415 - slow, and only this data set needs it
 
     bunch = datasets.load_digits()
     images = torch.from_numpy(bunch.images).mul(255 / DIGITS_MAX).round().to(torch.uint8).unsqueeze(1)
     labels = torch.from_numpy(bunch.target).to(torch.int64)
-    return Source(labels, tuple(map(str, bunch.target_names)), lambda keep: images[keep])
+    return LazyImageDataset(labels, tuple(map(str, bunch.target_names)), lambda keep: images[keep])
 
 
-LOADERS: dict[str, Callable[[DataConfig], Source]] = {
+LOADERS: dict[str, Callable[[DataConfig], LazyImageDataset]] = {
     "digits": load_digits,
     "imagefolder": load_folder,
     "npz": load_archive,
@@ -61,28 +61,28 @@ def load_images(config: DataConfig, seed: int) -> ImageSet:
     """
     source = _source(config)
     keep = _draw(len(source.labels), config.max_images, seed)
-    images = decoded(config, source, keep)
+    images = cached_pixels(config, source, keep)
     if not images.numel():
-        raise refusal(config, f"there are no images in it (their shape is {tuple(images.shape)})")
-    return ImageSet(images, source.labels[keep], source.class_names, config.dataset, source.facts.subset(keep))
+        raise data_error(config, f"there are no images in it (their shape is {tuple(images.shape)})")
+    return ImageSet(images, source.labels[keep], source.class_names, config.dataset, source.metadata.subset(keep))
 
 
-def _source(config: DataConfig) -> Source:
+def _source(config: DataConfig) -> LazyImageDataset:
     """The one data set that `dataset` names, or all of them as one."""
     names, paths = config.dataset.split("+"), config.dataset_path.split(";")
     if len(names) == 1:
         return LOADERS[config.dataset](config)
     if len(paths) not in {1, len(names)}:
-        raise refusal(
+        raise data_error(
             config, f"{len(paths)} paths; expected one for all of `dataset` = {config.dataset!r}, or one each"
         )
     paths = paths * len(names) if len(paths) == 1 else paths
     configs = [replace(config, dataset=name, dataset_path=path) for name, path in zip(names, paths, strict=True)]
-    return joined([LOADERS[own.dataset](own) for own in configs], config.image_size, config.joined_classes)
+    return concat_datasets([LOADERS[own.dataset](own) for own in configs], config.image_size, config.joined_classes)
 
 
 def _draw(count: int, at_most: int, seed: int) -> Tensor:
     """Draw the indices of the images that are used, ascending; `at_most` = 0 means all."""
     if not 0 < at_most < count:
         return torch.arange(count)
-    return torch.randperm(count, generator=stream(seed, "max_images"))[:at_most].sort().values
+    return torch.randperm(count, generator=named_generator(seed, "max_images"))[:at_most].sort().values

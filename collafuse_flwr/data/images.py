@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from collafuse_flwr.errors import DataError
+from collafuse_flwr.core.errors import DataError
 
 #: Half the range of uint8: x = pixel / HALF - 1.
 HALF = 127.5
@@ -21,26 +21,26 @@ UNLABELLED = "unlabelled"
 
 
 @dataclass(frozen=True, eq=False)
-class Facts:
+class ImageMetadata:
     """What is known of N images besides their classes.
 
     `attributes` has shape (N, A), uint8, 0 or 1, and `attribute_names` A names, all different. `groups` holds, under
     names such as identity, patient or domain, which group every image is of: shape (N,), int64, counted from 0.
-    `inseparable` names the group whose images must all be with one client, and on one side of its held-out split.
+    `group_key` names the group whose images must all be with one client, and on one side of its held-out split.
     """
 
     attributes: Tensor | None = None
     attribute_names: tuple[str, ...] = ()
     groups: Mapping[str, Tensor] = field(default_factory=dict)
-    inseparable: str = ""
+    group_key: str = ""
 
-    def subset(self, indices: Tensor) -> Facts:
+    def subset(self, indices: Tensor) -> ImageMetadata:
         """What is known of the images at `indices`, shape (M,), int64."""
-        return Facts(
+        return ImageMetadata(
             None if self.attributes is None else self.attributes[indices],
             self.attribute_names,
             {name: group[indices] for name, group in self.groups.items()},
-            self.inseparable,
+            self.group_key,
         )
 
 
@@ -55,7 +55,7 @@ class ImageSet:
     labels: Tensor
     class_names: tuple[str, ...]
     name: str
-    facts: Facts = field(default_factory=Facts)
+    metadata: ImageMetadata = field(default_factory=ImageMetadata)
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.uint8:
@@ -75,8 +75,8 @@ class ImageSet:
 
     def subset(self, indices: Tensor) -> ImageSet:
         """Copy the images at `indices`, shape (M,), int64; the classes stay those of the whole."""
-        facts = self.facts.subset(indices)
-        return ImageSet(self.images[indices], self.labels[indices], self.class_names, self.name, facts)
+        metadata = self.metadata.subset(indices)
+        return ImageSet(self.images[indices], self.labels[indices], self.class_names, self.name, metadata)
 
 
 def _in_memory(_: Tensor) -> Iterable[Path]:
@@ -84,7 +84,7 @@ def _in_memory(_: Tensor) -> Iterable[Path]:
 
 
 @dataclass(frozen=True)
-class Source:
+class LazyImageDataset:
     """What a loader found: all labels, shape (N,), int64, and how to read the images at some indices.
 
     Pixels are read last and in parts, so that images that `max_images` leaves out are never decoded and the set need
@@ -96,7 +96,7 @@ class Source:
     class_names: tuple[str, ...]
     read: Callable[[Tensor], Tensor]
     files: Callable[[Tensor], Iterable[Path]] = _in_memory
-    facts: Facts = field(default_factory=Facts)
+    metadata: ImageMetadata = field(default_factory=ImageMetadata)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class ImageSource:
         return self.images[rows], torch.zeros_like(rows), None if self.labels is None else self.labels[rows]
 
 
-def to_model_space(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     """Scale pixels for networks: uint8 of any shape to float32 in [-1, 1].
 
     Raises:
@@ -131,14 +131,14 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((bounded + 1) * HALF).round().to(torch.uint8)
 
 
-def evenly(rows: Tensor, count: int) -> Tensor:
+def subsample_evenly(rows: Tensor, count: int) -> Tensor:
     """Take `count` of the rows, shape (N, ...), at even distances, or all if there are no more."""
     if len(rows) <= count:
         return rows
     return rows[torch.linspace(0, len(rows) - 1, count, device=rows.device).long()]
 
 
-def fit(images: Tensor, size: int) -> Tensor:
+def center_crop_resize(images: Tensor, size: int) -> Tensor:
     """Crop images (N, C, H, W), uint8, to their central square and resize it to `size` pixels a side; 0: keep them.
 
     Resizing is bilinear with antialiasing.

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from collafuse_flwr.diffusion.prediction import DROPPED, Denoise
+from collafuse_flwr.diffusion.parametrization import DROPPED, Denoise
 
 
-def drop(labels: Tensor, dropped: Tensor) -> Tensor:
+def drop_labels(labels: Tensor, dropped: Tensor) -> Tensor:
     """Drop those rows of the labels, (n,) or (n, A), for which `dropped`, (n,), is true: int64 of the same shape."""
     return labels.long().masked_fill(dropped.view(-1, *[1] * (labels.ndim - 1)), DROPPED)
 
 
-def guided(denoise: Denoise, weight: float) -> Denoise:
+def cfg_denoiser(denoise: Denoise, weight: float) -> Denoise:
     """null + w (prediction - null), with null the prediction without labels (Ho and Salimans, arXiv 2207.12598, eq. 6).
 
     Their w is ours minus 1: at w = 1 it is the prediction itself, at 0 the one without labels. For both v and eps it

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from collafuse_flwr.diffusion.cut import diffuse, diffuse_twice
-from collafuse_flwr.diffusion.prediction import Denoise, Prediction, to_noise
+from collafuse_flwr.diffusion.forward import add_noise, add_noise_official
+from collafuse_flwr.diffusion.parametrization import Denoise, Prediction, to_noise
 from collafuse_flwr.diffusion.schedule import Schedule
 
 Weighting = Literal["uniform", "min_snr"]
@@ -58,7 +58,7 @@ def denoising_loss(
     Returns:
         The mean over the batch, a scalar.
     """
-    x_t = diffuse(schedule, x, start, t, noise)
+    x_t = add_noise(schedule, x, start, t, noise)
     alpha_bar, r = schedule.at(t), schedule.at(t) / schedule.at(start)
     noise_hat = to_noise(schedule, objective.prediction, denoise(x_t, t, labels), x_t, t)
     error = ((1 - r) / (1 - alpha_bar)).sqrt() * noise_hat - noise
@@ -82,7 +82,7 @@ def official_loss(
     An upload is treated as a clean image, which noises it twice (`upload=official`, for reproduction only). Shapes as
     in `denoising_loss`.
     """
-    x_t = diffuse_twice(schedule, x_k, t, noise)
+    x_t = add_noise_official(schedule, x_k, t, noise)
     alpha_bar = schedule.at(t)
     error = to_noise(schedule, objective.prediction, denoise(x_t, t, labels), x_t, t) - noise
     weight = _snr_weight(objective, alpha_bar)

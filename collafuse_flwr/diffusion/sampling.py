@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from collafuse_flwr.diffusion.prediction import Denoise, Prediction, to_image
+from collafuse_flwr.diffusion.parametrization import Denoise, Prediction, to_image
 from collafuse_flwr.diffusion.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _SOLVERS: dict[str, dict[str, Any]] = {
 }
 
 
-def time_grid(start: int, stop: int, steps: int = 0) -> list[int]:
+def sampling_timesteps(start: int, stop: int, steps: int = 0) -> list[int]:
     """Steps from `start` down to `stop`, both included, evenly spread: `steps` + 1 of them, or all when `steps` is 0.
 
     Example: time_grid(100, 20, 4) is [100, 80, 60, 40, 20]. More steps than there are is the same as all.
@@ -41,7 +41,7 @@ def time_grid(start: int, stop: int, steps: int = 0) -> list[int]:
 
 
 @torch.no_grad()
-def reverse(
+def sample(
     schedule: Schedule,
     prediction: Prediction,
     denoise: Denoise,
@@ -64,7 +64,7 @@ def reverse(
         prediction: what the network predicts.
         denoise: the network.
         x: the state at step grid[0], shape (batch, channels, height, width), float32.
-        grid: falling steps, as from `time_grid`; a grid of one step returns x as it is.
+        grid: falling steps, as from `sampling_timesteps`; a grid of one step returns x as it is.
         sampler: ddpm (ancestral), ddim (deterministic), dpm++ (DPM-Solver++ 2M).
         labels: classes, attributes or None, as in `Denoise`.
         noise: draws the noise of a ddpm step; the other samplers use none.

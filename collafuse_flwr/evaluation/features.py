@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from collafuse_flwr.data import to_model_space
+from collafuse_flwr.data.images import normalize
 
 #: Values that a network is given at once: 512 images of 32 x 32 pixels in three colours, or fewer of larger ones.
 MAX_VALUES = 512 * 3 * 32 * 32
@@ -23,7 +23,7 @@ class PixelFeatures(nn.Module):
 
 def scaled(batch: Tensor) -> Tensor:
     """Scale uint8 to [-1, 1], and leave floats as they are: a set stays uint8, and a batch of it becomes floats."""
-    return to_model_space(batch) if batch.dtype == torch.uint8 else batch
+    return normalize(batch) if batch.dtype == torch.uint8 else batch
 
 
 def extract_features(

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from collafuse_flwr.config import EvaluationConfig
-from collafuse_flwr.data import to_uint8
-from collafuse_flwr.errors import SettingError
+from collafuse_flwr.config.sections import EvaluationConfig
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.data.images import to_uint8
 
 #: Images of 299 x 299 pixels, which all become, take some 40 MB each on their way through Inception.
 BATCH = 32

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from collafuse_flwr.config import Config
+from collafuse_flwr.config.config import Config
 
 #: PFDM's norm for images of d values, in sqrt(d): that of an image at three quarters of full contrast.
 PFDM_CLIP = 0.75

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from collafuse_flwr.data import evenly
+from collafuse_flwr.data.images import subsample_evenly
 from collafuse_flwr.privacy.attacks.naming import reidentify
 
 #: Images that are attacked: the standard error of the rate is at most 0.016, and large clients cost no more.
@@ -37,7 +37,7 @@ def reidentification_rate(
         raise ValueError(f"`targets` has {len(targets)} images and `releases` is {releases}, both must be at least 1")
     if alpha_bar == 1:
         return 1.0
-    targets = evenly(targets, MAX_TARGETS)
+    targets = subsample_evenly(targets, MAX_TARGETS)
     x_0 = candidates[targets]
     noise = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype)
     mean = math.sqrt(alpha_bar) * x_0 + math.sqrt((1 - alpha_bar) / releases) * noise

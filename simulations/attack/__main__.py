@@ -12,12 +12,12 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from simulations.attack.request import Request, attack_run
-from simulations.entry import entry
+from simulations.attack.run import AttackRequest, attack_run
+from simulations.cli import entry
 
 
 def _act(settings: DictConfig) -> None:
-    request = Request.of(cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True)))
+    request = AttackRequest.of(cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True)))
     attack_run(request, Console(highlight=False))
 
 

@@ -18,19 +18,21 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from collafuse_flwr.artifacts.exposure import line_up
-from collafuse_flwr.config import Config
-from collafuse_flwr.data import evenly, federation_data, to_model_space
-from collafuse_flwr.diffusion import make_schedule
-from collafuse_flwr.errors import SettingError, UserError
-from collafuse_flwr.files import write_json
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.data.federated import federation_data
+from collafuse_flwr.data.images import normalize, subsample_evenly
+from collafuse_flwr.diffusion.schedule import make_schedule
+from collafuse_flwr.evaluation.image_similarity import image_similarity
 from collafuse_flwr.privacy.accounting import epsilon, release_mu
-from collafuse_flwr.privacy.attacks import Wiener, measure_fidelity
+from collafuse_flwr.privacy.attacks.wiener import Wiener
 from collafuse_flwr.privacy.clipping import clip, norm_bound
-from collafuse_flwr.privacy.disclosure import covariance_eigenvalues, gaussian_bits, snr_db, wiener_psnr
+from collafuse_flwr.privacy.leakage_bounds import covariance_eigenvalues, gaussian_bits, snr_db, wiener_psnr
 from collafuse_flwr.privacy.reidentification import MAX_TARGETS, reidentification_rate
-from collafuse_flwr.rng import stream
-from simulations.entry import USER_ERROR
+from collafuse_flwr.runs.reidentification import candidate_set
+from simulations.cli import USER_ERROR
 
 DEFAULTS = {
     "num_supernodes": 1,
@@ -56,8 +58,8 @@ class Images:
         schedule = make_schedule(config.model.schedule, config.model.timesteps)
         step = round(cut * schedule.timesteps)
         alpha_bar, snr = float(schedule.alpha_bar[step]), float(schedule.snr()[step])
-        x_0 = evenly(self.candidates, MAX_TARGETS)
-        noise = torch.randn(x_0.shape, generator=stream(seed, "wiener", step))
+        x_0 = subsample_evenly(self.candidates, MAX_TARGETS)
+        noise = torch.randn(x_0.shape, generator=named_generator(seed, "wiener", step))
         x_k = alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * noise
         mu, everyone = release_mu(snr, norm_bound(config, x_0[0].numel())), torch.arange(len(self.candidates))
         row = {
@@ -65,10 +67,10 @@ class Images:
             "snr_db": snr_db(alpha_bar),
             "bits": gaussian_bits(snr, self.eigenvalues),
             "psnr_closed_form": wiener_psnr(snr, self.eigenvalues),
-            "psnr_wiener": measure_fidelity(x_0, self.wiener.rebuild(x_k, alpha_bar).clamp(-1, 1)).psnr,
+            "psnr_wiener": image_similarity(x_0, self.wiener.rebuild(x_k, alpha_bar).clamp(-1, 1)).psnr,
         }
         for n in releases:
-            drawn = stream(seed, "reid", n)
+            drawn = named_generator(seed, "reid", n)
             row[f"reid_{n}"] = reidentification_rate(self.candidates, everyone, alpha_bar, releases=n, generator=drawn)
         return row | {"dp_mu": mu, "dp_epsilon": epsilon(mu, config.split.dp_delta)}
 
@@ -76,13 +78,13 @@ class Images:
 def measure(config: Config, cuts: list[float], releases: list[int]) -> dict[str, Any]:
     """A row of numbers for each cut, the number of candidates, and what a guess would reach."""
     data = federation_data(config.data, 1, config.run.seed)
-    (rows,) = line_up(data)
+    (rows,) = candidate_set(data)
     candidates, shadows = (
-        clip(config, to_model_space(data.images.images[own])) for own in (rows, data.partitions[0].held_out)
+        clip(config, normalize(data.images.images[own])) for own in (rows, data.partitions[0].held_out)
     )
     images = Images(config, candidates, Wiener.of(shadows), covariance_eigenvalues(candidates, len(candidates)))
-    x_0 = evenly(candidates, MAX_TARGETS)
-    psnr = measure_fidelity(x_0, shadows.mean(dim=0).expand_as(x_0)).psnr
+    x_0 = subsample_evenly(candidates, MAX_TARGETS)
+    psnr = image_similarity(x_0, shadows.mean(dim=0).expand_as(x_0)).psnr
     return {
         "candidates": len(candidates),
         "shadows": len(shadows),

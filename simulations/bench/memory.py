@@ -22,8 +22,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from collafuse_flwr.files import write_json
-from simulations.entry import FAILED
+from collafuse_flwr.core.atomic_io import write_json
+from simulations.cli import FAILED
 
 #: Images, persons, pixels a side, and the settings of the run beside the data's own.
 DEFAULTS: dict[str, Any] = {"images": 50_000, "persons": 1000, "size": 64, "output": "memory.json"}

@@ -29,17 +29,17 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from collafuse_flwr.config import Config
-from collafuse_flwr.errors import UserError
-from collafuse_flwr.files import write_json
-from collafuse_flwr.runtime import available_cores, choose_runtime
-from simulations.bench.cases import DEFAULTS, TARGETS, configure
-from simulations.bench.measured import REPORT
-from simulations.entry import FAILED, USER_ERROR
-from simulations.runners import RunFailed
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.core.errors import UserError
+from collafuse_flwr.core.runtime import available_cores, choose_runtime
+from simulations.bench.configs import DEFAULTS, TARGETS, configure
+from simulations.bench.instrumented import REPORT
+from simulations.cli import FAILED, USER_ERROR
 from simulations.runners.local import run_local
+from simulations.runners.result import RunFailed
 
-APP = "simulations.bench.measured:app"
+APP = "simulations.bench.instrumented:app"
 
 
 def measure(config: Config) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from collafuse_flwr.errors import SettingError
-from simulations.entry import entry
-from simulations.report import write_report
+from collafuse_flwr.core.errors import SettingError
+from simulations.cli import entry
+from simulations.report.page import write_report
 
 
 def _act(settings: DictConfig) -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from collafuse_flwr.config import ENDS, FEDERATED, Config
-from simulations.report.collect import Run
-from simulations.report.measures import Measure
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.sections import ENDS, FEDERATED
+from simulations.report.load_runs import Run
+from simulations.report.metrics import Measure
 
 #: Settings that rows and sections are made of, and variants are not.
 ELSEWHERE = ("seed", "cut_ratio", "client_cut_ratios", "strategy", "dataset", "dataset_path")
@@ -121,12 +122,12 @@ def _section(dataset: str, runs: list[Run]) -> Section:
         hosts = [k for k in dict.fromkeys(whole) if _agree(dict(own[2]), dict(k[2])) and not k[1]]
         for strategy, cuts, settings in hosts if _is_local(run) and hosts else [own]:
             groups.setdefault((strategy, cuts, settings, run.settings.get("cut_ratio")), []).append(run)
-    cuts_of: dict[tuple[Any, ...], set[Any]] = {}
+    select_cuts: dict[tuple[Any, ...], set[Any]] = {}
     for *variant, cut in groups:
-        cuts_of.setdefault(tuple(variant), set()).add(cut)
+        select_cuts.setdefault(tuple(variant), set()).add(cut)
     rows = []
     for (strategy, cuts, settings, cut), own_runs in groups.items():
-        end = _end(strategy, cuts_of[strategy, cuts, settings])
+        end = _end(strategy, select_cuts[strategy, cuts, settings])
         by_seed = tuple(sorted(own_runs, key=lambda run: run.config.run.seed))
         rows.append(Row(_name(end or strategy, cuts, settings), None if end else cut, by_seed))
     return Section(dataset, tuple(sorted(rows, key=_order)), common)

@@ -13,23 +13,11 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from collafuse_flwr.files import replacing
+from collafuse_flwr.core.atomic_io import atomic_write
 from simulations.report.aggregate import Row, Section
-from simulations.report.collect import Run
 from simulations.report.leakage import AUC, leaks
-from simulations.report.measures import (
-    BITS,
-    DOWN,
-    FD,
-    FLOPS,
-    REAL,
-    REID,
-    SECONDS,
-    SNR,
-    TSTR,
-    UP,
-    Measure,
-)
+from simulations.report.load_runs import Run
+from simulations.report.metrics import BITS, DOWN, FD, FLOPS, REAL, REID, SECONDS, SNR, TSTR, UP, Measure
 
 matplotlib.use("Agg")
 
@@ -74,7 +62,7 @@ def draw_section(section: Section, folder: Path, stem: str) -> list[tuple[str, P
         draw(figure, section)
         _legend(figure)
         path = folder / f"{stem}-{name}.png"
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             figure.savefig(temporary, format="png")
         drawn.append((caption, path))
     return drawn

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from simulations.report.aggregate import Section
-from simulations.report.collect import Run
-from simulations.report.measures import Measure
-from simulations.report.numbers import Cell, Table, tabulate
+from simulations.report.load_runs import Run
+from simulations.report.metrics import Measure
+from simulations.report.tables import Table, TableCell, tabulate
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def leakage(section: Section) -> Table | None:
         return None
     shown = leaks(section)
     table = tabulate(replace(section, rows=attacked), [leak.measure for leak in shown])
-    last = [Cell("no information"), Cell("")]
+    last = [TableCell("no information"), TableCell("")]
     for leak in shown:
         known = [value for run in section.runs if (value := leak.guess(run)) is not None]
-        last.append(Cell(leak.measure.text(statistics.fmean(known)) if known else "-"))
+        last.append(TableCell(leak.measure.text(statistics.fmean(known)) if known else "-"))
     return Table(table.header, [*table.rows, last])

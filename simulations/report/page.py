@@ -9,13 +9,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from collafuse_flwr.files import replacing
+from collafuse_flwr.core.atomic_io import atomic_write
 from simulations.report.aggregate import Section, sections
-from simulations.report.collect import Run, collect
 from simulations.report.figures import draw_section
+from simulations.report.findings import budget_statement, statements
 from simulations.report.leakage import leakage
-from simulations.report.numbers import budget, comparison, write_csv, write_markdown
-from simulations.report.statements import budget_statement, statements
+from simulations.report.load_runs import Run, collect
+from simulations.report.tables import budget, comparison, write_csv, write_markdown
 
 
 def write_report(folders: Sequence[Path], output: Path) -> Path:
@@ -37,7 +37,7 @@ def write_page(runs: Sequence[Run], output: Path) -> Path:
         loader=PackageLoader("simulations.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     page = output / "report.html"
-    with replacing(page) as temporary:
+    with atomic_write(page) as temporary:
         html = environment.get_template("page.html").render(sections=shown, numbers=numbers)
         temporary.write_text(html, encoding="utf-8")
     return page

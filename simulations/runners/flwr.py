@@ -11,12 +11,12 @@ from typing import Any
 
 import tomli_w
 
-from collafuse_flwr.config import Config
-from collafuse_flwr.errors import SettingError
-from collafuse_flwr.folders import run_folder
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.runs.run_layout import run_folder
 from simulations.runners.environment import prepare_environment
-from simulations.runners.outcome import RunFailed, RunResult
 from simulations.runners.resources import check_resources
+from simulations.runners.result import RunFailed, RunResult
 from simulations.runners.run_log import RunLog
 from simulations.runners.superlink import SuperLink, private_superlink
 
@@ -59,7 +59,7 @@ def run_flwr(config: Config, *, app_dir: Path = REPOSITORY) -> RunResult:
 
 def _submit(superlink: SuperLink, config: Config, app_dir: Path) -> int:
     """Hand the app to the SuperLink, and give the id of the run."""
-    settings = superlink.home / "run.toml"
+    settings = superlink.initial_cluster / "run.toml"
     settings.write_text(tomli_w.dumps(config.to_flower()))
     federation = {
         "num-supernodes": config.run.num_supernodes,

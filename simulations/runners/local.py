@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collafuse_flwr.config import Config
-from simulations.runners.apps import (
+from collafuse_flwr.config.config import Config
+from simulations.runners.app_loading import (
     CLIENT_APP,
     SERVER_APP,
     begin_run,
@@ -14,7 +14,7 @@ from simulations.runners.apps import (
 )
 from simulations.runners.environment import quiet_flwr
 from simulations.runners.local_grid import LocalGrid
-from simulations.runners.outcome import RunResult, raise_failure
+from simulations.runners.result import RunResult, raise_failure
 
 
 def run_local(config: Config, *, server_app: str = SERVER_APP, client_app: str = CLIENT_APP) -> RunResult:

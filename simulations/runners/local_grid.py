@@ -23,7 +23,7 @@ from flwr.proto.message_pb2 import Context as ContextProto
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from simulations.runners.outcome import describe
+from simulations.runners.result import describe
 
 
 class LocalGrid(Grid):

@@ -19,9 +19,9 @@ from flwr.supercore.constant import NOOP_FEDERATION_ID
 from flwr.supercore.run import Run
 from flwr.supercore.telemetry import EventType
 
-from collafuse_flwr.config import Config
-from collafuse_flwr.errors import SettingError
-from simulations.runners.apps import (
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
+from simulations.runners.app_loading import (
     CLIENT_APP,
     SERVER_APP,
     begin_run,
@@ -31,8 +31,8 @@ from simulations.runners.apps import (
     server_context,
 )
 from simulations.runners.environment import quiet_flwr
-from simulations.runners.outcome import RunFailed, RunResult, describe
 from simulations.runners.resources import check_resources, machine
+from simulations.runners.result import RunFailed, RunResult, describe
 from simulations.runners.server_thread import ServerThread
 
 #: The versions of flwr whose private entry point is known to work; `run_simulation` cannot pass a run config.

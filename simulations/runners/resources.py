@@ -7,8 +7,8 @@ import os
 import torch
 from ray._private.utils import get_num_cpus
 
-from collafuse_flwr.config import FederationConfig
-from collafuse_flwr.errors import SettingError
+from collafuse_flwr.config.sections import FederationConfig
+from collafuse_flwr.core.errors import SettingError
 
 
 def machine() -> tuple[int, int]:

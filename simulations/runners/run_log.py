@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import TextIO
 
-from collafuse_flwr.errors import UserError
-from simulations.runners.outcome import RunFailed
+from collafuse_flwr.core.errors import UserError
+from simulations.runners.result import RunFailed
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 #: Lines that the server did not print: of Flower's logger and command line, of Ray, of warnings and tracebacks.
@@ -70,7 +70,7 @@ class RunLog:
 
 
 def _is_user_error(name: str) -> bool:
-    """Whether a name such as `collafuse_flwr.errors.DataError` is that of an error meant for the user."""
+    """Whether a name such as `collafuse_flwr.core.errors.DataError` is that of an error meant for the user."""
     try:
         kind = pkgutil.resolve_name(name)
     except (ValueError, ImportError, AttributeError):

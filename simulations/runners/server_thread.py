@@ -8,7 +8,7 @@ import threading
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from simulations.runners.outcome import RunFailed, raise_failure
+from simulations.runners.result import RunFailed, raise_failure
 
 #: Seconds to wait for an interrupted server.
 PATIENCE = 10.0

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulations.runners.outcome import RunFailed
 from simulations.runners.processes import descendants, end
+from simulations.runners.result import RunFailed
 
 #: Seconds for the SuperLink to answer, for it to end, and for what it started to follow.
 START_PATIENCE, END_PATIENCE, FOLLOW_PATIENCE = 120.0, 15.0, 4.0
@@ -26,7 +26,7 @@ START_PATIENCE, END_PATIENCE, FOLLOW_PATIENCE = 120.0, 15.0, 4.0
 class SuperLink:
     """A SuperLink that runs, and the environment in which `flwr` finds it and no other."""
 
-    home: Path
+    initial_cluster: Path
     environment: dict[str, str]
     address: str
 
@@ -51,14 +51,14 @@ def private_superlink(*, simulation: bool = True) -> Iterator[SuperLink]:
         RunFailed: it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="collafuse-", ignore_cleanup_errors=True) as folder:
-        home, port = Path(folder), free_port()
+        initial_cluster, port = Path(folder), free_port()
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        environment = {**os.environ, "FLWR_HOME": str(home), "PATH": path, "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "FLWR_HOME": str(initial_cluster), "PATH": path, "PYTHONUNBUFFERED": "1"}
         connection = f'[superlink]\ndefault = "own"\n\n[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
-        (home / "config.toml").write_text(connection)
+        (initial_cluster / "config.toml").write_text(connection)
         options = ["--insecure", "--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(port)]
         options += ["--simulation"] * simulation
-        with (home / "superlink.log").open("w") as log:
+        with (initial_cluster / "superlink.log").open("w") as log:
             process = subprocess.Popen(
                 [script("flower-superlink"), *options],
                 env=environment,
@@ -69,8 +69,8 @@ def private_superlink(*, simulation: bool = True) -> Iterator[SuperLink]:
                 start_new_session=True,
             )
             try:
-                _wait_until_healthy(process, port, home / "superlink.log")
-                yield SuperLink(home, environment, f"127.0.0.1:{port}")
+                _wait_until_healthy(process, port, initial_cluster / "superlink.log")
+                yield SuperLink(initial_cluster, environment, f"127.0.0.1:{port}")
             finally:
                 stop(process)
 

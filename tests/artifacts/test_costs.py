@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from collafuse_flwr.artifacts.costs import client_costs, lost, server_costs, total
-from collafuse_flwr.config import Config
-from collafuse_flwr.diffusion import make_schedule
-from strategies.journal import Journal, Round
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.diffusion.schedule import make_schedule
+from collafuse_flwr.runs.cost_report import client_costs, failed_contributions, server_costs, total
+from collafuse_flwr.runs.history import History, RoundRecord
 
 CONFIG = Config.from_flat({"num_supernodes": 12, "timesteps": 20, "cut_ratio": 0.3, "schedule": "linear"})
 
@@ -36,16 +36,16 @@ def evaluated(bits: float, releases: int = 1) -> dict[str, Any]:
     }
 
 
-def read(tmp_path: Path, *rounds: Round) -> list[dict[str, Any]]:
+def read(tmp_path: Path, *rounds: RoundRecord) -> list[dict[str, Any]]:
     """Rounds as they come back from metrics.jsonl."""
-    Journal(tmp_path, list(rounds)).write_metrics()
+    History(tmp_path, list(rounds)).write_metrics()
     return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
 def rounds(tmp_path: Path) -> list[dict[str, Any]]:
     """Client 2 takes part throughout, 10 once, 11 fails and is rejected and never contributes."""
-    first, second, third = (Round(number) for number in (1, 2, 3))
+    first, second, third = (RoundRecord(number) for number in (1, 2, 3))
     first.cuts = dict.fromkeys(("2", "10", "11"), 6)
     first.images = {"2": 50, "10": 30, "11": 7}
     first.clients = {"2": numbers(1.5, 100, 8), "10": numbers(0.25, 30, 16)}
@@ -113,7 +113,7 @@ def test_the_servers_work_adds_up(rounds: list[dict[str, Any]]) -> None:
     whole = server_costs(rounds)
     assert (whole["batch_seconds"], whole["modelled_seconds"], whole["seconds"]) == (5.5, 55.0, 3.5)
     assert server_costs([]) == {"flops": 0, "seconds": 0, "image_updates": 0, "pool": 0}
-    assert server_costs([asdict(Round(1))]) == server_costs([])
+    assert server_costs([asdict(RoundRecord(1))]) == server_costs([])
 
 
 def test_the_total_adds_costs_and_takes_the_worst_of_disclosure(rounds: list[dict[str, Any]]) -> None:
@@ -130,7 +130,7 @@ def test_the_total_adds_costs_and_takes_the_worst_of_disclosure(rounds: list[dic
 def test_a_clean_image_is_disclosed_without_bound(tmp_path: Path) -> None:
     """JSON has no infinity, but a client that uploads x_0 must not look like one of which nothing is known."""
     config = Config.from_flat({"num_supernodes": 3, "timesteps": 20, "client_cut_ratios": "0,0.3,1"})
-    row = Round(1, cuts={"0": 0, "1": 6, "2": 20}, images=dict.fromkeys("012", 10))
+    row = RoundRecord(1, cuts={"0": 0, "1": 6, "2": 20}, images=dict.fromkeys("012", 10))
     row.evaluation = {"0": evaluated(math.inf), "1": evaluated(5.0), "2": evaluated(0.0, releases=0)}
     clients = client_costs(config, read(tmp_path, row))
     assert [client["bits"] for client in clients] == [math.inf, 5.0, 0.0]
@@ -139,7 +139,7 @@ def test_a_clean_image_is_disclosed_without_bound(tmp_path: Path) -> None:
 
 
 def test_what_was_lost_is_listed_with_its_reason(rounds: list[dict[str, Any]]) -> None:
-    assert lost(rounds) == {
+    assert failed_contributions(rounds) == {
         "failed": 2,
         "rejected": 1,
         "lost": [
@@ -148,4 +148,4 @@ def test_what_was_lost_is_listed_with_its_reason(rounds: list[dict[str, Any]]) -
             {"round": 3, "client": 2, "kind": "failed", "reason": "no reply within 5 seconds"},
         ],
     }
-    assert lost([]) == {"failed": 0, "rejected": 0, "lost": []}
+    assert failed_contributions([]) == {"failed": 0, "rejected": 0, "lost": []}

@@ -13,15 +13,20 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
 
-from collafuse_flwr.artifacts import open_run, print_summary, quality, summarise
-from collafuse_flwr.artifacts.clusters import clusters_by_round, draw_clusters
-from collafuse_flwr.artifacts.domains import domains_of
-from collafuse_flwr.config import Config
-from collafuse_flwr.data import federation_data, to_model_space
-from collafuse_flwr.evaluation import train_classifier, train_synthetic_test_real
-from collafuse_flwr.folders import client_folder
-from collafuse_flwr.runtime import threads
-from strategies.journal import Journal, Round
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.runtime import threads
+from collafuse_flwr.data.domains import client_domains
+from collafuse_flwr.data.federated import federation_data
+from collafuse_flwr.data.images import normalize
+from collafuse_flwr.evaluation import evaluator as quality
+from collafuse_flwr.evaluation.classifier import train_classifier
+from collafuse_flwr.evaluation.tstr import train_synthetic_test_real
+from collafuse_flwr.runs.cluster_report import clusters_by_round, draw_clusters
+from collafuse_flwr.runs.console import print_summary
+from collafuse_flwr.runs.history import History, RoundRecord
+from collafuse_flwr.runs.run_dir import open_run
+from collafuse_flwr.runs.run_layout import client_folder
+from collafuse_flwr.runs.summary import summarize_run
 
 NAMES = ("digits 1", "digits 2")
 #: Clients 0 and 2 have the first set; 1 and 3 the other.
@@ -34,11 +39,11 @@ def settings(folder: Path, **more: Any) -> Config:
     return Config.from_flat(flat | more)
 
 
-def rounds_of(*clusters: dict[str, int]) -> list[Round]:
+def rounds_of(*clusters: dict[str, int]) -> list[RoundRecord]:
     rows = []
     for number, own in enumerate(clusters, start=1):
         work = {"loss": None, "steps": 1, "image_updates": 1, "seconds": 1.0, "flops": 1, "pool": 0}
-        row = Round(number, 64, dict.fromkeys("0123", 100), dict.fromkeys("0123", 50))
+        row = RoundRecord(number, 64, dict.fromkeys("0123", 100), dict.fromkeys("0123", 50))
         row.server = work | {"client_cuts": {"0": "0000", "1": "1110", "2": "0000", "3": "1111"}}
         row.server |= {"clusters": own} if own else {}
         rows.append(row)
@@ -54,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = federation_data(config.data, 4, 0)
     for client in range(4):
         own = data.client(client).train
-        images = to_model_space(own.images)
+        images = normalize(own.images)
         images = images if client % 2 == 0 else torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
         path = client_folder(folder, client)
         path.mkdir(parents=True, exist_ok=True)
@@ -65,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows[-1].clients = {
         str(c): {"loss": 1.0, "steps": 1, "image_updates": 1, "seconds": 1.0, "flops": 1} for c in range(4)
     }
-    Journal(folder, rows).write_metrics()
+    History(folder, rows).write_metrics()
     return folder
 
 
@@ -74,7 +79,7 @@ def summary(folder: Path) -> dict[str, Any]:
     with threads(1), pytest.MonkeyPatch.context() as patch:
         for slow in (train_classifier, train_synthetic_test_real):
             patch.setattr(quality, slow.__name__, partial(slow, steps=40))
-        return summarise(folder)
+        return summarize_run(folder)
 
 
 def test_every_client_and_domain_is_measured(summary: dict[str, Any]) -> None:
@@ -144,14 +149,14 @@ def test_the_terminal_shows_domains_and_cuts_and_nothing_of_diffusion(folder: Pa
 
 def test_domains_are_known_where_clients_were_dealt_by_them(tmp_path: Path) -> None:
     config = settings(tmp_path)
-    assert domains_of(config, federation_data(config.data, 4, 0)) == {
+    assert client_domains(config.data, federation_data(config.data, 4, 0)) == {
         0: NAMES[0],
         1: NAMES[1],
         2: NAMES[0],
         3: NAMES[1],
     }
     mixed = settings(tmp_path, partition="iid")
-    assert domains_of(mixed, federation_data(mixed.data, 4, 0)) == {}
+    assert client_domains(mixed.data, federation_data(mixed.data, 4, 0)) == {}
 
 
 def test_clusters_have_no_agreement_without_domains(tmp_path: Path) -> None:

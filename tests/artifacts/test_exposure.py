@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from collafuse_flwr.artifacts import exposure
-from collafuse_flwr.artifacts.exposure import reidentification
-from collafuse_flwr.data import federation_data, to_model_space
+from collafuse_flwr.data.federated import federation_data
+from collafuse_flwr.data.images import normalize
 from collafuse_flwr.privacy.reidentification import reidentification_rate
-from tests.federation import small
+from collafuse_flwr.runs import reidentification as exposure
+from collafuse_flwr.runs.reidentification import reidentification
+from tests.small_runs import small
 
 
 def exposed(tmp_path: Path, cuts: list[int], releases: list[int | None]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -81,7 +82,7 @@ def test_candidates_are_capped_and_every_client_has_targets_among_them(
     share = max(len(targets) for _, targets in attacked)
     for (candidates, targets), partition in zip(attacked, data.partitions, strict=True):
         assert len(candidates) == count
-        own = to_model_space(data.images.images[partition.train])
+        own = normalize(data.images.images[partition.train])
         assert len(targets) == min(len(own), share)
         assert all((own == target).flatten(1).all(dim=1).any() for target in candidates[targets])
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from collafuse_flwr.artifacts import RESUMABLE, open_run, read_config
-from collafuse_flwr.config import Config, setting_names
-from collafuse_flwr.errors import SettingError, UserError
+from collafuse_flwr.config.config import Config, setting_names
+from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.runs.run_dir import RESUMABLE, open_run, read_config
 
 #: Another value for settings of which twice, or not, the default is not allowed.
 OTHER: dict[str, object] = {

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import tests.accountants  # noqa: F401 - before a test imports what it imports
-from collafuse_flwr.artifacts.guarantees import guarantees, in_words
-from collafuse_flwr.diffusion import make_schedule
+from collafuse_flwr.diffusion.schedule import make_schedule
 from collafuse_flwr.privacy.accounting import composed_epsilon, epsilon
-from tests.federation import small
+from collafuse_flwr.runs.dp_report import describe_guarantee, dp_guarantees
+from tests.small_runs import small
 
 
 def guaranteed(
@@ -24,7 +24,7 @@ def guaranteed(
         {"client": i, "cut_step": k, "releases": n, "num_images": 100, "dp_steps": 0 if n is None else 50}
         for i, (k, n) in enumerate(zip(cuts, releases, strict=True))
     ]
-    return guarantees(small(tmp_path, **settings), 64, clients), clients
+    return dp_guarantees(small(tmp_path, **settings), 64, clients), clients
 
 
 def test_every_client_has_the_guarantee_of_its_cut_and_releases(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_weights_are_not_covered(tmp_path: Path, strategy: str) -> None:
     pooled, clients = guaranteed(tmp_path, [1, 1], strategy=strategy)
     assert set(pooled.values()) == {None}
     assert clients[0]["dp_epsilon"] is None
-    assert in_words(small(tmp_path), pooled) == ""
+    assert describe_guarantee(small(tmp_path), pooled) == ""
 
 
 def test_clean_images_and_unknown_counts(tmp_path: Path) -> None:
@@ -69,10 +69,10 @@ def test_clean_images_and_unknown_counts(tmp_path: Path) -> None:
     ],
 )
 def test_the_sentence_says_when_a_number_is_vacuous(tmp_path: Path, eps: float, said: str) -> None:
-    assert said in in_words(small(tmp_path), {"dp_epsilon": eps})
-    assert ("labels" in in_words(small(tmp_path), {"dp_epsilon": eps})) == (eps > 0)
+    assert said in describe_guarantee(small(tmp_path), {"dp_epsilon": eps})
+    assert ("labels" in describe_guarantee(small(tmp_path), {"dp_epsilon": eps})) == (eps > 0)
     for settings in ({"share_labels": False}, {"condition": "none"}):
-        assert "labels" not in in_words(small(tmp_path, **settings), {"dp_epsilon": eps})
+        assert "labels" not in describe_guarantee(small(tmp_path, **settings), {"dp_epsilon": eps})
 
 
 TRAINED = {"dp_noise_multiplier": 4.0, "client_batch_size": 20}
@@ -95,7 +95,7 @@ def test_privately_trained_networks_are_covered_with_the_releases(
 def test_nothing_is_said_of_networks_that_were_not_trained_privately(tmp_path: Path) -> None:
     pooled, (client,) = guaranteed(tmp_path, [1])
     assert (client["dp_sgd_epsilon"], client["dp_total_epsilon"], pooled["dp_total_epsilon"]) == (None, None, None)
-    assert "uploads only" in in_words(small(tmp_path), pooled)
+    assert "uploads only" in describe_guarantee(small(tmp_path), pooled)
 
 
 def test_a_client_that_did_not_report_has_no_guarantee(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_the_sentence_is_about_the_sum(
     tmp_path: Path, released: float, trained: float, total: float, said: str
 ) -> None:
     pooled = {"dp_epsilon": released, "dp_sgd_epsilon": trained, "dp_total_epsilon": total}
-    sentence = in_words(small(tmp_path), pooled)
+    sentence = describe_guarantee(small(tmp_path), pooled)
     assert said in sentence
     assert "uploads only" not in sentence
     assert ("labels" in sentence) == (released > 0)

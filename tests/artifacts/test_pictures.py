@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from collafuse_flwr.artifacts import draw_curves, draw_overview, save_grid
-from collafuse_flwr.artifacts import pictures as module
+from collafuse_flwr.runs import figures as module
+from collafuse_flwr.runs.figures import draw_curves, draw_overview, save_grid
 
 PADDING = 2
 

@@ -16,22 +16,21 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from collafuse_flwr.artifacts import open_run, print_summary, quality, summarise
-from collafuse_flwr.artifacts.quality import Judge
-from collafuse_flwr.config import Config
-from collafuse_flwr.data import FederationData, federation_data
-from collafuse_flwr.errors import SettingError
-from collafuse_flwr.evaluation import (
-    PretrainedFeatures,
-    extract_features,
-    frechet_distance,
-    kernel_distance,
-    pretrained_networks,
-    train_classifier,
-)
-from collafuse_flwr.runtime import threads
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.runtime import threads
+from collafuse_flwr.data.federated import FederationData, federation_data
+from collafuse_flwr.evaluation import evaluator as quality
+from collafuse_flwr.evaluation.classifier import train_classifier
+from collafuse_flwr.evaluation.distances import frechet_distance, kernel_distance
+from collafuse_flwr.evaluation.evaluator import SampleEvaluator
+from collafuse_flwr.evaluation.features import extract_features
+from collafuse_flwr.evaluation.pretrained import PretrainedFeatures, pretrained_networks
+from collafuse_flwr.runs.console import print_summary
+from collafuse_flwr.runs.run_dir import open_run
+from collafuse_flwr.runs.summary import summarize_run
 from simulations import runners
-from tests.federation import federate, small
+from tests.small_runs import federate, small
 from tests.strict_json import plain, strict
 from tests.weights import write_clip, write_inception
 
@@ -63,7 +62,7 @@ def measured(folder: Path) -> tuple[dict[str, Any], Counter[int]]:
 
     with threads(1), pytest.MonkeyPatch.context() as patch:
         patch.setattr(PretrainedFeatures, "forward", watch)
-        return summarise(folder), seen
+        return summarize_run(folder), seen
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +105,7 @@ def test_without_weights_nothing_is_called_fid(folder: Path, tmp_path: Path, sum
     settings = json.loads((folder / "config.json").read_text()) | {"inception_weights": "", "clip_weights": ""}
     (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
     with threads(1):
-        bare = summarise(tmp_path / "run")
+        bare = summarize_run(tmp_path / "run")
     for row, full in zip((bare["pooled"], *bare["clients"]), (summary["pooled"], *summary["clients"]), strict=True):
         assert {name for name in full if name not in row} == {*NAMES} | ({"fid_real"} & full.keys())
         assert row == {name: value for name, value in full.items() if name in row}
@@ -156,6 +155,6 @@ def test_the_judge_never_holds_all_images_as_floats(tmp_path: Path, monkeypatch:
     config = small(tmp_path, max_images=300)
     monkeypatch.setattr(quality, "train_classifier", partial(train_classifier, steps=3))
     monkeypatch.setattr(torch.Tensor, "to", watch)
-    judge = Judge.trained_on(data_of(config), config)
+    judge = SampleEvaluator.trained_on(data_of(config), config)
     assert judge.classifier.num_features == 64
     assert max(largest) <= 128

@@ -15,14 +15,16 @@ from flwr.app import Context, Message
 from rich.console import Console
 from safetensors.torch import load_file
 
-from collafuse_flwr.artifacts import open_run, print_summary, read_config, summarise
-from collafuse_flwr.artifacts.quality import Judge, Samples
 from collafuse_flwr.client_app import app as client_app
-from collafuse_flwr.data import federation_data
-from collafuse_flwr.privacy.disclosure import snr_db
-from collafuse_flwr.process import Process
-from collafuse_flwr.runtime import threads
-from tests.federation import connect, federate, small, spoiled
+from collafuse_flwr.core.runtime import threads
+from collafuse_flwr.data.federated import federation_data
+from collafuse_flwr.diffusion.setup import DiffusionSetup
+from collafuse_flwr.evaluation.evaluator import SampleEvaluator, Samples
+from collafuse_flwr.privacy.leakage_bounds import snr_db
+from collafuse_flwr.runs.console import print_summary
+from collafuse_flwr.runs.run_dir import open_run, read_config
+from collafuse_flwr.runs.summary import summarize_run
+from tests.small_runs import connect, federate, small, spoiled
 from tests.strict_json import plain, strict
 
 MEASURED = ("fd", "tstr", "snr_db", "bits", "bytes_up", "bytes_down", "client_flops", "client_seconds")
@@ -50,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def summary(folder: Path) -> dict[str, Any]:
     with threads(1):
-        return summarise(folder)
+        return summarize_run(folder)
 
 
 def test_what_was_promised_is_there(summary: dict[str, Any]) -> None:
@@ -77,7 +79,7 @@ def test_figures_have_their_ranges(summary: dict[str, Any]) -> None:
 def test_disclosure_is_that_of_each_clients_cut(folder: Path, summary: dict[str, Any]) -> None:
     """The client that uploads nothing discloses nothing; of all, the worst is what counts."""
     config = small(folder, client_cut_ratios="0.3,0.2,1")
-    alpha_bar = Process.of(config).schedule.alpha_bar
+    alpha_bar = DiffusionSetup.of(config).schedule.alpha_bar
     clients = summary["clients"]
     assert [client["cut_step"] for client in clients] == [6, 4, 20]
     assert [client["snr_db"] for client in clients[:2]] == [pytest.approx(snr_db(float(alpha_bar[k]))) for k in (6, 4)]
@@ -127,7 +129,7 @@ def test_measuring_again_gives_the_same(folder: Path, summary: dict[str, Any]) -
     """In whatever order, by whoever reads the folder."""
     before = (folder / "summary.json").read_bytes()
     with threads(1):
-        assert summarise(folder) == summary
+        assert summarize_run(folder) == summary
     assert (folder / "summary.json").read_bytes() == before
 
 
@@ -217,7 +219,7 @@ def test_without_the_clients_folders_costs_are_all_there_is(
     """As in a deployment: quality is what the clients reported, and nothing is guessed."""
     for name in ("config.json", "metrics.jsonl"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    alone = summarise(tmp_path)
+    alone = summarize_run(tmp_path)
     assert "fd" not in alone["pooled"]
     assert alone["pooled"]["bytes_up"] == summary["pooled"]["bytes_up"]
     assert [client["held_out_loss"] for client in alone["clients"]] == [
@@ -232,7 +234,7 @@ def test_samples_of_unknown_class_are_left_out_of_tstr_if_they_are_few(folder: P
     samples = load_file(folder / "clients" / "2" / "samples.safetensors")
     images, labels = samples["images"].repeat(3, 1, 1, 1), samples["labels"].repeat(3)
     with threads(1):
-        judge = Judge.trained_on(federation_data(config.data, 3, 0), config)
+        judge = SampleEvaluator.trained_on(federation_data(config.data, 3, 0), config)
         left = len(labels) // 2 + 1
         known = judge.measure({2: Samples(images[:left], labels[:left])})[1][2]["tstr"]
         labels[left:] = -1
@@ -251,6 +253,6 @@ def test_classifiers_of_samples_are_trained_only_where_asked_for(
         json.dumps(json.loads((folder / "config.json").read_text()) | {"tstr": tstr})
     )
     with threads(1):
-        measured = summarise(tmp_path / "run")
+        measured = summarize_run(tmp_path / "run")
     assert (measured["pooled"]["tstr"] is not None) == pooled
     assert all((client["tstr"] is not None) == per_client for client in measured["clients"])

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from collafuse_flwr.client.cut import own_cut
-from collafuse_flwr.client.store import ClientStore
-from collafuse_flwr.config import Config
-from collafuse_flwr.data import federation_data
-from collafuse_flwr.errors import SettingError
-from collafuse_flwr.privacy.choice import choose_cut
-from collafuse_flwr.process import Process
-from tests.federation import metrics, run_strategy, small
+from collafuse_flwr.client.cut_selection import select_cut
+from collafuse_flwr.client.state_store import ClientStore
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.data.federated import federation_data
+from collafuse_flwr.diffusion.setup import DiffusionSetup
+from collafuse_flwr.privacy.cut_selection import choose_cut
+from tests.small_runs import metrics, run_strategy, small
 
 
 def cut_of(config: Config, folder: Path, client: int = 1) -> int:
     data = federation_data(config.data, 3, 0).client(client)
-    return own_cut(Process.of(config), data.train, client, ClientStore(folder))
+    return select_cut(DiffusionSetup.of(config), data.train, client, ClientStore(folder))
 
 
 def test_without_a_target_the_settings_say(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_a_cut_is_chosen_once_and_kept(tmp_path: Path, monkeypatch: pytest.Monke
     config = small(tmp_path, cut_bits=5)
     chosen = cut_of(config, tmp_path / "1")
     assert 0 < chosen < 20
-    monkeypatch.setattr("collafuse_flwr.privacy.choice.choose_cut", None)
+    monkeypatch.setattr("collafuse_flwr.privacy.cut_selection.choose_cut", None)
     assert cut_of(config, tmp_path / "1") == chosen
     with pytest.raises(SettingError, match=r"^`cut_bits` = 4.0 is not allowed: as before, .* has chosen its cut"):
         cut_of(small(tmp_path, cut_bits=4), tmp_path / "1")
@@ -42,7 +42,7 @@ def test_every_client_of_a_run_cuts_where_its_own_images_allow(tmp_path: Path) -
     expected = {}
     for client in range(3):
         images = federation_data(config.data, 3, 0).client(client).train.images
-        expected[str(client)] = choose_cut(config, Process.of(config).schedule, images / 127.5 - 1, client)
-    assert {str(c): hello.cut_step for c, hello in strategy.members.hellos.items()} == expected
+        expected[str(client)] = choose_cut(config, DiffusionSetup.of(config).schedule, images / 127.5 - 1, client)
+    assert {str(c): client_info.cut_step for c, client_info in strategy.client_manager.client_infos.items()} == expected
     assert metrics(tmp_path)[0]["cuts"] == expected
     assert len(set(expected.values())) > 1

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.client.effort import Work, plan_work
-from collafuse_flwr.client.store import Ledger
-from collafuse_flwr.config import Config
+from collafuse_flwr.client.state_store import ClientState
+from collafuse_flwr.client.training_plan import RoundPlan, plan_round
+from collafuse_flwr.config.config import Config
 
 T = 50
 
@@ -19,11 +19,11 @@ def some(**given: Any) -> Config:
     return Config.from_flat({"timesteps": T, "client_init": "random"} | given)
 
 
-def whole_run(config: Config, num_images: int, cut: int, rounds: list[int] | None = None) -> list[Work]:
+def whole_run(config: Config, num_images: int, cut: int, rounds: list[int] | None = None) -> list[RoundPlan]:
     """What a client that is asked in these rounds (None: in all) plans, round by round."""
-    total, ledger, plans = config.run.num_rounds, Ledger(), []
+    total, ledger, plans = config.run.num_rounds, ClientState(), []
     for round_ in rounds or range(1, total + 1):
-        plans.append(plan_work(config, ledger, round_, total, num_images, cut))
+        plans.append(plan_round(config, ledger, round_, total, num_images, cut))
         ledger = plans[-1].ledger
     return plans
 
@@ -58,7 +58,7 @@ def test_a_run_spends_the_budget_within_one_batch(run: tuple[Config, int, int]) 
     done = batch * sum(plan.steps for plan in plans)
     slack = 1e-6 * (1 + total)
     assert total - batch - slack <= done <= total + slack
-    assert plans[-1].ledger.owed == pytest.approx(total - done, abs=slack)
+    assert plans[-1].ledger.deferred_updates == pytest.approx(total - done, abs=slack)
 
 
 @settings(max_examples=200)
@@ -72,7 +72,7 @@ def test_no_round_takes_steps_back_or_forgets_updates(run: tuple[Config, int, in
         assert plan.steps >= 0
         assert plan.ledger.round == round_
         so_far = budget(config, num_images, cut) * round_ / config.run.num_rounds
-        assert plan.ledger.owed + spent == pytest.approx(so_far, rel=1e-6, abs=1e-6)
+        assert plan.ledger.deferred_updates + spent == pytest.approx(so_far, rel=1e-6, abs=1e-6)
 
 
 @settings(max_examples=100)
@@ -102,7 +102,7 @@ def test_the_round_it_starts_in_is_the_one_that_the_settings_choose() -> None:
 def test_a_client_without_a_part_of_the_chain_never_trains(client_init: str, effort: str) -> None:
     plans = whole_run(some(client_init=client_init, effort=effort), 100, 0)
     assert {plan.steps for plan in plans} == {0}
-    assert plans[-1].ledger == Ledger(round=10)
+    assert plans[-1].ledger == ClientState(round=10)
 
 
 @pytest.mark.parametrize("client_init", ["random", "backbone"])
@@ -126,7 +126,7 @@ def test_less_than_a_batch_a_round_is_saved_up() -> None:
     """25 updates a round in batches of 100 are two steps in eight rounds."""
     plans = whole_run(some(num_rounds=8, local_epochs=1.0, client_batch_size=100), 125, 10)
     assert sum(plan.steps for plan in plans) == 2
-    assert plans[-1].ledger.owed == 0
+    assert plans[-1].ledger.deferred_updates == 0
 
 
 def test_a_client_does_the_work_of_the_rounds_it_is_asked_in() -> None:
@@ -137,8 +137,8 @@ def test_a_client_does_the_work_of_the_rounds_it_is_asked_in() -> None:
 
 
 def test_planning_again_gives_the_same_and_keeps_the_releases() -> None:
-    config, ledger = some(), Ledger(round=3, first_round=1, owed=7.5, releases=2)
-    first = plan_work(config, ledger, 4, 10, 100, 10)
-    assert plan_work(config, ledger, 4, 10, 100, 10) == first
+    config, ledger = some(), ClientState(round=3, first_round=1, deferred_updates=7.5, releases=2)
+    first = plan_round(config, ledger, 4, 10, 100, 10)
+    assert plan_round(config, ledger, 4, 10, 100, 10) == first
     assert first.ledger.releases == 2
-    assert ledger == Ledger(round=3, first_round=1, owed=7.5, releases=2)
+    assert ledger == ClientState(round=3, first_round=1, deferred_updates=7.5, releases=2)

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from collafuse_flwr.client.labels import UNKNOWN, draw_labels, draw_rows, told_by
-from collafuse_flwr.config import Config
-from collafuse_flwr.data import Facts, ImageSet, to_model_space
-from collafuse_flwr.diffusion import Schedule, diffuse, make_schedule
-from collafuse_flwr.rng import stream
-from collafuse_flwr.wire import HandOver
+from collafuse_flwr.client.sample_labels import UNKNOWN, condition_samples, draw_labels, sample_posterior_rows
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.data.images import ImageMetadata, ImageSet, normalize
+from collafuse_flwr.diffusion.forward import add_noise
+from collafuse_flwr.diffusion.schedule import Schedule, make_schedule
+from collafuse_flwr.wire.collafuse import SampleHandoff
 
 SCHEDULE = make_schedule("cosine", 100)
 CLASSES = ("dark", "unused", "bright", "unused too")
@@ -30,15 +31,15 @@ def some_images(dark: int, bright: int, size: int = 4) -> ImageSet:
 
 
 def noised(images: ImageSet, cut: int, schedule: Schedule = SCHEDULE) -> Tensor:
-    x_0 = to_model_space(images.images)
+    x_0 = normalize(images.images)
     zeros = torch.zeros(len(x_0), dtype=torch.int64)
-    return diffuse(schedule, x_0, zeros, zeros + cut, torch.randn(x_0.shape, generator=stream("noise")))
+    return add_noise(schedule, x_0, zeros, zeros + cut, torch.randn(x_0.shape, generator=named_generator("noise")))
 
 
 @pytest.mark.parametrize("cut", [0, 10, 50, 99, 100])
 def test_every_sample_has_a_class_that_the_client_has(cut: int) -> None:
     images = some_images(40, 60)
-    labels = draw_labels(SCHEDULE, cut, images, noised(some_images(30, 20), cut), stream(0))
+    labels = draw_labels(SCHEDULE, cut, images, noised(some_images(30, 20), cut), named_generator(0))
     assert labels.shape == (50,)
     assert labels.dtype == torch.int64
     assert set(labels.tolist()) <= {0, 2}, "the names of the classes, not their places among those that occur"
@@ -47,22 +48,22 @@ def test_every_sample_has_a_class_that_the_client_has(cut: int) -> None:
 @pytest.mark.parametrize("cut", [0, 10, 40])
 def test_the_class_is_the_one_that_can_still_be_seen(cut: int) -> None:
     images, samples = some_images(60, 60), some_images(50, 30)
-    labels = draw_labels(SCHEDULE, cut, images, noised(samples, cut), stream(0))
+    labels = draw_labels(SCHEDULE, cut, images, noised(samples, cut), named_generator(0))
     assert (labels == samples.labels).float().mean() > 0.9
 
 
 def test_where_nothing_can_be_seen_the_clients_frequencies_decide() -> None:
     """Of a client with 80 % bright images, 80 % of the samples from pure noise are called bright, even dark ones."""
     images = some_images(40, 160)
-    for dark in (torch.full((20_000, 1, 4, 4), -1.0), torch.randn(20_000, 1, 4, 4, generator=stream("x"))):
-        bright = (draw_labels(SCHEDULE, 100, images, dark, stream(0)) == 2).float().mean().item()
+    for dark in (torch.full((20_000, 1, 4, 4), -1.0), torch.randn(20_000, 1, 4, 4, generator=named_generator("x"))):
+        bright = (draw_labels(SCHEDULE, 100, images, dark, named_generator(0)) == 2).float().mean().item()
         assert bright == pytest.approx(0.8, abs=5 * (0.8 * 0.2 / 20_000) ** 0.5)
 
 
 def test_at_t_labels_do_not_depend_on_the_samples() -> None:
     images = some_images(40, 60)
     first, second = (
-        draw_labels(SCHEDULE, 100, images, x_k, stream(0))
+        draw_labels(SCHEDULE, 100, images, x_k, named_generator(0))
         for x_k in (torch.ones(50, 1, 4, 4), torch.zeros(50, 1, 4, 4))
     )
     assert torch.equal(first, second)
@@ -72,23 +73,23 @@ def test_labels_are_drawn_and_not_the_likeliest_taken() -> None:
     """p(y | x_k) on a sample that could be of either class: both occur, as often as the odds say."""
     images = some_images(100, 100)
     between = torch.zeros(4000, 1, 4, 4)
-    labels = draw_labels(SCHEDULE, 70, images, between, stream(0))
+    labels = draw_labels(SCHEDULE, 70, images, between, named_generator(0))
     assert 0.2 < (labels == 2).float().mean().item() < 0.8
 
 
 @pytest.mark.parametrize("cut", [0, 30, 100])
 def test_a_client_of_one_class_knows_the_answer(cut: int) -> None:
-    labels = draw_labels(SCHEDULE, cut, some_images(0, 20), torch.randn(30, 1, 4, 4), stream(0))
+    labels = draw_labels(SCHEDULE, cut, some_images(0, 20), torch.randn(30, 1, 4, 4), named_generator(0))
     assert labels.tolist() == [2] * 30
 
 
 @pytest.mark.parametrize("cut", [30, 100])
 def test_the_same_generator_draws_the_same_labels(cut: int) -> None:
-    images, x_k = some_images(40, 60), torch.randn(200, 1, 4, 4, generator=stream("x"))
-    first = draw_labels(SCHEDULE, cut, images, x_k, stream(0, "labels"))
+    images, x_k = some_images(40, 60), torch.randn(200, 1, 4, 4, generator=named_generator("x"))
+    first = draw_labels(SCHEDULE, cut, images, x_k, named_generator(0, "labels"))
     torch.randn(3)
-    assert torch.equal(draw_labels(SCHEDULE, cut, images, x_k, stream(0, "labels")), first)
-    assert not torch.equal(draw_labels(SCHEDULE, cut, images, x_k, stream(1, "labels")), first)
+    assert torch.equal(draw_labels(SCHEDULE, cut, images, x_k, named_generator(0, "labels")), first)
+    assert not torch.equal(draw_labels(SCHEDULE, cut, images, x_k, named_generator(1, "labels")), first)
 
 
 # Attributes: those of a training image.
@@ -99,16 +100,16 @@ HELD = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 0]], dtype=torch.uint8)
 
 
 def with_attributes() -> ImageSet:
-    return replace(some_images(2, 2), facts=Facts(HELD, ("bright", "odd")))
+    return replace(some_images(2, 2), metadata=ImageMetadata(HELD, ("bright", "odd")))
 
 
 @pytest.mark.parametrize("cut", [0, 1, 20])
 def test_an_image_that_can_still_be_seen_is_found(cut: int) -> None:
-    x_0 = torch.rand(30, 1, 8, 8, generator=stream("x_0")) * 2 - 1
+    x_0 = torch.rand(30, 1, 8, 8, generator=named_generator("x_0")) * 2 - 1
     zeros = torch.zeros(30, dtype=torch.int64)
-    x_k = diffuse(SCHEDULE, x_0, zeros, zeros + cut, torch.randn(x_0.shape, generator=stream("noise")))
-    order = torch.randperm(30, generator=stream("order"))
-    assert torch.equal(draw_rows(SCHEDULE, cut, x_0, x_k[order], stream(0)), order)
+    x_k = add_noise(SCHEDULE, x_0, zeros, zeros + cut, torch.randn(x_0.shape, generator=named_generator("noise")))
+    order = torch.randperm(30, generator=named_generator("order"))
+    assert torch.equal(sample_posterior_rows(SCHEDULE, cut, x_0, x_k[order], named_generator(0)), order)
 
 
 def test_rows_are_drawn_by_bayes_rule() -> None:
@@ -119,7 +120,7 @@ def test_rows_are_drawn_by_bayes_rule() -> None:
     alpha_bar = float(SCHEDULE.alpha_bar[cut])
     densities = [math.exp(-((0.1 - alpha_bar**0.5 * x) ** 2) / (2 * (1 - alpha_bar))) for x in (0, 1)]
     p = densities[1] / sum(densities)
-    drawn = draw_rows(SCHEDULE, cut, x_0, x_k, stream(0)).float().mean().item()
+    drawn = sample_posterior_rows(SCHEDULE, cut, x_0, x_k, named_generator(0)).float().mean().item()
     assert drawn == pytest.approx(p, abs=5 * (p * (1 - p) / 20_000) ** 0.5)
     # And not as often as one would take the nearer.
     assert 0.2 < p < 0.49
@@ -128,7 +129,7 @@ def test_rows_are_drawn_by_bayes_rule() -> None:
 def test_attributes_and_class_are_those_of_one_image() -> None:
     images = with_attributes()
     noise = noised(images, 50).repeat(50, 1, 1, 1)
-    told = told_by(CONFIG, SCHEDULE, 50, images, HandOver(1, noise), stream(0))
+    told = condition_samples(CONFIG, SCHEDULE, 50, images, SampleHandoff(1, noise), named_generator(0))
     assert told.labels is told.attributes
     assert told.attributes is not None
     assert told.attributes.dtype == torch.uint8
@@ -139,7 +140,9 @@ def test_attributes_and_class_are_those_of_one_image() -> None:
 
 def test_attributes_of_the_server_have_the_class_of_an_image_that_has_them() -> None:
     asked = torch.tensor([[0, 1], [1, 0], [1, 1], [0, 0]], dtype=torch.uint8)
-    told = told_by(CONFIG, SCHEDULE, 50, with_attributes(), HandOver(1, torch.zeros(4, 1, 4, 4), asked), stream(0))
+    told = condition_samples(
+        CONFIG, SCHEDULE, 50, with_attributes(), SampleHandoff(1, torch.zeros(4, 1, 4, 4), asked), named_generator(0)
+    )
     assert told.labels is asked
     assert told.classes.tolist() == [0, 2, UNKNOWN, 0]
 
@@ -147,8 +150,8 @@ def test_attributes_of_the_server_have_the_class_of_an_image_that_has_them() -> 
 @pytest.mark.parametrize("condition", ["classes", "none"])
 def test_classes_are_a_condition_only_where_they_are_asked_for(condition: str) -> None:
     config, images = Config.from_flat({"condition": condition}), some_images(20, 20)
-    told = told_by(config, SCHEDULE, 100, images, HandOver(1, noised(images, 100)), stream(0))
-    assert torch.equal(told.classes, draw_labels(SCHEDULE, 100, images, noised(images, 100), stream(0)))
+    told = condition_samples(config, SCHEDULE, 100, images, SampleHandoff(1, noised(images, 100)), named_generator(0))
+    assert torch.equal(told.classes, draw_labels(SCHEDULE, 100, images, noised(images, 100), named_generator(0)))
     assert told.attributes is None
     assert (told.labels is told.classes) == (condition == "classes")
     assert condition == "classes" or told.labels is None

@@ -12,25 +12,25 @@ import torch
 from flwr.app import Context, RecordDict
 
 from collafuse_flwr import client_app
-from collafuse_flwr.client import workspace
+from collafuse_flwr.client import session_store as workspace
 from collafuse_flwr.client.huscf_gan import HuscfGanClient
-from collafuse_flwr.client.session import Batches, Progress
-from collafuse_flwr.client.workspace import MAX_LIVE, MOVED, Workspace
-from collafuse_flwr.errors import SettingError, UserError
-from collafuse_flwr.gan.blocks import Cuts
-from collafuse_flwr.gan.device import PARTS
-from collafuse_flwr.gan.halves import PHASES, Tensors
-from collafuse_flwr.gan.settings import architecture_of
-from collafuse_flwr.wire import (
-    CloseRequest,
+from collafuse_flwr.client.session_store import MAX_LIVE, MOVED, SessionStore
+from collafuse_flwr.client.split_session import Batches, PhaseCursor
+from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.gan.build import build_gan_architecture
+from collafuse_flwr.gan.networks import Cuts
+from collafuse_flwr.gan.split_gan.client_half import PARTS
+from collafuse_flwr.gan.split_gan.ops import PHASES, Tensors
+from collafuse_flwr.wire.split_gan import (
+    EndRoundRequest,
     SplitRequest,
-    pack_close_request,
+    pack_end_round_request,
     pack_split_request,
     unpack_activations,
-    unpack_close_reply,
+    unpack_end_round_reply,
 )
-from strategies.split_link import Shapes
-from tests.federation import here_is, small
+from strategies.split_transport import ActivationShapes
+from tests.small_runs import here_is, small
 
 CUTS = Cuts.parse("0110")
 ORDER = list(PHASES)
@@ -46,7 +46,7 @@ def a_client(folder: Path, **settings: Any) -> HuscfGanClient:
 
 def down(client: HuscfGanClient, step: int, phase: str) -> Tensors:
     """Something that a server could send in a phase."""
-    shapes = Shapes(architecture_of(client.process.config, 1, 8, 10), 4, factored=False)
+    shapes = ActivationShapes(build_gan_architecture(client.setup.config, 1, 8, 10), 4, factored=False)
     names = PHASES[phase][0] if (step, phase) != (0, "latent") else ()
     at = {name: next(part for part in name.split("_") if part in ("gh", "gt", "dh", "dt")) for name in names}
     made = torch.Generator().manual_seed(step * 10 + ORDER.index(phase))
@@ -63,21 +63,21 @@ def ask(client: HuscfGanClient, step: int, phase: str, round_: int = 1) -> Tenso
 
 
 def close(client: HuscfGanClient, round_: int = 1) -> dict[str, torch.Tensor]:
-    request = CloseRequest(round_, str(CUTS), {"grad_gh": down(client, 1, "latent")["grad_gh"]})
-    return unpack_close_reply(client.on_train(pack_close_request(request, "float32"))).weights
+    request = EndRoundRequest(round_, str(CUTS), {"grad_gh": down(client, 1, "latent")["grad_gh"]})
+    return unpack_end_round_reply(client.on_train(pack_end_round_request(request, "float32"))).weights
 
 
-def forget(folder: Path) -> None:
+def clear(folder: Path) -> None:
     workspace._LIVE.clear()
 
 
-def keep(folder: Path) -> None:
+def save(folder: Path) -> None:
     """Another process has written since: the stamp is not that of the live session."""
     path = folder / "clients" / "0" / "working" / "phase.json"
     path.write_text(path.read_text().replace('"stamp": "', '"stamp": "x'))
 
 
-@pytest.mark.parametrize("between", [forget, keep], ids=["another process", "another stamp"])
+@pytest.mark.parametrize("between", [clear, save], ids=["another process", "another stamp"])
 def test_a_client_killed_between_phases_goes_on_from_its_disk(tmp_path: Path, between: Any) -> None:
     answers = []
     for name, act in (("straight", lambda _: None), ("killed", between)):
@@ -105,7 +105,7 @@ def test_a_live_session_whose_files_are_gone_is_not_used(tmp_path: Path) -> None
     ("step", "phase"), [(0, "latent"), (0, "judge"), (1, "fake"), (1, "latent"), (0, "generator"), (-1, "fake")]
 )
 def test_only_the_phase_that_is_due_is_answered(step: int, phase: str) -> None:
-    progress = Progress(1)
+    progress = PhaseCursor(1)
     progress.next(0, "latent")
     with pytest.raises(UserError) as caught:
         progress.next(step, phase)
@@ -169,7 +169,7 @@ def test_every_phase_says_what_it_moves(tmp_path: Path) -> None:
     for step in (0, 1):
         for phase in ORDER:
             ask(client, step, phase)
-            half = client._workspace().recall(lambda: client._session(str(CUTS))).half
+            half = client._workspace().load(lambda: client._session(str(CUTS))).half
             now = {part: {name: value.clone() for name, value in half.part_state(part).items()} for part in PARTS}
             changed = {part for part in before if not same(before[part], now[part])}
             assert changed <= set(MOVED[phase]), phase
@@ -183,11 +183,11 @@ def test_a_process_keeps_few_sessions_alive(tmp_path: Path) -> None:
     client = a_client(tmp_path)
     session = client.open_round(1, str(CUTS), {})
     for number in range(MAX_LIVE + 3):
-        Workspace(tmp_path / str(number)).keep(session, ())
+        SessionStore(tmp_path / str(number)).save(session, ())
     assert len(workspace._LIVE) == MAX_LIVE
     assert tmp_path / "2" not in workspace._LIVE
     assert tmp_path / "3" in workspace._LIVE
-    Workspace(tmp_path / "3").forget()
+    SessionStore(tmp_path / "3").clear()
     assert tmp_path / "3" not in workspace._LIVE
     assert list((tmp_path / "3").iterdir()) == []
     workspace._LIVE.clear()

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from collafuse_flwr import files
-from collafuse_flwr.client.store import KEPT_ROUNDS, ClientStore, Ledger
+from collafuse_flwr.client.state_store import KEPT_ROUNDS, ClientState, ClientStore
+from collafuse_flwr.core import atomic_io as files
 from collafuse_flwr.privacy.release import release_noise
 
 
@@ -113,12 +113,12 @@ def test_a_client_killed_while_it_makes_its_secret_has_none(tmp_path: Path, monk
 
 
 def test_a_new_client_has_no_past(tmp_path: Path) -> None:
-    assert ClientStore(tmp_path / "nothing").load(before=1) == (Ledger(), {})
+    assert ClientStore(tmp_path / "nothing").load(before=1) == (ClientState(), {})
 
 
 @settings(max_examples=30)
-@given(st.builds(Ledger, st.integers(1, 999999), st.integers(0, 99), st.floats(0, 1e9), st.integers(0, 99)))
-def test_a_ledger_survives_to_the_last_bit(tmp_path_factory: pytest.TempPathFactory, ledger: Ledger) -> None:
+@given(st.builds(ClientState, st.integers(1, 999999), st.integers(0, 99), st.floats(0, 1e9), st.integers(0, 99)))
+def test_a_ledger_survives_to_the_last_bit(tmp_path_factory: pytest.TempPathFactory, ledger: ClientState) -> None:
     folder = tmp_path_factory.mktemp("client")
     ClientStore(folder).save(ledger, tensors())
     assert ClientStore(folder).load(before=ledger.round + 1)[0] == ledger
@@ -131,7 +131,7 @@ def test_tensors_survive_with_their_types(tmp_path: Path) -> None:
         "c": torch.zeros(0),
         "d": torch.ones(2, dtype=torch.bfloat16),
     }
-    ClientStore(tmp_path).save(Ledger(1), given_)
+    ClientStore(tmp_path).save(ClientState(1), given_)
     _, back = ClientStore(tmp_path).load(before=2)
     assert back.keys() == given_.keys()
     for name, value in given_.items():
@@ -141,15 +141,15 @@ def test_tensors_survive_with_their_types(tmp_path: Path) -> None:
 
 def test_a_client_without_a_network_keeps_its_ledger(tmp_path: Path) -> None:
     """As at cut 0, or while it waits for the backbone."""
-    ClientStore(tmp_path).save(Ledger(4, owed=12.5), {})
-    assert ClientStore(tmp_path).load(before=5) == (Ledger(4, owed=12.5), {})
+    ClientStore(tmp_path).save(ClientState(4, deferred_updates=12.5), {})
+    assert ClientStore(tmp_path).load(before=5) == (ClientState(4, deferred_updates=12.5), {})
 
 
 def test_the_newest_state_before_the_round_is_loaded_and_later_ones_go(tmp_path: Path) -> None:
     """A server that was killed in round 3 asks for round 3 again."""
     store = ClientStore(tmp_path)
     for round_ in (2, 3):
-        store.save(Ledger(round_), tensors(round_))
+        store.save(ClientState(round_), tensors(round_))
     ledger, state = store.load(before=3)
     assert ledger.round == 2
     assert torch.equal(state["network.weight"], tensors(2)["network.weight"])
@@ -158,16 +158,16 @@ def test_the_newest_state_before_the_round_is_loaded_and_later_ones_go(tmp_path:
 
 def test_a_run_that_begins_anew_takes_nothing_over(tmp_path: Path) -> None:
     store = ClientStore(tmp_path)
-    store.save(Ledger(1), tensors())
+    store.save(ClientState(1), tensors())
     secret = store.secret(None, 0)
-    assert store.load(before=1) == (Ledger(), {})
+    assert store.load(before=1) == (ClientState(), {})
     assert rounds_in(tmp_path) == ["secret"]
     assert store.secret(None, 0) == secret
 
 
 def test_a_client_that_sat_rounds_out_goes_on_from_its_last(tmp_path: Path) -> None:
     store = ClientStore(tmp_path)
-    store.save(Ledger(3), tensors(3))
+    store.save(ClientState(3), tensors(3))
     assert store.load(before=90)[0].round == 3
 
 
@@ -177,7 +177,7 @@ def test_only_the_newest_states_are_kept(tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("client")
     store = ClientStore(folder)
     for round_ in sorted(rounds):
-        store.save(Ledger(round_), tensors(round_))
+        store.save(ClientState(round_), tensors(round_))
     kept = sorted(rounds)[-KEPT_ROUNDS:]
     assert {int(name[6:-12]) for name in rounds_in(folder)} == set(kept)
     assert store.load(before=2_000_001)[0].round == kept[-1]
@@ -188,12 +188,12 @@ def test_a_killed_write_leaves_the_state_before(tmp_path: Path, monkeypatch: pyt
     """Of the round before, or, where a round is written a second time, of the first time."""
     store = ClientStore(tmp_path)
     for round_ in (1, 2):
-        store.save(Ledger(round_), tensors(round_))
+        store.save(ClientState(round_), tensors(round_))
     before = {name: (tmp_path / name).read_bytes() for name in rounds_in(tmp_path)}
     with monkeypatch.context() as patch:
         patch.setattr(files, "save_file", dies_half_way)
         with pytest.raises(Killed):
-            store.save(Ledger(2 if again else 3), tensors(9))
+            store.save(ClientState(2 if again else 3), tensors(9))
     assert {name: (tmp_path / name).read_bytes() for name in rounds_in(tmp_path)} == before
     assert store.load(before=4)[0].round == 2
 
@@ -231,7 +231,7 @@ def test_private_steps_are_counted_once_for_each_state_they_led_to(tmp_path: Pat
     store = ClientStore(tmp_path)
     assert store.private_steps() == 0
     store.count_private(tensors(1), 5)
-    store.save(Ledger(round=1), tensors(1))
+    store.save(ClientState(round=1), tensors(1))
     store.load(before=1)
     assert ClientStore(tmp_path).private_steps() == 5
     store.count_private(tensors(1), 5)

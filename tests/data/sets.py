@@ -14,10 +14,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from collafuse_flwr.config import DataConfig
-from collafuse_flwr.data import load_images
-from collafuse_flwr.data.datasets import LOADERS
-from collafuse_flwr.errors import DataError
+from collafuse_flwr.config.sections import DataConfig
+from collafuse_flwr.core.errors import DataError
+from collafuse_flwr.data.datasets import LOADERS, load_images
 
 
 def pixels(*shape: int) -> NDArray[np.uint8]:

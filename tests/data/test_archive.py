@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from collafuse_flwr.data import load_images
-from collafuse_flwr.data.archive import load_archive
+from collafuse_flwr.data.datasets import load_images
+from collafuse_flwr.data.loaders.npz import load_archive
 from tests.data.sets import at, in_chunks, pixels, refused
 
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from collafuse_flwr.data import load_images
-from collafuse_flwr.data.awa2 import load_awa2
+from collafuse_flwr.data.datasets import load_images
+from collafuse_flwr.data.loaders.awa2 import load_awa2
 from tests.data.sets import at, in_chunks, refused, write_awa2
 
 
@@ -16,9 +16,9 @@ def test_animals_have_the_attributes_of_their_class(inner: str, tmp_path: Path) 
     assert (images.images[:, :, 4, 4] - torch.from_numpy(colours).float()).abs().max() <= 3
     assert images.labels.tolist() == [0, 0, 1, 1]
     assert images.class_names == ("antelope", "grizzly+bear")
-    assert images.facts.attribute_names == ("black", "white", "hooves")
-    assert images.facts.attributes is not None
-    assert images.facts.attributes.tolist() == [[0, 1, 1]] * 2 + [[1, 0, 0]] * 2
+    assert images.metadata.attribute_names == ("black", "white", "hooves")
+    assert images.metadata.attributes is not None
+    assert images.metadata.attributes.tolist() == [[0, 1, 1]] * 2 + [[1, 0, 0]] * 2
     assert torch.equal(in_chunks(at("awa2", tmp_path, image_size=8), 3), images.images)
     files = load_awa2(at("awa2", tmp_path)).files(torch.tensor([1, 2]))
     assert [path.name for path in files] == ["antelope_00001.jpg", "grizzly+bear_00002.jpg"]

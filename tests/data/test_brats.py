@@ -8,8 +8,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from collafuse_flwr.data import load_images
-from collafuse_flwr.data.brats import load_brats2020
+from collafuse_flwr.data.datasets import load_images
+from collafuse_flwr.data.loaders.brats import load_brats2020
 from tests.data.sets import at, in_chunks, refused, write_brats
 
 
@@ -34,8 +34,8 @@ def test_slices_are_read_by_patient(inner: str, tmp_path: Path) -> None:
     for patient, voxels in enumerate((first, second)):
         difference = images.images[40 * patient :][:40, 0].numpy().astype(int) - grey(voxels[:, :, 60:100])
         assert np.abs(difference).max() <= 1  # rounded from float32
-    assert images.facts.groups["patient"].tolist() == [0] * 40 + [1] * 40
-    assert images.facts.inseparable == "patient"
+    assert images.metadata.groups["patient"].tolist() == [0] * 40 + [1] * 40
+    assert images.metadata.group_key == "patient"
     assert images.num_classes == 1
     assert torch.equal(in_chunks(at("brats2020", tmp_path), 7), images.images)
     drawn = load_images(at("brats2020", tmp_path, image_size=6, max_images=10), seed=0)

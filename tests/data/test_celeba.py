@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from collafuse_flwr.data import load_images
-from collafuse_flwr.data.celeba import load_celeba
-from collafuse_flwr.errors import SettingError
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.data.datasets import load_images
+from collafuse_flwr.data.loaders.celeba import load_celeba
 from tests.data.sets import ATTRIBUTES, at, in_chunks, refused, write_celeba
 
 
@@ -18,10 +18,10 @@ def test_faces_have_attributes_and_identities(inner: str, tmp_path: Path) -> Non
     assert (images.images[:, :, 4, 4] - torch.from_numpy(colours).float()).abs().max() <= 3
     assert images.labels.tolist() == [0] * 6
     assert images.num_classes == 1
-    assert images.facts.attribute_names == ATTRIBUTES
-    assert images.facts.attributes is not None
-    assert images.facts.attributes.tolist() == [[i & 1, i >> 1 & 1, i >> 2] for i in range(6)]
-    assert images.facts.groups["identity"].tolist() == [2, 0, 2, 1, 0, 2]
+    assert images.metadata.attribute_names == ATTRIBUTES
+    assert images.metadata.attributes is not None
+    assert images.metadata.attributes.tolist() == [[i & 1, i >> 1 & 1, i >> 2] for i in range(6)]
+    assert images.metadata.groups["identity"].tolist() == [2, 0, 2, 1, 0, 2]
     assert torch.equal(in_chunks(at("celeba", tmp_path, image_size=8), 4), images.images)
 
 
@@ -43,9 +43,9 @@ def test_only_training_images_are_used_where_splits_are_listed(tmp_path: Path) -
     (tmp_path / "img_align_celeba" / "000001.jpg").unlink()
     source = load_celeba(at("celeba", tmp_path))
     assert [path.name for path in source.files(torch.arange(3))] == ["000002.jpg", "000004.jpg", "000005.jpg"]
-    assert source.facts.groups["identity"].tolist() == [0, 1, 0]
-    assert source.facts.attributes is not None
-    assert source.facts.attributes.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    assert source.metadata.groups["identity"].tolist() == [0, 1, 0]
+    assert source.metadata.attributes is not None
+    assert source.metadata.attributes.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     (tmp_path / "list_eval_partition.txt").write_text("".join(f"{name} 2\n" for name in names))
     refused(at("celeba", tmp_path), "list_eval_partition.txt gives no image to split 0")
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from collafuse_flwr.data import load_images
-from collafuse_flwr.data.cifar import load_cifar10
+from collafuse_flwr.data.datasets import load_images
+from collafuse_flwr.data.loaders.cifar import load_cifar10
 from tests.data.sets import at, in_chunks, python2_pickle, refused, write_cifar10
 
 

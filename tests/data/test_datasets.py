@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from collafuse_flwr.config import DataConfig
-from collafuse_flwr.data import load_images
-from collafuse_flwr.data.datasets import LOADERS
+from collafuse_flwr.config.sections import DataConfig
+from collafuse_flwr.data.datasets import LOADERS, load_images
 from tests.data.sets import at, refused
 
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from collafuse_flwr.config import DataConfig
-from collafuse_flwr.data import federation_data, load_images
+from collafuse_flwr.config.sections import DataConfig
+from collafuse_flwr.data.datasets import load_images
+from collafuse_flwr.data.federated import federation_data
 from tests.data.sets import at, pixels, refused
 
 GOOD: dict[str, Any] = {
@@ -20,20 +21,20 @@ GOOD: dict[str, Any] = {
 
 def test_patients_persons_and_attributes_are_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", **GOOD)
-    facts = load_images(at("npz", tmp_path / "set.npz"), seed=0).facts
-    assert facts.groups["patient"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
-    assert facts.groups["identity"].tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
-    assert facts.inseparable == "patient"
-    assert facts.attribute_names == ("old", "smoker")
-    assert facts.attributes is not None
-    assert torch.equal(facts.attributes, torch.eye(12, 2, dtype=torch.uint8))
+    metadata = load_images(at("npz", tmp_path / "set.npz"), seed=0).metadata
+    assert metadata.groups["patient"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert metadata.groups["identity"].tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    assert metadata.group_key == "patient"
+    assert metadata.attribute_names == ("old", "smoker")
+    assert metadata.attributes is not None
+    assert torch.equal(metadata.attributes, torch.eye(12, 2, dtype=torch.uint8))
 
 
 def test_patients_of_ones_own_file_are_not_separated(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", **GOOD)
     config = DataConfig("npz", str(tmp_path / "set.npz"), partition="by_patient", held_out=0.34)
     data = federation_data(config, 2, 0)
-    patient = data.images.facts.groups["patient"]
+    patient = data.images.metadata.groups["patient"]
     sides = [set(patient[side].tolist()) for part in data.partitions for side in (part.train, part.held_out)]
     assert sum(map(len, sides)) == 6
     assert set.union(*sides) == set(range(6))

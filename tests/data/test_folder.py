@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from collafuse_flwr.data import load_images
-from collafuse_flwr.data.folder import load_folder
-from collafuse_flwr.errors import DataError
+from collafuse_flwr.core.errors import DataError
+from collafuse_flwr.data.datasets import load_images
+from collafuse_flwr.data.loaders.imagefolder import load_folder
 from tests.data.sets import at, pixels, refused, write_folder, write_png
 
 

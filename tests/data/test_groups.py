@@ -5,30 +5,30 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.config import DataConfig
-from collafuse_flwr.data import Facts, ImageSet, Partition, make_partitions
-from collafuse_flwr.data.partition import one_partition
-from collafuse_flwr.errors import DataError
-from collafuse_flwr.rng import stream
+from collafuse_flwr.config.sections import DataConfig
+from collafuse_flwr.core.errors import DataError
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.data.images import ImageMetadata, ImageSet
+from collafuse_flwr.data.partition.partitions import Partition, holdout_only_partition, make_partitions
 
 NAMES = ("Bald", "Smiling", "Hat")
 
 
-def described(count: int, facts: Facts, num_classes: int = 4) -> ImageSet:
+def described(count: int, metadata: ImageMetadata, num_classes: int = 4) -> ImageSet:
     labels = torch.arange(count) % num_classes
     names = tuple(map(str, range(num_classes)))
-    return ImageSet(torch.zeros(count, 1, 4, 4, dtype=torch.uint8), labels, names, "test", facts)
+    return ImageSet(torch.zeros(count, 1, 4, 4, dtype=torch.uint8), labels, names, "test", metadata)
 
 
-def grouped(name: str, sizes: list[int], *, inseparable: str = "") -> ImageSet:
+def grouped(name: str, sizes: list[int], *, group_key: str = "") -> ImageSet:
     """Images of groups of these sizes, in mixed order."""
     group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    group = group[torch.randperm(len(group), generator=stream("mixed"))]
-    return described(len(group), Facts(groups={name: group}, inseparable=inseparable))
+    group = group[torch.randperm(len(group), generator=named_generator("mixed"))]
+    return described(len(group), ImageMetadata(groups={name: group}, group_key=group_key))
 
 
 def attributed(rows: list[list[int]]) -> ImageSet:
-    return described(len(rows), Facts(torch.tensor(rows, dtype=torch.uint8), NAMES), num_classes=2)
+    return described(len(rows), ImageMetadata(torch.tensor(rows, dtype=torch.uint8), NAMES), num_classes=2)
 
 
 def indices(partition: Partition) -> torch.Tensor:
@@ -49,7 +49,7 @@ def test_persons_are_with_one_client_and_clients_as_even_as_can_be(
         return
     parts = [indices(p) for p in make_partitions(images, config, num_clients, seed)]
     assert torch.equal(torch.cat(parts).sort().values, torch.arange(len(images)))
-    held = [set(images.facts.groups["identity"][part].tolist()) for part in parts]
+    held = [set(images.metadata.groups["identity"][part].tolist()) for part in parts]
     assert sum(map(len, held)) == len(set().union(*held)) == len(sizes)
     # Greedy by size: nobody has more than the smallest client and its own last group together.
     smallest = min(map(len, parts))
@@ -58,8 +58,8 @@ def test_persons_are_with_one_client_and_clients_as_even_as_can_be(
 
 @pytest.mark.parametrize("kind", ["by_patient", "iid", "dirichlet", "by_class"])
 def test_patients_straddle_neither_clients_nor_splits(kind: str) -> None:
-    images = grouped("patient", [5] * 24, inseparable="patient")
-    patient = images.facts.groups["patient"]
+    images = grouped("patient", [5] * 24, group_key="patient")
+    patient = images.metadata.groups["patient"]
     partitions = make_partitions(images, DataConfig(partition=kind, dirichlet_alpha=10.0, held_out=0.25), 3, 0)
     sides = [set(patient[side].tolist()) for p in partitions for side in (p.train, p.held_out)]
     assert sum(map(len, sides)) == len(set().union(*sides)) == 24
@@ -69,15 +69,15 @@ def test_patients_straddle_neither_clients_nor_splits(kind: str) -> None:
 
 
 def test_a_deployed_clients_patients_straddle_no_split() -> None:
-    images = grouped("patient", [5] * 10, inseparable="patient")
-    split, patient = one_partition(images, DataConfig(held_out=0.3), 0), images.facts.groups["patient"]
+    images = grouped("patient", [5] * 10, group_key="patient")
+    split, patient = holdout_only_partition(images, DataConfig(held_out=0.3), 0), images.metadata.groups["patient"]
     assert len(set(patient[split.held_out].tolist())) == 3
     assert not set(patient[split.train].tolist()) & set(patient[split.held_out].tolist())
 
 
 def test_three_patients_are_the_least() -> None:
     with pytest.raises(DataError, match=r"^`num_supernodes` = 2 clients need at least 3 patients each, .* are 5"):
-        make_partitions(grouped("patient", [5] * 5, inseparable="patient"), DataConfig(partition="by_patient"), 2, 0)
+        make_partitions(grouped("patient", [5] * 5, group_key="patient"), DataConfig(partition="by_patient"), 2, 0)
 
 
 def test_attributes_say_who_gets_an_image() -> None:
@@ -108,7 +108,7 @@ def test_with_overlap_no_image_is_trained_on_here_and_held_out_there() -> None:
 
 def test_domains_are_dealt_in_turn() -> None:
     domain = torch.arange(60) // 20
-    images = described(60, Facts(groups={"domain": domain}))
+    images = described(60, ImageMetadata(groups={"domain": domain}))
     partitions = make_partitions(images, DataConfig(partition="by_domain"), 6, 0)
     assert [set(domain[indices(p)].tolist()) for p in partitions] == [{0}, {1}, {2}, {0}, {1}, {2}]
     assert {len(indices(p)) for p in partitions} == {10}
@@ -121,7 +121,7 @@ def test_domains_are_dealt_in_turn() -> None:
 @pytest.mark.parametrize("most", [3, 7, 1000])
 def test_clients_may_be_limited(most: int) -> None:
     config = DataConfig(partition="iid", max_client_images=most)
-    partitions = make_partitions(described(40, Facts()), config, 4, 0)
+    partitions = make_partitions(described(40, ImageMetadata()), config, 4, 0)
     assert [len(indices(p)) for p in partitions] == [min(most, 10)] * 4
 
 
@@ -149,4 +149,4 @@ def test_what_cannot_be_dealt_is_refused(config: DataConfig, message: str) -> No
     with pytest.raises(DataError, match=message):
         make_partitions(attributed([[1, 0, 0]] * 20), config, 2, 0)
     with pytest.raises(DataError, match=r"^`partition` = 'by_attribute': nothing is known of the attributes"):
-        make_partitions(described(20, Facts()), DataConfig(partition="by_attribute"), 2, 0)
+        make_partitions(described(20, ImageMetadata()), DataConfig(partition="by_attribute"), 2, 0)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from collafuse_flwr.data import load_images
-from collafuse_flwr.data.datasets import LOADERS
+from collafuse_flwr.data.datasets import LOADERS, load_images
 from tests.data.sets import at, pixels, refused, write_idx, write_pair
 
 REAL_DATA = Path(__file__).parents[2] / ".." / "shared" / "data"

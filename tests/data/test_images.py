@@ -3,9 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collafuse_flwr.data import ImageSet, to_model_space, to_uint8
-from collafuse_flwr.data.images import fit
-from collafuse_flwr.errors import DataError
+from collafuse_flwr.core.errors import DataError
+from collafuse_flwr.data.images import ImageSet, center_crop_resize, normalize, to_uint8
 
 
 def some_images(n: int = 6, size: int = 4) -> ImageSet:
@@ -15,7 +14,7 @@ def some_images(n: int = 6, size: int = 4) -> ImageSet:
 
 def test_every_uint8_value_survives_the_round_trip() -> None:
     pixels = torch.arange(256, dtype=torch.uint8)
-    x = to_model_space(pixels)
+    x = normalize(pixels)
     assert x.dtype == torch.float32
     assert (x.min().item(), x.max().item()) == (-1, 1)
     assert torch.equal(to_uint8(x), pixels)
@@ -24,7 +23,7 @@ def test_every_uint8_value_survives_the_round_trip() -> None:
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1))
 def test_to_uint8_clamps_and_never_wraps(values: list[float]) -> None:
     x = torch.tensor(values)
-    back = to_model_space(to_uint8(x))
+    back = normalize(to_uint8(x))
     # Half a grey level is 1/255; the rest is float32 arithmetic.
     assert (back - x.clamp(-1, 1)).abs().max() <= 1 / 255 + 1e-6
 
@@ -36,7 +35,7 @@ def test_to_uint8_of_nan_and_low_precision() -> None:
 
 def test_model_space_is_made_of_uint8_only() -> None:
     with pytest.raises(ValueError, match="`images` must be uint8"):
-        to_model_space(torch.zeros(1))
+        normalize(torch.zeros(1))
 
 
 def test_subset_keeps_the_classes_of_the_whole() -> None:
@@ -67,14 +66,17 @@ def test_image_sets_that_do_not_fit_together_are_refused(images: torch.Tensor, l
 def test_fit_crops_the_centre_and_resizes() -> None:
     wide = torch.zeros(2, 3, 4, 8, dtype=torch.uint8)
     wide[..., 2:6] = 200
-    assert torch.equal(fit(wide, 4), torch.full((2, 3, 4, 4), 200, dtype=torch.uint8))
-    assert torch.equal(fit(wide, 6), torch.full((2, 3, 6, 6), 200, dtype=torch.uint8))
+    assert torch.equal(center_crop_resize(wide, 4), torch.full((2, 3, 4, 4), 200, dtype=torch.uint8))
+    assert torch.equal(center_crop_resize(wide, 6), torch.full((2, 3, 6, 6), 200, dtype=torch.uint8))
     stripes = torch.tensor([0, 255], dtype=torch.uint8).repeat(8).expand(1, 1, 16, 16)
-    assert set(fit(stripes, 4)[..., 1:3, 1:3].flatten().tolist()) <= {127, 128}  # antialiased, not picked
+    assert set(center_crop_resize(stripes, 4)[..., 1:3, 1:3].flatten().tolist()) <= {
+        127,
+        128,
+    }  # antialiased, not picked
 
 
 def test_fit_of_zero_keeps_square_images_and_refuses_others() -> None:
     square = some_images().images
-    assert fit(square, 0) is square
+    assert center_crop_resize(square, 0) is square
     with pytest.raises(DataError, match=r"^`image_size` = 0 .* 4 x 8 pixels"):
-        fit(torch.zeros(1, 1, 4, 8, dtype=torch.uint8), 0)
+        center_crop_resize(torch.zeros(1, 1, 4, 8, dtype=torch.uint8), 0)

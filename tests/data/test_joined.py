@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from collafuse_flwr.config import Config, DataConfig
-from collafuse_flwr.data import Facts, federation_data, load_images
-from collafuse_flwr.data.images import Source
-from collafuse_flwr.data.joined import joined
-from collafuse_flwr.errors import DataError, SettingError
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.sections import DataConfig
+from collafuse_flwr.core.errors import DataError, SettingError
+from collafuse_flwr.data.concat import concat_datasets
+from collafuse_flwr.data.datasets import load_images
+from collafuse_flwr.data.federated import federation_data
+from collafuse_flwr.data.images import ImageMetadata, LazyImageDataset
 
 
 def write(path: Path, *shape: int, classes: list[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -30,7 +32,7 @@ def test_sets_become_one(tmp_path: Path) -> None:
     assert images.images.shape == (30, 3, 8, 8)
     assert images.class_names == ("cat", "dog", "cow")
     assert images.labels.tolist() == [0, 1] * 6 + [1, 2] * 9
-    assert images.facts.groups["domain"].tolist() == [0] * 12 + [1] * 18
+    assert images.metadata.groups["domain"].tolist() == [0] * 12 + [1] * 18
     for begin, end, name in ((0, 12, "grey"), (12, 30, "rgb")):
         own = load_images(
             DataConfig("npz", str(tmp_path / f"{name}.npz"), image_size=8, cache_path=str(tmp_path / "cache")), 0
@@ -66,21 +68,21 @@ def test_one_path_serves_all_sets_and_other_numbers_are_refused(tmp_path: Path) 
 
 
 def test_what_all_sets_know_is_kept_and_patients_stay_together() -> None:
-    def source(count: int, facts: Facts) -> Source:
-        return Source(torch.zeros(count, dtype=torch.int64), ("one",), lambda keep: keep, facts=facts)
+    def source(count: int, metadata: ImageMetadata) -> LazyImageDataset:
+        return LazyImageDataset(torch.zeros(count, dtype=torch.int64), ("one",), lambda keep: keep, metadata=metadata)
 
     bits = torch.tensor([[1], [0]], dtype=torch.uint8)
-    first = Facts(bits, ("Hat",), {"patient": torch.tensor([0, 0]), "city": torch.tensor([0, 1])}, "patient")
-    other = Facts(1 - bits, ("Hat",), {"city": torch.tensor([0, 0])})
-    facts = joined([source(2, first), source(2, other)], 0).facts
-    assert facts.attributes is not None
-    assert facts.attributes.flatten().tolist() == [1, 0, 0, 1]
-    assert facts.inseparable == "patient"
-    assert {name: group.tolist() for name, group in facts.groups.items()} == {
+    first = ImageMetadata(bits, ("Hat",), {"patient": torch.tensor([0, 0]), "city": torch.tensor([0, 1])}, "patient")
+    other = ImageMetadata(1 - bits, ("Hat",), {"city": torch.tensor([0, 0])})
+    metadata = concat_datasets([source(2, first), source(2, other)], 0).metadata
+    assert metadata.attributes is not None
+    assert metadata.attributes.flatten().tolist() == [1, 0, 0, 1]
+    assert metadata.group_key == "patient"
+    assert {name: group.tolist() for name, group in metadata.groups.items()} == {
         "domain": [0, 0, 1, 1],
         "patient": [0, 0, 1, 2],
         "city": [0, 1, 2, 2],
     }
-    unlike = joined([source(2, first), source(2, Facts())], 0).facts
+    unlike = concat_datasets([source(2, first), source(2, ImageMetadata())], 0).metadata
     assert unlike.attributes is None
     assert set(unlike.groups) == {"domain", "patient"}

@@ -8,10 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.config import Config, DataConfig
-from collafuse_flwr.data import Facts, ImageSet, Partition, make_partitions
-from collafuse_flwr.errors import DataError, SettingError
-from collafuse_flwr.rng import stream
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.sections import DataConfig
+from collafuse_flwr.core.errors import DataError, SettingError
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.data.images import ImageMetadata, ImageSet
+from collafuse_flwr.data.partition.partitions import Partition, make_partitions
 
 #: Scenario 2 of HuSCF-GAN, with its shares of 1.
 MIXED: dict[str, Any] = {"dropped_classes": "0:.25,2:.3,3:.1,4:.1", "size_shares": "1:0.7,0.6667:0.3"}
@@ -21,10 +23,10 @@ def labelled(counts: list[int], domains: int = 1) -> ImageSet:
     """Blank images, `counts[c]` of class c, in mixed order, and again for every domain."""
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).repeat(domains)
     domain = torch.arange(domains).repeat_interleave(sum(counts))
-    order = torch.randperm(len(labels), generator=stream("order"))
+    order = torch.randperm(len(labels), generator=named_generator("order"))
     images = torch.zeros(len(labels), 1, 4, 4, dtype=torch.uint8)
     names = tuple(map(str, range(len(counts))))
-    return ImageSet(images, labels[order], names, "test", Facts(groups={"domain": domain[order]}))
+    return ImageSet(images, labels[order], names, "test", ImageMetadata(groups={"domain": domain[order]}))
 
 
 def indices(partition: Partition) -> torch.Tensor:
@@ -74,14 +76,14 @@ def test_without_restrictions_everything_is_dealt_evenly() -> None:
 def test_parts_are_disjoint_and_repeat_or_are_refused_in_one_line(
     counts: list[int], num_clients: int, dropped: str, parts: str, seed: int
 ) -> None:
-    images, refusal, first = labelled(counts), "", []
+    images, data_error, first = labelled(counts), "", []
     try:
         first = dealt(images, num_clients, seed, dropped_classes=dropped, size_shares=parts)
     except DataError as error:
-        refusal = str(error)
-    if refusal:
-        assert refusal.startswith(("`num_supernodes`", "`dropped_classes`"))
-        assert "\n" not in refusal
+        data_error = str(error)
+    if data_error:
+        assert data_error.startswith(("`num_supernodes`", "`dropped_classes`"))
+        assert "\n" not in data_error
         return
     every = torch.cat(first)
     assert len(every) == len(every.unique())
@@ -101,7 +103,7 @@ def test_other_seeds_drop_other_classes() -> None:
 def test_each_domain_is_dealt_so() -> None:
     images = labelled([40] * 10, domains=2)
     parts = dealt(images, 8, partition="by_domain", within_domain="drop_classes", dropped_classes="1:1,5:3")
-    domain = images.facts.groups["domain"]
+    domain = images.metadata.groups["domain"]
     assert [set(domain[part].tolist()) for part in parts] == [{i % 2} for i in range(8)]
     for own in (parts[::2], parts[1::2]):
         assert sorted(len(images.labels[part].unique()) for part in own) == [5, 5, 5, 9]

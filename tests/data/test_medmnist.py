@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from collafuse_flwr.data import load_images
+from collafuse_flwr.data.datasets import load_images
 from tests.data.sets import at, in_chunks, pixels, refused
 
 
@@ -33,9 +33,9 @@ def test_several_findings_are_attributes(tmp_path: Path) -> None:
     write(path, pixels(6, 28, 28), findings)
     images = load_images(at("medmnist", path), seed=0)
     assert images.num_classes == 1
-    assert images.facts.attributes is not None
-    assert np.array_equal(images.facts.attributes.numpy(), findings)
-    assert images.facts.attribute_names == tuple(map(str, range(14)))
+    assert images.metadata.attributes is not None
+    assert np.array_equal(images.metadata.attributes.numpy(), findings)
+    assert images.metadata.attribute_names == tuple(map(str, range(14)))
 
 
 IMAGES, LABELS = np.zeros((2, 28, 28), np.uint8), np.zeros((2, 1), np.uint8)

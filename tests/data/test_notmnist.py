@@ -2,8 +2,8 @@ from pathlib import Path
 
 import numpy as np
 
-from collafuse_flwr.data import load_images
-from collafuse_flwr.data.idx import DAMAGED
+from collafuse_flwr.data.datasets import load_images
+from collafuse_flwr.data.loaders.mnist import DAMAGED
 from tests.data.sets import at, pixels, refused, write_pair, write_png
 
 

@@ -5,11 +5,11 @@ import torch
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.config import DataConfig
-from collafuse_flwr.data import ImageSet, Partition, make_partitions
-from collafuse_flwr.data.partition import hold_out
-from collafuse_flwr.errors import DataError
-from collafuse_flwr.rng import stream
+from collafuse_flwr.config.sections import DataConfig
+from collafuse_flwr.core.errors import DataError
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.data.images import ImageSet
+from collafuse_flwr.data.partition.partitions import Partition, make_partitions, stratified_holdout
 
 KINDS = ("iid", "dirichlet", "by_class")
 DIGITS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
@@ -18,7 +18,7 @@ DIGITS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 def labelled(counts: list[int]) -> ImageSet:
     """Blank images, `counts[c]` of class c, in mixed order."""
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    labels = labels[torch.randperm(len(labels), generator=stream("order"))]
+    labels = labels[torch.randperm(len(labels), generator=named_generator("order"))]
     names = tuple(map(str, range(len(counts))))
     return ImageSet(torch.zeros(len(labels), 1, 4, 4, dtype=torch.uint8), labels, names, "test")
 
@@ -49,15 +49,15 @@ def test_partitions_are_disjoint_cover_and_repeat_or_are_refused_in_one_line(
 ) -> None:
     images = labelled(counts)
     config = DataConfig(partition=kind, dirichlet_alpha=alpha, classes_per_client=each, held_out=held_out)
-    refusal, partitions = "", tuple[Partition, ...]()
+    data_error, partitions = "", tuple[Partition, ...]()
     try:
         partitions = make_partitions(images, config, num_clients, seed)
     except DataError as error:
-        refusal = str(error)
-    event("refused" if refusal else "dealt")
-    if refusal:
-        assert refusal.startswith(("`num_supernodes`", "`dirichlet_alpha`", "`classes_per_client`"))
-        assert "\n" not in refusal
+        data_error = str(error)
+    event("refused" if data_error else "dealt")
+    if data_error:
+        assert data_error.startswith(("`num_supernodes`", "`dirichlet_alpha`", "`classes_per_client`"))
+        assert "\n" not in data_error
         return
     assert len(partitions) == num_clients
     assert torch.equal(torch.cat([indices(p) for p in partitions]).sort().values, torch.arange(len(images)))
@@ -121,7 +121,7 @@ def test_by_class_uses_every_class_evenly(each: int, num_clients: int) -> None:
 )
 def test_held_out_images_are_drawn_alike_from_every_class(counts: list[int], share: float, seed: int) -> None:
     labels, everything = labelled(counts).labels, torch.arange(sum(counts))
-    partition = hold_out(labels, everything, share, stream(seed))
+    partition = stratified_holdout(labels, everything, share, named_generator(seed))
     drawn = labels[partition.held_out].bincount(minlength=len(counts)).double()
     rate = len(partition.held_out) / sum(counts)
     assert (drawn - rate * torch.tensor(counts)).abs().max() < 1

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from collafuse_flwr.diffusion import Denoise, Prediction, Schedule
+from collafuse_flwr.diffusion.parametrization import Denoise, Prediction
+from collafuse_flwr.diffusion.schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from collafuse_flwr.diffusion import cosine, cut_step, diffuse, diffuse_twice
+from collafuse_flwr.diffusion.forward import add_noise, add_noise_official, cut_step
+from collafuse_flwr.diffusion.schedule import cosine
 from tests.diffusion.oracle import Gaussian
 
 COUNT = 40_000
@@ -23,7 +24,7 @@ def test_a_cut_outside_the_chain_is_refused(ratio: float) -> None:
 def test_no_step_changes_nothing() -> None:
     schedule, x = cosine(100), torch.randn(3, 1, 2, 2)
     t = torch.tensor([0, 20, 100])
-    torch.testing.assert_close(diffuse(schedule, x, t, t, torch.randn_like(x)), x, rtol=0, atol=0)
+    torch.testing.assert_close(add_noise(schedule, x, t, t, torch.randn_like(x)), x, rtol=0, atol=0)
 
 
 def test_going_on_from_the_cut_has_the_law_of_going_at_once() -> None:
@@ -32,8 +33,8 @@ def test_going_on_from_the_cut_has_the_law_of_going_at_once() -> None:
     x_0 = data.draw(COUNT, seed=0)
     zero, k, t = (torch.full((COUNT,), step) for step in (0, 30, 70))
     noise = [torch.randn(x_0.shape, generator=generator) for _ in range(3)]
-    once = diffuse(schedule, x_0, zero, t, noise[0])
-    twice = diffuse(schedule, diffuse(schedule, x_0, zero, k, noise[1]), k, t, noise[2])
+    once = add_noise(schedule, x_0, zero, t, noise[0])
+    twice = add_noise(schedule, add_noise(schedule, x_0, zero, k, noise[1]), k, t, noise[2])
     assert twice.mean().item() == pytest.approx(once.mean().item(), abs=0.01)
     assert twice.std().item() == pytest.approx(once.std().item(), abs=0.01)
     signal = torch.stack([(x_0 * x).mean() for x in (once, twice)])
@@ -45,8 +46,8 @@ def test_the_authors_code_leaves_too_little_signal() -> None:
     schedule, k, t = cosine(100), 30, 70
     one = torch.ones(1, 1, 1, 1)
     zero = torch.zeros_like(one)
-    x_k = diffuse(schedule, one, torch.tensor([0]), torch.tensor([k]), zero)
-    signal = diffuse_twice(schedule, x_k, torch.tensor([t]), zero).item() ** 2
+    x_k = add_noise(schedule, one, torch.tensor([0]), torch.tensor([k]), zero)
+    signal = add_noise_official(schedule, x_k, torch.tensor([t]), zero).item() ** 2
     assert signal == pytest.approx((schedule.alpha_bar[t] * schedule.alpha_bar[k]).item(), rel=1e-5)
-    right = diffuse(schedule, x_k, torch.tensor([k]), torch.tensor([t]), zero).item() ** 2
+    right = add_noise(schedule, x_k, torch.tensor([k]), torch.tensor([t]), zero).item() ** 2
     assert right == pytest.approx(schedule.alpha_bar[t].item(), rel=1e-5)

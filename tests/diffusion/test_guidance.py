@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from collafuse_flwr.diffusion import DROPPED, Denoise, Prediction, Schedule, cosine, drop, guided, some, to_noise
-from collafuse_flwr.rng import stream
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.diffusion.guidance import cfg_denoiser, drop_labels
+from collafuse_flwr.diffusion.parametrization import DROPPED, Denoise, Prediction, to_noise
+from collafuse_flwr.diffusion.schedule import Schedule, cosine
+from collafuse_flwr.diffusion.train import bernoulli_mask
 
 SCHEDULE = cosine(50)
 
@@ -49,21 +52,21 @@ class Mixture:
 def test_guided_is_the_score_of_the_densities_raised_to_powers(prediction: Prediction, weight: float) -> None:
     """Noise = -sqrt(1 - alpha_bar) d/dx (w log p(x | y) + (1 - w) log p(x)), here by automatic differentiation."""
     mixture, t = Mixture(), torch.arange(1, 50)
-    x_t = torch.randn((49, 1, 1, 1), generator=stream("x"), dtype=torch.float64).requires_grad_()
+    x_t = torch.randn((49, 1, 1, 1), generator=named_generator("x"), dtype=torch.float64).requires_grad_()
     labels, alpha_bar = t % 2, SCHEDULE.at(t).double()
     log_p = weight * mixture.log_density(x_t, alpha_bar, labels)
     log_p = log_p + (1 - weight) * mixture.log_density(x_t, alpha_bar, None)
     (score,) = torch.autograd.grad(log_p.sum(), x_t)
-    output = guided(mixture.denoise(SCHEDULE, prediction), weight)(x_t.detach(), t, labels)
+    output = cfg_denoiser(mixture.denoise(SCHEDULE, prediction), weight)(x_t.detach(), t, labels)
     noise = to_noise(SCHEDULE, prediction, output, x_t.detach(), t)
     torch.testing.assert_close(noise, -(1 - alpha_bar).sqrt() * score, rtol=1e-4, atol=1e-4)
 
 
 def test_at_weight_1_it_is_the_network_itself_and_at_0_the_one_without_labels() -> None:
     denoise = Mixture().denoise(SCHEDULE, "v")
-    assert guided(denoise, 1.0) is denoise
-    x_t, t, labels = torch.randn(8, 1, 1, 1, generator=stream("x")), torch.arange(1, 9), torch.arange(8) % 2
-    assert torch.equal(guided(denoise, 0.0)(x_t, t, labels), denoise(x_t, t, None))
+    assert cfg_denoiser(denoise, 1.0) is denoise
+    x_t, t, labels = torch.randn(8, 1, 1, 1, generator=named_generator("x")), torch.arange(1, 9), torch.arange(8) % 2
+    assert torch.equal(cfg_denoiser(denoise, 0.0)(x_t, t, labels), denoise(x_t, t, None))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ def test_at_weight_1_it_is_the_network_itself_and_at_0_the_one_without_labels() 
 )
 def test_rows_are_dropped_whole_and_as_often_as_asked(labels: Tensor) -> None:
     """Of 4,000 rows a quarter has a standard deviation of 0.007."""
-    told = drop(labels, some(len(labels), 0.25, stream("drop")))
+    told = drop_labels(labels, bernoulli_mask(len(labels), 0.25, named_generator("drop")))
     assert told.shape == labels.shape
     assert told.dtype == torch.int64
     dropped = (told == DROPPED).reshape(4000, -1)
@@ -83,4 +86,7 @@ def test_rows_are_dropped_whole_and_as_often_as_asked(labels: Tensor) -> None:
 
 @pytest.mark.parametrize(("share", "dropped"), [(0.0, 0), (1.0, 100)])
 def test_none_or_all_are_dropped(share: float, dropped: int) -> None:
-    assert int((drop(torch.arange(100), some(100, share, stream("drop"))) == DROPPED).sum()) == dropped
+    assert (
+        int((drop_labels(torch.arange(100), bernoulli_mask(100, share, named_generator("drop"))) == DROPPED).sum())
+        == dropped
+    )

@@ -6,16 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from collafuse_flwr.diffusion import (
-    Objective,
-    Prediction,
-    cosine,
-    denoising_loss,
-    diffuse,
-    make_schedule,
-    official_loss,
-    stratified_steps,
-)
+from collafuse_flwr.diffusion.forward import add_noise
+from collafuse_flwr.diffusion.loss import Objective, denoising_loss, official_loss, stratified_steps
+from collafuse_flwr.diffusion.parametrization import Prediction
+from collafuse_flwr.diffusion.schedule import cosine, make_schedule
 from tests.diffusion.oracle import Gaussian
 
 T = 100
@@ -28,7 +22,7 @@ def _uploads(data: Gaussian, cuts: list[int], schedule_name: str) -> tuple[Tenso
     x_0 = data.draw(COUNT, seed=0)
     start = torch.tensor(cuts).repeat(COUNT // len(cuts))
     noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
-    return diffuse(schedule, x_0, torch.zeros_like(start), start, noise), start
+    return add_noise(schedule, x_0, torch.zeros_like(start), start, noise), start
 
 
 @pytest.mark.parametrize("schedule_name", ["cosine", "linear", "sigmoid"])
@@ -133,8 +127,8 @@ def test_steps_stay_in_range_and_are_spread_evenly(batch: int, start: int, seed:
     assert int(t.min()) >= start + 1
     assert int(t.max()) <= T
     ranks = torch.sort((t - first).double() / (T - start)).values
-    evenly = torch.arange(batch, dtype=torch.float64) / batch
-    assert ((ranks - evenly).abs() <= 1 / batch + 1 / (T - start)).all()
+    subsample_evenly = torch.arange(batch, dtype=torch.float64) / batch
+    assert ((ranks - subsample_evenly).abs() <= 1 / batch + 1 / (T - start)).all()
 
 
 def test_every_step_is_drawn_equally_often() -> None:

@@ -11,24 +11,18 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from collafuse_flwr.data import ImageSource
-from collafuse_flwr.diffusion import (
-    DPSGD,
-    DROPPED,
-    Objective,
-    Progress,
-    TrainState,
-    cosine,
-    denoising_loss,
-    train_privately,
-    training,
-)
-from collafuse_flwr.diffusion import private as module
-from collafuse_flwr.diffusion.private import clipped_sum, sampling_rate
-from collafuse_flwr.errors import SettingError
-from collafuse_flwr.networks import ImageShape, as_denoise, build_network
-from collafuse_flwr.rng import keyed, stream
-from collafuse_flwr.runtime import choose_runtime
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.rng import keyed_generator, named_generator
+from collafuse_flwr.core.runtime import choose_runtime
+from collafuse_flwr.data.images import ImageSource
+from collafuse_flwr.diffusion import dp_sgd as module
+from collafuse_flwr.diffusion import train as training
+from collafuse_flwr.diffusion.dp_sgd import DpSgdConfig, clipped_gradient_sum, sampling_rate, train_dp_sgd
+from collafuse_flwr.diffusion.loss import Objective, denoising_loss
+from collafuse_flwr.diffusion.parametrization import DROPPED
+from collafuse_flwr.diffusion.schedule import cosine
+from collafuse_flwr.diffusion.train import TrainResult, TrainState
+from collafuse_flwr.diffusion.unet import ImageShape, as_denoise, build_network
 
 SCHEDULE = cosine(20)
 SECRET = b"0123456789abcdef"
@@ -44,15 +38,15 @@ def made() -> TrainState:
 
 
 def some_images(count: int = 12, seed: int = 0) -> ImageSource:
-    x = torch.randn(count, 1, 4, 4, generator=stream("x", seed)).clamp(-1, 1)
+    x = torch.randn(count, 1, 4, 4, generator=named_generator("x", seed)).clamp(-1, 1)
     return ImageSource(x, torch.arange(count) % 3)
 
 
 def a_batch(count: int) -> list[Tensor]:
     """x, start, t and noise; the images differ much in what they would change."""
-    x = torch.randn(count, 1, 4, 4, generator=stream("batch")) * torch.arange(count).view(-1, 1, 1, 1)
+    x = torch.randn(count, 1, 4, 4, generator=named_generator("batch")) * torch.arange(count).view(-1, 1, 1, 1)
     t = torch.arange(count) % 20 + 1
-    return [x, torch.zeros_like(t), t, torch.randn(x.shape, generator=stream("noise"))]
+    return [x, torch.zeros_like(t), t, torch.randn(x.shape, generator=named_generator("noise"))]
 
 
 def loss_of(state: TrainState) -> Any:
@@ -62,10 +56,10 @@ def loss_of(state: TrainState) -> Any:
     return loss
 
 
-def trained(state: TrainState, steps: int, source: ImageSource | None = None, **changes: Any) -> Progress:
-    dp = DPSGD(changes.pop("norm", 0.5), changes.pop("sigma", 1.0), changes.pop("secret", SECRET))
+def trained(state: TrainState, steps: int, source: ImageSource | None = None, **changes: Any) -> TrainResult:
+    dp = DpSgdConfig(changes.pop("norm", 0.5), changes.pop("sigma", 1.0), changes.pop("secret", SECRET))
     known: dict[str, Any] = {"last": 20, "batch_size": 4, "num_steps": steps, "dp": dp} | changes
-    return train_privately(
+    return train_dp_sgd(
         state,
         known.pop("denoise", lambda x, t, y: state.network(x)),
         source or some_images(),
@@ -84,7 +78,7 @@ def directions(monkeypatch: pytest.MonkeyPatch, state: TrainState) -> list[Tenso
         seen.append(torch.cat([gradient.flatten() for gradient in gradients]))
         state.steps += 1
 
-    monkeypatch.setattr(state, "descend_along", keep)
+    monkeypatch.setattr(state, "apply_gradients", keep)
     return seen
 
 
@@ -102,7 +96,7 @@ def test_clipped_gradients_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch, 
         clipped, losses = clipped + (length > norm), losses + value.item()
         for total, own in zip(expected, gradient, strict=True):
             total.add_(own * min(1, norm / length))
-    ours, total_loss = clipped_sum(state, loss, batch, norm)
+    ours, total_loss = clipped_gradient_sum(state, loss, batch, norm)
     assert 0 < clipped < 7 or norm == 1e9
     torch.testing.assert_close(ours, expected)
     assert total_loss.item() == pytest.approx(losses)
@@ -110,7 +104,7 @@ def test_clipped_gradients_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch, 
 
 def test_an_empty_batch_has_no_gradient() -> None:
     state = made()
-    ours, loss = clipped_sum(state, loss_of(state), [part[:0] for part in a_batch(3)], 1.0)
+    ours, loss = clipped_gradient_sum(state, loss_of(state), [part[:0] for part in a_batch(3)], 1.0)
     assert not any(gradient.any() for gradient in ours)
     assert loss == 0
 
@@ -121,9 +115,9 @@ def test_without_noise_and_clipping_a_full_batch_is_an_ordinary_step(monkeypatch
     monkeypatch.setattr(training, "MAX_GRADIENT_NORM", 1e9)
     progress = trained(ours, 1, norm=1e9, sigma=0.0, batch_size=12)
     loss = loss_of(adams)(*batch)
-    adams.descend(loss, 1e-2)
+    adams.optimizer_step(loss, 1e-2)
     assert progress.loss == pytest.approx(loss.item())
-    torch.testing.assert_close(ours.tensors(), adams.tensors(), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(ours.state_dict(), adams.state_dict(), rtol=1e-3, atol=1e-6)
 
 
 def test_the_noise_has_the_deviation_of_sigma_times_the_norm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +151,13 @@ def test_every_image_joins_by_itself_with_its_own_step() -> None:
     source, counts, steps = some_images(40), torch.zeros(40), []
     for i in range(400):
         x, start, t, noise, labels = module._batch(
-            source, keyed(SECRET, i.to_bytes(2)), torch.device("cpu"), q=0.25, last=7, label_dropout=0.5, flip=True
+            source,
+            keyed_generator(SECRET, i.to_bytes(2)),
+            torch.device("cpu"),
+            q=0.25,
+            last=7,
+            label_dropout=0.5,
+            flip=True,
         )
         assert len(x) == len(start) == len(t) == len(noise) == len(labels)
         counts += (source.images == x.unsqueeze(1)).flatten(2).all(2).any(0) if len(x) else 0
@@ -175,10 +175,10 @@ def test_going_on_from_saved_tensors_gives_the_same_bits() -> None:
     straight, first, resumed = made(), made(), made()
     trained(straight, 6)
     trained(first, 4)
-    resumed.load(first.tensors())
+    resumed.load(first.state_dict())
     trained(resumed, 2)
-    for key, value in straight.tensors().items():
-        assert torch.equal(resumed.tensors()[key], value), key
+    for key, value in straight.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], value), key
 
 
 def test_the_penalty_is_neither_clipped_nor_noised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,9 +217,9 @@ def test_networks_with_attention_and_attributes_train(attributes: int) -> None:
     network = build_network("nano", shape, 0, "a") if attributes else attentive(shape)
     state = TrainState(network, 0.9)
     labels = torch.ones(2, attributes, dtype=torch.uint8) if attributes else torch.arange(2)
-    before, source = state.tensors()["average"], ImageSource(torch.zeros(2, 1, 8, 8), labels)
+    before, source = state.state_dict()["average"], ImageSource(torch.zeros(2, 1, 8, 8), labels)
     trained(state, 1, source, denoise=as_denoise(network, choose_runtime("cpu")))
-    assert not torch.equal(before, state.tensors()["average"])
+    assert not torch.equal(before, state.state_dict()["average"])
 
 
 def test_batch_normalisation_is_refused() -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collafuse_flwr.diffusion import SCHEDULES, Schedule, cosine, linear, make_schedule
+from collafuse_flwr.diffusion.schedule import SCHEDULES, Schedule, cosine, linear, make_schedule
 
 NAMES = sorted(SCHEDULES)
 

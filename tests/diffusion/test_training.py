@@ -8,9 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from collafuse_flwr.diffusion import DROPPED, Objective, Range, TrainState, cosine, cosine_rate, mirror, some, train
-from collafuse_flwr.diffusion.training import shuffled
-from collafuse_flwr.rng import stream
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.diffusion.loss import Objective
+from collafuse_flwr.diffusion.parametrization import DROPPED
+from collafuse_flwr.diffusion.schedule import cosine
+from collafuse_flwr.diffusion.train import (
+    TimestepRange,
+    TrainState,
+    bernoulli_mask,
+    cosine_rate,
+    epoch_batches,
+    random_hflip,
+    train,
+)
 
 
 @dataclass(frozen=True)
@@ -48,11 +58,11 @@ def _train(state: TrainState, name: int, steps: int) -> float:
         Images(torch.randn(10, 1, 4, 4, generator=torch.Generator().manual_seed(1))),
         schedule=cosine(20),
         objective=Objective(),
-        steps_range=Range(20),
+        steps_range=TimestepRange(20),
         batch_size=4,
         num_steps=steps,
         learning_rate=lambda _: 1e-2,
-        generator=stream(name),
+        generator=named_generator(name),
     ).loss
 
 
@@ -70,43 +80,43 @@ def test_going_on_from_saved_tensors_gives_the_same_bits() -> None:
         _train(straight, name, 5)
     first = _state()
     _train(first, 0, 5)
-    resumed.load(first.tensors())
+    resumed.load(first.state_dict())
     _train(resumed, 1, 5)
-    assert resumed.tensors().keys() == straight.tensors().keys()
-    for key, value in straight.tensors().items():
-        assert torch.equal(resumed.tensors()[key], value), key
+    assert resumed.state_dict().keys() == straight.state_dict().keys()
+    for key, value in straight.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], value), key
 
 
 def test_the_average_follows_its_recursion() -> None:
     state = _state()
-    weight = next(iter(state.averaged())), state.network
+    weight = next(iter(state.ema_state_dict())), state.network
     expected = weight[1].state_dict()[weight[0]].clone()
     for step in range(1, 6):
         _train(state, step, 1)
         decay = 0.0 if step == 1 else min(0.9, step / (9 + step))
         expected = decay * expected + (1 - decay) * state.network.state_dict()[weight[0]]
-    torch.testing.assert_close(state.averaged()[weight[0]], expected)
+    torch.testing.assert_close(state.ema_state_dict()[weight[0]], expected)
 
 
 def test_starting_from_weights_takes_what_fits() -> None:
     state = _state()
-    state.start_from({"weight": torch.ones(1, 1, 3, 3), "bias": torch.ones(7), "unknown": torch.ones(1)})
+    state.init_from({"weight": torch.ones(1, 1, 3, 3), "bias": torch.ones(7), "unknown": torch.ones(1)})
     own = state.network.state_dict()
     assert (own["weight"] == 1).all()
     assert own["bias"].shape == (1,)
-    assert torch.equal(state.averaged()["weight"], own["weight"])
+    assert torch.equal(state.ema_state_dict()["weight"], own["weight"])
 
 
 def test_no_steps_change_nothing() -> None:
     state = _state()
-    before = {name: value.clone() for name, value in state.tensors().items()}
+    before = {name: value.clone() for name, value in state.state_dict().items()}
     assert _train(state, 0, 0) != _train(state, 0, 0)  # nan: there is no loss
-    assert all(torch.equal(value, before[name]) for name, value in state.tensors().items())
+    assert all(torch.equal(value, before[name]) for name, value in state.state_dict().items())
 
 
 @given(st.integers(1, 30), st.integers(1, 40), st.integers(1, 10))
 def test_batches_are_full_and_use_every_row_equally(rows: int, batch: int, batches: int) -> None:
-    drawn = list(shuffled(rows, batch, batches, stream("test")))
+    drawn = list(epoch_batches(rows, batch, batches, named_generator("test")))
     assert [len(b) for b in drawn] == [batch] * batches
     counts = torch.bincount(torch.cat(drawn), minlength=rows)
     assert int(counts.max() - counts.min()) <= 1
@@ -136,11 +146,11 @@ def test_images_are_mirrored_and_labels_dropped_only_where_asked_for(dropout: fl
         source,
         schedule=cosine(1000),
         objective=Objective(),
-        steps_range=Range(1),
+        steps_range=TimestepRange(1),
         batch_size=20,
         num_steps=100,
         learning_rate=lambda _: 1e-3,
-        generator=stream("flip"),
+        generator=named_generator("flip"),
         label_dropout=dropout,
         flip=flip,
     )
@@ -153,8 +163,8 @@ def test_images_are_mirrored_and_labels_dropped_only_where_asked_for(dropout: fl
 
 def test_a_mirrored_image_that_is_noised_is_as_likely_as_the_noised_image_mirrored() -> None:
     """The very same numbers, if the noise is mirrored with it; so the server may mirror uploads."""
-    x, noise = torch.randn(2, 6, 1, 4, 4, generator=stream("x"))
-    coins = some(len(x), 0.5, stream("mirror"))
-    chosen = mirror(x, coins)
-    assert torch.equal(mirror(0.6 * x + 0.8 * noise, coins), 0.6 * chosen + 0.8 * mirror(noise, coins))
+    x, noise = torch.randn(2, 6, 1, 4, 4, generator=named_generator("x"))
+    coins = bernoulli_mask(len(x), 0.5, named_generator("mirror"))
+    chosen = random_hflip(x, coins)
+    assert torch.equal(random_hflip(0.6 * x + 0.8 * noise, coins), 0.6 * chosen + 0.8 * random_hflip(noise, coins))
     assert all(torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(chosen, x, strict=True))

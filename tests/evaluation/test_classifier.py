@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from collafuse_flwr.data import to_model_space
-from collafuse_flwr.evaluation import ImageClassifier, accuracy, classifier, train_classifier
+from collafuse_flwr.data.images import normalize
+from collafuse_flwr.evaluation import classifier
+from collafuse_flwr.evaluation.classifier import ImageClassifier, accuracy, train_classifier
 
 Digits = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -53,18 +54,18 @@ def test_same_seed_same_bits_whatever_the_global_state(digits: Digits) -> None:
 def test_uint8_and_rows_give_the_same_bits_and_no_set_of_floats(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels, rows = torch.arange(60) % 3, torch.arange(0, 60, 2)
-    expected = train_classifier(to_model_space(pixels[rows]), labels[rows], 3, seed=0, steps=6, batch_size=8)
+    expected = train_classifier(normalize(pixels[rows]), labels[rows], 3, seed=0, steps=6, batch_size=8)
     sizes: list[int] = []
 
     def watch(batch: Tensor) -> Tensor:
         sizes.append(len(batch))
-        return to_model_space(batch)
+        return normalize(batch)
 
     monkeypatch.setattr(classifier, "scaled", watch)
     learnt = train_classifier(pixels, labels, 3, seed=0, rows=rows, steps=6, batch_size=8)
     assert torch.equal(weights(learnt), weights(expected))
     assert sizes == [8] * 6
-    assert accuracy(learnt, pixels, labels) == accuracy(learnt, to_model_space(pixels), labels)
+    assert accuracy(learnt, pixels, labels) == accuracy(learnt, normalize(pixels), labels)
 
 
 def test_result_is_frozen_and_in_evaluation_mode(digits: Digits) -> None:

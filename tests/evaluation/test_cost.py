@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from collafuse_flwr.evaluation import forward_flops, sampling_flops, training_flops
+from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, training_flops
 
 
 def test_linear() -> None:

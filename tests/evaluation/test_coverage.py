@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from collafuse_flwr.evaluation import Coverage, measure_coverage
+from collafuse_flwr.evaluation.coverage import Coverage, measure_coverage
 
 IDENTITY = nn.Identity()
 

@@ -8,8 +8,9 @@ import torch
 from scipy.linalg import helmert, sqrtm
 from torch import Tensor, nn
 
-from collafuse_flwr.data import to_model_space
-from collafuse_flwr.evaluation import KernelDistance, PixelFeatures, frechet_distance, kernel_distance
+from collafuse_flwr.data.images import normalize
+from collafuse_flwr.evaluation.distances import KernelDistance, frechet_distance, kernel_distance
+from collafuse_flwr.evaluation.features import PixelFeatures
 
 IDENTITY = nn.Identity()
 
@@ -70,7 +71,7 @@ def test_frechet_distance_of_fewer_points_than_dimensions_loses_no_digits() -> N
 def test_uint8_is_measured_as_the_floats_that_it_stands_for(distance: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randint(0, high, (20, 1, 4, 4), dtype=torch.uint8, generator=generator) for high in (256, 128))
-    scaled = to_model_space(a), to_model_space(b)
+    scaled = normalize(a), normalize(b)
     assert distance(a, b, PixelFeatures()) == distance(*scaled, PixelFeatures())
 
 

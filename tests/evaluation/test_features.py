@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from collafuse_flwr.data import to_model_space
-from collafuse_flwr.evaluation import PixelFeatures, extract_features
+from collafuse_flwr.data.images import normalize
+from collafuse_flwr.evaluation.features import PixelFeatures, extract_features
 
 
 class Recorder(nn.Module):
@@ -46,7 +46,7 @@ def test_uint8_is_scaled_batch_by_batch_to_the_same_bits() -> None:
     recorder = Recorder()
     features = extract_features(pixels, recorder, batch_size=3)
     assert [len(batch) for batch in recorder.seen] == [3, 3, 1]
-    assert torch.equal(features, extract_features(to_model_space(pixels), PixelFeatures()))
+    assert torch.equal(features, extract_features(normalize(pixels), PixelFeatures()))
 
 
 def test_rows_are_the_images_at_them_in_their_order() -> None:

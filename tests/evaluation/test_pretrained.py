@@ -16,10 +16,13 @@ from scipy.linalg import helmert, sqrtm
 from torch import Tensor, nn
 from torch_fidelity import feature_extractor_clip, feature_extractor_inceptionv3
 
-from collafuse_flwr.config import Config, EvaluationConfig
-from collafuse_flwr.data import to_model_space
-from collafuse_flwr.errors import SettingError
-from collafuse_flwr.evaluation import PretrainedFeatures, extract_features, frechet_distance, pretrained_networks
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.sections import EvaluationConfig
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.data.images import normalize
+from collafuse_flwr.evaluation.distances import frechet_distance
+from collafuse_flwr.evaluation.features import extract_features
+from collafuse_flwr.evaluation.pretrained import PretrainedFeatures, pretrained_networks
 from tests.weights import write_clip, write_inception
 
 SETTINGS = {"inception": "inception_weights", "clip": "clip_weights"}
@@ -77,7 +80,7 @@ def test_features_are_those_of_torch_fidelity(
     assert expected.shape == (2, width)
     assert (expected[0] - expected[1]).abs().max() > 1e-3, "images must be told apart"
     assert torch.equal(own(colour), expected)
-    assert torch.equal(own(to_model_space(colour)), expected), "floats in [-1, 1] are the same pixels"
+    assert torch.equal(own(normalize(colour)), expected), "floats in [-1, 1] are the same pixels"
     assert torch.equal(own(grey), theirs(grey.repeat(1, 3, 1, 1))[0])
     assert torch.equal(extract_features(colour, own), expected.double())
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from collafuse_flwr.evaluation import train_synthetic_test_real
+from collafuse_flwr.evaluation.tstr import train_synthetic_test_real
 
 Digits = tuple[Tensor, Tensor, Tensor, Tensor]
 

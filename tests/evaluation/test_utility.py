@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
-from collafuse_flwr.evaluation import Utility, dataset_score, measure_utility
+from collafuse_flwr.evaluation.utility import Utility, dataset_score, measure_utility
 
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60)
 

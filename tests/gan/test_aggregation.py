@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from collafuse_flwr.gan.aggregation import Own, aggregate
-from collafuse_flwr.gan.blocks import Cuts, build_architecture
+from collafuse_flwr.gan.networks import Cuts, build_architecture
 
 CUTS = {3: Cuts(), 5: Cuts(d_head=1), 6: Cuts(d_head=1, d_tail=1), 8: Cuts(d_tail=1), 9: Cuts(d_head=1)}
 CLUSTER = {3: 0, 5: 0, 6: 0, 8: 4, 9: 7}
@@ -104,8 +104,8 @@ def test_equal_networks_stay_as_they_are() -> None:
 
 def test_a_client_of_all_the_weight_is_copied() -> None:
     """Its blocks where it has them, the server's where it has none."""
-    only = dict.fromkeys(CUTS, 0.0) | {5: 2.0}
-    renewed, server = averaged(within=WITHIN | {3: 0.0, 6: 0.0}, overall=only)
+    reject_unknown_records = dict.fromkeys(CUTS, 0.0) | {5: 2.0}
+    renewed, server = averaged(within=WITHIN | {3: 0.0, 6: 0.0}, overall=reject_unknown_records)
     tracked = "num_batches_tracked"
     for index, found, source in (
         (0, renewed[3], CLIENTS[5]),

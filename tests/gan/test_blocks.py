@@ -11,18 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from collafuse_flwr.errors import SettingError
-from collafuse_flwr.gan.blocks import NETS, Cuts, Upsampling, build_architecture
-from collafuse_flwr.gan.device import Batch, DeviceHalf
-from collafuse_flwr.gan.halves import PHASES, Practice, Tensors
-from collafuse_flwr.gan.middle import ServerHalf
-from collafuse_flwr.gan.training import InProcess, train_batch
-from collafuse_flwr.gan.travel import Rounding
-from collafuse_flwr.runtime import choose_runtime
-from collafuse_flwr.wire import SplitRequest, count_bytes, pack_split_request
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.runtime import choose_runtime
+from collafuse_flwr.gan.networks import NETS, Cuts, Upsampling, build_architecture
+from collafuse_flwr.gan.split_gan.client_half import Batch, ClientHalf
+from collafuse_flwr.gan.split_gan.ops import PHASES, OptimConfig, Tensors
+from collafuse_flwr.gan.split_gan.precision import QuantizingTransport
+from collafuse_flwr.gan.split_gan.server_half import ServerHalf
+from collafuse_flwr.gan.split_gan.train_batch import InProcess, train_batch
+from collafuse_flwr.wire.codec import count_bytes
+from collafuse_flwr.wire.split_gan import SplitRequest, pack_split_request
 
 PUBLISHED = build_architecture(channels=1, size=28, num_classes=10)
-PRACTICE = Practice(choose_runtime("cpu", "float32"))
+PRACTICE = OptimConfig(choose_runtime("cpu", "float32"))
 DIGITS = st.tuples(*[st.integers(0, 1)] * 4)
 
 
@@ -98,10 +99,10 @@ def test_a_batch_costs_gh_and_gt_and_three_times_dh_and_dt_each_way(
         counted[1] += up
 
     batch = Batch(torch.zeros(rows, 1, 8, 8), torch.tensor([0, 1, 2]), torch.zeros(rows, 100))
-    halves = {0: DeviceHalf(architecture, cuts, ("client",), PRACTICE)}
+    halves = {0: ClientHalf(architecture, cuts, ("client",), PRACTICE)}
     weighed = Weighed(InProcess(halves, {0: batch}), dtype[0])
     server = ServerHalf(architecture, {0: cuts}, ("server",), PRACTICE)
-    link = Rounding(weighed, dtype[0], count)
+    link = QuantizingTransport(weighed, dtype[0], count)
     pending, _ = train_batch(server, link, {0: {}})
     weighed.down = counted[0] = counted[1] = weighed.up = 0
     train_batch(server, link, pending)
@@ -140,20 +141,20 @@ def test_every_block_is_the_clients_or_the_servers(digits: tuple[int, int, int, 
     for net in NETS:
         parts = (cuts.head(net), server.span(0, net), cuts.tail(net, 5))
         assert [index for part in parts for index in part] == list(range(5))
-    half = DeviceHalf(architecture, cuts, ("client",), PRACTICE)
+    half = ClientHalf(architecture, cuts, ("client",), PRACTICE)
     wanted = {name: (value.shape, value.dtype) for name, value in cuts.template(architecture).items()}
     assert {name: (value.shape, value.dtype) for name, value in half.blocks().items()} == wanted
 
 
 def test_weights_do_not_depend_on_the_cut_nor_on_the_global_random_state() -> None:
     architecture = build_architecture(1, 8, 3, width=2)
-    least = DeviceHalf(architecture, Cuts(), ("client", 1), PRACTICE).blocks()
+    least = ClientHalf(architecture, Cuts(), ("client", 1), PRACTICE).blocks()
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
-    most = DeviceHalf(architecture, Cuts(1, 1, 1, 1), ("client", 1), PRACTICE).blocks()
+    most = ClientHalf(architecture, Cuts(1, 1, 1, 1), ("client", 1), PRACTICE).blocks()
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(most[name], value) for name, value in least.items())
-    other = DeviceHalf(architecture, Cuts(), ("client", 2), PRACTICE).blocks()
+    other = ClientHalf(architecture, Cuts(), ("client", 2), PRACTICE).blocks()
     assert not torch.equal(other["generator.0.linear.weight"], least["generator.0.linear.weight"])
 
 

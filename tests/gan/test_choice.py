@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from collafuse_flwr.config import Config
-from collafuse_flwr.errors import SettingError
-from collafuse_flwr.gan.blocks import Cuts, build_architecture
-from collafuse_flwr.gan.choice import choose_cuts, cuts_of, modelled_seconds
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.gan.networks import Cuts, build_architecture
+from collafuse_flwr.gan.planning.cut_selection import modelled_seconds, plan_client_cuts, select_cuts
 
 NETS = build_architecture(1, 28, 10)
 
@@ -17,18 +17,18 @@ def config(**settings: object) -> Config:
 
 
 def test_cuts_are_those_given_or_else_planned_or_else_the_least() -> None:
-    assert cuts_of(config(), NETS) == (Cuts(),) * 7
-    assert cuts_of(config(min_d_head=1), NETS) == (Cuts(d_head=1),) * 7
-    planned = cuts_of(config(devices="paper7"), NETS)
-    assert planned == choose_cuts(config(devices="paper7"), NETS).cuts
+    assert select_cuts(config(), NETS) == (Cuts(),) * 7
+    assert select_cuts(config(min_d_head=1), NETS) == (Cuts(d_head=1),) * 7
+    planned = select_cuts(config(devices="paper7"), NETS)
+    assert planned == plan_client_cuts(config(devices="paper7"), NETS).cuts
     assert len(set(planned)) > 1
-    assert cuts_of(config(devices="paper7", client_cuts="0010"), NETS) == (Cuts(d_head=1),) * 7
+    assert select_cuts(config(devices="paper7", client_cuts="0010"), NETS) == (Cuts(d_head=1),) * 7
 
 
 @pytest.mark.parametrize("model", ["paper", "corrected"])
 def test_what_is_modelled_for_planned_cuts_is_what_the_planner_says(model: str) -> None:
     settings = config(devices="paper7", latency_model=model)
-    plan = choose_cuts(settings, NETS)
+    plan = plan_client_cuts(settings, NETS)
     seconds = modelled_seconds(settings, NETS, plan.cuts)
     assert seconds == pytest.approx(plan.seconds)
     least = modelled_seconds(settings, NETS, (Cuts(),) * 7)
@@ -46,4 +46,4 @@ def test_half_the_bytes_take_half_the_time_on_the_links() -> None:
 def test_nothing_is_modelled_or_planned_without_devices() -> None:
     assert modelled_seconds(config(), NETS, (Cuts(),) * 7) is None
     with pytest.raises(SettingError, match="devices"):
-        choose_cuts(config(), NETS)
+        plan_client_cuts(config(), NETS)

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from collafuse_flwr.gan.clustering import assign, flat, follow, stats
-from collafuse_flwr.rng import stream
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.gan.split_gan.clustering import assign, flat, follow, stats
 
 TRUE = [0, 0, 0, 0, 1, 1, 1, 2, 2]
 
 
 def made(distance: float, batches: int = 5, noise: float = 1.0, values: int = 200) -> Tensor:
     """(batches, 9, values): three clusters at random centres, clients that differ, and noise from batch to batch."""
-    generator = stream("features")
+    generator = named_generator("features")
     centres = torch.randn((3, values), generator=generator)
     own = torch.randn((9, values), generator=generator)
     steady: Tensor = distance * centres[TRUE] + own
@@ -61,7 +61,7 @@ def test_labels_go_with_their_clients(num_clusters: int) -> None:
     labels = assign(features, num_clusters)
     assert labels == assign(features, num_clusters)
     for seed in range(3):
-        order = torch.randperm(9, generator=stream("order", seed))
+        order = torch.randperm(9, generator=named_generator("order", seed))
         assert assign(features[:, order], num_clusters) == [labels[i] for i in order.tolist()]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from collafuse_flwr.gan.blocks import build_architecture
-from collafuse_flwr.gan.costs import PAPER_ELEMENTWISE, measure
+from collafuse_flwr.gan.networks import build_architecture
+from collafuse_flwr.gan.planning.block_cost import PAPER_ELEMENTWISE, measure
 
 MNIST = build_architecture(1, 28, 10)
 #: GFLOP of a forward pass of 64 images in the authors' count, block by block.

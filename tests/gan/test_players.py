@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from collafuse_flwr.gan.blocks import Architecture, build_architecture
-from collafuse_flwr.gan.halves import Practice
-from collafuse_flwr.gan.players import Generator, Judge, derangement, draw_codes, shares
-from collafuse_flwr.rng import stream
-from collafuse_flwr.runtime import choose_runtime
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.core.runtime import choose_runtime
+from collafuse_flwr.gan.mdgan import Discriminator, Generator, derangement, draw_codes, shares
+from collafuse_flwr.gan.networks import Architecture, build_architecture
+from collafuse_flwr.gan.split_gan.ops import OptimConfig
 
-PRACTICE = Practice(choose_runtime("cpu", "float32"))
+PRACTICE = OptimConfig(choose_runtime("cpu", "float32"))
 ROWS = 4
 
 
@@ -28,8 +28,8 @@ def moved(generator: Generator) -> list[Tensor]:
 
 
 def test_the_gradient_that_comes_back_is_that_of_the_undivided_loss(architecture: Architecture) -> None:
-    generator, judge = Generator(architecture, (0,), PRACTICE), Judge(architecture, (1,), PRACTICE)
-    z, labels = draw_codes(ROWS, 3, stream("codes"))
+    generator, judge = Generator(architecture, (0,), PRACTICE), Discriminator(architecture, (1,), PRACTICE)
+    z, labels = draw_codes(ROWS, 3, named_generator("codes"))
     made = generator(z, labels)
     feedback = judge.feedback(made, labels)
     logits = judge(made, labels)
@@ -44,12 +44,12 @@ def test_the_gradient_that_comes_back_is_that_of_the_undivided_loss(architecture
 def test_a_step_is_on_the_mean_over_clients_of_batches_that_several_judge(architecture: Architecture) -> None:
     """Adam's first moment after a first step is (1 - 0.5) times the gradient."""
     generator = Generator(architecture, (0,), PRACTICE)
-    made = [generator(*draw_codes(ROWS, 3, stream("codes", batch))) for batch in range(2)]
-    told = {n: (n % 2, torch.randn(made[0].shape, generator=stream("told", n))) for n in range(3)}
+    made = [generator(*draw_codes(ROWS, 3, named_generator("codes", batch))) for batch in range(2)]
+    told = {n: (n % 2, torch.randn(made[0].shape, generator=named_generator("told", n))) for n in range(3)}
     loss = sum((made[batch] * told[n][1]).sum() for n, (batch, _) in told.items())
     assert isinstance(loss, Tensor)
     expected = torch.autograd.grad(loss / 3, list(generator.blocks.parameters()), retain_graph=True)
-    generator.descend(made, told)
+    generator.optimizer_step(made, told)
     for parameter, gradient in zip(generator.blocks.parameters(), expected, strict=True):
         first = generator.optimiser.state[parameter]["exp_avg"]
         assert torch.allclose(first, gradient / 2, rtol=1e-4, atol=2e-6)
@@ -58,7 +58,7 @@ def test_a_step_is_on_the_mean_over_clients_of_batches_that_several_judge(archit
 def test_without_feedback_nothing_moves(architecture: Architecture) -> None:
     generator = Generator(architecture, (0,), PRACTICE)
     before = moved(generator)
-    generator.descend([generator(*draw_codes(ROWS, 3, stream("codes")))], {})
+    generator.optimizer_step([generator(*draw_codes(ROWS, 3, named_generator("codes")))], {})
     assert all(torch.equal(a, b) for a, b in zip(before, moved(generator), strict=True))
 
 
@@ -70,8 +70,8 @@ def test_what_a_player_keeps_it_goes_on_from(architecture: Architecture) -> None
             plain = torch.contiguous_format
             other.load({name: value.clone(memory_format=plain) for name, value in one.state().items()})
         for player in (one, other):
-            made = player(*draw_codes(ROWS, 3, stream("codes", step)))
-            player.descend([made], {0: (0, torch.ones_like(made))})
+            made = player(*draw_codes(ROWS, 3, named_generator("codes", step)))
+            player.optimizer_step([made], {0: (0, torch.ones_like(made))})
     assert all(torch.equal(a, b) for a, b in zip(moved(one), moved(other), strict=True))
 
 
@@ -84,14 +84,14 @@ def test_a_client_learns_from_another_batch_than_it_judges() -> None:
 def test_the_swap_is_a_permutation_in_which_nobody_stays(count: int) -> None:
     clients = [10 + client for client in range(count)]
     for seed in range(20):
-        swapped = derangement(clients, stream("swap", seed))
+        swapped = derangement(clients, named_generator("swap", seed))
         assert sorted(swapped) == sorted(swapped.values()) == clients
         assert all(sender != receiver for sender, receiver in swapped.items())
-        assert swapped == derangement(clients, stream("swap", seed))
+        assert swapped == derangement(clients, named_generator("swap", seed))
 
 
 def test_every_swap_of_four_is_as_likely_as_any_other() -> None:
-    generator = stream("swaps")
+    generator = named_generator("swaps")
     seen = Counter(tuple(derangement(range(4), generator).values()) for _ in range(900))
     assert len(seen) == 9
     # 100 each are expected, with a standard deviation of 9.4.
@@ -99,4 +99,4 @@ def test_every_swap_of_four_is_as_likely_as_any_other() -> None:
 
 
 def test_nobody_swaps_alone() -> None:
-    assert derangement([4], stream("swap")) == derangement([], stream("swap")) == {}
+    assert derangement([4], named_generator("swap")) == derangement([], named_generator("swap")) == {}

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from collafuse_flwr.gan.blocks import Architecture, Cuts, build_architecture
-from collafuse_flwr.gan.device import Batch, DeviceHalf, Tape
-from collafuse_flwr.gan.halves import PHASES, Practice, Tensors, load_moments, moments
-from collafuse_flwr.gan.middle import ServerHalf
-from collafuse_flwr.gan.training import InProcess, train_batch
-from collafuse_flwr.gan.travel import Rounding, rounded
-from collafuse_flwr.rng import stream
-from collafuse_flwr.runtime import choose_runtime
-from simulations.bench.plain_gan import PlainGan
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.core.runtime import choose_runtime
+from collafuse_flwr.gan.networks import Architecture, Cuts, build_architecture
+from collafuse_flwr.gan.split_gan.client_half import Batch, ClientHalf, ForwardCache
+from collafuse_flwr.gan.split_gan.ops import PHASES, OptimConfig, Tensors, adam_state, load_adam_state
+from collafuse_flwr.gan.split_gan.precision import QuantizingTransport, quantize_roundtrip
+from collafuse_flwr.gan.split_gan.server_half import ServerHalf
+from collafuse_flwr.gan.split_gan.train_batch import InProcess, train_batch
+from simulations.bench.reference_gan import ReferenceGan
 
 CUTS = {0: Cuts.parse("0000"), 1: Cuts.parse("0010"), 2: Cuts.parse("1110"), 3: Cuts.parse("1111")}
-PRACTICE = Practice(choose_runtime("cpu", "float32"))
+PRACTICE = OptimConfig(choose_runtime("cpu", "float32"))
 ROWS = 6
 
 
@@ -30,13 +30,13 @@ def architecture() -> Architecture:
 
 def federation(
     architecture: Architecture, cuts: Mapping[int, Cuts] = CUTS, factored: bool = False
-) -> tuple[ServerHalf, dict[int, DeviceHalf]]:
-    halves = {c: DeviceHalf(architecture, own, (0, "client", c), PRACTICE, factored) for c, own in cuts.items()}
+) -> tuple[ServerHalf, dict[int, ClientHalf]]:
+    halves = {c: ClientHalf(architecture, own, (0, "client", c), PRACTICE, factored) for c, own in cuts.items()}
     return ServerHalf(architecture, cuts, (0, "server"), PRACTICE), halves
 
 
 def batch(client: int, step: int) -> Batch:
-    generator = stream("batch", client, step)
+    generator = named_generator("batch", client, step)
     return Batch(
         torch.rand((ROWS, 1, 12, 12), generator=generator) * 2 - 1,
         torch.randint(0, 3, (ROWS,), generator=generator),
@@ -44,7 +44,7 @@ def batch(client: int, step: int) -> Batch:
     )
 
 
-def weights(server: ServerHalf, halves: Mapping[int, DeviceHalf]) -> dict[str, Tensor]:
+def weights(server: ServerHalf, halves: Mapping[int, ClientHalf]) -> dict[str, Tensor]:
     """Everything that training moves, running statistics included."""
     found = {f"{c}.{name}": value for c, half in halves.items() for name, value in half.state().items()}
     return found | {
@@ -64,17 +64,17 @@ def train(server: ServerHalf, link: InProcess, steps: int) -> None:
 class Forgetful(InProcess):
     """A link whose clients are other objects in every phase, which know the state on disk, the batch and gt alone."""
 
-    def __init__(self, architecture: Architecture, halves: Mapping[int, DeviceHalf]) -> None:
+    def __init__(self, architecture: Architecture, halves: Mapping[int, ClientHalf]) -> None:
         super().__init__(dict(halves), {})
         self.architecture = architecture
 
     def call(self, phase: str, payloads: Mapping[int, Tensors]) -> dict[int, Tensors]:
         for client in payloads:
-            old, fresh = self.halves[client], DeviceHalf(self.architecture, CUTS[client], ("other",), PRACTICE)
+            old, fresh = self.halves[client], ClientHalf(self.architecture, CUTS[client], ("other",), PRACTICE)
             # As on disk, where values lie in another order than channels last.
             plain = torch.contiguous_format
             fresh.load({name: value.clone(memory_format=plain) for name, value in old.state().items()})
-            fresh.tape = Tape(old.tape.batch, None if old.tape.gt is None else old.tape.gt.detach().clone())
+            fresh.tape = ForwardCache(old.tape.batch, None if old.tape.gt is None else old.tape.gt.detach().clone())
             self.halves = {**self.halves, client: fresh}
         return super().call(phase, payloads)
 
@@ -100,7 +100,7 @@ def test_split_training_gives_the_bits_of_one_undivided_graph(size: int, channel
         return Batch(own.x[:, :, :size, :size].expand(-1, channels, -1, -1), own.labels, own.z)
 
     split, plain = federation(architecture), federation(architecture)
-    link, reference = InProcess(split[1], {}), PlainGan(*plain)
+    link, reference = InProcess(split[1], {}), ReferenceGan(*plain)
     pending: dict[int, Tensors] = {client: {} for client in CUTS}
     for step in range(3):
         batches = {client: draw(client, step) for client in CUTS}
@@ -185,7 +185,7 @@ def test_factors_of_gradients_give_the_same_training_with_fewer_numbers(architec
     numbers = []
     for server, halves in (whole, factors):
         sent = Sent()
-        link = Rounding(InProcess(halves, {c: batch(c, 0) for c in CUTS}), "float32", sent)
+        link = QuantizingTransport(InProcess(halves, {c: batch(c, 0) for c in CUTS}), "float32", sent)
         pending, _ = train_batch(server, link, {client: {} for client in CUTS})
         numbers.append((sent.total, pending))
     assert numbers[1][0] < 0.8 * numbers[0][0]
@@ -200,11 +200,11 @@ def test_factors_of_gradients_give_the_same_training_with_fewer_numbers(architec
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 0.0), ("float16", 2e-3), ("bfloat16", 2e-2)])
 def test_what_travels_in_sixteen_bits_keeps_its_relative_size(dtype: str, error: float) -> None:
     for scale in (1e-12, 1.0, 1e12):
-        x = torch.randn((50,), generator=stream("x")) * scale
-        arrived = rounded(x, dtype)
+        x = torch.randn((50,), generator=named_generator("x")) * scale
+        arrived = quantize_roundtrip(x, dtype)
         assert (arrived - x).abs().max() <= error * x.abs().max()
         assert (arrived == x).all() == (dtype == "float32")
-    assert torch.equal(rounded(torch.zeros(3), dtype), torch.zeros(3))
+    assert torch.equal(quantize_roundtrip(torch.zeros(3), dtype), torch.zeros(3))
 
 
 def test_moments_come_back_to_their_weights_however_these_lie_in_memory() -> None:
@@ -213,11 +213,11 @@ def test_moments_come_back_to_their_weights_however_these_lie_in_memory() -> Non
     weights[1].load_state_dict(weights[0].state_dict())
     optimisers = [PRACTICE.optimiser(own) for own in weights]
     for number in range(3):
-        x = torch.randn((2, 3, 5, 5), generator=stream("x", number))
+        x = torch.randn((2, 3, 5, 5), generator=named_generator("x", number))
         for own, optimiser in zip(weights, optimisers, strict=True):
             own(x).square().sum().backward()
             optimiser.step()
             optimiser.zero_grad()
-        kept = {name: value.contiguous() for name, value in moments(optimisers[1], "").items()}
-        load_moments(optimisers[1], kept, "")
+        kept = {name: value.contiguous() for name, value in adam_state(optimisers[1], "").items()}
+        load_adam_state(optimisers[1], kept, "")
     assert torch.equal(weights[0].weight, weights[1].weight)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from collafuse_flwr.gan.weighting import (
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.gan.split_gan.kld_weighting import (
     MAX_BETA,
     MAX_PENALTY,
     Direction,
@@ -19,13 +20,12 @@ from collafuse_flwr.gan.weighting import (
     kld_scores,
     weights,
 )
-from collafuse_flwr.rng import stream
 
 SIZES = torch.tensor([600, 200, 100, 600])
 
 
 def activations(clients: int = 4, filters: int = 3, positions: int = 5) -> Tensor:
-    return torch.randn((clients, filters, positions), generator=stream("activations"))
+    return torch.randn((clients, filters, positions), generator=named_generator("activations"))
 
 
 def written_out(values: Tensor, direction: Direction) -> list[float]:

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from simulations.runners.environment import prepare_environment
 from simulations.runners.flwr import REPOSITORY
 from simulations.runners.superlink import SuperLink, free_port, private_superlink, script, stop
-from tests.federation import metrics
+from tests.small_runs import metrics
 
 #: Classes whose images the two clients hold, and how many of each class.
 CLASSES, PER_CLASS = 3, 12

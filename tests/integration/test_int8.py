@@ -10,13 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from collafuse_flwr.artifacts.quality import Judge, Samples
-from collafuse_flwr.config import Config
-from collafuse_flwr.data import federation_data, to_model_space
-from collafuse_flwr.diffusion import make_schedule
-from collafuse_flwr.folders import client_folder
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.data.federated import federation_data
+from collafuse_flwr.data.images import normalize
+from collafuse_flwr.diffusion.schedule import make_schedule
+from collafuse_flwr.evaluation.evaluator import SampleEvaluator, Samples
 from collafuse_flwr.privacy.release import QUANTISED_MAX, encode, release
-from tests.federation import federate, small
+from collafuse_flwr.runs.run_layout import client_folder
+from tests.small_runs import federate, small
 
 Record = Callable[[str, object], None]
 
@@ -38,7 +39,7 @@ SETTINGS = {
 MARGINS = {"float16": 1.01, "int8": 1.05}
 
 
-def fd(config: Config, judge: Judge) -> float:
+def fd(config: Config, judge: SampleEvaluator) -> float:
     """The pooled Fréchet distance of a run with these settings."""
     federate(config)
     samples = {}
@@ -50,7 +51,7 @@ def fd(config: Config, judge: Judge) -> float:
 
 def test_the_quality_of_samples_does_not_suffer(tmp_path: Path, record_property: Record) -> None:
     config = small(tmp_path, **SETTINGS)
-    judge = Judge.trained_on(federation_data(config.data, config.run.num_supernodes, config.run.seed), config)
+    judge = SampleEvaluator.trained_on(federation_data(config.data, config.run.num_supernodes, config.run.seed), config)
     measured = {
         dtype: fd(small(tmp_path / dtype, upload_dtype=dtype, **SETTINGS), judge)
         for dtype in ("float32", "float16", "int8")
@@ -67,7 +68,7 @@ def test_quantisation_is_small_beside_the_noise_at_the_cut(cut_ratio: float, rec
     schedule = make_schedule("cosine", 100)
     cut = round(cut_ratio * 100)
     config = Config.from_flat({"max_images": 500})
-    images = to_model_space(federation_data(config.data, 2, 0).images.images)
+    images = normalize(federation_data(config.data, 2, 0).images.images)
     x_k = release(schedule, cut, images, bytes(range(16)), range(1))
     upload = encode(x_k, "int8", None)
     error = torch.from_numpy(upload.x_k.astype(np.float32)) * upload.scale - x_k

@@ -12,7 +12,7 @@ import pytest
 from simulations import runners
 from simulations.runners.processes import descendants
 from simulations.runners.resources import machine
-from tests.federation import bytes_of, metrics, small
+from tests.small_runs import bytes_of, metrics, small
 
 pytestmark = [
     # Ray opens sockets, files and processes that it leaves to the garbage collector.

@@ -8,15 +8,22 @@ import sys
 from pathlib import Path
 
 from simulations import runners
-from simulations.cells import override
 from simulations.runners.flwr import REPOSITORY
-from tests.federation import SMALL, bytes_of, metrics, small
+from simulations.sweep.grid import override
+from tests.small_runs import SMALL, bytes_of, metrics, small
 
 
 def test_cells_in_parallel_are_the_same_runs_as_alone(tmp_path: Path) -> None:
     common = [override(name, value) for name, value in SMALL.items() if name not in ("cut_ratio", "num_rounds")]
     asked = ["-m", "cut_ratio=0.3,1", "num_rounds=1", "runner=local", "output=out", *common]
-    command = [sys.executable, "-m", "simulations.sweep", *asked, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    command = [
+        sys.executable,
+        "-m",
+        "simulations.sweep",
+        *asked,
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+    ]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from collafuse_flwr.config import Config
-from collafuse_flwr.diffusion import make_schedule
-from collafuse_flwr.errors import DataError
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import DataError
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.diffusion.schedule import make_schedule
 from collafuse_flwr.privacy.accounting import epsilon, release_mu
-from collafuse_flwr.privacy.choice import choose_cut, releases_in_all
-from collafuse_flwr.privacy.disclosure import covariance_eigenvalues, gaussian_bits, snr_db
+from collafuse_flwr.privacy.cut_selection import choose_cut, total_releases
+from collafuse_flwr.privacy.leakage_bounds import covariance_eigenvalues, gaussian_bits, snr_db
 from collafuse_flwr.privacy.reidentification import reidentification_rate
-from collafuse_flwr.rng import stream
 
 STEPS = 50
 
@@ -37,7 +37,7 @@ def disclosed(name: str, cut: int, releases: int = 1) -> float:
         return gaussian_bits(snr, covariance_eigenvalues(images()), releases=releases)
     if name == "cut_epsilon":
         return epsilon(release_mu(snr, 4.0, releases=releases), 1e-5)
-    generator = stream(0, "cut_reid", 3)
+    generator = named_generator(0, "cut_reid", 3)
     return reidentification_rate(images(), torch.arange(60), alpha_bar, releases=releases, generator=generator)
 
 
@@ -54,7 +54,7 @@ def test_it_is_the_smallest_cut_that_keeps_to_the_target(name: str, most: float)
 def test_more_releases_need_more_noise(name: str) -> None:
     most = {"cut_bits": 3.0, "cut_epsilon": 8.0, "cut_reid": 0.3}[name]
     config = asked(**{name: most}, upload="fresh", num_rounds=3)
-    assert releases_in_all(config) == 3
+    assert total_releases(config) == 3
     cut = choose_cut(config, make_schedule("linear", STEPS), images(), 3)
     assert disclosed(name, cut, 3) <= most < disclosed(name, cut - 1, 3)
 

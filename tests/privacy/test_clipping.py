@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from collafuse_flwr.config import Config
+from collafuse_flwr.config.config import Config
 from collafuse_flwr.privacy.clipping import clip
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from collafuse_flwr.privacy.disclosure import (
+from collafuse_flwr.privacy.leakage_bounds import (
     covariance_eigenvalues,
     gaussian_bits,
     matched_filter,
@@ -52,7 +52,7 @@ def test_snr_outside_its_range_is_refused(alpha_bar: float) -> None:
 
 @pytest.mark.parametrize("count", [5, 48, 100])
 def test_eigenvalues_are_those_of_the_covariance(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("collafuse_flwr.privacy.disclosure._BLOCK", 20)  # more than one block of the 48 pixels
+    monkeypatch.setattr("collafuse_flwr.privacy.leakage_bounds._BLOCK", 20)  # more than one block of the 48 pixels
     images = normal(count, 3, 4, 4, seed=count).float()
     expected = torch.linalg.eigvalsh(torch.cov(images.double().flatten(1).T)).clamp(min=0).flip(0)
     result = covariance_eigenvalues(images)
@@ -136,7 +136,7 @@ def test_impossible_releases_are_refused(measure: object) -> None:
 def test_matched_filter_between_two_succeeds_as_often_as_theory_says(
     alpha_bar: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("collafuse_flwr.privacy.disclosure._BLOCK", 3000)
+    monkeypatch.setattr("collafuse_flwr.privacy.leakage_bounds._BLOCK", 3000)
     count, candidates = 20_000, normal(2, 1, 2, 2, seed=1)
     truth = torch.arange(count) % 2
     y = math.sqrt(alpha_bar) * candidates[truth] + math.sqrt(1 - alpha_bar) * normal(count, 1, 2, 2, seed=2)

@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.privacy import reidentification
 from collafuse_flwr.privacy.reidentification import reidentification_rate
-from collafuse_flwr.rng import stream
 
 
 def images(count: int) -> Tensor:
-    return torch.randn(count, 1, 4, 4, generator=stream("images"))
+    return torch.randn(count, 1, 4, 4, generator=named_generator("images"))
 
 
 def rate(candidates: Tensor, targets: Tensor, alpha_bar: float, releases: int = 1, seed: int = 0) -> float:
-    generator = stream(seed, "reid", 0)
+    generator = named_generator(seed, "reid", 0)
     return reidentification_rate(candidates, targets, alpha_bar, releases=releases, generator=generator)
 
 
@@ -45,8 +45,8 @@ def test_noise_leaves_little_more_than_chance() -> None:
 
 
 def test_the_twin_of_an_image_is_as_good() -> None:
-    twins = images(4).repeat(2, 1, 1, 1)
-    assert rate(twins, torch.arange(4, 8), 0.99) == 1
+    duplicates = images(4).repeat(2, 1, 1, 1)
+    assert rate(duplicates, torch.arange(4, 8), 0.99) == 1
 
 
 def test_a_name_decides_every_draw() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from collafuse_flwr.diffusion import make_schedule
+from collafuse_flwr.diffusion.schedule import make_schedule
 from collafuse_flwr.privacy.release import QUANTISED_MAX, Upload, UploadDtype, encode, release
 from collafuse_flwr.privacy.release import release_noise as noise_of
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from collafuse_flwr.data import evenly
+from collafuse_flwr.data.images import subsample_evenly
+from collafuse_flwr.runs.loaded_run import FinishedRun
 from simulations import runners
 from simulations.attack import __main__ as attack
-from simulations.attack.received import received
-from simulations.finished import Finished
+from simulations.attack.server_view import received
 from tests.commands import refused
-from tests.federation import connect, federate, small
+from tests.small_runs import connect, federate, small
 
 #: Of a run of three clients whose cuts are at both ends and between them.
 CUTS = {"client_cut_ratios": "0,0.6,1", "upload": "fresh", "copies_per_image": 2, "num_rounds": 3, "max_releases": 4}
@@ -97,7 +97,7 @@ def test_pictures_show_something(attacked: Path, name: str) -> None:
 def test_of_averaged_weights_networks_gradients_and_samples_are_attacked(
     averaged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simulations.attack.inverting.STEPS", 20)
+    monkeypatch.setattr("simulations.attack.gradient_inversion.STEPS", 20)
     assert call(f"run={averaged}", "inversions=1") == 0
     for row in clients(averaged / "attacks"):
         assert row["releases"] == 0
@@ -108,19 +108,19 @@ def test_of_averaged_weights_networks_gradients_and_samples_are_attacked(
 
 
 def test_all_rounds_of_fresh_noise_are_averaged(finished: Path) -> None:
-    run = Finished.of(finished)
+    run = FinishedRun.of(finished)
     rows = run.data.partitions[1].train
     seen = received(run, 1, rows)
     assert seen is not None
     assert run.pool is not None
     # Two copies in each of two rounds, of which the pool has the last.
     assert seen.releases == 4
-    alpha_bar = run.process.schedule.alpha_bar[12].item()
+    alpha_bar = run.setup.schedule.alpha_bar[12].item()
     noise = [x - alpha_bar**0.5 * seen.x_0 for x in (seen.last, seen.mean)]
     assert [n.var().item() / (1 - alpha_bar) for n in noise] == pytest.approx([1, 1 / 4], rel=0.1)
-    some = received(run, 1, evenly(rows, 5))
+    some = received(run, 1, subsample_evenly(rows, 5))
     assert some is not None
-    assert torch.equal(some.mean, seen.mean[evenly(torch.arange(len(rows)), 5)])
+    assert torch.equal(some.mean, seen.mean[subsample_evenly(torch.arange(len(rows)), 5)])
 
 
 def without(whole: Path, run: Path, missing: str) -> Path:

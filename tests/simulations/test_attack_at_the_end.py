@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from collafuse_flwr.data import federation_data
-from collafuse_flwr.errors import SettingError
-from collafuse_flwr.files import write_json
-from simulations import attempts, run, runners
-from simulations.attack.request import check_attack, default_request
-from simulations.attempts import Outcome, attempt
-from simulations.cells import Cell, fingerprint
-from tests.federation import small
+from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.data.federated import federation_data
+from simulations import run, runners
+from simulations.attack.run import check_attack, default_request
+from simulations.sweep import job
+from simulations.sweep.grid import SweepRun, fingerprint
+from simulations.sweep.job import JobResult, run_job
 from tests.simulations.report.fakes import fake
+from tests.small_runs import small
 
 QUICK = {"runner": "local", "model": "nano", "tstr": "none", "max_images": 60, "attack": True}
 SMALL = {"num_supernodes": 2, "num_rounds": 1}
@@ -75,16 +76,16 @@ def test_a_sweep_attacks_what_was_finished_without_and_nothing_twice(
 ) -> None:
     done = fake(tmp_path / "runs")
     (tmp_path / "attack.py").write_text(ATTACK)
-    monkeypatch.setattr(attempts, "ATTACK", (sys.executable, str(tmp_path / "attack.py")))
-    monkeypatch.setattr(attempts, "COMMAND", (sys.executable, "-c", "raise SystemExit('not again')"))
+    monkeypatch.setattr(job, "ATTACK", (sys.executable, str(tmp_path / "attack.py")))
+    monkeypatch.setattr(job, "COMMAND", (sys.executable, "-c", "raise SystemExit('not again')"))
     attacked = replace(done.config, run=replace(done.config.run, attack=True))
 
-    def state(cell: Cell) -> tuple[str, int | None]:
-        outcome: Outcome = attempt(cell, tmp_path / "runs")
-        return outcome.state, outcome.status
+    def state(cell: SweepRun) -> tuple[str, int | None]:
+        result: JobResult = run_job(cell, tmp_path / "runs")
+        return result.state, result.status
 
     # What an attack that was cut off has left is in nobody's way.
     write_json(done.folder / "attacks" / "half.json", {})
-    assert state(Cell(1, done.folder.name, done.config)) == ("done before", None)
-    assert state(Cell(1, done.folder.name, attacked)) == ("done", 0)
-    assert state(Cell(1, done.folder.name, attacked)) == ("done before", None)
+    assert state(SweepRun(1, done.folder.name, done.config)) == ("done before", None)
+    assert state(SweepRun(1, done.folder.name, attacked)) == ("done", 0)
+    assert state(SweepRun(1, done.folder.name, attacked)) == ("done before", None)

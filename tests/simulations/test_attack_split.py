@@ -15,16 +15,16 @@ import pytest
 import torch
 from PIL import Image
 
-from collafuse_flwr.data import federation_data
-from collafuse_flwr.errors import SettingError
-from collafuse_flwr.gan.halves import Tensors
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.data.federated import federation_data
+from collafuse_flwr.gan.split_gan.ops import Tensors
 from simulations import runners
 from simulations.attack import __main__ as attack
-from simulations.attack.request import check_attack
-from simulations.attack.split import SplitRun, attack_split, mean_image
-from strategies.split_link import SessionLink
+from simulations.attack.run import check_attack
+from simulations.attack.split_gan import SplitRun, attack_split, mean_image
+from strategies.split_transport import InProcessTransport
 from tests.commands import refused
-from tests.federation import run_strategy, small
+from tests.small_runs import run_strategy, small
 
 #: Two clients that keep one block of the discriminator, and one that keeps two.
 SPLIT: dict[str, Any] = {
@@ -100,14 +100,14 @@ def test_it_is_what_the_server_receives_if_the_run_goes_on(
     run = SplitRun.of(folder)
     expected = {client: run.uploaded(client) for client in range(3)}
     received: list[dict[int, Tensors]] = []
-    answer = SessionLink.call
+    answer = InProcessTransport.call
 
-    def spy(link: SessionLink, phase: str, payloads: Mapping[int, Tensors]) -> dict[int, Tensors]:
+    def spy(link: InProcessTransport, phase: str, payloads: Mapping[int, Tensors]) -> dict[int, Tensors]:
         answers = answer(link, phase, payloads)
         received.extend([answers] if phase in ("latent", "fake") else [])
         return answers
 
-    monkeypatch.setattr(SessionLink, "call", spy)
+    monkeypatch.setattr(InProcessTransport, "call", spy)
     run_strategy(small(folder, **SPLIT | {"num_rounds": 2}))
     for client, own in expected.items():
         assert own is not None

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from collafuse_flwr.errors import SettingError
+from collafuse_flwr.core.errors import SettingError
 from simulations.bench import overhead
-from simulations.bench.cases import DEFAULTS, configure
+from simulations.bench.configs import DEFAULTS, configure
 from simulations.runners.local import run_local
-from tests.federation import small
+from tests.small_runs import small
 
 GIVEN: dict[str, Any] = DEFAULTS | {"rounds": 1, "client_threads": 1, "server_threads": 1}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from collafuse_flwr.config import Config
+from collafuse_flwr.config.config import Config
 from simulations.bench import disclosure
 from tests.commands import refused
 

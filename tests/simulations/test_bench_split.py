@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations.bench import split
+from simulations.bench import split_gan as split
 
 
 def test_the_command_measures_shows_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from collafuse_flwr.config import Config
-from simulations.cells import MAX_NAME, canonical, cell_name, distinct, fingerprint, overrides
-from simulations.entry import compose, register_schema
+from collafuse_flwr.config.config import Config
+from simulations.cli import compose, register_schema
+from simulations.sweep.grid import MAX_NAME, canonical, distinct, fingerprint, overrides, run_name
 from tests.simulations.report.fakes import settings
 
 GAN = {"strategy": "huscf_gan"}
@@ -103,22 +103,22 @@ def test_each_run_once_and_the_first_name_wins() -> None:
     cells = distinct(asked)
     assert [cell.number for cell in cells] == [1, 2, 3, 4]
     assert [cell.config for cell in cells] == asked[:4]
-    assert [len(cell.twins) for cell in cells] == [0, 0, 0, 2]
-    assert cells[3].twins[0] == "strategy=local seed=1 runner=ray cut_ratio=0.2"
+    assert [len(cell.duplicates) for cell in cells] == [0, 0, 0, 2]
+    assert cells[3].duplicates[0] == "strategy=local seed=1 runner=ray cut_ratio=0.2"
 
 
 def test_a_name_says_what_was_swept() -> None:
     config = settings(cut_ratio=0.25, seed=3, upload="fresh")
-    assert cell_name(config, ["seed", "cut_ratio", "upload"]) == (
+    assert run_name(config, ["seed", "cut_ratio", "upload"]) == (
         f"collafuse-digits-c0.25-upload-fresh-s3-{fingerprint(config)}"
     )
-    assert cell_name(settings("local"), ["cut_ratio"]).startswith("local-digits-s0-")
-    assert cell_name(settings("fedavg"), ["cut_ratio"]).startswith("fedavg-digits-s0-")
+    assert run_name(settings("local"), ["cut_ratio"]).startswith("local-digits-s0-")
+    assert run_name(settings("fedavg"), ["cut_ratio"]).startswith("fedavg-digits-s0-")
 
 
 def test_a_name_is_one_folder_whatever_is_swept() -> None:
     config = settings(dataset_path="/data/ä b/" + "x" * 300, client_cut_ratios="0.1,0.2,0.3,0.4")
-    name = cell_name(config, ["dataset_path", "client_cut_ratios"])
+    name = run_name(config, ["dataset_path", "client_cut_ratios"])
     assert "/" not in name
     assert " " not in name
     assert len(name) < MAX_NAME + 20

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from collafuse_flwr.errors import SettingError
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.runs.loaded_run import FinishedRun
 from simulations import generate, runners
-from simulations.finished import Finished
 from simulations.run import preflight
 from tests.commands import refused
-from tests.federation import small
+from tests.small_runs import small
 
 GAN = {
     "strategy": "huscf_gan",
@@ -43,7 +43,7 @@ def test_images_are_not_made_as_by_diffusion_models(
 
 def test_neither_is_it_attacked_as_one(finished: Path) -> None:
     with pytest.raises(SettingError, match=r"a run of diffusion models, not of huscf_gan$"):
-        Finished.of(finished)
+        FinishedRun.of(finished)
 
 
 def test_the_summary_promises_nothing(finished: Path) -> None:

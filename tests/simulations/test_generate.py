@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from simulations import generate, runners
 from tests.commands import refused
-from tests.federation import small
+from tests.small_runs import small
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from collafuse_flwr.config import Config
-from simulations import page
-from simulations.entry import CONF, USER_ERROR, register_schema
+from collafuse_flwr.config.config import Config
+from simulations import suite as page
+from simulations.cli import CONF, USER_ERROR, register_schema
 
 PAGES = sorted(path.stem for path in page.PAGES.glob("*.yaml"))
 

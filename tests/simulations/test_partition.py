@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from collafuse_flwr.config import DataConfig
-from collafuse_flwr.data import federation_data
+from collafuse_flwr.config.sections import DataConfig
+from collafuse_flwr.data.federated import federation_data
 from simulations import partition
 from tests.commands import refused
 

@@ -1,4 +1,4 @@
-"""`python -m simulations.plan`: cuts for devices, and how long they should take."""
+"""`python -m simulations.plan_cuts`: cuts for devices, and how long they should take."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from collafuse_flwr.config import Config
-from simulations import plan
+from collafuse_flwr.config.config import Config
+from simulations import plan_cuts as plan
 from tests.commands import refused
 
 

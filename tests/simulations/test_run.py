@@ -18,7 +18,7 @@ from simulations import run
 from simulations.runners.flwr import REPOSITORY
 from strategies.collafuse import CollaFuse
 from tests.commands import refused
-from tests.federation import SMALL, bytes_of, metrics
+from tests.small_runs import SMALL, bytes_of, metrics
 
 ARGUMENTS = [f"{name}={str(value).lower()}" for name, value in SMALL.items()] + ["runner=local"]
 
@@ -176,7 +176,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     original = CollaFuse.aggregate_train
 
     def breaks(self: CollaFuse, *arguments: Any) -> Any:
-        if self.journal.rounds[-1].round == 2:
+        if self.history.rounds[-1].round == 2:
             raise error
         return original(self, *arguments)
 

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from collafuse_flwr.files import write_json
-from simulations import attempts, run, sweep
-from simulations.attempts import attempt
-from simulations.cells import Cell
+from collafuse_flwr.core.atomic_io import write_json
+from simulations import run
+from simulations.sweep import job, sweep
+from simulations.sweep.grid import SweepRun
+from simulations.sweep.job import run_job
 from tests.simulations.report.fakes import fake, settings
 
 #: Writes what a run leaves and notes that it was called; some seeds mean trouble.
@@ -52,7 +53,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(here)
     write_json(root / "summary.json", fake(root).summary)
     (root / "run.py").write_text(STAND_IN)
-    monkeypatch.setattr(attempts, "COMMAND", (sys.executable, str(root / "run.py"), str(root)))
+    monkeypatch.setattr(job, "COMMAND", (sys.executable, str(root / "run.py"), str(root)))
     return root
 
 
@@ -144,21 +145,21 @@ def test_what_never_came_to_a_checkpoint_begins_afresh(root: Path) -> None:
 
 
 def test_a_cell_is_run_by_one_process_at_a_time(tmp_path: Path, calls: Calls) -> None:
-    cell = Cell(1, "cell", settings())
+    cell = SweepRun(1, "cell", settings())
     (tmp_path / "cell").mkdir()
     with (tmp_path / "cell" / "run.log").open("a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        assert attempt(cell, tmp_path).state == "claimed"
+        assert run_job(cell, tmp_path).state == "claimed"
         assert calls() == []
     # What held it has ended; its log is no claim.
-    assert attempt(cell, tmp_path).state == "done"
-    assert attempt(cell, tmp_path).state == "done before"
+    assert run_job(cell, tmp_path).state == "done"
+    assert run_job(cell, tmp_path).state == "done before"
 
 
 def test_another_run_is_never_touched(tmp_path: Path, calls: Calls) -> None:
     write_json(tmp_path / "cell" / "config.json", settings(seed=5).to_flat())
-    outcome = attempt(Cell(1, "cell", settings()), tmp_path)
-    assert (outcome.state, outcome.told) == ("failed", f"{tmp_path / 'cell'} holds a run of other settings")
+    result = run_job(SweepRun(1, "cell", settings()), tmp_path)
+    assert (result.state, result.told) == ("failed", f"{tmp_path / 'cell'} holds a run of other settings")
     assert calls() == []
 
 
@@ -174,7 +175,7 @@ def test_who_stops_the_sweep_stops_the_cell(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        attempt(Cell(1, "cell", settings(seed=60)), tmp_path)
+        run_job(SweepRun(1, "cell", settings(seed=60)), tmp_path)
     assert [process.returncode for process in started] == [-signal.SIGTERM]
 
 

@@ -10,12 +10,14 @@ import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
 from collafuse_flwr.client import collafuse as client
-from collafuse_flwr.config import ENDS, FEDERATED, SPLIT, Config
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.sections import ENDS, FEDERATED, SPLIT
 from collafuse_flwr.privacy.release import Upload
-from collafuse_flwr.wire import TrainReply, pack_train_reply, split
+from collafuse_flwr.wire import collafuse as split
+from collafuse_flwr.wire.collafuse import TrainReply, pack_train_reply
 from strategies.collafuse import CollaFuse
-from tests.crossing import ANY_WEIGHT, MESSAGES, WEIGHTS, Tap, guard
-from tests.federation import connect, run_strategy, small
+from tests.message_guard import ANY_WEIGHT, MESSAGES, WEIGHTS, Tap, guard
+from tests.small_runs import connect, run_strategy, small
 
 QUICK = {"num_supernodes": 2, "num_rounds": 1, "max_images": 60, "timesteps": 10, "model": "nano", "num_samples": 4}
 

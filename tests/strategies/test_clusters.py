@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
-from collafuse_flwr.config import GanConfig
-from strategies.clusters import Observed, home
+from collafuse_flwr.config.sections import GanConfig
+from strategies.client_clustering import ActivationStats, initial_cluster
 
 
-def seen(laws: dict[int, int], num_clusters: int = 0) -> Observed:
+def seen(laws: dict[int, int], num_clusters: int = 0) -> ActivationStats:
     """What was observed of clients whose activations follow these laws."""
-    observed = Observed(GanConfig(num_clusters=num_clusters))
+    observed = ActivationStats(GanConfig(num_clusters=num_clusters))
     level = {client: torch.full((4, 2, 2, 2), float(law)) for client, law in laws.items()}
     noise = {c: 0.01 * torch.randn((4, 2, 2, 2), generator=torch.Generator().manual_seed(c)) for c in laws}
     observed.see({client: level[client] + noise[client] for client in laws})
@@ -42,14 +42,14 @@ def test_clusters_of_absent_clients_are_not_looked_for_among_the_others() -> Non
 
 
 def test_who_was_never_averaged_is_at_home_in_the_largest_cluster() -> None:
-    assert home({}, 3) == -1
-    assert home({0: 1, 1: 1, 2: 0}, 2) == 0
-    assert home({0: 1, 1: 1, 2: 0}, 3) == 1
-    assert home({0: 1, 2: 0}, 3) == 0
+    assert initial_cluster({}, 3) == -1
+    assert initial_cluster({0: 1, 1: 1, 2: 0}, 2) == 0
+    assert initial_cluster({0: 1, 1: 1, 2: 0}, 3) == 1
+    assert initial_cluster({0: 1, 2: 0}, 3) == 0
 
 
 def test_fewer_clients_than_clusters_are_clusters_of_one() -> None:
-    observed = Observed(GanConfig(num_clusters=3))
+    observed = ActivationStats(GanConfig(num_clusters=3))
     activations = {c: torch.randn((4, 2, 2, 2), generator=torch.Generator().manual_seed(c)) for c in (1, 4)}
     observed.see(activations)
     weighing = observed.weigh({1: 10, 4: 30}, {}, warm_up=False)

@@ -15,10 +15,10 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from safetensors.torch import load_file
 
 from collafuse_flwr.client_app import app as client_app
-from collafuse_flwr.errors import UserError
+from collafuse_flwr.core.errors import UserError
 from simulations.runners.local_grid import LocalGrid
 from strategies.collafuse import CollaFuse
-from tests.federation import bytes_of, connect, federate, metrics, small, spoiled
+from tests.small_runs import bytes_of, connect, federate, metrics, small, spoiled
 
 
 class ShuffledGrid(LocalGrid):
@@ -60,7 +60,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     original = getattr(CollaFuse, moment)
 
     def dies_in_round_two(self: CollaFuse, *arguments: Any) -> Any:
-        if self.journal.rounds[-1].round == 2:
+        if self.history.rounds[-1].round == 2:
             raise Killed
         return original(self, *arguments)
 
@@ -161,7 +161,7 @@ def test_a_late_joiner_uploads_when_it_comes(tmp_path: Path, monkeypatch: pytest
     original = CollaFuse.aggregate_evaluate
 
     def joins_after_the_first_round(self: CollaFuse, *arguments: Any) -> Any:
-        if self.journal.rounds[-1].round == 1:
+        if self.history.rounds[-1].round == 1:
             grid.add_node(1)
         return original(self, *arguments)
 
@@ -227,7 +227,9 @@ def test_a_client_releases_no_more_than_it_may(tmp_path: Path) -> None:
 def test_fixed_copies_are_so_many_releases(tmp_path: Path) -> None:
     strategy = federate(small(tmp_path, copies_per_image=3))
     assert metrics(tmp_path)[-1]["evaluation"]["0"]["releases"] == 3
-    assert len(strategy.pool) == 3 * sum(hello.num_images for hello in strategy.members.hellos.values())
+    assert len(strategy.pool) == 3 * sum(
+        client_info.num_images for client_info in strategy.client_manager.client_infos.values()
+    )
 
 
 def test_labels_stay_with_the_client_when_they_are_not_shared(tmp_path: Path) -> None:
@@ -250,9 +252,9 @@ def test_the_networks_are_ordinary_diffusers_folders(tmp_path: Path) -> None:
         unet = UNet2DModel.from_pretrained(folder / "unet")
         scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
         assert unet(torch.zeros(1, 1, 8, 8), 3, class_labels=torch.zeros(1, dtype=torch.int64)).sample.shape[-1] == 8
-        torch.testing.assert_close(scheduler.alphas_cumprod.double(), strategy.process.schedule.alpha_bar[1:])
+        torch.testing.assert_close(scheduler.alphas_cumprod.double(), strategy.setup.schedule.alpha_bar[1:])
     saved = UNet2DModel.from_pretrained(tmp_path / "server" / "backbone" / "unet").state_dict()
-    averaged = strategy.backbone.state.averaged()
+    averaged = strategy.backbone.state.ema_state_dict()
     assert all(torch.equal(saved[name], value) for name, value in averaged.items())
 
 

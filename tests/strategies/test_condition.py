@@ -17,16 +17,16 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from collafuse_flwr.config import Config
-from collafuse_flwr.data import federation_data
-from collafuse_flwr.errors import UploadError
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import UploadError
+from collafuse_flwr.data.federated import federation_data
 from simulations import generate, runners
+from strategies.client_manager import ClientManager
 from strategies.collafuse import CollaFuse
-from strategies.members import Members
 from tests.attributes import NAMES, digits_with_attributes
 from tests.commands import refused
-from tests.federation import bytes_of, federate, metrics, run_strategy, small
 from tests.messages import HELLO
+from tests.small_runs import bytes_of, federate, metrics, run_strategy, small
 
 ATTRIBUTES: dict[str, Any] = {"condition": "attributes", "model": "nano"}
 #: What changes every draw of training.
@@ -151,7 +151,7 @@ def test_every_strategy_runs_with_attributes(tmp_path: Path, settings: dict[str,
     assert set(metrics(tmp_path)[-1]["evaluation"]) == {"0", "1", "2"}
     if isinstance(strategy, CollaFuse):
         for client in strategy.pool.shares:
-            held = federation_data(config.data, 3, 0).client(client).train.facts.attributes
+            held = federation_data(config.data, 3, 0).client(client).train.metadata.attributes
             assert held is not None
             shared = torch.cat([held] * config.split.copies_per_image) if config.split.share_labels else None
             pooled = strategy.pool.labels_of(client)
@@ -172,7 +172,7 @@ def test_a_killed_run_that_drops_and_mirrors_resumes_to_the_same_bits(
     original = CollaFuse.configure_evaluate
 
     def dies(self: CollaFuse, *arguments: Any) -> Any:
-        if self.journal.rounds[-1].round == 2:
+        if self.history.rounds[-1].round == 2:
             raise KeyboardInterrupt
         return original(self, *arguments)
 
@@ -189,12 +189,12 @@ def test_guidance_costs_a_second_call_and_changes_samples_alone(tmp_path: Path) 
     folders = {weight: tmp_path / str(weight) for weight in (1.0, 2.0)}
     for weight, folder in folders.items():
         federate(small(folder, num_rounds=1, local_epochs=0.5, **EVERYTHING | {"guidance": weight}))
-    (plain,), (guided,) = (metrics(folder) for folder in folders.values())
+    (plain,), (cfg_denoiser,) = (metrics(folder) for folder in folders.values())
     for client in "012":
         for flops in ("flops_per_image", "server_flops_per_image"):
-            assert guided["evaluation"][client][flops] == 2 * plain["evaluation"][client][flops] > 0
-        assert guided["clients"][client] == plain["clients"][client]
-        assert guided["evaluation"][client]["held_out_loss"] == plain["evaluation"][client]["held_out_loss"]
+            assert cfg_denoiser["evaluation"][client][flops] == 2 * plain["evaluation"][client][flops] > 0
+        assert cfg_denoiser["clients"][client] == plain["clients"][client]
+        assert cfg_denoiser["evaluation"][client]["held_out_loss"] == plain["evaluation"][client]["held_out_loss"]
     differ = {name for name, held in bytes_of(folders[1.0]).items() if bytes_of(folders[2.0])[name] != held}
     samples = {f"clients/{client}/samples.safetensors" for client in range(3)}
     assert differ == samples | {"server/hand_over.safetensors"}
@@ -202,7 +202,7 @@ def test_guidance_costs_a_second_call_and_changes_samples_alone(tmp_path: Path) 
 
 @pytest.mark.parametrize(("attributes", "reason"), [(4, "with 4 attributes, client 0 has"), (0, "describes no images")])
 def test_all_clients_must_have_the_same_attributes(attributes: int, reason: str) -> None:
-    members = Members(Config.from_flat({"condition": "attributes"}))
+    members = ClientManager(Config.from_flat({"condition": "attributes"}))
     members.restore([replace(HELLO, partition_id=0, num_attributes=5)])
     with pytest.raises(UploadError, match=reason):
         members._check(replace(HELLO, num_attributes=attributes))

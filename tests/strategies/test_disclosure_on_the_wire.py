@@ -15,12 +15,13 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from collafuse_flwr.client_app import app as client_app
-from collafuse_flwr.data import federation_data, to_model_space
-from collafuse_flwr.errors import UploadError
-from collafuse_flwr.process import Process
-from collafuse_flwr.wire import pack_hand_over, pack_train_request, unpack_train_reply
+from collafuse_flwr.core.errors import UploadError
+from collafuse_flwr.data.federated import federation_data
+from collafuse_flwr.data.images import normalize
+from collafuse_flwr.diffusion.setup import DiffusionSetup
+from collafuse_flwr.wire.collafuse import pack_handoff, pack_train_request, unpack_train_reply
 from tests.attributes import digits_with_attributes
-from tests.federation import connect, federate, small
+from tests.small_runs import connect, federate, small
 
 
 class Tap:
@@ -76,7 +77,7 @@ def test_no_message_holds_more_than_the_schema_lists(
         uploads = [] if cut == config.model.timesteps else sorted(["x_k", "scale", *labels])
         assert sorted(name for name, _ in tap.arrays(client)) == uploads
         images = data.client(client).train
-        told = images.facts.attributes if config.model.condition == "attributes" else images.labels
+        told = images.metadata.attributes if config.model.condition == "attributes" else images.labels
         assert told is not None
         for sent in (array for name, array in tap.arrays(client) if name == "labels"):
             assert sent.dtype == (np.uint8 if config.model.condition == "attributes" else np.int64)
@@ -99,9 +100,9 @@ def test_no_combination_of_what_was_received_beats_one_noised_image(tmp_path: Pa
     """All arrays of all rounds together, and the labels, rebuild x_0 no better than x_k alone."""
     tap, config = Tap(), small(tmp_path, num_rounds=4, upload_dtype="float32", evaluate_every=1)
     federate(config, connect(config, tap.app))
-    process, data = Process.of(config), federation_data(config.data, 3, 0)
+    setup, data = DiffusionSetup.of(config), federation_data(config.data, 3, 0)
     for client, cut in enumerate(config.cut_steps()):
-        x_0 = to_model_space(data.client(client).train.images).numpy().astype(np.float64)
+        x_0 = normalize(data.client(client).train.images).numpy().astype(np.float64)
         images = [array.astype(np.float64) for _, array in tap.arrays(client) if array.shape == x_0.shape]
         labels = [array for name, array in tap.arrays(client) if name == "labels"]
         spread = [np.broadcast_to(array[:, None, None, None], x_0.shape).astype(np.float64) for array in labels]
@@ -109,7 +110,7 @@ def test_no_combination_of_what_was_received_beats_one_noised_image(tmp_path: Pa
         alone, together = _best_fit(x_0, [x_k, *spread]), _best_fit(x_0, [*images, *spread])
         assert together >= alone - 1e-9
         # What is left is the noise: the error of the best linear filter, known in closed form from the variance.
-        snr = float(process.schedule.snr()[cut])
+        snr = float(setup.schedule.snr()[cut])
         assert _best_fit(x_0, [x_k]) == pytest.approx(x_0.var() / (1 + snr * x_0.var()), rel=0.1)
 
 
@@ -119,7 +120,7 @@ def test_fresh_uploads_can_be_averaged_and_once_cannot(tmp_path: Path) -> None:
     for upload in ("once", "fresh"):
         tap, config = Tap(), small(tmp_path / upload, num_rounds=4, upload_dtype="float32", upload=upload)
         federate(config, connect(config, tap.app))
-        x_0 = to_model_space(federation_data(config.data, 3, 0).client(0).train.images).numpy().astype(np.float64)
+        x_0 = normalize(federation_data(config.data, 3, 0).client(0).train.images).numpy().astype(np.float64)
         errors[upload] = _best_fit(x_0, [array for name, array in tap.arrays(0) if name == "x_k"])
     assert errors["fresh"] < 0.5 * errors["once"]
 
@@ -128,8 +129,8 @@ def test_the_first_papers_triple_would_give_the_image_away(tmp_path: Path) -> No
     """(x_t, noise, t) is inverted exactly; the same with our upload fails, for the noise is not in it."""
     tap, config = Tap(), small(tmp_path, upload_dtype="float32", num_rounds=1)
     federate(config, connect(config, tap.app))
-    alpha_bar = float(Process.of(config).schedule.alpha_bar[config.cut_steps()[0]])
-    x_0 = to_model_space(federation_data(config.data, 3, 0).client(0).train.images).numpy()
+    alpha_bar = float(DiffusionSetup.of(config).schedule.alpha_bar[config.cut_steps()[0]])
+    x_0 = normalize(federation_data(config.data, 3, 0).client(0).train.images).numpy()
     x_k = next(array for name, array in tap.arrays(0) if name == "x_k")
     noise = (x_k - alpha_bar**0.5 * x_0) / (1 - alpha_bar) ** 0.5
     rebuilt = (x_k - (1 - alpha_bar) ** 0.5 * noise) / alpha_bar**0.5
@@ -155,12 +156,12 @@ def test_a_reply_with_any_other_field_is_refused(tmp_path: Path, extra: str) -> 
 def test_the_server_sends_no_more_than_weights_and_samples(tmp_path: Path) -> None:
     """Down go the round, the backbone's weights and hand-overs: nothing that one client said reaches another."""
     assert set(pack_train_request.__annotations__) == {"request", "return"}
-    assert set(pack_hand_over.__annotations__) == {"hand_over", "return"}
+    assert set(pack_handoff.__annotations__) == {"hand_over", "return"}
     strategy = federate(small(tmp_path, num_rounds=1, client_init="backbone", client_init_round=1))
-    shapes = {tuple(value.shape) for value in strategy.backbone.state.averaged().values()}
-    strategy.journal.initialised.clear()
+    shapes = {tuple(value.shape) for value in strategy.backbone.state.ema_state_dict().values()}
+    strategy.history.initialised.clear()
     arrays = strategy.backbone.arrays()
     assert {tuple(array.shape) for array in arrays.values()} <= shapes
     for client in (0, 1):
         assert strategy._train_content(client, 1, arrays).array_records["backbone"] is arrays
-    assert torch.is_tensor(next(iter(strategy.backbone.state.averaged().values())))
+    assert torch.is_tensor(next(iter(strategy.backbone.state.ema_state_dict().values())))

@@ -11,19 +11,19 @@ from flwr.app import Array, ArrayRecord, Context, Message
 from safetensors.torch import load_file
 from torch import Tensor
 
-from collafuse_flwr.client.store import ClientStore
+from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.client_app import app as client_app
-from collafuse_flwr.config import FEDERATED
-from collafuse_flwr.folders import client_folder
-from collafuse_flwr.networks import ImageShape, build_network
-from collafuse_flwr.parts import shared_names
-from strategies.fedavg import FedAverage
-from tests.federation import bytes_of, connect, metrics, run_strategy, small, spoiled
+from collafuse_flwr.config.sections import FEDERATED
+from collafuse_flwr.diffusion.partial_sharing import shared_names
+from collafuse_flwr.diffusion.unet import ImageShape, build_network
+from collafuse_flwr.runs.run_layout import client_folder
+from strategies.fedavg import PartialFedAvg
+from tests.small_runs import bytes_of, connect, metrics, run_strategy, small, spoiled
 
 
-def run(folder: Path, **settings: Any) -> FedAverage:
+def run(folder: Path, **settings: Any) -> PartialFedAvg:
     strategy = run_strategy(small(folder, **({"strategy": "fedavg"} | settings)))
-    assert isinstance(strategy, FedAverage)
+    assert isinstance(strategy, PartialFedAvg)
     return strategy
 
 
@@ -73,7 +73,7 @@ def test_fedprox_without_its_term_is_fedavg_and_with_it_stays_closer(tmp_path: P
     assert bytes_of(tmp_path / "avg") == bytes_of(tmp_path / "zero")
     start = build_network("tiny", ImageShape(1, 8, 10), 0, "client 0").state_dict()
 
-    def moved(strategy: FedAverage) -> float:
+    def moved(strategy: PartialFedAvg) -> float:
         return sum(float((value - start[name]).square().sum()) for name, value in strategy.shared.items())
 
     assert moved(zero) == moved(plain)
@@ -137,7 +137,7 @@ def test_weights_that_do_not_fit_cost_only_their_client(tmp_path: Path, strategy
     assert list(row["rejected"]) == ["1"]
     assert "must be finite" in row["rejected"]["1"]
     assert sorted(row["clients"]) == ["0", "2"]
-    assert isinstance(made, FedAverage)
+    assert isinstance(made, PartialFedAvg)
     assert all(bool(value.isfinite().all()) for value in made.shared.values())
 
 

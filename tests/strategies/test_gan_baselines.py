@@ -14,18 +14,18 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from collafuse_flwr.client.mdgan import MdGanClient
-from collafuse_flwr.client.store import ClientStore
+from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.client_app import app as client_app
-from collafuse_flwr.config import Config
-from collafuse_flwr.errors import SettingError
-from collafuse_flwr.folders import client_folder
-from collafuse_flwr.gan.players import Generator, Judge, draw_codes
-from collafuse_flwr.gan.settings import practice_of
-from collafuse_flwr.rng import stream
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.gan.build import build_optim_config
+from collafuse_flwr.gan.mdgan import Discriminator, Generator, draw_codes
+from collafuse_flwr.runs.run_layout import client_folder
 from strategies.fedgan import FedGan
 from strategies.huscf_gan import HuscfGan
 from strategies.mdgan import MdGan
-from tests.federation import bytes_of, connect, here_is, metrics, run_strategy, small, spoiled
+from tests.small_runs import bytes_of, connect, here_is, metrics, run_strategy, small, spoiled
 
 TINY: dict[str, Any] = {"gan_width": 1, "gan_batch_size": 6, "max_images": 36, "num_samples": 6}
 BASELINES = ("fedgan", "mdgan")
@@ -94,16 +94,16 @@ def test_mdgan_alone_is_a_textbook_gan_bit_for_bit(tmp_path: Path) -> None:
     assert isinstance(strategy, MdGan)
     client = here_is(config, tmp_path, 0)
     assert isinstance(client, MdGanClient)
-    practice, batches = practice_of(config), client._batches()
-    generator = Generator(strategy.architecture, (0, "gan", "server"), practice)
-    judge = Judge(strategy.architecture, (0, "gan", 0), practice)
+    optim_config, batches = build_optim_config(config), client._batches()
+    generator = Generator(strategy.architecture, (0, "gan", "server"), optim_config)
+    judge = Discriminator(strategy.architecture, (0, "gan", 0), optim_config)
 
     def loss(logits: Tensor, target: float) -> Tensor:
         return binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
     for round_ in (1, 2):
         for step in range(metrics(tmp_path)[0]["clients"]["0"]["steps"]):
-            z, labels = draw_codes(TINY["gan_batch_size"], 10, stream(0, "fake", round_, step, 0))
+            z, labels = draw_codes(TINY["gan_batch_size"], 10, named_generator(0, "fake", round_, step, 0))
             real, fake = batches.draw(round_, step), generator.blocks(z, labels)
             on_fake, on_real = judge.blocks(fake.detach(), labels), judge.blocks(real.x, real.labels)
             judge.optimiser.zero_grad()
@@ -128,14 +128,14 @@ def test_a_discriminator_goes_to_another_client(tmp_path: Path) -> None:
     swapped = {int(sender): receiver for sender, receiver in metrics(tmp_path)[0]["server"]["swapped"].items()}
     assert len(swapped) == 3
     for sender, receiver in swapped.items():
-        sent = Judge(strategy.architecture, ("other",), strategy.practice)
+        sent = Discriminator(strategy.architecture, ("other",), strategy.optim_config)
         sent.load(state(tmp_path, sender))
         same(strategy.given[receiver], sent.weights())
         begun: Any = here_is(strategy.config, tmp_path, receiver)
         playing = begun.open_round(2, strategy.given[receiver])
         same(playing.judge.weights(), sent.weights())
-        moments = {name: value for name, value in state(tmp_path, receiver).items() if name.startswith("adam")}
-        same({name: value for name, value in playing.judge.state().items() if name in moments}, moments)
+        adam_state = {name: value for name, value in state(tmp_path, receiver).items() if name.startswith("adam")}
+        same({name: value for name, value in playing.judge.state().items() if name in adam_state}, adam_state)
 
 
 @pytest.mark.parametrize("strategy", BASELINES)

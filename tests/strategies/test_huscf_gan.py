@@ -16,15 +16,15 @@ from flwr.clientapp import ClientApp
 from safetensors.torch import load_file
 from torch import Tensor
 
-from collafuse_flwr.client.session import Batches
-from collafuse_flwr.client.store import ClientStore
+from collafuse_flwr.client.split_session import Batches
+from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.client_app import app as client_app
-from collafuse_flwr.folders import client_folder
-from collafuse_flwr.gan.device import Batch
-from collafuse_flwr.gan.halves import PHASES
+from collafuse_flwr.gan.split_gan.client_half import Batch
+from collafuse_flwr.gan.split_gan.ops import PHASES
+from collafuse_flwr.runs.run_layout import client_folder
+from strategies.client_manager import ClientManager
 from strategies.huscf_gan import HuscfGan
-from strategies.members import Members
-from tests.federation import bytes_of, connect, metrics, run_strategy, small
+from tests.small_runs import bytes_of, connect, metrics, run_strategy, small
 
 GAN: dict[str, Any] = {
     "strategy": "huscf_gan",
@@ -225,12 +225,12 @@ def test_a_client_that_was_never_asked_samples_and_begins_with_the_blocks_of_the
 def test_a_round_without_anybody_to_ask_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, engine: str
 ) -> None:
-    choose = Members.choose
+    choose = ClientManager.sample
 
-    def nobody_in_the_second(members: Members, round_: int) -> list[int]:
+    def nobody_in_the_second(members: ClientManager, round_: int) -> list[int]:
         return [] if round_ == 2 else choose(members, round_)
 
-    monkeypatch.setattr(Members, "choose", nobody_in_the_second)
+    monkeypatch.setattr(ClientManager, "sample", nobody_in_the_second)
     config = small(tmp_path, **(GAN | {"strategy": strategy, "engine": engine, "client_cuts": "", "num_rounds": 3}))
     run_strategy(config, connect(config))
     assert [sorted(row["clients"]) for row in metrics(tmp_path)] == [list("0123"), [], list("0123")]

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from collafuse_flwr.client_app import app as client_app
-from collafuse_flwr.folders import client_folder
+from collafuse_flwr.runs.run_layout import client_folder
 from strategies.hybrid import Hybrid
-from tests.federation import bytes_of, connect, metrics, run_strategy, small, spoiled
+from tests.small_runs import bytes_of, connect, metrics, run_strategy, small, spoiled
 
 
 def run(folder: Path, **settings: Any) -> Hybrid:

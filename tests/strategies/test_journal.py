@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from collafuse_flwr import files
-from collafuse_flwr.wire import Hello
-from strategies.journal import Journal, Round
+from collafuse_flwr.core import atomic_io as files
+from collafuse_flwr.runs.history import History, RoundRecord
+from collafuse_flwr.wire.collafuse import ClientInfo
 from tests.strict_json import strict
 
 
@@ -23,8 +23,8 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-def a_round(number: int) -> Round:
-    row = Round(number, images={"0": 10, "11": 4}, server={"loss": 0.1 + 0.2, "steps": 3, "pool": 14})
+def a_round(number: int) -> RoundRecord:
+    row = RoundRecord(number, images={"0": 10, "11": 4}, server={"loss": 0.1 + 0.2, "steps": 3, "pool": 14})
     row.clients["11"] = {"loss": 1 / 3, "steps": 2}
     row.failed["0"] = "no reply within 5 seconds"
     row.rejected["1"] = '`upload.x_k` must be ... and "quoted" \n two lines'
@@ -33,9 +33,9 @@ def a_round(number: int) -> Round:
     return row
 
 
-def a_journal(folder: Path, rounds: int = 2) -> Journal:
-    hellos = {client: Hello(client, 20, 100, 9, 1, 8, 10, 0) for client in (11, 0)}
-    return Journal(folder, [a_round(n + 1) for n in range(rounds)], {11, 0}, 12.34567890123456789, hellos)
+def a_journal(folder: Path, rounds: int = 2) -> History:
+    client_infos = {client: ClientInfo(client, 20, 100, 9, 1, 8, 10, 0) for client in (11, 0)}
+    return History(folder, [a_round(n + 1) for n in range(rounds)], {11, 0}, 12.34567890123456789, client_infos)
 
 
 TENSORS = {"network.weight": torch.randn(3, 4), "steps": torch.tensor(7)}
@@ -46,7 +46,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 def test_bytes_of_a_client_add_up_by_direction() -> None:
-    row = Round(1)
+    row = RoundRecord(1)
     for size in (100, 20):
         row.count(row.bytes_down, 3, size)
     row.count(row.bytes_up, 3, 7)
@@ -56,51 +56,51 @@ def test_bytes_of_a_client_add_up_by_direction() -> None:
 
 
 def test_a_new_run_has_no_checkpoint(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    assert journal.load() is None
-    assert journal == Journal(tmp_path)
+    history = History(tmp_path)
+    assert history.load() is None
+    assert history == History(tmp_path)
     assert not files_in(tmp_path)
 
 
 def test_everything_is_taken_up_again(tmp_path: Path) -> None:
-    journal, pool = a_journal(tmp_path), '{"0": {"begin": 0}}'
-    journal.save(TENSORS, pool)
-    resumed = Journal(tmp_path)
+    history, pool = a_journal(tmp_path), '{"0": {"begin": 0}}'
+    history.save(TENSORS, pool)
+    resumed = History(tmp_path)
     saved = resumed.load()
     assert saved is not None
     assert saved[1] == pool
     assert saved[0].keys() == TENSORS.keys()
     assert all(torch.equal(saved[0][name], value) for name, value in TENSORS.items())
-    assert resumed == journal
-    assert list(resumed.hellos) == list(journal.hellos), "in the same order"
+    assert resumed == history
+    assert list(resumed.client_infos) == list(history.client_infos), "in the same order"
 
 
 @settings(max_examples=30)
 @given(st.floats(0, 1e9), st.sets(st.integers(0, 999)), st.floats())
 def test_numbers_are_taken_up_to_the_last_bit(
-    tmp_path_factory: pytest.TempPathFactory, credit: float, initialised: set[int], loss: float
+    tmp_path_factory: pytest.TempPathFactory, deferred_updates: float, initialised: set[int], loss: float
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
-    Journal(folder, [Round(1, server={"loss": loss})], initialised, credit).save({}, "{}")
-    resumed = Journal(folder)
+    History(folder, [RoundRecord(1, server={"loss": loss})], initialised, deferred_updates).save({}, "{}")
+    resumed = History(folder)
     resumed.load()
-    assert (resumed.credit, resumed.initialised) == (credit, initialised)
+    assert (resumed.deferred_updates, resumed.initialised) == (deferred_updates, initialised)
     assert resumed.rounds[0].server["loss"] == pytest.approx(loss, rel=0, abs=0, nan_ok=True)
 
 
 def test_metrics_are_strict_json_a_line_for_each_round(tmp_path: Path) -> None:
     """Numbers that JSON does not know are null there, and as they were in the checkpoint."""
-    journal = a_journal(tmp_path, rounds=3)
-    journal.rounds[1].server["loss"] = math.nan
-    journal.save(TENSORS, "{}")
+    history = a_journal(tmp_path, rounds=3)
+    history.rounds[1].server["loss"] = math.nan
+    history.save(TENSORS, "{}")
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     rows = [strict(line) for line in lines]
     assert [row["round"] for row in rows] == [1, 2, 3]
     assert rows[1]["server"]["loss"] is None
     assert rows[0]["evaluation"] == {"11": {"bits": None}}
-    expected: dict[str, Any] = asdict(journal.rounds[2]) | {"evaluation": {"11": {"bits": None}}}
+    expected: dict[str, Any] = asdict(history.rounds[2]) | {"evaluation": {"11": {"bits": None}}}
     assert rows[2] == expected
-    resumed = Journal(tmp_path)
+    resumed = History(tmp_path)
     resumed.load()
     assert resumed.rounds[0].evaluation["11"]["bits"] == math.inf
     assert math.isnan(resumed.rounds[1].server["loss"])
@@ -113,7 +113,7 @@ def test_metrics_that_ran_ahead_or_fell_behind_can_be_made_those_of_the_checkpoi
     whole = path.read_text()
     for wrong in ("", whole.splitlines()[0] + "\n", whole + '{"round": 3}\n'):
         path.write_text(wrong)
-        resumed = Journal(tmp_path)
+        resumed = History(tmp_path)
         resumed.load()
         assert path.read_text() == wrong
         resumed.write_metrics()
@@ -137,7 +137,7 @@ def test_a_killed_checkpoint_leaves_the_one_before(tmp_path: Path, monkeypatch: 
 def test_a_later_checkpoint_replaces_the_one_before(tmp_path: Path) -> None:
     for rounds in (1, 2, 3):
         a_journal(tmp_path, rounds).save(TENSORS, "{}")
-    resumed = Journal(tmp_path)
+    resumed = History(tmp_path)
     resumed.load()
     assert [row.round for row in resumed.rounds] == [1, 2, 3]
     assert sorted(files_in(tmp_path)) == ["metrics.jsonl", "server/state.safetensors"]

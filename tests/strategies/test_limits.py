@@ -9,30 +9,31 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from collafuse_flwr.config import Config
-from collafuse_flwr.data import federation_data, to_model_space
-from collafuse_flwr.diffusion import TrainState, cosine_rate, stratified_steps
-from collafuse_flwr.diffusion.training import shuffled
-from collafuse_flwr.process import Process
-from collafuse_flwr.rng import stream
-from collafuse_flwr.runtime import threads
-from tests.federation import federate, metrics, small
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.core.runtime import threads
+from collafuse_flwr.data.federated import federation_data
+from collafuse_flwr.data.images import normalize
+from collafuse_flwr.diffusion.loss import stratified_steps
+from collafuse_flwr.diffusion.setup import DiffusionSetup
+from collafuse_flwr.diffusion.train import TrainState, cosine_rate, epoch_batches
+from tests.small_runs import federate, metrics, small
 
 
 @dataclass(frozen=True)
 class PlainDdpm:
     """DDPM training written out (arXiv 2006.11239, algorithm 1), with none of the code for the cut."""
 
-    process: Process
+    setup: DiffusionSetup
     state: TrainState
     images: Tensor
     labels: Tensor
 
     def round(self, number: int, rounds: int, steps: int, batch_size: int, name: tuple[int | str, ...]) -> None:
         """Train one round."""
-        schedule, generator = self.process.schedule, stream(*name)
+        schedule, generator = self.setup.schedule, named_generator(*name)
         self.state.network.train()
-        for done, rows in enumerate(shuffled(len(self.images), batch_size, steps, generator)):
+        for done, rows in enumerate(epoch_batches(len(self.images), batch_size, steps, generator)):
             x_0 = self.images[rows]
             t = stratified_steps(torch.ones_like(rows), schedule.timesteps, generator)
             noise = torch.randn(x_0.shape, generator=generator)
@@ -40,24 +41,24 @@ class PlainDdpm:
             x_t = alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise
             output = self.state.network(x_t, t - 1, class_labels=self.labels[rows]).sample
             loss = (output - noise).square().mean()
-            self.state.descend(
-                loss, cosine_rate(self.process.config.train.learning_rate, (number - 1 + done / steps) / rounds)
+            self.state.optimizer_step(
+                loss, cosine_rate(self.setup.config.train.learning_rate, (number - 1 + done / steps) / rounds)
             )
 
 
 def _reference(config: Config, name: str, images: Tensor, labels: Tensor) -> PlainDdpm:
-    process = Process.of(config)
+    setup = DiffusionSetup.of(config)
     _, channels, size, _ = images.shape
     if name == "backbone":
-        network = process.backbone(channels, size, 10)
+        network = setup.backbone(channels, size, 10)
     else:
-        network = process.denoiser(int(name), channels, size, 10)
-    return PlainDdpm(process, TrainState(network, config.train.ema_decay), to_model_space(images), labels)
+        network = setup.denoiser(int(name), channels, size, 10)
+    return PlainDdpm(setup, TrainState(network, config.train.ema_decay), normalize(images), labels)
 
 
 def _assert_same(expected: TrainState, saved: dict[str, Tensor]) -> None:
-    assert expected.tensors().keys() == saved.keys()
-    for key, value in expected.tensors().items():
+    assert expected.state_dict().keys() == saved.keys()
+    for key, value in expected.state_dict().items():
         assert torch.equal(value, saved[key]), key
 
 

@@ -11,119 +11,120 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from collafuse_flwr.config import Config
-from collafuse_flwr.errors import UserError
-from collafuse_flwr.wire import Hello, Refusal, pack_numbers, pack_refusal
-from simulations.runners.apps import begin_run
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import UserError
+from collafuse_flwr.wire.codec import ClientError, pack_client_error, pack_numbers
+from collafuse_flwr.wire.collafuse import ClientInfo
+from simulations.runners.app_loading import begin_run
 from simulations.runners.local_grid import LocalGrid
-from strategies import members as module
-from strategies.members import Members, last_line
+from strategies import client_manager as module
+from strategies.client_manager import ClientManager, last_line
 
-HELLO = Hello(
+HELLO = ClientInfo(
     partition_id=0, cut_step=20, timesteps=100, num_images=9, channels=1, size=8, num_classes=10, num_attributes=0
 )
 
 
-class Federation:
+class BaseStrategy:
     """Clients that say what they are told to, over a grid in this process."""
 
     def __init__(self, count: int, **settings: Any) -> None:
         self.config = Config.from_flat({"num_supernodes": count, "round_timeout": 5.0} | settings)
         self.says: dict[int, Any] = {client: replace(HELLO, partition_id=client) for client in range(count)}
-        self.asked: list[int] = []
+        self.selected: list[int] = []
         app = ClientApp()
         app.query("hello")(self._answer)
         self.grid = LocalGrid(app, begin_run(), self.config.to_flower(), count, [])
-        self.members = Members(self.config)
+        self.client_manager = ClientManager(self.config)
 
     def _answer(self, message: Message, context: Context) -> Message:
         client = int(context.node_config["partition-id"])
-        self.asked.append(client)
+        self.selected.append(client)
         said = self.says[client]
         if isinstance(said, Exception):
             raise said
         return Message(said if isinstance(said, RecordDict) else pack_numbers(said), reply_to=message)
 
-    def join(self, *clients: int) -> list[int]:
+    def connect(self, *clients: int) -> list[int]:
         return [self.grid.add_node(client) for client in clients]
 
-    def welcome(self) -> None:
-        self.asked.clear()
-        self.members.welcome(self.grid)
+    def register_new(self) -> None:
+        self.selected.clear()
+        self.client_manager.register_new(self.grid)
 
     def refusal(self, client: int, said: object) -> str:
         """Why this introduction is refused, after that of client 0 was accepted."""
-        self.join(0)
-        self.welcome()
-        before = dict(self.members.hellos)
+        self.connect(0)
+        self.register_new()
+        before = dict(self.client_manager.client_infos)
         self.says[client] = said
-        (node,) = self.join(client)
-        self.welcome()
-        assert self.members.hellos == before
-        assert node not in self.members.nodes.values()
-        reason = self.members.refused[node]
+        (node,) = self.connect(client)
+        self.register_new()
+        assert self.client_manager.client_infos == before
+        assert node not in self.client_manager.nodes.values()
+        reason = self.client_manager.refused[node]
         assert len(reason.splitlines()) == 1
         return reason
 
 
 def test_everybody_introduces_themselves_once() -> None:
-    federation = Federation(3)
-    nodes = federation.join(0, 1, 2)
-    federation.welcome()
-    assert sorted(federation.asked) == [0, 1, 2]
-    assert federation.members.nodes == dict(enumerate(nodes))
-    assert federation.members.hellos == federation.says
-    assert [federation.members.client_of(node) for node in nodes] == [0, 1, 2]
-    assert federation.members.client_of(max(nodes) + 1) is None
-    federation.welcome()
-    assert not federation.asked
+    federation = BaseStrategy(3)
+    nodes = federation.connect(0, 1, 2)
+    federation.register_new()
+    assert sorted(federation.selected) == [0, 1, 2]
+    assert federation.client_manager.nodes == dict(enumerate(nodes))
+    assert federation.client_manager.client_infos == federation.says
+    assert [federation.client_manager.client_of(node) for node in nodes] == [0, 1, 2]
+    assert federation.client_manager.client_of(max(nodes) + 1) is None
+    federation.register_new()
+    assert not federation.selected
 
 
 def test_a_late_joiner_is_asked_when_it_comes() -> None:
-    federation = Federation(3)
-    federation.join(0, 2)
-    federation.welcome()
-    federation.join(1)
-    federation.welcome()
-    assert federation.asked == [1]
-    assert set(federation.members.nodes) == {0, 1, 2}
+    federation = BaseStrategy(3)
+    federation.connect(0, 2)
+    federation.register_new()
+    federation.connect(1)
+    federation.register_new()
+    assert federation.selected == [1]
+    assert set(federation.client_manager.nodes) == {0, 1, 2}
 
 
 def test_a_client_that_left_is_not_chosen_and_is_welcome_under_another_node() -> None:
-    federation = Federation(2)
-    first, _ = federation.join(0, 1)
-    federation.welcome()
+    federation = BaseStrategy(2)
+    first, _ = federation.connect(0, 1)
+    federation.register_new()
     federation.grid.remove_node(first)
-    federation.welcome()
-    assert federation.members.choose(1) == [1]
-    assert set(federation.members.hellos) == {0, 1}, "what was agreed stays agreed"
-    (again,) = federation.join(0)
-    federation.welcome()
-    assert federation.asked == [0]
-    assert federation.members.nodes[0] == again
-    assert federation.members.choose(1) == [0, 1]
+    federation.register_new()
+    assert federation.client_manager.sample(1) == [1]
+    assert set(federation.client_manager.client_infos) == {0, 1}, "what was agreed stays agreed"
+    (again,) = federation.connect(0)
+    federation.register_new()
+    assert federation.selected == [0]
+    assert federation.client_manager.nodes[0] == again
+    assert federation.client_manager.sample(1) == [0, 1]
 
 
 def test_a_client_may_not_come_back_as_another() -> None:
-    federation = Federation(2)
-    first, _ = federation.join(0, 1)
-    federation.welcome()
+    federation = BaseStrategy(2)
+    first, _ = federation.connect(0, 1)
+    federation.register_new()
     federation.grid.remove_node(first)
     federation.says[0] = replace(HELLO, cut_step=40)
-    (again,) = federation.join(0)
-    federation.welcome()
-    assert federation.members.hellos[0].cut_step == 20
-    assert "client 0 said" in federation.members.refused[again]
-    assert 0 not in federation.members.nodes
+    (again,) = federation.connect(0)
+    federation.register_new()
+    assert federation.client_manager.client_infos[0].cut_step == 20
+    assert "client 0 said" in federation.client_manager.refused[again]
+    assert 0 not in federation.client_manager.nodes
 
 
 def test_two_nodes_may_not_be_one_client() -> None:
-    federation = Federation(2)
+    federation = BaseStrategy(2)
     federation.says[1] = HELLO
-    federation.join(0, 1)
-    federation.welcome()
-    assert set(federation.members.nodes) == {0}
-    assert list(federation.members.refused.values()) == ["two nodes say that they are client 0"]
+    federation.connect(0, 1)
+    federation.register_new()
+    assert set(federation.client_manager.nodes) == {0}
+    assert list(federation.client_manager.refused.values()) == ["two nodes say that they are client 0"]
 
 
 @pytest.mark.parametrize(
@@ -146,30 +147,32 @@ def test_two_nodes_may_not_be_one_client() -> None:
         (RecordDict(), "`numbers` must hold exactly partition_id, "),
         (RecordDict({"numbers": MetricRecord({"partition_id": 2})}), "`numbers` must hold exactly partition_id, "),
         (RecordDict({**pack_numbers(HELLO), "more": ConfigRecord()}), "a reply may hold numbers, not more"),
-        (pack_refusal(Refusal("`dataset_path` = '' is not allowed")), "`dataset_path` = '' is not allowed"),
+        (pack_client_error(ClientError("`dataset_path` = '' is not allowed")), "`dataset_path` = '' is not allowed"),
         (ValueError("the disk is full"), "a client failed to introduce itself: ValueError: the disk is full"),
     ],
 )
 def test_an_introduction_that_does_not_fit_is_refused_with_a_reason(said: object, reason: str) -> None:
-    assert Federation(3).refusal(2, said).startswith(reason)
+    assert BaseStrategy(3).refusal(2, said).startswith(reason)
 
 
 def test_a_client_that_mends_its_ways_is_taken_in() -> None:
     """It is asked again, as its node was never taken in."""
-    federation = Federation(2)
+    federation = BaseStrategy(2)
     federation.refusal(1, replace(HELLO, partition_id=1, num_images=0))
     federation.says[1] = replace(HELLO, partition_id=1)
-    federation.welcome()
-    assert federation.asked == [1]
-    assert set(federation.members.nodes) == {0, 1}
-    assert not federation.members.refused
+    federation.register_new()
+    assert federation.selected == [1]
+    assert set(federation.client_manager.nodes) == {0, 1}
+    assert not federation.client_manager.refused
 
 
 # The choice for a round.
 
 
-def known(count: int, fraction: float, seed: int = 0) -> Members:
-    members = Members(Config.from_flat({"num_supernodes": max(count, 1), "fraction_train": fraction, "seed": seed}))
+def known(count: int, fraction: float, seed: int = 0) -> ClientManager:
+    members = ClientManager(
+        Config.from_flat({"num_supernodes": max(count, 1), "fraction_train": fraction, "seed": seed})
+    )
     members.nodes = {client: 10**9 - client for client in reversed(range(count))}
     return members
 
@@ -180,23 +183,23 @@ def known(count: int, fraction: float, seed: int = 0) -> Members:
 )
 def test_a_share_of_the_clients_but_at_least_one_is_chosen(count: int, fraction: float, chosen: int) -> None:
     for round_ in range(1, 20):
-        clients = known(count, fraction).choose(round_)
+        clients = known(count, fraction).sample(round_)
         assert len(clients) == chosen
         assert clients == sorted(set(clients))
         assert set(clients) <= set(range(count))
 
 
 def test_nobody_is_chosen_where_nobody_is() -> None:
-    assert known(0, 1.0).choose(1) == []
+    assert known(0, 1.0).sample(1) == []
 
 
 def test_the_choice_follows_from_seed_and_round_and_not_from_node_ids() -> None:
     """Which Flower draws anew in every run."""
     members, others = known(30, 0.3), known(30, 0.3)
     others.nodes = {client: 17 * client for client in range(30)}
-    assert [members.choose(r) for r in range(1, 9)] == [others.choose(r) for r in range(1, 9)]
-    assert members.choose(1) != members.choose(2)
-    assert members.choose(1) != known(30, 0.3, seed=1).choose(1)
+    assert [members.sample(r) for r in range(1, 9)] == [others.sample(r) for r in range(1, 9)]
+    assert members.sample(1) != members.sample(2)
+    assert members.sample(1) != known(30, 0.3, seed=1).sample(1)
 
 
 def test_over_many_rounds_everybody_is_chosen_equally_often() -> None:
@@ -204,7 +207,7 @@ def test_over_many_rounds_everybody_is_chosen_equally_often() -> None:
     members = known(20, 0.3)
     counts = [0] * 20
     for round_ in range(1000):
-        for client in members.choose(round_):
+        for client in members.sample(round_):
             counts[client] += 1
     assert all(abs(count - 300) < 5 * (1000 * 0.3 * 0.7) ** 0.5 for count in counts)
 
@@ -220,66 +223,66 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize(("min_supernodes", "present"), [(0, 3), (2, 2), (1, 1)])
 def test_the_run_begins_when_enough_clients_are_there(min_supernodes: int, present: int) -> None:
-    federation = Federation(3, min_supernodes=min_supernodes)
-    federation.join(*range(present))
-    federation.members.wait(federation.grid)
-    assert set(federation.members.nodes) == set(range(present))
+    federation = BaseStrategy(3, min_supernodes=min_supernodes)
+    federation.connect(*range(present))
+    federation.client_manager.wait(federation.grid)
+    assert set(federation.client_manager.nodes) == set(range(present))
 
 
 @pytest.mark.usefixtures("hurried")
 def test_clients_that_come_one_by_one_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    federation = Federation(3)
+    federation = BaseStrategy(3)
     coming = iter(range(3))
 
     def sleep(_: float) -> None:
-        federation.join(next(coming))
+        federation.connect(next(coming))
 
-    monkeypatch.setattr("strategies.members.time.sleep", sleep)
-    federation.members.wait(federation.grid)
-    assert set(federation.members.nodes) == {0, 1, 2}
+    monkeypatch.setattr("strategies.client_manager.time.sleep", sleep)
+    federation.client_manager.wait(federation.grid)
+    assert set(federation.client_manager.nodes) == {0, 1, 2}
 
 
 @pytest.mark.usefixtures("hurried")
 def test_a_resumed_run_waits_for_the_clients_that_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was agreed is known from the checkpoint, but the clients have to be there again."""
-    federation = Federation(2)
-    federation.members.restore([replace(HELLO, partition_id=client) for client in range(2)])
+    federation = BaseStrategy(2)
+    federation.client_manager.restore([replace(HELLO, partition_id=client) for client in range(2)])
     coming = iter(range(2))
 
     def sleep(_: float) -> None:
-        federation.join(next(coming))
+        federation.connect(next(coming))
 
-    monkeypatch.setattr("strategies.members.time.sleep", sleep)
-    federation.members.wait(federation.grid)
-    assert federation.members.choose(1) == [0, 1]
+    monkeypatch.setattr("strategies.client_manager.time.sleep", sleep)
+    federation.client_manager.wait(federation.grid)
+    assert federation.client_manager.sample(1) == [0, 1]
 
 
 @pytest.mark.usefixtures("hurried")
 def test_waiting_ends_with_a_reason() -> None:
-    federation = Federation(3, round_timeout=0.05)
-    federation.join(1)
+    federation = BaseStrategy(3, round_timeout=0.05)
+    federation.connect(1)
     began = time.monotonic()
     with pytest.raises(UserError, match=re.escape("only 1 of 3 clients came within `round_timeout`")):
-        federation.members.wait(federation.grid)
+        federation.client_manager.wait(federation.grid)
     assert time.monotonic() - began < 5
 
 
 @pytest.mark.usefixtures("hurried")
 def test_a_run_goes_on_without_the_clients_that_were_refused() -> None:
-    federation = Federation(3)
+    federation = BaseStrategy(3)
     federation.says[1] = replace(HELLO, partition_id=1, num_images=0)
-    federation.join(0, 1, 2)
-    federation.members.wait(federation.grid)
-    assert set(federation.members.nodes) == {0, 2}
+    federation.connect(0, 1, 2)
+    federation.client_manager.wait(federation.grid)
+    assert set(federation.client_manager.nodes) == {0, 2}
 
 
 @pytest.mark.usefixtures("hurried")
 def test_a_run_of_which_all_clients_were_refused_ends_with_a_clients_reason() -> None:
-    federation = Federation(2)
-    federation.says = {client: pack_refusal(Refusal("`dataset` is missing")) for client in range(2)}
-    federation.join(0, 1)
+    federation = BaseStrategy(2)
+    federation.says = {client: pack_client_error(ClientError("`dataset` is missing")) for client in range(2)}
+    federation.connect(0, 1)
     with pytest.raises(UserError, match=r"^`dataset` is missing$"):
-        federation.members.wait(federation.grid)
+        federation.client_manager.wait(federation.grid)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from collafuse_flwr.data import federation_data
-from collafuse_flwr.errors import SettingError, UserError
-from tests.federation import connect, metrics, run_strategy, small
+from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.data.federated import federation_data
+from tests.small_runs import connect, metrics, run_strategy, small
 
 
 def test_clients_do_and_send_what_they_do_in_collafuse(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_at_c_0_it_is_centralised_training(tmp_path: Path) -> None:
         run_strategy(small(tmp_path / name, strategy=name, cut_ratio=0.0, upload_dtype="float32"))
         for name in ("oracle", "centralised")
     ]
-    first, second = (strategy.backbone.state.averaged() for strategy in made if hasattr(strategy, "backbone"))
+    first, second = (strategy.backbone.state.ema_state_dict() for strategy in made if hasattr(strategy, "backbone"))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4)
 

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collafuse_flwr.privacy.release import Upload, UploadDtype, encode
-from strategies.pool import Pool
+from collafuse_flwr.runs.upload_buffer import UploadBuffer
 
 ROW = (2, 3, 3)
 CPU = torch.device("cpu")
 
 
-def a_pool(folder: Path, dtype: str = "float32") -> Pool:
-    return Pool(folder / "pool", ROW, dtype, CPU)
+def a_pool(folder: Path, dtype: str = "float32") -> UploadBuffer:
+    return UploadBuffer(folder / "pool", ROW, dtype, CPU)
 
 
 def an_upload(rows: int, seed: int, dtype: UploadDtype = "float32", labels: bool = True) -> Upload:
@@ -29,7 +29,7 @@ def an_upload(rows: int, seed: int, dtype: UploadDtype = "float32", labels: bool
     return encode(x_k, dtype, torch.randint(0, 10, (rows,), generator=generator) if labels else None)
 
 
-def assert_holds(pool: Pool, client: int, upload: Upload, cut: int) -> None:
+def assert_holds(pool: UploadBuffer, client: int, upload: Upload, cut: int) -> None:
     """The client's rows of the pool are those of this upload."""
     share = pool.shares[client]
     assert (share.rows, share.cut) == (len(upload), cut)
@@ -52,7 +52,7 @@ def test_every_client_finds_its_rows_with_its_own_cut_and_scale(
     pool = a_pool(tmp_path, dtype)
     uploads = {client: an_upload(rows, client, dtype, labels) for client, rows in ((7, 4), (0, 1), (3, 5))}
     for client, upload in uploads.items():
-        pool.put(client, 10 * client, upload)
+        pool.add(client, 10 * client, upload)
         assert_holds(pool, client, upload, 10 * client)
     assert len(pool) == 10
     for client, upload in uploads.items():
@@ -63,12 +63,12 @@ def test_every_client_finds_its_rows_with_its_own_cut_and_scale(
 
 def test_attributes_are_kept_as_bytes(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
-    pool = Pool(tmp_path / "pool", ROW, "int8", CPU, num_attributes=5)
+    pool = UploadBuffer(tmp_path / "pool", ROW, "int8", CPU, num_attributes=5)
     attributes = {
         client: torch.randint(0, 2, (rows, 5), generator=generator).byte() for client, rows in ((4, 3), (1, 2))
     }
     for client, own in attributes.items():
-        pool.put(client, 10, encode(torch.randn((len(own), *ROW), generator=generator), "int8", own))
+        pool.add(client, 10, encode(torch.randn((len(own), *ROW), generator=generator), "int8", own))
     for client, own in attributes.items():
         assert torch.equal(pool.labels_of(client), own)  # type: ignore[arg-type]
     _, _, labels = pool.batch(torch.tensor([4, 0, 4]))
@@ -81,14 +81,14 @@ def test_an_empty_pool_holds_nothing(tmp_path: Path) -> None:
     pool = a_pool(tmp_path)
     assert len(pool) == 0
     assert 0 not in pool
-    assert pool.describe() == "{}"
+    assert pool.state_json() == "{}"
 
 
 def test_rows_are_kept_in_the_type_they_travelled_in(tmp_path: Path) -> None:
     """A row of int8 takes a byte a value, however many there are, and four for its scale."""
     for dtype, width in (("int8", 1), ("float16", 2), ("float32", 4)):
         pool = a_pool(tmp_path / dtype, dtype)
-        pool.put(0, 5, an_upload(6, 0, dtype))  # type: ignore[arg-type]
+        pool.add(0, 5, an_upload(6, 0, dtype))  # type: ignore[arg-type]
         assert (pool.folder / "x_k.bin").stat().st_size == 6 * (4 + 18 * width)
         assert (pool.folder / "labels.bin").stat().st_size == 6 * 8
 
@@ -97,7 +97,7 @@ def test_rows_are_kept_in_the_type_they_travelled_in(tmp_path: Path) -> None:
 def test_a_batch_has_the_rows_asked_for_in_their_order_and_as_often(tmp_path: Path, rows: torch.Tensor) -> None:
     pool, uploads = a_pool(tmp_path, "int8"), [an_upload(5, seed, "int8") for seed in (0, 1)]
     for client, upload in enumerate(uploads):
-        pool.put(client, client, upload)
+        pool.add(client, client, upload)
     x_k, cuts, labels = pool.batch(rows)
     decoded = np.concatenate([u.x_k.astype(np.float32) * np.float32(u.scale) for u in uploads])
     assert np.array_equal(x_k.numpy(), decoded[rows.numpy()])
@@ -109,7 +109,7 @@ def test_a_batch_has_the_rows_asked_for_in_their_order_and_as_often(tmp_path: Pa
 
 def test_a_batch_is_a_copy(tmp_path: Path) -> None:
     pool, upload = a_pool(tmp_path), an_upload(3, 0)
-    pool.put(0, 5, upload)
+    pool.add(0, 5, upload)
     for values in pool.batch(torch.arange(3)):
         assert values is not None
         values.zero_()
@@ -123,9 +123,9 @@ def test_a_new_upload_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     """With `fresh` uploads the pool never grows, and what it held of the client before is gone from the disk."""
     pool = a_pool(tmp_path, "int8")
     for client in range(3):
-        pool.put(client, 5, an_upload(4, client, "int8"))
+        pool.add(client, 5, an_upload(4, client, "int8"))
     old, new = an_upload(4, 1, "int8"), an_upload(4, 9, "int8")
-    pool.put(1, 6, new)
+    pool.add(1, 6, new)
     assert len(pool) == 12
     assert_holds(pool, 1, new, 6)
     for client in (0, 2):
@@ -146,9 +146,9 @@ def test_puts_and_restarts_in_any_order_lose_nothing(
     pool, last = a_pool(folder, "int8"), dict[int, int]()
     for step, (client, seed) in enumerate(puts):
         if step == restart:
-            described, pool = pool.describe(), a_pool(folder, "int8")
+            described, pool = pool.state_json(), a_pool(folder, "int8")
             pool.restore(described)
-        pool.put(client, seed, an_upload(client + 1, seed, "int8"))
+        pool.add(client, seed, an_upload(client + 1, seed, "int8"))
         last[client] = seed
     assert len(pool) == sum(client + 1 for client in last)
     for client, seed in last.items():
@@ -158,15 +158,15 @@ def test_puts_and_restarts_in_any_order_lose_nothing(
 def test_bytes_of_a_round_that_was_cut_off_are_not_part_of_the_pool(tmp_path: Path) -> None:
     """And the next upload is written over them."""
     pool = a_pool(tmp_path)
-    pool.put(0, 5, an_upload(4, 0))
-    described = pool.describe()
-    pool.put(1, 5, an_upload(7, 1))
+    pool.add(0, 5, an_upload(4, 0))
+    described = pool.state_json()
+    pool.add(1, 5, an_upload(7, 1))
     resumed = a_pool(tmp_path)
     resumed.restore(described)
     assert len(resumed) == 4
     assert 1 not in resumed
     assert_holds(resumed, 0, an_upload(4, 0), 5)
-    resumed.put(2, 6, an_upload(2, 2))
+    resumed.add(2, 6, an_upload(2, 2))
     assert_holds(resumed, 2, an_upload(2, 2), 6)
     assert_holds(resumed, 0, an_upload(4, 0), 5)
 
@@ -175,9 +175,9 @@ def test_rows_that_were_replaced_in_a_round_that_was_cut_off_are_read_as_they_we
     """The checkpoint is older than the rows (`fresh` uploads), and the client may not send them again."""
     pool, old, new = a_pool(tmp_path, "int8"), an_upload(4, 0, "int8"), an_upload(4, 9, "int8")
     assert new.scale > 2 * old.scale
-    pool.put(0, 5, old)
-    described = pool.describe()
-    pool.put(0, 5, new)
+    pool.add(0, 5, old)
+    described = pool.state_json()
+    pool.add(0, 5, new)
     resumed = a_pool(tmp_path, "int8")
     resumed.restore(described)
     assert_holds(resumed, 0, new, 5)
@@ -185,9 +185,9 @@ def test_rows_that_were_replaced_in_a_round_that_was_cut_off_are_read_as_they_we
 
 def test_a_pool_that_is_restored_forgets_what_it_had_opened(tmp_path: Path) -> None:
     pool = a_pool(tmp_path)
-    pool.put(0, 5, an_upload(4, 0))
-    described = pool.describe()
-    pool.put(1, 8, an_upload(4, 1))
+    pool.add(0, 5, an_upload(4, 0))
+    described = pool.state_json()
+    pool.add(1, 8, an_upload(4, 1))
     pool.batch(torch.arange(8))
     pool.restore(described)
     with pytest.raises(IndexError):
@@ -196,6 +196,6 @@ def test_a_pool_that_is_restored_forgets_what_it_had_opened(tmp_path: Path) -> N
 
 def test_the_description_is_json_of_what_is_needed_to_read_the_files(tmp_path: Path) -> None:
     pool = a_pool(tmp_path, "int8")
-    pool.put(12, 5, an_upload(4, 3, "int8"))
-    described: dict[str, Any] = json.loads(pool.describe())
+    pool.add(12, 5, an_upload(4, 3, "int8"))
+    described: dict[str, Any] = json.loads(pool.state_json())
     assert described == {"12": {"begin": 0, "rows": 4, "cut": 5}}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from flwr.app import Context, Message
 
-from collafuse_flwr.client.store import ClientStore
-from collafuse_flwr.folders import client_folder
-from tests.federation import bytes_of, connect, metrics, run_strategy, small, spoiled
+from collafuse_flwr.client.state_store import ClientStore
+from collafuse_flwr.runs.run_layout import client_folder
+from tests.small_runs import bytes_of, connect, metrics, run_strategy, small, spoiled
 
 PRIVATE: dict[str, Any] = {
     "model": "nano",

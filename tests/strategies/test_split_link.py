@@ -11,8 +11,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from collafuse_flwr.client_app import app as client_app
-from collafuse_flwr.gan.halves import PHASES
-from tests.federation import connect, run_strategy, small
+from collafuse_flwr.gan.split_gan.ops import PHASES
+from tests.small_runs import connect, run_strategy, small
 
 
 @pytest.mark.parametrize("strategy", ["huscf_gan", "mdgan"])

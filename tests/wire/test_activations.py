@@ -12,34 +12,34 @@ from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.contract import check_activations
-from collafuse_flwr.errors import UploadError
-from collafuse_flwr.gan.halves import PHASES
-from collafuse_flwr.gan.travel import rounded
-from collafuse_flwr.wire import (
-    CloseReply,
-    CloseRequest,
-    FinishRequest,
-    GanNumbers,
-    LatentRequest,
+from collafuse_flwr.core.errors import UploadError
+from collafuse_flwr.gan.split_gan.ops import PHASES
+from collafuse_flwr.gan.split_gan.precision import quantize_roundtrip
+from collafuse_flwr.wire.split_gan import (
+    EndRoundReply,
+    EndRoundRequest,
+    GanTrainMetrics,
+    GenerateHeadRequest,
+    GenerateTailRequest,
     SplitRequest,
     pack_activations,
-    pack_close_reply,
-    pack_close_request,
-    pack_finish_request,
-    pack_latent_request,
+    pack_end_round_reply,
+    pack_end_round_request,
+    pack_generate_head_request,
+    pack_generate_tail_request,
     pack_split_request,
     unpack_activations,
-    unpack_close_reply,
-    unpack_close_request,
-    unpack_finish_request,
-    unpack_latent_request,
+    unpack_end_round_reply,
+    unpack_end_round_request,
+    unpack_generate_head_request,
+    unpack_generate_tail_request,
     unpack_split_request,
 )
+from collafuse_flwr.wire.validation import check_activations
 from tests.messages import sent
 
 DTYPES = ("float32", "float16", "bfloat16")
-NUMBERS = GanNumbers(loss=1.25, generator_loss=0.5, steps=3, image_updates=24, seconds=0.5, flops=2**40)
+NUMBERS = GanTrainMetrics(loss=1.25, generator_loss=0.5, steps=3, image_updates=24, seconds=0.5, flops=2**40)
 WEIGHTS = {"generator.0.linear.weight": torch.randn(2, 3), "generator.0.norm.num_batches_tracked": torch.tensor(4)}
 TENSORS = {"dh_fake": torch.randn(2, 3, 4, 4), "dh_real": torch.randn(2, 3, 4, 4) * 1e-9}
 SHAPES = {name: x.shape for name, x in TENSORS.items()}
@@ -50,20 +50,20 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def as_sent(dtype: str) -> dict[str, torch.Tensor]:
-    return {name: rounded(x, dtype) for name, x in TENSORS.items()}
+    return {name: quantize_roundtrip(x, dtype) for name, x in TENSORS.items()}
 
 
 def test_the_schema_has_these_fields_and_no_others() -> None:
     """Labels, images and codes have none: whoever adds a field here lets something new leave a client."""
     assert [spec.name for spec in fields(SplitRequest)] == ["round", "step", "phase", "cuts", "tensors", "weights"]
-    assert [spec.name for spec in fields(CloseRequest)] == ["round", "cuts", "tensors"]
-    assert [spec.name for spec in fields(CloseReply)] == ["numbers", "weights"]
-    assert {spec.name: spec.type for spec in fields(GanNumbers)} == {
+    assert [spec.name for spec in fields(EndRoundRequest)] == ["round", "cuts", "tensors"]
+    assert [spec.name for spec in fields(EndRoundReply)] == ["numbers", "weights"]
+    assert {spec.name: spec.type for spec in fields(GanTrainMetrics)} == {
         **dict.fromkeys(("loss", "generator_loss", "seconds"), "float"),
         **dict.fromkeys(("steps", "image_updates", "flops"), "int"),
     }
-    assert [spec.name for spec in fields(LatentRequest)] == ["round", "count", "cuts", "weights"]
-    assert [spec.name for spec in fields(FinishRequest)] == ["round", "cuts", "gt"]
+    assert [spec.name for spec in fields(GenerateHeadRequest)] == ["round", "count", "cuts", "weights"]
+    assert [spec.name for spec in fields(GenerateTailRequest)] == ["round", "cuts", "gt"]
     up = {name for _, names in PHASES.values() for name in names}
     assert up == {"gh", "dh_fake", "dh_real", "dh", "grad_dt_fake", "grad_dt_real", "grad_dt", "grad_gt"}
 
@@ -75,10 +75,12 @@ def test_messages_survive(dtype: str) -> None:
     assert (back.round, back.step, back.phase, back.cuts) == (2, 5, "fake", "0010")
     assert same(back.tensors, as_sent(dtype))
     assert same(back.weights, WEIGHTS)
-    close = unpack_close_request(sent(pack_close_request(CloseRequest(2, "0010", TENSORS), dtype)))
+    close = unpack_end_round_request(sent(pack_end_round_request(EndRoundRequest(2, "0010", TENSORS), dtype)))
     assert (close.round, close.cuts) == (2, "0010")
     assert same(close.tensors, as_sent(dtype))
-    finish = unpack_finish_request(sent(pack_finish_request(FinishRequest(3, "0010", TENSORS["dh_fake"]), dtype)))
+    finish = unpack_generate_tail_request(
+        sent(pack_generate_tail_request(GenerateTailRequest(3, "0010", TENSORS["dh_fake"]), dtype))
+    )
     assert torch.equal(finish.gt, as_sent(dtype)["dh_fake"])
     answer = unpack_activations(sent(pack_activations(TENSORS, dtype)), dtype)
     check_activations(answer, SHAPES)
@@ -88,10 +90,10 @@ def test_messages_survive(dtype: str) -> None:
 def test_messages_without_tensors_survive() -> None:
     back = unpack_split_request(sent(pack_split_request(SplitRequest(1, 0, "latent", "0000", {}, {}), "float16")))
     assert (back.tensors, back.weights) == ({}, {})
-    latent = unpack_latent_request(sent(pack_latent_request(LatentRequest(3, 12, "0010", WEIGHTS))))
+    latent = unpack_generate_head_request(sent(pack_generate_head_request(GenerateHeadRequest(3, 12, "0010", WEIGHTS))))
     assert (latent.round, latent.count, latent.cuts) == (3, 12, "0010")
     assert same(latent.weights, WEIGHTS)
-    reply = unpack_close_reply(sent(pack_close_reply(CloseReply(NUMBERS, WEIGHTS))))
+    reply = unpack_end_round_reply(sent(pack_end_round_reply(EndRoundReply(NUMBERS, WEIGHTS))))
     assert reply.numbers == NUMBERS
     assert same(reply.weights, WEIGHTS)
 
@@ -159,11 +161,11 @@ def test_an_answer_that_does_not_fit_is_refused(dtype: str, content: RecordDict,
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [spec.name for spec in fields(GanNumbers)])
+@pytest.mark.parametrize("name", [spec.name for spec in fields(GanTrainMetrics)])
 def test_the_end_of_a_round_tells_finite_numbers_and_nothing_else(name: str) -> None:
     for value in (float("nan"), [1.0, 2.0]):
         numbers = MetricRecord(asdict(NUMBERS) | {name: value})
         with pytest.raises(UploadError, match=rf"^`numbers.{name}` = "):
-            unpack_close_reply(sent(RecordDict({"numbers": numbers})))
+            unpack_end_round_reply(sent(RecordDict({"numbers": numbers})))
     with pytest.raises(UploadError, match=r"^a reply may hold numbers, weights, not activations"):
-        unpack_close_reply(sent(RecordDict({**pack_close_reply(CloseReply(NUMBERS, WEIGHTS)), **answer()})))
+        unpack_end_round_reply(sent(RecordDict({**pack_end_round_reply(EndRoundReply(NUMBERS, WEIGHTS)), **answer()})))

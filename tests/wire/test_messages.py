@@ -13,29 +13,25 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.contract import check_upload
 from collafuse_flwr.privacy.release import Upload, UploadDtype, encode
-from collafuse_flwr.wire import (
+from collafuse_flwr.wire.codec import ClientError, count_bytes, pack_client_error, pack_numbers, unpack_client_error
+from collafuse_flwr.wire.collafuse import (
+    ClientInfo,
     EvaluateReply,
-    HandOver,
-    Hello,
-    Refusal,
-    TrainNumbers,
+    SampleHandoff,
+    TrainMetrics,
     TrainReply,
     TrainRequest,
-    count_bytes,
-    pack_hand_over,
-    pack_numbers,
-    pack_refusal,
+    pack_handoff,
     pack_train_reply,
     pack_train_request,
+    unpack_client_info,
     unpack_evaluate_reply,
-    unpack_hand_over,
-    unpack_hello,
-    unpack_refusal,
+    unpack_handoff,
     unpack_train_reply,
     unpack_train_request,
 )
+from collafuse_flwr.wire.validation import check_upload
 from tests.messages import CONTRACT, DTYPES, EVALUATION, HELLO, NUMBERS, SHAPE, an_upload, sent
 
 
@@ -52,9 +48,9 @@ def is_same(a: Upload, b: Upload) -> bool:
 def test_the_schema_has_these_fields_and_no_others() -> None:
     """Whoever adds a field here lets something new leave a client: noise, x_0, a seed or weights must never be one."""
     listed = {
-        kind: {spec.name: str(spec.type) for spec in fields(kind)} for kind in (Hello, TrainRequest, TrainNumbers)
+        kind: {spec.name: str(spec.type) for spec in fields(kind)} for kind in (ClientInfo, TrainRequest, TrainMetrics)
     }
-    assert listed[Hello] == dict.fromkeys(
+    assert listed[ClientInfo] == dict.fromkeys(
         ("partition_id", "cut_step", "timesteps", "num_images", "channels", "size", "num_classes", "num_attributes"),
         "int",
     )
@@ -64,7 +60,7 @@ def test_the_schema_has_these_fields_and_no_others() -> None:
         "want_upload": "bool",
         "backbone": "ArrayRecord | None",
     }
-    assert listed[TrainNumbers] == {
+    assert listed[TrainMetrics] == {
         "loss": "float",
         "steps": "int",
         "image_updates": "int",
@@ -73,8 +69,8 @@ def test_the_schema_has_these_fields_and_no_others() -> None:
     }
     assert [spec.name for spec in fields(TrainReply)] == ["numbers", "upload"]
     assert [spec.name for spec in fields(Upload)] == ["x_k", "scale", "labels"]
-    assert [spec.name for spec in fields(HandOver)] == ["round", "x_k", "labels"]
-    assert [spec.name for spec in fields(Refusal)] == ["reason"]
+    assert [spec.name for spec in fields(SampleHandoff)] == ["round", "x_k", "labels"]
+    assert [spec.name for spec in fields(ClientError)] == ["reason"]
     assert {spec.name: spec.type for spec in fields(EvaluateReply)} == {
         "num_samples": "int",
         "held_out_loss": "float",
@@ -110,9 +106,9 @@ def test_a_train_request_survives(want_upload: bool, backbone: dict[str, torch.T
 
 
 @settings(max_examples=50)
-@given(st.builds(Hello, *[st.integers(-(2**62), 2**62)] * 8))
-def test_a_hello_survives(hello: Hello) -> None:
-    assert unpack_hello(sent(pack_numbers(hello))) == hello
+@given(st.builds(ClientInfo, *[st.integers(-(2**62), 2**62)] * 8))
+def test_a_hello_survives(client_info: ClientInfo) -> None:
+    assert unpack_client_info(sent(pack_numbers(client_info))) == client_info
 
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -120,8 +116,8 @@ COUNT = st.integers(0, 2**62)
 
 
 @settings(max_examples=50)
-@given(st.builds(TrainNumbers, FINITE, COUNT, COUNT, FINITE, COUNT))
-def test_the_numbers_of_training_survive(numbers: TrainNumbers) -> None:
+@given(st.builds(TrainMetrics, FINITE, COUNT, COUNT, FINITE, COUNT))
+def test_the_numbers_of_training_survive(numbers: TrainMetrics) -> None:
     assert unpack_train_reply(sent(pack_train_reply(TrainReply(numbers)))) == TrainReply(numbers, None)
 
 
@@ -145,7 +141,7 @@ def test_an_upload_survives_bit_for_bit(dtype: UploadDtype, labels: bool) -> Non
 @pytest.mark.parametrize("labels", [torch.tensor([2, 0, 1, 1]), torch.tensor([[0, 1, 0]] * 4, dtype=torch.uint8), None])
 def test_a_hand_over_survives_and_can_be_written_to(labels: torch.Tensor | None) -> None:
     x_k = torch.randn(SHAPE)
-    back = unpack_hand_over(sent(pack_hand_over(HandOver(7, x_k, labels))))
+    back = unpack_handoff(sent(pack_handoff(SampleHandoff(7, x_k, labels))))
     assert back.round == 7
     assert torch.equal(back.x_k, x_k)
     assert (back.labels is None) if labels is None else torch.equal(cast(torch.Tensor, back.labels), labels)
@@ -155,12 +151,12 @@ def test_a_hand_over_survives_and_can_be_written_to(labels: torch.Tensor | None)
 
 @given(st.text())
 def test_a_refusal_survives(reason: str) -> None:
-    assert unpack_refusal(sent(pack_refusal(Refusal(reason)))) == Refusal(reason)
+    assert unpack_client_error(sent(pack_client_error(ClientError(reason)))) == ClientError(reason)
 
 
 def test_no_refusal_is_read_where_none_is() -> None:
-    assert unpack_refusal(pack_train_reply(TrainReply(NUMBERS))) is None
-    assert unpack_refusal(RecordDict({"refusal": ConfigRecord()})) == Refusal("no reason given")
+    assert unpack_client_error(pack_train_reply(TrainReply(NUMBERS))) is None
+    assert unpack_client_error(RecordDict({"refusal": ConfigRecord()})) == ClientError("no reason given")
 
 
 # Bytes.

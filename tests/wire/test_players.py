@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from collafuse_flwr.gan.travel import rounded
-from collafuse_flwr.wire import (
-    FeedbackRequest,
-    GanRequest,
+from collafuse_flwr.gan.split_gan.precision import quantize_roundtrip
+from collafuse_flwr.wire.gan import (
+    DiscriminatorFeedbackRequest,
+    GanWorkRequest,
     pack_feedback_request,
-    pack_gan_request,
+    pack_gan_work_request,
     unpack_feedback_request,
-    unpack_gan_request,
+    unpack_gan_work_request,
 )
 from tests.messages import sent
 
@@ -21,18 +21,18 @@ from tests.messages import sent
 def test_fake_images_arrive_in_the_wires_precision_and_labels_as_they_are(dtype: str) -> None:
     fake = {name: torch.linspace(-1, 1, 32).view(2, 1, 4, 4) for name in ("x_g", "x_d")}
     labels = {name: torch.tensor([3, 9]) for name in fake}
-    request = FeedbackRequest(2, 5, fake, labels, {"discriminator.0.bias": torch.ones(3)})
+    request = DiscriminatorFeedbackRequest(2, 5, fake, labels, {"discriminator.0.bias": torch.ones(3)})
     arrived = unpack_feedback_request(sent(pack_feedback_request(request, dtype)))
     assert (arrived.round, arrived.step) == (2, 5)
     for name, x in fake.items():
-        assert torch.equal(arrived.fake[name], rounded(x, dtype))
+        assert torch.equal(arrived.fake[name], quantize_roundtrip(x, dtype))
         assert torch.equal(arrived.labels[name], labels[name])
     assert torch.equal(arrived.weights["discriminator.0.bias"], torch.ones(3))
 
 
 def test_a_request_arrives_as_it_was() -> None:
-    request = GanRequest(1, 7, {"generator.0.bias": torch.ones(2)})
-    arrived = unpack_gan_request(sent(pack_gan_request(request)))
+    request = GanWorkRequest(1, 7, {"generator.0.bias": torch.ones(2)})
+    arrived = unpack_gan_work_request(sent(pack_gan_work_request(request)))
     assert (arrived.round, arrived.count) == (1, 7)
     assert torch.equal(arrived.weights["generator.0.bias"], torch.ones(2))
-    assert unpack_gan_request(sent(pack_gan_request(GanRequest(1, 0, {})))).weights == {}
+    assert unpack_gan_work_request(sent(pack_gan_work_request(GanWorkRequest(1, 0, {})))).weights == {}

@@ -14,16 +14,15 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.errors import UploadError
-from collafuse_flwr.wire import (
+from collafuse_flwr.core.errors import UploadError
+from collafuse_flwr.wire.codec import pack_numbers, unpack_numbers
+from collafuse_flwr.wire.collafuse import (
     EvaluateReply,
-    TrainNumbers,
+    TrainMetrics,
     TrainReply,
-    pack_numbers,
     pack_train_reply,
+    unpack_client_info,
     unpack_evaluate_reply,
-    unpack_hello,
-    unpack_numbers,
     unpack_train_reply,
 )
 from tests.messages import EVALUATION, HELLO, NUMBERS, SHAPE, an_upload, sent
@@ -31,7 +30,7 @@ from tests.messages import EVALUATION, HELLO, NUMBERS, SHAPE, an_upload, sent
 
 def _replies() -> dict[str, tuple[Callable[[], RecordDict], Callable[[RecordDict], object]]]:
     return {
-        "hello": (lambda: pack_numbers(HELLO), unpack_hello),
+        "hello": (lambda: pack_numbers(HELLO), unpack_client_info),
         "train": (lambda: pack_train_reply(TrainReply(NUMBERS, an_upload())), unpack_train_reply),
         "train without upload": (lambda: pack_train_reply(TrainReply(NUMBERS)), unpack_train_reply),
         "evaluate": (lambda: pack_numbers(EVALUATION), unpack_evaluate_reply),
@@ -130,38 +129,38 @@ def test_a_scale_that_is_not_one_float32_is_refused(scale: np.ndarray[Any, Any])
 # Numbers.
 
 
-@pytest.mark.parametrize("name", [spec.name for spec in fields(TrainNumbers)])
+@pytest.mark.parametrize("name", [spec.name for spec in fields(TrainMetrics)])
 def test_a_missing_number_is_refused(name: str) -> None:
     values = {key: value for key, value in asdict(NUMBERS).items() if key != name}
     with pytest.raises(UploadError, match=f"^`numbers` must hold exactly .*{name}"):
-        unpack_numbers(RecordDict({"numbers": MetricRecord(values)}), TrainNumbers)
+        unpack_numbers(RecordDict({"numbers": MetricRecord(values)}), TrainMetrics)
 
 
 @settings(max_examples=30)
 @given(st.text(max_size=12).filter(lambda name: name not in asdict(NUMBERS)))
 def test_a_number_too_many_is_refused(name: str) -> None:
     with pytest.raises(UploadError, match=r"^`numbers` must hold exactly "):
-        unpack_numbers(RecordDict({"numbers": MetricRecord(asdict(NUMBERS) | {name: 1})}), TrainNumbers)
+        unpack_numbers(RecordDict({"numbers": MetricRecord(asdict(NUMBERS) | {name: 1})}), TrainMetrics)
 
 
 def test_no_numbers_are_refused() -> None:
     with pytest.raises(UploadError, match=r"not nothing$"):
-        unpack_numbers(RecordDict(), TrainNumbers)
+        unpack_numbers(RecordDict(), TrainMetrics)
 
 
-@pytest.mark.parametrize("name", [spec.name for spec in fields(TrainNumbers)])
+@pytest.mark.parametrize("name", [spec.name for spec in fields(TrainMetrics)])
 @pytest.mark.parametrize("value", [[1.0], [1], [], list(range(64))])
 def test_a_list_is_no_number(name: str, value: list[int] | list[float]) -> None:
     """It could carry an image."""
     with pytest.raises(UploadError, match=f"^`numbers.{name}` = .* must be one number of type"):
-        unpack_numbers(RecordDict({"numbers": MetricRecord(asdict(NUMBERS) | {name: value})}), TrainNumbers)
+        unpack_numbers(RecordDict({"numbers": MetricRecord(asdict(NUMBERS) | {name: value})}), TrainMetrics)
 
 
-@pytest.mark.parametrize("name", [spec.name for spec in fields(TrainNumbers) if spec.type == "int"])
+@pytest.mark.parametrize("name", [spec.name for spec in fields(TrainMetrics) if spec.type == "int"])
 @pytest.mark.parametrize("value", [1.0, 1.5, math.nan])
 def test_a_count_must_be_whole(name: str, value: float) -> None:
     with pytest.raises(UploadError, match=f"^`numbers.{name}` = .* must be one number of type int"):
-        unpack_numbers(RecordDict({"numbers": MetricRecord(asdict(NUMBERS) | {name: value})}), TrainNumbers)
+        unpack_numbers(RecordDict({"numbers": MetricRecord(asdict(NUMBERS) | {name: value})}), TrainMetrics)
 
 
 @pytest.mark.parametrize("name", [spec.name for spec in fields(EvaluateReply) if spec.type == "float"])
@@ -177,4 +176,4 @@ def test_only_bits_may_be_infinite_and_nothing_may_be_nan(name: str, value: floa
 
 def test_a_whole_number_is_read_as_a_float_where_one_is_wanted() -> None:
     content = RecordDict({"numbers": MetricRecord(asdict(NUMBERS) | {"loss": 1})})
-    assert type(unpack_numbers(content, TrainNumbers).loss) is float
+    assert type(unpack_numbers(content, TrainMetrics).loss) is float

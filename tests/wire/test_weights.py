@@ -7,34 +7,36 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, RecordDict
 
-from collafuse_flwr.contract import check_weights
-from collafuse_flwr.errors import UploadError
+from collafuse_flwr.core.errors import UploadError
 from collafuse_flwr.privacy.release import Upload
-from collafuse_flwr.wire import (
-    HandOver,
-    TrainNumbers,
+from collafuse_flwr.wire.codec import count_bytes
+from collafuse_flwr.wire.collafuse import (
+    SampleHandoff,
+    TrainMetrics,
     TrainReply,
     TrainRequest,
-    Weights,
-    WeightsHandOver,
-    WeightsReply,
-    WeightsRequest,
-    count_bytes,
-    merge,
     pack_train_reply,
     pack_train_request,
-    pack_weights_hand_over,
-    pack_weights_reply,
-    pack_weights_request,
-    split_reply,
     unpack_train_reply,
     unpack_train_request,
-    unpack_weights_hand_over,
+)
+from collafuse_flwr.wire.fedavg import (
+    Weights,
+    WeightsHandoff,
+    WeightsReply,
+    WeightsRequest,
+    merge,
+    pack_weights_handoff,
+    pack_weights_reply,
+    pack_weights_request,
+    split_hybrid_reply,
+    unpack_weights_handoff,
     unpack_weights_reply,
     unpack_weights_request,
 )
+from collafuse_flwr.wire.validation import check_weights
 
-NUMBERS = TrainNumbers(0.5, 3, 24, 0.1, 10**9)
+NUMBERS = TrainMetrics(0.5, 3, 24, 0.1, 10**9)
 WEIGHTS: Weights = {"conv.weight": torch.randn(2, 1, 3, 3), "conv.bias": torch.randn(2), "seen": torch.tensor(7)}
 
 
@@ -61,11 +63,11 @@ def test_a_reply_comes_back_as_it_was_sent(averaged: Weights) -> None:
 
 def test_a_hand_over_comes_back_as_it_was_sent() -> None:
     x_t, labels = torch.randn(3, 1, 4, 4), torch.tensor([1, 2, 3])
-    received = unpack_weights_hand_over(pack_weights_hand_over(WeightsHandOver(HandOver(4, x_t, labels), WEIGHTS)))
-    assert received.hand_over.round == 4
-    assert torch.equal(received.hand_over.x_k, x_t)
-    assert received.hand_over.labels is not None
-    assert torch.equal(received.hand_over.labels, labels)
+    received = unpack_weights_handoff(pack_weights_handoff(WeightsHandoff(SampleHandoff(4, x_t, labels), WEIGHTS)))
+    assert received.handoff.round == 4
+    assert torch.equal(received.handoff.x_k, x_t)
+    assert received.handoff.labels is not None
+    assert torch.equal(received.handoff.labels, labels)
     assert same(received.averaged, WEIGHTS)
 
 
@@ -80,7 +82,7 @@ def test_two_messages_in_one_are_read_apart() -> None:
     assert same(first.weights() or {}, backbone)
     assert same(second.weights, WEIGHTS)
     upload = Upload(np.ones((1, 1, 2, 2), np.float32), 1.0)
-    own, shared = split_reply(
+    own, shared = split_hybrid_reply(
         merge(pack_train_reply(TrainReply(NUMBERS, upload)), pack_weights_reply(WeightsReply(NUMBERS, WEIGHTS, {})))
     )
     assert unpack_train_reply(own).upload is not None
@@ -90,7 +92,7 @@ def test_two_messages_in_one_are_read_apart() -> None:
 def test_what_belongs_to_neither_of_two_messages_is_refused() -> None:
     content = merge(pack_train_reply(TrainReply(NUMBERS)), pack_weights_reply(WeightsReply(NUMBERS, WEIGHTS, {})))
     content["x_0"] = content["weights"]
-    for own, read in zip(split_reply(content), (unpack_train_reply, unpack_weights_reply), strict=True):
+    for own, read in zip(split_hybrid_reply(content), (unpack_train_reply, unpack_weights_reply), strict=True):
         with pytest.raises(UploadError, match="x_0"):
             read(own)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from collafuse_flwr.privacy.disclosure import matched_filter
+from collafuse_flwr.privacy.leakage_bounds import matched_filter
 
 
 @dataclass(frozen=True)

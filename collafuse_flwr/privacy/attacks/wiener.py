@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from collafuse_flwr.data import evenly
+from collafuse_flwr.data.images import subsample_evenly
 
 #: Shadow images that are used at most: the decomposition below takes their number squared times the pixels.
 MAX_SHADOWS = 4096
@@ -31,7 +31,7 @@ class Wiener:
 
         Of more than 4096 images as many are taken at even distances.
         """
-        flat = evenly(shadows, MAX_SHADOWS).flatten(1)
+        flat = subsample_evenly(shadows, MAX_SHADOWS).flatten(1)
         mean = flat.mean(dim=0)
         _, singular, axes = torch.linalg.svd(flat - mean, full_matrices=False)
         return cls(mean, axes, singular.square() / (len(flat) - 1))

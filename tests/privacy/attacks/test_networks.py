@@ -8,17 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from collafuse_flwr.diffusion import Denoise, cosine
-from collafuse_flwr.privacy.attacks import (
-    denoising_losses,
-    gradients,
-    invert_gradient,
-    membership,
-    memorisation,
-    predicted_noise_norms,
-)
-from collafuse_flwr.privacy.attacks.memory import Memorisation
-from collafuse_flwr.rng import stream
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.diffusion.parametrization import Denoise
+from collafuse_flwr.diffusion.schedule import cosine
+from collafuse_flwr.privacy.attacks.gradient_inversion import gradients, invert_gradient
+from collafuse_flwr.privacy.attacks.membership_inference import denoising_losses, membership, predicted_noise_norms
+from collafuse_flwr.privacy.attacks.memorization import Memorization, memorization
 from tests.diffusion.oracle import Gaussian
 
 SCHEDULE = cosine(50)
@@ -26,7 +21,7 @@ STEPS = range(5, 31)
 
 
 def images(count: int, name: str) -> Tensor:
-    return 0.5 * torch.randn((count, 1, 4, 4), generator=stream("images", name))
+    return 0.5 * torch.randn((count, 1, 4, 4), generator=named_generator("images", name))
 
 
 def by_heart(known: Tensor) -> Denoise:
@@ -73,7 +68,7 @@ def test_the_loss_is_that_of_the_best_denoiser() -> None:
     x_0 = torch.cat([images(3000, "members")])
     many = denoising_losses(SCHEDULE, "eps", data.denoise(SCHEDULE, "eps"), x_0, range(step, step + 1), seed=0)
     assert many.shape == (3000,)
-    noise = torch.randn((1, 4, 4), generator=stream(0, "membership", step))
+    noise = torch.randn((1, 4, 4), generator=named_generator(0, "membership", step))
     signal, left = alpha_bar * 0.25, 1 - alpha_bar
     # With one noise for all images the mean is over images alone: the error is linear in both.
     expected = (signal**2 * noise.square().mean().item() + signal * left) / (signal + left) ** 2
@@ -85,8 +80,8 @@ def test_tied_scores_are_a_guess() -> None:
     assert (found.auc, found.tpr) == (0.5, 0)
 
 
-def repeated(samples: Tensor, training: int = 300, held_out: int = 300) -> Memorisation:
-    return memorisation(samples, images(training, "training"), images(held_out, "held out"), stream("memory"))
+def repeated(samples: Tensor, training: int = 300, held_out: int = 300) -> Memorization:
+    return memorization(samples, images(training, "training"), images(held_out, "held out"), named_generator("memory"))
 
 
 @pytest.mark.parametrize(("training", "held_out"), [(300, 300), (400, 100)])

@@ -10,10 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from collafuse_flwr.config import ENDS, FEDERATED, Config
-from collafuse_flwr.files import write_json
-from simulations.cells import cell_name
-from simulations.report.collect import Run
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.sections import ENDS, FEDERATED
+from collafuse_flwr.core.atomic_io import write_json
+from simulations.report.load_runs import Run
+from simulations.sweep.grid import run_name
 
 CLIENTS = 4
 
@@ -38,7 +39,7 @@ def fake(root: Path, strategy: str = "collafuse", *, fd: float | None = None, **
         "rejected": 0,
         "lost": [],
     }
-    folder = root / cell_name(config, ["upload"])
+    folder = root / run_name(config, ["upload"])
     write_json(folder / "config.json", config.to_flat())
     write_json(folder / "summary.json", summary)
     (folder / "pictures").mkdir()

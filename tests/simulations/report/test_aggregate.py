@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from simulations.report.aggregate import Section, sections
-from simulations.report.measures import BITS, FD, FLOPS, REID, SNR, UP
+from simulations.report.metrics import BITS, FD, FLOPS, REID, SNR, UP
 from tests.simulations.report.fakes import fake
 
 

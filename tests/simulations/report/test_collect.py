@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from collafuse_flwr.errors import SettingError, UserError
-from collafuse_flwr.files import write_json
-from simulations.report.collect import collect
+from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.core.errors import SettingError, UserError
+from simulations.report.load_runs import collect
 from tests.simulations.report.fakes import fake
 
 

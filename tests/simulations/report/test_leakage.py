@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from collafuse_flwr.errors import UserError
+from collafuse_flwr.core.errors import UserError
 from simulations.report.aggregate import sections
 from simulations.report.leakage import leakage, leaks
 from tests.simulations.report.fakes import attacked, fake

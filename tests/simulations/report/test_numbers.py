@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from simulations.report.aggregate import Section, sections
-from simulations.report.measures import UP
-from simulations.report.numbers import budget, comparison, write_csv, write_markdown
-from simulations.report.statements import budget_statement, statements
+from simulations.report.findings import budget_statement, statements
+from simulations.report.metrics import UP
+from simulations.report.tables import budget, comparison, write_csv, write_markdown
 from tests.simulations.report.fakes import CLIENTS, fake
 
 

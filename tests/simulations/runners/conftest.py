@@ -22,8 +22,8 @@ from pathlib import Path
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
-from collafuse_flwr.errors import DataError
-from collafuse_flwr.grid import RetryGrid
+from collafuse_flwr.core.errors import DataError
+from strategies.retry_grid import RetryGrid
 
 app = ClientApp()
 server = ServerApp()

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from collafuse_flwr.config import Config
-from collafuse_flwr.errors import SettingError, UserError
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError, UserError
 from simulations.runners import flwr as runner
 from simulations.runners import superlink
 from simulations.runners.flwr import REPOSITORY, run_flwr
-from simulations.runners.outcome import RunFailed
 from simulations.runners.processes import descendants
+from simulations.runners.result import RunFailed
 
 WriteApps = Callable[[str, str], str]
 SETTINGS: dict[str, object] = {"num_supernodes": 3, "runner": "flwr", "output": "out"}

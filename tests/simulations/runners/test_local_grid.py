@@ -6,7 +6,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from simulations.runners.apps import begin_run
+from simulations.runners.app_loading import begin_run
 from simulations.runners.local_grid import LocalGrid
 
 app = ClientApp()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from collafuse_flwr.config import Config
-from collafuse_flwr.errors import DataError, SettingError
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import DataError, SettingError
 from simulations.runners import ray as runner
 from simulations.runners.processes import descendants
 from simulations.runners.ray import run_ray

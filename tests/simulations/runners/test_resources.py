@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from collafuse_flwr.config import FederationConfig
-from collafuse_flwr.errors import SettingError
+from collafuse_flwr.config.sections import FederationConfig
+from collafuse_flwr.core.errors import SettingError
 from simulations.runners import resources
 
 

@@ -7,9 +7,9 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from collafuse_flwr.grid import RetryGrid
-from simulations.runners.apps import begin_run
+from simulations.runners.app_loading import begin_run
 from simulations.runners.local_grid import LocalGrid
+from strategies.retry_grid import RetryGrid
 
 # As Ray 2.55 words it; the message that killed a worker, and those that the dead worker was given afterwards.
 DIED = "<class 'ray.exceptions.ActorDiedError'>:<'The actor died unexpectedly.\n\tactor_id: {}\n\tpid: 1'>"
@@ -63,42 +63,42 @@ def exchange(below: Fragile, tries: int = 3, restarting: int = 0) -> dict[int, b
 
 def test_what_a_restarting_worker_was_given_is_sent_again_but_not_what_killed_it() -> None:
     reasons = {(0, 1): RESTARTED, (1, 1): RESTARTING, (1, 2): RESTARTING, (2, 1): RESTARTING}
-    below = Fragile(lambda partition, attempt: reasons.get((partition, attempt)))
+    below = Fragile(lambda partition, run_job: reasons.get((partition, run_job)))
     assert exchange(below) == {0: False, 1: True, 2: True}
     assert below.sent == {0: 1, 1: 3, 2: 2}
 
 
 def test_of_those_that_a_dead_worker_failed_only_the_first_stays_failed() -> None:
     reasons = {(0, 1): DIED.format("ab"), (1, 1): DIED.format("ab"), (2, 1): DIED.format("cd")}
-    below = Fragile(lambda partition, attempt: reasons.get((partition, attempt)))
+    below = Fragile(lambda partition, run_job: reasons.get((partition, run_job)))
     assert exchange(below) == {0: False, 1: True, 2: False}
     assert below.sent == {0: 1, 1: 2, 2: 1}
 
 
 def test_it_gives_up_when_nobody_answers_any_more() -> None:
-    below = Fragile(lambda partition, attempt: RESTARTING)
+    below = Fragile(lambda partition, run_job: RESTARTING)
     assert exchange(below, tries=4) == {0: False, 1: False, 2: False}
     assert below.sent == {0: 5, 1: 5, 2: 5}
 
 
 def test_it_waits_longer_for_a_worker_that_is_coming_back_than_for_one_that_died() -> None:
-    below = Fragile(lambda partition, attempt: RESTARTING if partition == 1 and attempt <= 50 else None)
+    below = Fragile(lambda partition, run_job: RESTARTING if partition == 1 and run_job <= 50 else None)
     assert exchange(below, restarting=60) == {0: True, 1: True, 2: True}
     assert below.sent == {0: 1, 1: 51, 2: 1}
-    dead = Fragile(lambda partition, attempt: DIED.format("ab"))
+    dead = Fragile(lambda partition, run_job: DIED.format("ab"))
     assert exchange(dead, restarting=60) == {0: False, 1: False, 2: False}
     assert dead.sent == {0: 1, 1: 4, 2: 4}
 
 
 @pytest.mark.parametrize("reason", ["ValueError: an error that Flower has no code for", ""])
 def test_other_errors_are_passed_on(reason: str) -> None:
-    below = Fragile(lambda partition, attempt: reason if partition == 1 else None)
+    below = Fragile(lambda partition, run_job: reason if partition == 1 else None)
     assert exchange(below) == {0: True, 1: False, 2: True}
     assert below.sent == {0: 1, 1: 1, 2: 1}
 
 
 def test_send_and_receive_waits_for_those_sent_again() -> None:
-    below = Fragile(lambda partition, attempt: RESTARTING if attempt == 1 else None)
+    below = Fragile(lambda partition, run_job: RESTARTING if run_job == 1 else None)
     progress: list[tuple[int, int]] = []
     grid = RetryGrid(below, pause=0.0, on_reply=lambda done, asked: progress.append((done, asked)))
     messages = [Message(RecordDict(), node, "train") for node in grid.get_node_ids()]
@@ -120,7 +120,7 @@ def test_an_error_that_the_superlink_tells_is_that_of_the_node_that_was_asked() 
 
 
 def test_messages_to_unknown_nodes_have_no_id() -> None:
-    below = Fragile(lambda partition, attempt: None)
+    below = Fragile(lambda partition, run_job: None)
     node = next(iter(below.partition))
     known, unknown = (Message(RecordDict(), to, "train") for to in (node, 7))
     assert RetryGrid(below).push_messages([unknown, known]) == [known.metadata.message_id]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from collafuse_flwr.errors import UserError
-from simulations.runners.outcome import RunFailed
+from collafuse_flwr.core.errors import UserError
+from simulations.runners.result import RunFailed
 from simulations.runners.run_log import RunLog
 
 LINES = """\
@@ -14,7 +14,7 @@ round 1/2: backbone loss 0.5
 \x1b[91mERROR \x1b[0m:     Traceback (most recent call last):
   File "server_app.py", line 1, in main
     raise SettingError("seed", -1, "a whole number >= 0")
-collafuse_flwr.errors.SettingError: `seed` = -1 is not allowed: a whole number >= 0
+collafuse_flwr.core.errors.SettingError: `seed` = -1 is not allowed: a whole number >= 0
 (raylet) A worker died
 """.splitlines(keepends=True)
 MESSAGE = "`seed` = -1 is not allowed: a whole number >= 0"

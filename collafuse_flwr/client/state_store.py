@@ -1,0 +1,122 @@
+"""A client's own disk: its secret, its denoiser after each round, and its samples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from collafuse_flwr.core.atomic_io import atomic_write, write_json, write_tensors
+from collafuse_flwr.core.rng import named_generator
+
+#: Rounds whose state is kept: the newest may have to be taken back when the server did not live to see it.
+KEPT_ROUNDS = 2
+#: The steps of DP-SGD, by a hash of the state that each round of them led to.
+PRIVATE = "dp_sgd.json"
+
+
+@dataclass(frozen=True)
+class ClientState:
+    """What a client keeps of its past, beside its weights.
+
+    `first_round`: the round in which it started to train (0: not yet). `deferred_updates` are image updates that it has
+    put off, with what is left over of a batch. `releases` are the noised copies of each image that have left it.
+    """
+
+    round: int = 0
+    first_round: int = 0
+    deferred_updates: float = 0.0
+    releases: int = 0
+
+
+class ClientStore:
+    """The folder of one client.
+
+    Everything is written to a temporary name and moved into place, so that a killed client finds either the old or the
+    new state, never half of one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def secret(self, seed: int | None, client: int) -> bytes:
+        """The 16 bytes that key the noise of this client's releases, made at the first call.
+
+        With a `seed` (simulation, where one person owns all clients) they follow from it; without one they come from
+        the operating system.
+        """
+        path = self.folder / "secret"
+        if not path.exists():
+            if seed is None:
+                made = secrets.token_bytes(16)
+            else:
+                words = torch.randint(0, 256, (16,), generator=named_generator(seed, "secret", client))
+                made = bytes(words.tolist())
+            with atomic_write(path) as temporary:
+                temporary.touch(0o600)  # before it holds anything
+                temporary.write_bytes(made)
+        return path.read_bytes()
+
+    def load(self, before: int) -> tuple[ClientState, dict[str, Tensor]]:
+        """The newest state from a round earlier than `before`; later ones belong to a run that was cut off, and go."""
+        states = self._states()
+        for round_, path in states.items():
+            if round_ >= before:
+                path.unlink()
+        earlier = [path for round_, path in states.items() if round_ < before]
+        if not earlier:
+            return ClientState(), {}
+        with safe_open(str(earlier[-1]), framework="pt") as file:
+            ledger = ClientState(**json.loads(file.metadata()["ledger"]))
+        return ledger, load_file(earlier[-1])
+
+    def save(self, ledger: ClientState, tensors: dict[str, Tensor]) -> None:
+        """Keep the state after a round, and forget all but the newest few."""
+        metadata = {"ledger": json.dumps(asdict(ledger))}
+        write_tensors(self.folder / f"state-{ledger.round:06d}.safetensors", tensors, metadata)
+        for old in list(self._states().values())[:-KEPT_ROUNDS]:
+            old.unlink()
+
+    def count_private(self, tensors: dict[str, Tensor], steps: int) -> None:
+        """Count steps of DP-SGD, and never take them back, by what they led to.
+
+        A round that is repeated after an interruption discloses nothing new if it leads to the same state; if not, it
+        has cost as much again, although the server knows of one.
+        """
+        state = hashlib.blake2b(digest_size=16)
+        for name in sorted(tensors):
+            state.update(tensors[name].cpu().numpy().tobytes())
+        write_json(self.folder / PRIVATE, self._private() | {state.hexdigest(): steps})
+
+    def private_steps(self) -> int:
+        """The steps of DP-SGD that this client's network has ever taken."""
+        return sum(self._private().values())
+
+    def _private(self) -> dict[str, int]:
+        path = self.folder / PRIVATE
+        counted: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+        return counted
+
+    def save_samples(
+        self, images: Tensor, labels: Tensor, attributes: Tensor | None = None, names: tuple[str, ...] = ()
+    ) -> None:
+        """Keep the samples of an evaluation: images in [-1, 1], shape (n, channels, size, size), and labels (n,).
+
+        Where they were conditioned on attributes these are kept too, (n, A), with their names.
+        """
+        tensors, metadata = {"images": images, "labels": labels}, {}
+        if attributes is not None:
+            tensors["attributes"] = attributes
+            metadata["attribute_names"] = json.dumps(names)
+        write_tensors(self.folder / "samples.safetensors", tensors, metadata or None)
+
+    def _states(self) -> dict[int, Path]:
+        """Round -> file, oldest first."""
+        return dict(sorted((int(path.stem.split("-")[1]), path) for path in self.folder.glob("state-*.safetensors")))

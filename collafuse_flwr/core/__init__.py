@@ -1,0 +1,1 @@
+"""What everything rests on: errors, random streams, atomic files, progress, and where networks run."""

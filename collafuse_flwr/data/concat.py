@@ -1,0 +1,74 @@
+"""Several data sets in one federation: each is a domain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from collafuse_flwr.data.images import ImageMetadata, LazyImageDataset, center_crop_resize
+
+
+def concat_datasets(sources: Sequence[LazyImageDataset], image_size: int, same: str = "name") -> LazyImageDataset:
+    """One after the other, with the group `domain`; classes are the same if they have the same name, or number.
+
+    Images are resized set by set, and greyscale ones become RGB if others are. Attributes are kept if all sets have the
+    same. Of other groups than the domain one is kept if all sets have it, or if it must not be separated: then an image
+    of another set is a group of its own.
+    """
+    called = [_called(source, same) for source in sources]
+    names = tuple(dict.fromkeys(name for own in called for name in own))
+    sizes = torch.tensor([len(source.labels) for source in sources])
+    starts = [0, *sizes.cumsum(0).tolist()]
+    renamed = [
+        torch.tensor([names.index(name) for name in own])[source.labels]
+        for own, source in zip(called, sources, strict=True)
+    ]
+
+    def parts(indices: Tensor) -> Iterable[tuple[LazyImageDataset, Tensor]]:
+        for source, begin, end in zip(sources, starts[:-1], starts[1:], strict=True):
+            own = indices[(indices >= begin) & (indices < end)] - begin
+            if len(own):
+                yield source, own
+
+    def read(indices: Tensor) -> Tensor:
+        images = [center_crop_resize(source.read(own), image_size) for source, own in parts(indices)]
+        channels = max(part.shape[1] for part in images)
+        return torch.cat([part.expand(-1, channels, -1, -1) for part in images])
+
+    def files(indices: Tensor) -> Iterable[Path]:
+        return (path for source, own in parts(indices) for path in source.files(own))
+
+    return LazyImageDataset(torch.cat(renamed), names, read, files, _facts(sources, sizes))
+
+
+def _called(source: LazyImageDataset, same: str) -> tuple[str, ...]:
+    """What a set's classes are called in all sets together: as in it, or by their number."""
+    return source.class_names if same == "name" else tuple(map(str, range(len(source.class_names))))
+
+
+def _facts(sources: Sequence[LazyImageDataset], sizes: Tensor) -> ImageMetadata:
+    attribute_names = {source.metadata.attribute_names for source in sources}
+    attributes = [source.metadata.attributes for source in sources if source.metadata.attributes is not None]
+    shared = len(attribute_names) == 1 and len(attributes) == len(sources)
+    group_key = next((source.metadata.group_key for source in sources if source.metadata.group_key), "")
+    groups = {"domain": torch.arange(len(sources)).repeat_interleave(sizes)}
+    for name in {name for source in sources for name in source.metadata.groups}:
+        if name == group_key or all(name in source.metadata.groups for source in sources):
+            groups[name] = _group(sources, name)
+    return ImageMetadata(
+        torch.cat(attributes) if shared else None, attribute_names.pop() if shared else (), groups, group_key
+    )
+
+
+def _group(sources: Sequence[LazyImageDataset], name: str) -> Tensor:
+    """The groups of all sets, counted on from one to the next."""
+    parts: list[Tensor] = []
+    begin = 0
+    for source in sources:
+        own = source.metadata.groups.get(name, torch.arange(len(source.labels)))
+        parts.append(own + begin)
+        begin += int(own.max()) + 1 if len(own) else 0
+    return torch.cat(parts)

@@ -1,0 +1,34 @@
+"""What networks are conditioned on, as `condition` says."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.data.images import ImageSet
+
+
+def conditioning_labels(config: Config, images: ImageSet) -> Tensor | None:
+    """Classes, int64 (N,); attributes, uint8 (N, A); or None.
+
+    Raises:
+        SettingError: `condition` is attributes, and the images have none.
+    """
+    if config.model.condition == "classes":
+        return images.labels
+    return images.metadata.attributes if num_attributes(config, images) else None
+
+
+def num_attributes(config: Config, images: ImageSet) -> int:
+    """Attributes that networks are conditioned on: A or, with another `condition`, 0.
+
+    Raises:
+        SettingError: `condition` is attributes, and the images have none.
+    """
+    if config.model.condition != "attributes":
+        return 0
+    if not images.metadata.attribute_names:
+        allowed = f"classes or none: the images of `dataset` = {images.name} have no attributes"
+        raise SettingError("condition", config.model.condition, allowed)
+    return len(images.metadata.attribute_names)

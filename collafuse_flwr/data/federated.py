@@ -1,0 +1,84 @@
+"""The data of a process: loaded and dealt once, shared by all clients that run in it."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from dataclasses import dataclass, replace
+
+from collafuse_flwr.config.sections import DataConfig
+from collafuse_flwr.core.errors import DataError
+from collafuse_flwr.data.datasets import load_images
+from collafuse_flwr.data.images import ImageSet
+from collafuse_flwr.data.partition.partitions import Partition, holdout_only_partition, make_partitions
+
+#: Data sets kept at a time: the one of this run, and the one of the run before or after it in a sweep.
+KEPT = 2
+#: Clients may be threads, and `lru_cache` alone would let each of them load the data.
+_LOADING = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class ClientData:
+    """One client's images; it never trains on `held_out`."""
+
+    train: ImageSet
+    held_out: ImageSet
+
+
+@dataclass(frozen=True, eq=False)
+class FederationData:
+    """All images of a simulated federation and who holds which."""
+
+    images: ImageSet
+    partitions: tuple[Partition, ...]
+
+    def client(self, i: int) -> ClientData:
+        """Copy the images of client `i`, counted from 0, with the classes of the whole federation.
+
+        Raises:
+            DataError: there is no such client.
+        """
+        if not 0 <= i < len(self.partitions):
+            raise DataError(f"`num_supernodes` = {len(self.partitions)} has no client {i}; they count from 0")
+        return _client_data(self.images, self.partitions[i])
+
+
+def federation_data(config: DataConfig, num_clients: int, seed: int) -> FederationData:
+    """Load and partition the images, or hand out what this process has already loaded.
+
+    Raises:
+        DataError: as `load_images` and `make_partitions`.
+    """
+    with _LOADING:
+        return _federation_data(config, num_clients, seed)
+
+
+def load_client_data(config: DataConfig, seed: int, path: str, cache_path: str) -> ClientData:
+    """Load the data of a deployed client: all images at `path` are its own, and only the held-out split is made.
+
+    `path` takes the place of `dataset_path` if it is given, and `cache_path` of the one in the settings: decoded images
+    are as private as the images. The classes are those of the client's own folder or file, so clients must agree on
+    them: the same subfolders (some may be empty) for `imagefolder`, the same `classes` for `npz`.
+
+    Raises:
+        DataError: as `load_images`, or there are fewer than 3 images.
+    """
+    with _LOADING:
+        return _single_client(replace(config, dataset_path=path or config.dataset_path, cache_path=cache_path), seed)
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _federation_data(config: DataConfig, num_clients: int, seed: int) -> FederationData:
+    images = load_images(config, seed)
+    return FederationData(images, make_partitions(images, config, num_clients, seed))
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _single_client(config: DataConfig, seed: int) -> ClientData:
+    images = load_images(config, seed)
+    return _client_data(images, holdout_only_partition(images, config, seed))
+
+
+def _client_data(images: ImageSet, partition: Partition) -> ClientData:
+    return ClientData(train=images.subset(partition.train), held_out=images.subset(partition.held_out))

@@ -1,0 +1,52 @@
+"""What a GAN run's settings mean for its nets: architecture, optimiser, cuts, and batches in a round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.runtime import choose_runtime
+from collafuse_flwr.gan.networks import Architecture, Cuts, build_architecture
+from collafuse_flwr.gan.split_gan.ops import OptimConfig
+
+
+def build_gan_architecture(config: Config, channels: int, size: int, num_classes: int) -> Architecture:
+    """The nets that the settings describe, for such images.
+
+    Raises:
+        SettingError: they do not fit the images.
+    """
+    return build_architecture(channels, size, num_classes, config.gan.gan_width, config.gan.gan_depth)
+
+
+def build_optim_config(config: Config) -> OptimConfig:
+    """How nets are optimised, and where.
+
+    Raises:
+        SettingError: the device asked for is not there.
+    """
+    return OptimConfig(choose_runtime(config.run.device, config.run.precision), config.gan.gan_learning_rate)
+
+
+def configured_cuts(config: Config) -> tuple[Cuts, ...]:
+    """The cuts of every client, as `client_cuts` says; the least that is allowed where it says nothing.
+
+    Raises:
+        SettingError: they are not cuts.
+    """
+    text, n = config.gan.client_cuts, config.run.num_supernodes
+    parts = text.split(",") if text else [str(min_cuts(config))]
+    cuts = tuple(Cuts.parse(part.strip()) for part in parts)
+    return cuts * n if len(cuts) == 1 else cuts
+
+
+def min_cuts(config: Config) -> Cuts:
+    """The least that every client keeps."""
+    hardware = config.hardware
+    return Cuts(hardware.min_g_head, hardware.min_g_tail, config.gan.min_d_head, hardware.min_d_tail)
+
+
+def batches_per_round(config: Config, sizes: Iterable[int]) -> int:
+    """Batches of a round: `local_epochs` passes of the client with most images, whose pace all others keep."""
+    return max(1, math.ceil(config.train.local_epochs * max(sizes, default=0) / config.gan.gan_batch_size))

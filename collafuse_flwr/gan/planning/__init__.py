@@ -1,0 +1,1 @@
+"""Where each client's part of the split GAN ends."""

@@ -1,0 +1,79 @@
+"""The cuts of a run's clients, as its settings say how they are planned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.gan.build import configured_cuts, min_cuts
+from collafuse_flwr.gan.networks import Architecture, Cuts
+from collafuse_flwr.gan.planning.block_cost import LatencyVariant, measure
+from collafuse_flwr.gan.planning.cut_planner import CutPlan, plan_cuts
+from collafuse_flwr.gan.planning.genetic import evolve_cuts
+from collafuse_flwr.gan.planning.latency_model import LatencyModel, build_latency_model
+from collafuse_flwr.gan.split_gan.precision import DTYPES
+
+
+def select_cuts(config: Config, architecture: Architecture) -> tuple[Cuts, ...]:
+    """The cuts of every client: as `client_cuts` says, else planned for their `devices`, else the least allowed.
+
+    Raises:
+        UserError: they are not cuts, not one for each client, or none fits.
+    """
+    if config.hardware.devices and not config.gan.client_cuts:
+        return plan_client_cuts(config, architecture).cuts
+    return configured_cuts(config)
+
+
+def plan_client_cuts(config: Config, architecture: Architecture) -> CutPlan:
+    """Cuts for the devices that the settings name, by `planner`.
+
+    Raises:
+        UserError: no devices are named, or no cut keeps to the least that is asked for and fits a device's memory.
+    """
+    hardware, least = config.hardware, min_cuts(config)
+    if hardware.planner == "exact":
+        return plan_cuts(configured_latency_model(config, architecture), least)
+    return evolve_cuts(
+        configured_latency_model(config, architecture, alike=False),
+        least,
+        population=hardware.genetic_population,
+        generations=hardware.genetic_generations,
+        seed=config.run.seed,
+    )
+
+
+def modelled_seconds(config: Config, architecture: Architecture, cuts: Sequence[Cuts]) -> float | None:
+    """What an iteration should take the devices that the settings name, with one cut for each; None if they name none.
+
+    Raises:
+        SettingError: the devices are not one for each client.
+    """
+    if not config.hardware.devices:
+        return None
+    model = configured_latency_model(config, architecture, alike=False)
+    return float(model.seconds(model.extra(cuts)))
+
+
+def configured_latency_model(
+    config: Config, architecture: Architecture, *, alike: bool = True, links: bool = True
+) -> LatencyModel:
+    """The model of an iteration with these settings; without `links` nothing takes time but compute.
+
+    Raises:
+        SettingError: no devices are named.
+    """
+    devices, server, hardware = config.client_devices(), config.server_device(), config.hardware
+    if not devices:
+        raise SettingError("devices", "", "the clients' devices, to plan for: paper7, or each client's with commas")
+    model = cast(LatencyVariant, hardware.latency_model)
+    cost = measure(architecture, config.gan.gan_batch_size, model, DTYPES[config.gan.wire_dtype].itemsize)
+    if not links:
+        devices = tuple(replace(device, link=math.inf) for device in devices)
+        server = replace(server, link=math.inf)
+    latency = hardware.message_latency if links else 0.0
+    return build_latency_model(cost, devices, server, model=model, message_latency=latency, alike=alike)

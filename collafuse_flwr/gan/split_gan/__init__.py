@@ -1,0 +1,1 @@
+"""The GAN that is split between clients and server (HuSCF-GAN)."""

@@ -1,0 +1,82 @@
+"""Labels and latent codes from what the first block of a split generator uploads.
+
+The block is a = ReLU(scale * (u - mean) / deviation + shift), u = W * [z, e], where e stands for the label, which is
+that of one of the client's real images; a bias before the mean is taken off says nothing. The server averages the
+block's weights and knows how codes are drawn, and so a batch's mean and deviation but for chance. Of a row, the values
+above 0 are linear equations for its input, and far more than the input has numbers:
+
+    (a - shift) / scale * deviation + mean = W * [z, e]
+
+Once the labels are known, so is what the batch had of each, and the equations are solved again. What all rows have in
+common is lost with the mean: a batch of one label is told from others, but not which label it is.
+
+    found = invert_codes(generator_head[0].state_dict(), activations)    # of one batch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: Solutions, each with the mean and deviation that follow from the one before.
+_TIMES = 4
+#: Features that are scaled by less tell nothing.
+_LEAST = 1e-4
+#: Added to the variances that are divided by, as in batch normalisation.
+_FLOOR = 1e-5
+
+
+@dataclass(frozen=True)
+class RecoveredCodes:
+    """Labels, int64 (n,), and latent codes, float64 (n, d)."""
+
+    labels: Tensor
+    z: Tensor
+
+
+def recover_labels_and_codes(state: Mapping[str, Tensor], activations: Tensor) -> RecoveredCodes:
+    """Labels and codes of a batch.
+
+    Args:
+        state: the `state_dict` of a `GeneratorStem`, whose batch normalisation scales no feature by 0.
+        activations: what it made of the batch, (n, maps, side, side) with n >= 2, perhaps rounded.
+
+    Raises:
+        ValueError: the activations are not as many as the block puts out, or of a single row.
+    """
+    names = ("linear.weight", "norm.weight", "norm.bias", "embedding.weight")
+    weight, scale, shift, known = (state[name].detach().double() for name in names)
+    rows = activations.double().flatten(1)
+    if rows.shape[1] != len(weight) or len(rows) < 2:
+        raise ValueError(f"`activations` are {tuple(rows.shape)}, not two rows or more of {len(weight)} numbers")
+    told = (rows > 0) & (scale.abs() > _LEAST)
+    normalised = (rows - shift) / torch.where(scale.abs() > _LEAST, scale, torch.ones_like(scale))
+    dim = weight.shape[1] - known.shape[1]
+    # Before anything is known: codes are standard normal, and labels any.
+    spread = torch.eye(weight.shape[1], dtype=torch.float64)
+    spread[dim:, dim:] = known.T.cov(correction=0)
+    centre = torch.cat([torch.zeros(dim, dtype=torch.float64), known.mean(dim=0)])
+    labels, z = torch.zeros(len(rows), dtype=torch.int64), rows.new_zeros((len(rows), dim))
+    for _ in range(_TIMES):
+        deviation = ((weight @ spread) * weight).sum(dim=1).add(_FLOOR).sqrt()
+        found = torch.stack(
+            [
+                _solve(weight[some], row[some] * deviation[some] + weight[some] @ centre)
+                for row, some in zip(normalised, told, strict=True)
+            ]
+        )
+        labels, z = torch.cdist(found[:, dim:], known).argmin(dim=1), found[:, :dim]
+        joined = torch.cat([z, known[labels]], dim=1)
+        spread, centre = joined.T.cov(correction=0), joined.mean(dim=0)
+    return RecoveredCodes(labels, z)
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """The least squares solution, by normal equations: there are tens of equations for each unknown."""
+    square = matrix.T @ matrix
+    square.diagonal().add_(1e-9 * square.diagonal().mean())
+    solution: Tensor = torch.linalg.solve(square, matrix.T @ right)
+    return solution

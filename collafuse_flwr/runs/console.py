@@ -1,0 +1,154 @@
+"""The summary of a run on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from collafuse_flwr.config.sections import GANS
+from collafuse_flwr.runs.dp_report import describe_guarantee
+from collafuse_flwr.runs.run_dir import read_config
+
+#: Columns of the table: the number shown, its unit and its digits. FD is the Fréchet distance (lower is better).
+COLUMNS: dict[str, tuple[str, float, int]] = {
+    "FD": ("fd", 1, 2),
+    "TSTR": ("tstr", 1, 3),
+    "SNR dB": ("snr_db", 1, 1),
+    "bits": ("bits", 1, 1),
+    "re-id": ("reid", 1, 3),
+    "up kB": ("bytes_up", 1e3, 1),
+    "down MB": ("bytes_down", 1e6, 1),
+    "GFLOP": ("client_flops", 1e9, 0),
+    "s": ("client_seconds", 1, 1),
+}
+#: The same for GANs, which have no cut in a diffusion process; score is exp(E KL(p(y|x) || p(y))).
+GAN_COLUMNS: dict[str, tuple[str, float, int]] = {
+    "FD": ("fd", 1, 2),
+    "TSTR": ("tstr", 1, 3),
+    "score": ("score", 1, 2),
+    "up MB": ("bytes_up", 1e6, 1),
+    "down MB": ("bytes_down", 1e6, 1),
+    "GFLOP": ("client_flops", 1e9, 0),
+    "s": ("client_seconds", 1, 1),
+}
+#: Columns of a table of domains: what classifiers of their samples do on their held-out images, in percent.
+DOMAIN_COLUMNS: dict[str, tuple[str, float, int]] = {
+    "accuracy": ("accuracy", 0.01, 2),
+    "worst": ("accuracy_worst", 0.01, 2),
+    "precision": ("precision", 0.01, 2),
+    "recall": ("recall", 0.01, 2),
+    "F1": ("f1", 0.01, 2),
+    "FPR": ("fpr", 0.01, 2),
+    "score": ("score", 1, 2),
+    "FD": ("fd", 1, 2),
+}
+#: Columns of a table of its own, of those that were measured: the numbers that other work reports.
+PUBLISHED: dict[str, tuple[str, float, int]] = {
+    "FID": ("fid", 1, 2),
+    "KID": ("kid", 1, 4),
+    "CLIP-FID": ("clip_fid", 1, 2),
+}
+
+
+def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> None:
+    """Show the summary as a table, with what was lost on the way, and where everything is."""
+    config, pooled = read_config(folder), summary["pooled"]
+    gan = config.run.strategy in GANS
+    columns, cut = (GAN_COLUMNS, "cuts") if gan else (COLUMNS, "cut_step")
+    title = "Quality and cost" if gan else "Quality, disclosure and cost"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    for column in ("client", "images", "cuts" if gan else "cut", *columns):
+        table.add_column(column, justify="right")
+    for client in summary["clients"]:
+        heading = (str(client.get(name, "-")) for name in ("client", "num_images", cut))
+        table.add_row(*heading, *_cells(client, columns))
+    table.add_section()
+    images = str(sum(c["num_images"] for c in summary["clients"]))
+    table.add_row("pooled", images, "", *_cells(pooled, columns), style="bold")
+    console.print(table)
+    if gan or "domains" in summary:
+        _print_domains(summary, console)
+    if pooled.get("fd_real") is not None:
+        console.print(
+            "FD is the Fréchet distance to held-out images (lower is better); TSTR is the accuracy on them of a "
+            "classifier trained on the samples. "
+            f"Real training images: FD {pooled['fd_real']:.2f}, {pooled['tstr_real']:.3f}.",
+            highlight=False,
+        )
+    _print_published(summary, console)
+    if said := describe_guarantee(config, pooled):
+        console.print(said, highlight=False)
+    server = summary["server"]
+    console.print(f"Server: {server['flops'] / 1e9:.0f} GFLOP, {server['seconds']:.0f} s.", highlight=False)
+    if "batch_seconds" in server:
+        console.print(_batches_took(server), highlight=False)
+    if summary["failed"] or summary["rejected"]:
+        console.print(f"Lost contributions: {summary['failed']} failed, {summary['rejected']} rejected:")
+        for loss in summary["lost"]:
+            console.print(f"  round {loss['round']}, client {loss['client']}: {loss['reason']}", markup=False)
+    console.print(f"Everything is in {folder}", markup=False, soft_wrap=True)
+
+
+def _print_domains(summary: dict[str, Any], console: Console) -> None:
+    """Show what samples are worth, by domain, where they were measured."""
+    pooled = summary["pooled"]
+    if pooled.get("accuracy") is None:
+        return
+    known = [row["accuracy"] for row in summary["clients"] if row.get("accuracy") is not None]
+    rows = {**summary.get("domains", {}), "all": pooled | {"accuracy_worst": min(known, default=None)}}
+    title = "Classifiers trained on the samples, in % (means over classes)"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("domain")
+    for column in DOMAIN_COLUMNS:
+        table.add_column(column, justify="right")
+    for name, row in rows.items():
+        table.add_row(name, *_cells(row, DOMAIN_COLUMNS), style="bold" if name == "all" else None)
+    console.print(table)
+    console.print(
+        "Samples of a domain's clients are tested together on its held-out images; worst is the client that does worst "
+        "alone. The score, exp(E KL(p(y|x) || p(y))), is by a classifier of all real training images.",
+        highlight=False,
+    )
+
+
+def _print_published(summary: dict[str, Any], console: Console) -> None:
+    """Show the distances in published networks, if there are any, with the numbers of images that they depend on."""
+    pooled = summary["pooled"]
+    columns = {title: column for title, column in PUBLISHED.items() if column[0] in pooled}
+    if not columns:
+        return
+    table = Table(title="In the features of published networks", title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    for title in ("client", "samples", "held out", *columns):
+        table.add_column(title, justify="right")
+    for row in (*summary["clients"], {"client": "pooled"} | pooled):
+        heading = (str(row.get(name, "-")) for name in ("client", "num_samples", "num_held_out"))
+        table.add_row(*heading, *_cells(row, columns), style="bold" if row["client"] == "pooled" else None)
+    console.print(table)
+    real = f" Real training images: FID {pooled['fid_real']:.2f}." if "fid_real" in pooled else ""
+    console.print(
+        "FID and CLIP-FID of few images are biased upwards, most of all below 2048 and 512 images: compare them at "
+        f"equal numbers only.{real}",
+        highlight=False,
+    )
+
+
+def _cells(row: dict[str, Any], columns: dict[str, tuple[str, float, int]]) -> Sequence[str]:
+    """The measured part of a row of a table; what was not measured is a dash."""
+    return [_cell(row.get(name), unit, digits) for name, unit, digits in columns.values()]
+
+
+def _cell(value: float | None, unit: float, digits: int) -> str:
+    return "-" if value is None else f"{value / unit:.{digits}f}"
+
+
+def _batches_took(server: dict[str, Any]) -> str:
+    """Of a split GAN: how long its batches took, and should take the devices that were named."""
+    took = f"The batches took {server['batch_seconds']:.0f} s here, clients and waiting included"
+    if "modelled_seconds" not in server:
+        return f"{took}."
+    return f"{took}; they should take the devices named {server['modelled_seconds']:.0f} s (a model)."

@@ -1,0 +1,106 @@
+"""What a run cost and disclosed, added up from its rounds."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.sections import GANS
+from collafuse_flwr.diffusion.schedule import make_schedule
+from collafuse_flwr.privacy.leakage_bounds import snr_db
+
+
+def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each client that took part: its cut (of a GAN its `cuts`), disclosure, traffic and work.
+
+    `client_flops` and `client_seconds` are for training; `flops_per_image` is what one generated image costs it.
+    """
+    schedule = make_schedule(config.model.schedule, config.model.timesteps)
+    gan = config.run.strategy in GANS
+    cuts = {name: cut for row in rounds for name, cut in row["cuts"].items()}
+    split = {name: own for row in rounds for name, own in row["server"].get("client_cuts", {}).items()}
+    rows = []
+    names = {name for row in rounds for part in ("clients", "failed", "rejected", "evaluation") for name in row[part]}
+    for name in sorted(names, key=int):
+        numbers = [row["clients"][name] for row in rounds if name in row["clients"]]
+        evaluations = [row["evaluation"][name] for row in rounds if name in row["evaluation"]]
+        last = evaluations[-1] if evaluations else {}
+        cut = cuts[name]
+        uploads = cut < schedule.timesteps
+        rows.append(
+            {
+                "client": int(name),
+                "cut_step": cut,
+                **({"cuts": split[name]} if name in split else {}),
+                "num_images": next((row["images"][name] for row in rounds if name in row["images"]), 0),
+                # What leaves a GAN's client is no noised image, so it has no such ratio.
+                "snr_db": None if gan else snr_db(float(schedule.alpha_bar[cut])) if uploads else float("-inf"),
+                "bits": _bits(last),
+                "releases": last.get("releases"),
+                "dp_steps": last.get("dp_steps"),
+                "bytes_up": sum(row["bytes_up"].get(name, 0) for row in rounds),
+                "bytes_down": sum(row["bytes_down"].get(name, 0) for row in rounds),
+                "client_flops": sum(n["flops"] for n in numbers),
+                "client_seconds": sum(n["seconds"] for n in numbers),
+                "image_updates": sum(n["image_updates"] for n in numbers),
+                "flops_per_image": last.get("flops_per_image"),
+                "server_flops_per_image": last.get("server_flops_per_image"),
+                # It is 0 where there is no denoiser to have one.
+                "held_out_loss": last.get("held_out_loss") or None,
+                "kernel_distance": last.get("kernel_distance"),
+                "failed": sum(name in row["failed"] for row in rounds),
+                "rejected": sum(name in row["rejected"] for row in rounds),
+            }
+        )
+    return rows
+
+
+def _bits(evaluation: dict[str, Any]) -> float | None:
+    """The bits that a client reported; JSON has no infinity, so that what no bound holds of is null."""
+    bits: float | None = evaluation.get("bits")
+    return math.inf if bits is None and evaluation else bits
+
+
+def server_costs(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The server's training, added up.
+
+    `batch_seconds` are those of a split GAN's batches with the clients' share in them, and `modelled_seconds` those of
+    the same on devices that were named.
+    """
+    work = [row["server"] for row in rounds if row["server"]]
+    whole = {name: [w[name] for w in work if name in w] for name in ("batch_seconds", "modelled_seconds")}
+    return {name: sum(known) for name, known in whole.items() if known} | {
+        "flops": sum(w["flops"] for w in work),
+        "seconds": sum(w["seconds"] for w in work),
+        "image_updates": sum(w["image_updates"] for w in work),
+        "pool": work[-1]["pool"] if work else 0,
+    }
+
+
+def total(clients: list[dict[str, Any]]) -> dict[str, Any]:
+    """The clients' costs added up; of disclosure, the most that any of them gave away."""
+    known = [c["bits"] for c in clients if c["bits"] is not None]
+    return {
+        "snr_db": max((c["snr_db"] for c in clients if c["snr_db"] is not None), default=None),
+        "bits": max(known, default=None),
+        **{
+            name: sum(c[name] for c in clients)
+            for name in ("bytes_up", "bytes_down", "client_flops", "client_seconds", "image_updates")
+        },
+    }
+
+
+def failed_contributions(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Contributions that failed (the client raised, died or was late) or were rejected (they did not fit)."""
+    reasons = [
+        {"round": row["round"], "client": int(name), "kind": kind, "reason": reason}
+        for row in rounds
+        for kind in ("failed", "rejected")
+        for name, reason in row[kind].items()
+    ]
+    return {
+        "failed": sum(r["kind"] == "failed" for r in reasons),
+        "rejected": sum(r["kind"] == "rejected" for r in reasons),
+        "lost": reasons,
+    }

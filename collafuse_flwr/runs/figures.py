@@ -1,0 +1,102 @@
+"""The pictures of a run: sample grids, the hand-over beside what came of it, and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.utils import make_grid, save_image
+
+from collafuse_flwr.core.atomic_io import atomic_write
+
+matplotlib.use("Agg")
+
+#: Small images are enlarged, pixel by pixel, to about this many pixels a side.
+SHOWN_SIZE = 48
+
+
+def save_picture(image: Tensor, path: Path) -> None:
+    """Write one image in [-1, 1], shape (channels, size, size), as a PNG of its own size."""
+    with atomic_write(path) as temporary:
+        save_image(_shown(image), temporary, format="png")
+
+
+def save_grid(images: Tensor, path: Path, columns: int = 10) -> None:
+    """Write images in [-1, 1], shape (n, channels, size, size), as one PNG; values beyond are clamped, not wrapped."""
+    with atomic_write(path) as temporary:
+        save_image(_grid(images, columns), temporary, format="png")
+
+
+def draw_overview(rows: Sequence[tuple[str, Tensor]], path: Path, title: str) -> None:
+    """Draw labelled rows of images, each in [-1, 1] of shape (n, channels, size, size), one above the other."""
+    columns = max(len(images) for _, images in rows)
+    height = 0.45 + 0.68 * len(rows)
+    figure = Figure(figsize=(1.9 + 0.62 * columns, height), dpi=150)
+    figure.suptitle(title, fontsize=9)
+    figure.subplots_adjust(
+        left=1.75 / (1.9 + 0.62 * columns), right=0.995, bottom=0.02, top=1 - 0.3 / height, hspace=0.06
+    )
+    axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for axis, (label, images) in zip(axes, rows, strict=True):
+        axis.imshow(_grid(images, columns).permute(1, 2, 0).numpy())
+        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    save_figure(figure, path)
+
+
+def draw_curves(rounds: Sequence[dict[str, Any]], clients: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the losses by round and the clients' quality at the end, from metrics.jsonl and summary.json."""
+    figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
+    losses, quality = figure.subplots(1, 2)
+    numbers = [row["round"] for row in rounds]
+    backbone = [row["server"].get("loss") for row in rounds]
+    _line(losses, numbers, backbone, "backbone (t > k)", color="C0", linewidth=2)
+    trained = {c for row in rounds for c, own in row["clients"].items() if _trained_loss(own) is not None}
+    gan = any("generator_loss" in own for row in rounds for own in row["clients"].values())
+    kinds = {"loss": "clients (t <= k)"} if not gan else {"loss": "discriminators", "generator_loss": "generators"}
+    for index, client in enumerate(sorted(trained, key=int)):
+        for color, (name, label) in zip(("C1", "C0"), kinds.items(), strict=False):
+            own = [_trained_loss(row["clients"].get(client), name) for row in rounds]
+            _line(losses, numbers, own, label if index == 0 else None, color=color, alpha=0.5)
+    losses.set(xlabel="round", ylabel="training loss", title="Loss")
+    if losses.lines:
+        losses.legend(fontsize=8)
+    measured = [client for client in clients if client.get("fd") is not None]
+    names = [str(client["client"]) for client in measured]
+    quality.bar(names, [client["fd"] for client in measured], color="C2")
+    quality.set(xlabel="client", ylabel="Fréchet distance", title="Quality (lower is better)")
+    save_figure(figure, path)
+
+
+def _trained_loss(client: dict[str, Any] | None, name: str = "loss") -> float | None:
+    return client[name] if client and client["steps"] else None
+
+
+def _line(axis: Any, x: list[int], y: list[float | None], label: str | None, **style: Any) -> None:
+    known = [(a, b) for a, b in zip(x, y, strict=True) if b is not None]
+    if known:
+        axis.plot(*zip(*known, strict=True), marker=".", label=label, **style)
+
+
+def _shown(images: Tensor) -> Tensor:
+    return images.clamp(-1, 1) / 2 + 0.5
+
+
+def _grid(images: Tensor, columns: int) -> Tensor:
+    scale = max(1, SHOWN_SIZE // images.shape[-1])
+    shown = interpolate(_shown(images), scale_factor=scale, mode="nearest")
+    grid: Tensor = make_grid(shown, nrow=columns, padding=2, pad_value=1.0)
+    return grid.clamp(0, 1).to(torch.float32)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG."""
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png")

@@ -1,0 +1,59 @@
+"""Opening a run's folder: new, or to go on where an interrupted run stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.core.errors import SettingError, UserError
+
+#: Settings that may differ between a run and its continuation: they do not change what is computed.
+RESUMABLE = (
+    *("runner", "output", "resume", "attack", "quiet", "round_timeout", "client_num_cpus", "client_num_gpus"),
+    "cache_path",
+)
+
+
+def open_run(config: Config, folder: Path) -> None:
+    """Make the folder and record the settings in it, or check them against those of the run to go on with.
+
+    Raises:
+        SettingError: the folder already holds a run and `resume` is false; it holds none and `resume` is true; or a
+            setting differs from the run's.
+    """
+    path = folder / "config.json"
+    if not config.run.resume:
+        if folder.exists() and not (folder.is_dir() and _only_logs(folder)):
+            raise SettingError("output", str(folder), "a new or empty folder, or resume=true to go on with a run in it")
+        write_json(path, config.to_flat())
+        return
+    before, now = read_config(folder).to_flat(), config.to_flat()
+    for name, value in now.items():
+        if name not in RESUMABLE and before[name] != value:
+            raise SettingError(name, value, f"{before[name]!r}, as in the run to resume")
+
+
+def read_config(folder: Path) -> Config:
+    """The settings of the run in a folder.
+
+    Raises:
+        SettingError: there is no run.
+        UserError: its settings cannot be read.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise SettingError("output", str(folder), "a folder that holds a run (no config.json in it)")
+    try:
+        flat = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(flat, dict):
+        raise UserError(f"{path} is damaged: it holds no settings by name")
+    return Config.from_flat(flat)
+
+
+def _only_logs(folder: Path) -> bool:
+    """Whether only what the starters write lies there: Hydra's own folder and logs."""
+    return all(entry.name == ".hydra" or entry.suffix == ".log" for entry in folder.iterdir())

@@ -1,0 +1,125 @@
+"""The end of a run: quality measured over all clients' samples, cost and disclosure added up, and pictures.
+
+Pooling the samples of all clients is the experimenter's privilege in a simulation: it reads the clients' folders after
+the fact, and is no message. Where those folders are elsewhere (deployment), quality stays what the clients reported.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.data.domains import client_domains
+from collafuse_flwr.data.federated import FederationData, federation_data
+from collafuse_flwr.data.images import normalize
+from collafuse_flwr.evaluation.evaluator import SampleEvaluator, Samples
+from collafuse_flwr.runs.cluster_report import clusters_by_round, draw_clusters
+from collafuse_flwr.runs.cost_report import client_costs, failed_contributions, server_costs, total
+from collafuse_flwr.runs.dp_report import dp_guarantees
+from collafuse_flwr.runs.figures import draw_curves, draw_overview, save_grid
+from collafuse_flwr.runs.reidentification import reidentification
+from collafuse_flwr.runs.run_dir import read_config
+from collafuse_flwr.runs.run_layout import client_folder
+
+#: Columns of the overview picture, and images of a client's grid.
+SHOWN = 12
+GRID = 100
+
+
+def summarize_run(folder: Path) -> dict[str, Any]:
+    """Measure what the run in a folder produced; write summary.json and the pictures, and return the summary."""
+    config = read_config(folder)
+    rounds = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    clients = client_costs(config, rounds)
+    data = _data(config, folder)
+    pooled: dict[str, Any] = {}
+    domains: dict[str, dict[str, Any]] = {}
+    known = {} if data is None else client_domains(config.data, data)
+    if data is not None:
+        samples = {c["client"]: s for c in clients if (s := _samples(folder, c["client"])) is not None}
+        pooled, rows, domains = SampleEvaluator.trained_on(data, config).measure(samples)
+        pooled |= reidentification(config, data, clients)
+        for client in clients:
+            client.update(rows.get(client["client"], {}))
+        _draw(folder, data, samples, known)
+    clusters = clusters_by_round(rounds, known)
+    values = next((row["values"] for row in rounds), 0)
+    summary = {
+        "pooled": pooled | total(clients) | (dp_guarantees(config, values, clients) if values else {}),
+        "clients": clients,
+        **({"domains": domains} if domains else {}),
+        **({"clusters": clusters} if clusters else {}),
+        "server": server_costs(rounds),
+        **failed_contributions(rounds),
+    }
+    write_json(folder / "summary.json", summary)
+    draw_curves(rounds, clients, folder / "pictures" / "curves.png")
+    if clusters:
+        draw_clusters(rounds, known, folder / "pictures" / "clusters.png")
+    return summary
+
+
+def _data(config: Config, folder: Path) -> FederationData | None:
+    """The federation's images, in a simulation; None where clients hold their own elsewhere."""
+    if not (folder / "clients").is_dir():
+        return None
+    return federation_data(config.data, config.run.num_supernodes, config.run.seed)
+
+
+def _samples(folder: Path, client: int) -> Samples | None:
+    path = client_folder(folder, client) / "samples.safetensors"
+    if not path.exists():
+        return None
+    tensors = load_file(path)
+    return Samples(tensors["images"], tensors["labels"])
+
+
+def _draw(folder: Path, data: FederationData, samples: dict[int, Samples], domains: dict[int, str]) -> None:
+    """Grids of every client's and domain's samples, and what was handed over beside what the clients made of it."""
+    if not samples:
+        return
+    pictures = folder / "pictures"
+    for client, own in samples.items():
+        save_grid(own.images[:GRID], pictures / f"client-{client}.png")
+    save_grid(_spread({c: s.images for c, s in samples.items()}, GRID), pictures / "samples.png")
+    handed = {int(c): x for c, x in load_file(folder / "server" / "hand_over.safetensors").items() if int(c) in samples}
+    save_grid(_spread(handed, GRID), pictures / "hand-over.png")
+    real = {c: normalize(data.images.images[data.partitions[c].held_out[:SHOWN]]) for c in handed}
+    shown = [
+        ("held-out images", _spread(real, SHOWN)),
+        ("the server's hand-over", _spread(handed, SHOWN)),
+        ("finished by the clients", _spread({c: samples[c].images for c in handed}, SHOWN)),
+    ]
+    draw_overview(
+        shown,
+        pictures / "overview.png",
+        f"{data.images.name}: what the server handed over, and what the clients made of it below",
+    )
+    if domains:
+        _draw_domains(pictures, data, samples, domains)
+
+
+def _draw_domains(pictures: Path, data: FederationData, samples: dict[int, Samples], domains: dict[int, str]) -> None:
+    """A grid of each domain's samples, and all domains below each other, with held-out images above the samples."""
+    rows: list[tuple[str, Tensor]] = []
+    for name in dict.fromkeys(domains[client] for client in sorted(samples)):
+        members = [client for client in sorted(samples) if domains[client] == name]
+        made = {client: samples[client].images for client in members}
+        save_grid(_spread(made, GRID), pictures / f"domain-{name.replace(' ', '-')}.png")
+        real = {c: normalize(data.images.images[data.partitions[c].held_out[:SHOWN]]) for c in members}
+        rows += [(f"{name}, held out", _spread(real, SHOWN)), (f"{name}, generated", _spread(made, SHOWN))]
+    draw_overview(rows, pictures / "domains.png", "Held-out images of every domain, and what its clients generated")
+
+
+def _spread(images: dict[int, Tensor], count: int) -> Tensor:
+    """`count` images taken from all clients in turn."""
+    depth = min(len(own) for own in images.values())
+    turns = [own[i] for i in range(depth) for own in images.values()]
+    return torch.stack(turns[:count])

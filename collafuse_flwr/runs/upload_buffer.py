@@ -1,0 +1,119 @@
+"""The server's pool of uploads, memory-mapped so that it may be larger than memory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from collafuse_flwr.privacy.release import Upload
+
+
+@dataclass(frozen=True)
+class Share:
+    """One client's rows of the pool: where they begin, how many, and their cut step."""
+
+    begin: int
+    rows: int
+    cut: int
+
+
+@dataclass(frozen=True)
+class _View:
+    """The pool's rows: records and labels as they lie in the files, and the cut step of each."""
+
+    rows: NDArray[Any]
+    labels: NDArray[Any] | None
+    cuts: Tensor
+
+
+class UploadBuffer:
+    """All uploads held, one region of rows for each client, as one source of batches for training.
+
+    Values stay in the type they travelled in. An upload of a client that is already there replaces its rows (`fresh`
+    uploads), so the pool never holds more than one upload of each client. That is done at once, not at the checkpoint,
+    so each row carries its own int8 scale: a checkpoint may be older than the rows.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        row_shape: tuple[int, int, int],
+        dtype: str,
+        device: torch.device,
+        num_attributes: int = 0,
+    ) -> None:
+        """Open the pool of a folder: rows of `row_shape` and `dtype`, a class each or so many attributes of a byte."""
+        self.folder, self.device = folder, device
+        self.label = np.dtype((np.uint8, (num_attributes,)) if num_attributes else np.int64)
+        self.row = np.dtype([("scale", np.float32), ("x_k", dtype, row_shape)])
+        self.shares: dict[int, Share] = {}
+        self._view: _View | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __len__(self) -> int:
+        return sum(share.rows for share in self.shares.values())
+
+    def __contains__(self, client: int) -> bool:
+        return client in self.shares
+
+    def add(self, client: int, cut: int, upload: Upload) -> None:
+        """Take in a checked upload."""
+        old = self.shares.get(client)
+        begin = old.begin if old else len(self)
+        rows = np.empty(len(upload), self.row)
+        rows["scale"], rows["x_k"] = upload.scale, upload.x_k
+        self._write("x_k.bin", begin * self.row.itemsize, rows.tobytes())
+        if upload.labels is not None:
+            self._write("labels.bin", begin * self.label.itemsize, upload.labels.tobytes())
+        self.shares[client] = Share(begin, len(upload), cut)
+        self._view = None
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rows as (x_k, cut step, labels or None), on the pool's device."""
+        view, picked = self._opened(), rows.cpu()
+        chosen = view.rows[picked.numpy()]
+        x_k = torch.from_numpy(chosen["x_k"]).to(self.device, torch.float32)
+        # A copy, because torch refuses strides that are no multiple of the element.
+        x_k = x_k * torch.from_numpy(chosen["scale"].copy()).to(self.device).view(-1, 1, 1, 1)
+        labels = None if view.labels is None else torch.from_numpy(view.labels[picked.numpy()]).to(self.device)
+        return x_k, view.cuts[picked].to(self.device), labels
+
+    def labels_of(self, client: int) -> Tensor | None:
+        """The labels that a client shared, (rows,) or (rows, A), or None."""
+        labels, share = self._opened().labels, self.shares[client]
+        return None if labels is None else torch.from_numpy(labels[share.begin : share.begin + share.rows].copy())
+
+    def state_json(self) -> str:
+        """The regions as JSON, for a checkpoint; the bytes are in the folder already."""
+        return json.dumps({client: asdict(share) for client, share in self.shares.items()})
+
+    def restore(self, described: str) -> None:
+        """Take up the regions of a checkpoint; bytes beyond them belong to a round that was cut off."""
+        self.shares = {int(client): Share(**share) for client, share in json.loads(described).items()}
+        self._view = None
+
+    def _write(self, name: str, offset: int, data: bytes) -> None:
+        path = self.folder / name
+        with path.open("r+b" if path.exists() else "w+b") as file:
+            file.seek(offset)
+            file.write(data)
+
+    def _opened(self) -> _View:
+        """The files mapped into memory, mapped anew after every change."""
+        if self._view is None:
+            shares = sorted(self.shares.values(), key=lambda share: share.begin)
+            rows = torch.tensor([share.rows for share in shares])
+            path = self.folder / "labels.bin"
+            self._view = _View(
+                np.memmap(self.folder / "x_k.bin", self.row, "r", shape=(len(self),)),
+                np.memmap(path, self.label, "r", shape=(len(self),)) if path.exists() else None,
+                torch.tensor([share.cut for share in shares]).repeat_interleave(rows),
+            )
+        return self._view

@@ -1,0 +1,138 @@
+"""What an upload must be, as agreed with its client at the start, and the check that it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from collafuse_flwr.core.errors import UploadError
+from collafuse_flwr.privacy.release import QUANTISED_MAX, Upload
+from collafuse_flwr.wire.fedavg import Weights
+
+#: What normalised activations and their gradients stay far below; far above, one client's rows would make the batch
+#: statistics of all rows overflow.
+LARGEST_ACTIVATION = 1e6
+#: What weights and running statistics stay far below.
+LARGEST_WEIGHT = 1e4
+_WIRE_DTYPES = {"int8": np.int8, "float16": np.float16, "float32": np.float32}
+
+
+@dataclass(frozen=True)
+class UploadSpec:
+    """What was agreed with a client at the start, which every upload of its must fit.
+
+    `labels` says whether they travel: attributes where there is a number of them, classes otherwise.
+    """
+
+    rows: int
+    channels: int
+    size: int
+    num_classes: int
+    labels: bool
+    dtype: str
+    alpha_bar: float
+    num_attributes: int = 0
+
+    @property
+    def bound(self) -> float:
+        """Largest magnitude believed: an image in [-1, 1] and eight standard deviations of its noise."""
+        return math.sqrt(self.alpha_bar) + 8 * math.sqrt(1 - self.alpha_bar)
+
+
+def check_upload(upload: Upload, contract: UploadSpec) -> None:
+    """Hold an upload against what was agreed, before it touches the pool.
+
+    Raises:
+        UploadError: its shape, type, range or labels do not fit, or it is not finite.
+    """
+    shape = (contract.rows, contract.channels, contract.size, contract.size)
+    dtype = np.dtype(_WIRE_DTYPES[contract.dtype])
+    if upload.x_k.dtype != dtype or upload.x_k.shape != shape:
+        raise UploadError(f"`upload.x_k` must be {dtype} of shape {shape}, not {upload.x_k.dtype} {upload.x_k.shape}")
+    if not np.isfinite(upload.scale) or upload.scale <= 0 or (dtype != np.int8 and upload.scale != 1):
+        raise UploadError(f"`upload.scale` = {upload.scale} must be finite and positive, and 1 for floats")
+    largest = _largest(upload, dtype)
+    # Quantisation rounds up by half a step at most, and float16 by its own last bit.
+    if not largest <= contract.bound * (1 + 1 / QUANTISED_MAX):
+        raise UploadError(
+            f"`upload.x_k` reaches {largest:g}; at this cut it must be finite and within {contract.bound:g}"
+        )
+    _check_labels(upload.labels, contract)
+
+
+def check_weights(what: str, weights: Weights, wanted: Weights) -> None:
+    """Hold weights that a client sent against those that were asked for: `wanted` has their names, shapes and types.
+
+    Raises:
+        UploadError: a name is missing or unknown, a shape or type differs, or a value is not finite, too large, or
+            a negative variance.
+    """
+    if weights.keys() != wanted.keys():
+        missing, unknown = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
+        raise UploadError(f"`{what}` lacks {_some(missing)} and has {_some(unknown)} that were not asked for")
+    for name, value in weights.items():
+        like = wanted[name]
+        if (value.shape, value.dtype) != (like.shape, like.dtype):
+            raise UploadError(
+                f"`{what}.{name}` must be {like.dtype} {tuple(like.shape)}, not {value.dtype} {tuple(value.shape)}"
+            )
+        largest = _largest_of(value) if value.is_floating_point() else 0.0
+        # Written so that nan, which compares with nothing, is refused as well.
+        if not largest <= LARGEST_WEIGHT:
+            raise UploadError(f"`{what}.{name}` must be finite and within {LARGEST_WEIGHT:g}, and reaches {largest:g}")
+        if name.endswith("running_var") and bool((value < 0).any()):
+            raise UploadError(f"`{what}.{name}` holds variances, which must not be negative")
+
+
+def check_activations(tensors: dict[str, Tensor], wanted: dict[str, torch.Size]) -> None:
+    """Hold what a client of a split GAN sent for a phase against the names and shapes that are due.
+
+    Raises:
+        UploadError: a name is missing or unknown, a shape differs, or a value is not finite or too large.
+    """
+    if tensors.keys() != wanted.keys():
+        raise UploadError(f"`activations` must hold {', '.join(wanted)}, not {', '.join(tensors) or 'nothing'}")
+    for name, x in tensors.items():
+        if x.shape != wanted[name]:
+            raise UploadError(f"`activations.{name}` must be of shape {tuple(wanted[name])}, not {tuple(x.shape)}")
+        largest = _largest_of(x)
+        # Written so that nan, which compares with nothing, is refused as well.
+        if not largest <= LARGEST_ACTIVATION:
+            must = f"must be finite and within {LARGEST_ACTIVATION:g}"
+            raise UploadError(f"`activations.{name}` {must}, and reaches {largest:g}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "nothing"
+
+
+def _largest_of(x: Tensor) -> float:
+    """The largest magnitude in a tensor; nan if there is one in it."""
+    return float(torch.stack(x.aminmax()).abs().max()) if x.numel() else 0.0
+
+
+def _largest(upload: Upload, dtype: np.dtype[Any]) -> float:
+    """The largest magnitude in an upload; nan if there is one in it."""
+    if dtype == np.int8:
+        return int(np.abs(upload.x_k.astype(np.int16)).max()) * upload.scale
+    return float(np.abs(upload.x_k.astype(np.float32)).max())
+
+
+def _check_labels(labels: np.ndarray[Any, Any] | None, contract: UploadSpec) -> None:
+    if not contract.labels:
+        if labels is not None:
+            raise UploadError("`upload.labels` must not be sent when `share_labels` is false or `condition` none")
+        return
+    attributes = contract.num_attributes
+    dtype = np.dtype(np.uint8 if attributes else np.int64)
+    shape = (contract.rows, attributes) if attributes else (contract.rows,)
+    if labels is None or labels.dtype != dtype or labels.shape != shape:
+        raise UploadError(f"`upload.labels` must be {dtype} of shape {shape}")
+    last = 1 if attributes else contract.num_classes - 1
+    if labels.min() < 0 or labels.max() > last:
+        raise UploadError(f"`upload.labels` must be in 0..{last}")

@@ -1,0 +1,95 @@
+"""What the server received of a client's images over a whole run."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from collafuse_flwr.core.errors import UserError
+from collafuse_flwr.data.images import normalize, subsample_evenly
+from collafuse_flwr.privacy.clipping import clip
+from collafuse_flwr.privacy.release import UploadDtype, encode, noise_draw_ids, release
+from collafuse_flwr.runs.loaded_run import FinishedRun
+
+#: Images of a client that are attacked.
+MAX_TARGETS = 1000
+#: Largest difference between a pool's float row and the same release made on another machine.
+ROUNDING = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class ServerView:
+    """Releases of some of a client's images x_0: `last` is one of each, `mean` that of all `releases` of each.
+
+    `x_0` has shape (n, channels, size, size), clipped where the run clips, and so have the others; `labels` are what
+    travelled beside them, or None.
+    """
+
+    x_0: Tensor
+    last: Tensor
+    mean: Tensor
+    releases: int
+    labels: Tensor | None
+
+
+def clipped(run: FinishedRun, rows: Tensor) -> Tensor:
+    """Images as they are before they are noised, in [-1, 1]."""
+    return clip(run.setup.config, normalize(run.data.images.images[rows]))
+
+
+def received(run: FinishedRun, client: int, rows: Tensor) -> ServerView | None:
+    """All that came of the training images at `rows` of the data set, of which at most 1000 at even distances.
+
+    The pool has the last upload. With `upload` = once there was no other; the earlier ones of a run with new noise in
+    every round are made again from the client's secret, because a curious server would have kept them.
+
+    Returns:
+        None if nothing came.
+
+    Raises:
+        UserError: the pool does not hold the releases of the client's training images, in their order.
+    """
+    if run.pool is None or client not in run.pool:
+        return None
+    config, share = run.setup.config, run.pool.shares[client]
+    train = run.data.partitions[client].train
+    rounds = [int(row.round) for row in run.rounds if str(client) in row.clients]
+    rounds = rounds[-1:] if config.split.upload == "once" else rounds[: _uploads(run)]
+    held, _, labels = run.pool.batch(torch.arange(share.begin, share.begin + share.rows))
+    again, rounding = _upload(run, client, share.cut, rounds[-1])
+    if held.shape != again.shape or (held - again).abs().max() > rounding:
+        raise UserError(f"`run` = {str(run.folder)!r}: the pool does not hold the releases of client {client}'s images")
+    places = torch.searchsorted(train, subsample_evenly(rows, MAX_TARGETS))
+    copies = _by_copy(held, len(train))[:, places]
+    total = copies.sum(dim=0)
+    for round_ in rounds[:-1]:
+        total += _by_copy(_upload(run, client, share.cut, round_)[0], len(train))[:, places].sum(dim=0)
+    releases = len(rounds) * len(copies)
+    told = None if labels is None else labels[places]
+    return ServerView(clipped(run, train[places]), copies[0], total / releases, releases, told)
+
+
+def _uploads(run: FinishedRun) -> int:
+    """Uploads that a client makes before `max_releases` keeps it from more."""
+    split = run.setup.config.split
+    return (split.max_releases or sys.maxsize) // split.copies_per_image
+
+
+def _by_copy(x_k: Tensor, images: int) -> Tensor:
+    """An upload, all images of the first copy first, as (copies, images, channels, size, size)."""
+    return x_k.view(-1, images, *x_k.shape[1:])
+
+
+def _upload(run: FinishedRun, client: int, cut: int, round_: int) -> tuple[Tensor, float]:
+    """A client's upload in a round made again, rounded as it travelled, and by how much it may differ."""
+    split = run.setup.config.split
+    x_0 = clipped(run, run.data.partitions[client].train)
+    x_k = release(run.setup.schedule, cut, x_0, run.secret(client), noise_draw_ids(split, round_))
+    upload = encode(x_k, cast(UploadDtype, split.upload_dtype), None)
+    # On another machine a value in the middle between two int8 codes may be rounded to either.
+    rounding = 1.5 * upload.scale if split.upload_dtype == "int8" else ROUNDING
+    return torch.from_numpy(upload.x_k).float() * upload.scale, rounding

@@ -1,0 +1,112 @@
+"""A ServerApp that runs CollaFuse unchanged, and after each of its rounds repeats it with the plain loop.
+
+App and plain loop so alternate round by round within one run, in one process and with Ray's workers idle during the
+plain part; both are timed by the same clock. A round of the app lasts from the moment it is configured until its
+checkpoint is written: messages, clients, uploads, backbone and files are in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+from torch import Tensor
+
+from collafuse_flwr.client.state_store import ClientStore
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.core.errors import UserError
+from collafuse_flwr.core.progress import Progress
+from collafuse_flwr.runs.run_layout import client_folder, run_folder
+from simulations.bench.reference_loop import ReferenceLoop, Rows
+from strategies.collafuse import CollaFuse
+from strategies.retry_grid import RetryGrid
+
+#: What the run leaves beside its own files.
+REPORT = "overhead.json"
+
+app = ServerApp()
+
+
+@dataclass(frozen=True)
+class RoundTiming:
+    """One round, made twice: the image updates that the app reported and the plain loop counted, and their seconds."""
+
+    round: int
+    app_updates: int
+    plain_updates: int
+    app_seconds: float
+    plain_seconds: float
+
+
+class InstrumentedCollaFuse(CollaFuse):
+    """CollaFuse with a clock, and the plain loop after each round."""
+
+    def __init__(self, config: Config, folder: Path, progress: Progress) -> None:
+        super().__init__(config, folder, progress)
+        self.laps: list[RoundTiming] = []
+        self.plain: ReferenceLoop
+        self._began = 0.0
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Start the clock."""
+        self._began = time.perf_counter()
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Stop the clock and let the plain loop repeat the round.
+
+        Raises:
+            UserError: a client failed, so that the round is no measure.
+        """
+        metrics = super().aggregate_evaluate(server_round, replies)
+        app_seconds, row = time.perf_counter() - self._began, self.history.rounds[-1]
+        if row.failed or row.rejected:
+            raise UserError(f"clients failed in round {row.round}: {row.failed | row.rejected}")
+        if not self.laps:
+            self.plain = ReferenceLoop(self.setup, Rows(*self.pool.batch(torch.arange(len(self.pool)))))
+        steps = {int(client): int(numbers["steps"]) for client, numbers in row.clients.items()}
+        app_updates = sum(numbers["image_updates"] for numbers in (row.server, *row.clients.values()))
+        with self._threads():
+            began = time.perf_counter()
+            plain_updates = self.plain.round(row.round, steps, row.server["steps"])
+            plain_seconds = time.perf_counter() - began
+        self.laps.append(RoundTiming(row.round, app_updates, plain_updates, app_seconds, plain_seconds))
+        return metrics
+
+    def weight_difference(self) -> float:
+        """The largest difference between a weight of the app and of the plain loop: 0 if threads were equal."""
+        largest = _difference(self.backbone.network.state_dict(), self.plain.backbone.network.state_dict())
+        for client, learner in self.plain.clients.items():
+            _, tensors = ClientStore(client_folder(self.folder, client)).load(before=self.done + 1)
+            if learner.steps:
+                weights = {name: tensors[f"network.{name}"] for name in learner.network.state_dict()}
+                largest = max(largest, _difference(weights, learner.network.state_dict()))
+        return largest
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run all rounds but the last, which would evaluate, and write the laps to the run's folder."""
+    config = Config.from_flat(context.run_config)
+    folder = run_folder(config, context.run_id)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    with Progress(config.run.quiet) as progress:
+        patient = RetryGrid(grid, on_reply=lambda done, asked: progress.step("clients", done, asked))
+        strategy = InstrumentedCollaFuse(config, folder, progress)
+        arrays = strategy.connect(patient)
+        strategy.start(patient, arrays, strategy.rounds_left - 1, config.federation.round_timeout)
+    laps = [asdict(lap) for lap in strategy.laps]
+    write_json(folder / REPORT, {"weight_difference": strategy.weight_difference(), "laps": laps})
+
+
+def _difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    return max(float((ours[name].cpu() - value.cpu()).abs().max()) for name, value in theirs.items())

@@ -1,0 +1,35 @@
+"""What commands on a finished run are asked: whole numbers, the run's folder, and where results go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from collafuse_flwr.core.errors import SettingError
+
+
+def check_whole_numbers(settings: Mapping[str, Any], least: Mapping[str, int]) -> None:
+    """Hold settings against the least value that each may have.
+
+    Raises:
+        SettingError: one is no whole number, or below its least value.
+    """
+    for name, low in least.items():
+        if not isinstance(settings[name], int) or isinstance(settings[name], bool) or settings[name] < low:
+            raise SettingError(name, settings[name], f"a whole number >= {low}")
+
+
+def folders(settings: Mapping[str, Any], below: str) -> tuple[Path, Path]:
+    """The run's folder and the one for results, which is `below` the run's if `output` is empty.
+
+    Raises:
+        SettingError: no run is named, or there are results already.
+    """
+    if not settings["run"]:
+        raise SettingError("run", "", "the folder of a finished run")
+    run = Path(str(settings["run"])).absolute()
+    output = Path(str(settings["output"])).absolute() if settings["output"] else run / below
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise SettingError("output", str(output), "a new or empty folder")
+    return run, output

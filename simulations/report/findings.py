@@ -1,0 +1,101 @@
+"""What the numbers say, in sentences: where splitting wins, and where it does not."""
+
+from __future__ import annotations
+
+from simulations.report.aggregate import Row, Section
+from simulations.report.load_runs import Run
+from simulations.report.metrics import BUDGET, FD, FLOPS, UP, Measure
+
+#: Image updates count as equal within this share: both sides train in whole batches.
+EQUAL = 0.05
+
+
+def statements(section: Section) -> list[str]:
+    """A warning where seeds are missing, and a sentence for each row between the ends beside the baselines."""
+    said = _missing_seeds(section)
+    for row in section.rows:
+        inner = row.cut is None or 0 < row.cut < 1
+        if inner and not row.released:
+            parts = [part for part in (*_quality(section, row), *_cost(section, row)) if part]
+            if parts:
+                said.append(f"{row.label}: {'; '.join(parts)}.")
+    return said
+
+
+def _missing_seeds(section: Section) -> list[str]:
+    """Means over different seeds are not the same comparison: partitions differ with the seed."""
+    seeds = {row.label: {run.config.run.seed for run in row.runs} for row in section.rows}
+    every = set[int]().union(*seeds.values())
+    fewer = [label for label, own in seeds.items() if own != every]
+    return [f"Beware: not all of the {len(every)} seeds are there of {'; '.join(fewer)}."] if fewer else []
+
+
+def budget_statement(section: Section) -> str:
+    """Which budget the strategies had in common, and whether the rows had as many image updates."""
+    names = sorted({str(run.settings.get("budget", "image_updates")) for run in section.runs})
+    updates = [estimate.mean for row in section.rows if (estimate := row.estimate(BUDGET[-1])) is not None]
+    asked = f"Common to all strategies (setting budget): {', '.join(names)}."
+    if not updates or max(updates) == 0:
+        return asked
+    low, high = min(updates), max(updates)
+    if high - low <= EQUAL * high:
+        return f"{asked} Image updates of clients and server together are equal within {(high - low) / high:.1%}."
+    return f"{asked} Image updates of clients and server together are not equal: {low:.0f} to {high:.0f}."
+
+
+def _quality(section: Section, row: Row) -> list[str]:
+    local = section.baseline(row, "local")
+    said = [_better_clients(row, local)] if local else []
+    for strategy in ("centralised", "fedavg"):
+        other = section.baseline(row, strategy)
+        if other is not None:
+            said.append(_against(row, other, strategy))
+    return said
+
+
+def _better_clients(row: Row, local: Row) -> str:
+    """How many clients have a lower FD than alone, with the same seed."""
+    better = total = 0
+    for run, alone in _paired(row, local):
+        reference = {client["client"]: client.get("fd") for client in alone.clients}
+        for client in run.clients:
+            if client.get("fd") is not None and reference.get(client["client"]) is not None:
+                total += 1
+                better += client["fd"] < reference[client["client"]]
+    seeds = len(_paired(row, local))
+    return f"{better} of {total} clients have a lower FD than alone ({_seeds(seeds)})" if total else ""
+
+
+def _against(row: Row, other: Row, name: str) -> str:
+    """The pooled FD beside that of a baseline, and for how many seeds it is lower."""
+    own, its = row.estimate(FD), other.estimate(FD)
+    if own is None or its is None:
+        return ""
+    pairs = [(a, b) for x, y in _paired(row, other) if (a := FD.read(x)) is not None and (b := FD.read(y)) is not None]
+    lower = sum(a < b for a, b in pairs)
+    return f"FD {own.mean:.2f} against {its.mean:.2f} of {name}, lower for {lower} of {_seeds(len(pairs))}"
+
+
+def _cost(section: Section, row: Row) -> list[str]:
+    other = section.baseline(row, "fedavg")
+    if other is None:
+        return []
+    return [f"{_ratio(row, other, UP)} of fedavg's upload and {_ratio(row, other, FLOPS)} of its client training"]
+
+
+def _ratio(row: Row, other: Row, measure: Measure) -> str:
+    own, its = row.estimate(measure), other.estimate(measure)
+    if own is None or its is None or its.mean == 0:
+        return "an unknown share"
+    ratio = own.mean / its.mean
+    return f"{ratio:.2g} times" if ratio > 1 else f"{100 * ratio:.2g}%"
+
+
+def _paired(row: Row, other: Row) -> list[tuple[Run, Run]]:
+    """The runs of two rows with the same seed."""
+    by_seed = {run.config.run.seed: run for run in other.runs}
+    return [(run, by_seed[run.config.run.seed]) for run in row.runs if run.config.run.seed in by_seed]
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed" if count == 1 else f"{count} seeds"

@@ -1,0 +1,59 @@
+"""The weighted mean of clients' weights, by Flower's own FedAvg."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg
+
+from collafuse_flwr.wire.fedavg import Weights, WeightsReply
+from collafuse_flwr.wire.validation import check_weights
+from strategies.server_model import weights
+
+
+class WeightAggregator:
+    """Weights as they come in during a round, and their mean sum_i n_i w_i / sum_i n_i (arXiv 1602.05629, eq. 2).
+
+    Clients may send different parts of a network: each part is averaged over those who sent it.
+    """
+
+    def __init__(self, flower: FedAvg, like: Weights) -> None:
+        """Average with `flower`; `like` has the name, shape and type of everything that may be shared."""
+        self.flower, self.like = flower, like
+        self._trained: dict[int, tuple[int, Weights]] = {}
+        self._averaged: dict[int, tuple[int, Weights]] = {}
+
+    def check(self, reply: WeightsReply, names: list[str], want_averaged: bool) -> None:
+        """Hold a reply against what was asked for; a client that took no step sends nothing.
+
+        Raises:
+            UploadError: it is not that.
+        """
+        wanted = {name: self.like[name] for name in names} if reply.numbers.steps else {}
+        check_weights("weights", reply.weights, wanted)
+        check_weights("averaged", reply.averaged, wanted if want_averaged else {})
+
+    def add(self, client: int, num_images: int, reply: WeightsReply) -> None:
+        """Take in a checked reply."""
+        self._trained[client], self._averaged[client] = (num_images, reply.weights), (num_images, reply.averaged)
+
+    def mean(self) -> tuple[Weights, Weights]:
+        """The mean of the trained and of the averaged weights that came in, and forget them; empty where none did."""
+        means = self._mean(self._trained), self._mean(self._averaged)
+        self._trained, self._averaged = {}, {}
+        return means
+
+    def _mean(self, collected: dict[int, tuple[int, Weights]]) -> Weights:
+        by_part: dict[tuple[str, ...], list[Message]] = defaultdict(list)
+        for client, (num_images, own) in collected.items():
+            if own:
+                metrics = MetricRecord({"num-examples": num_images})
+                content = RecordDict({"arrays": ArrayRecord(own), "metrics": metrics})
+                by_part[tuple(own)].append(Message(content, client, "train"))
+        mean: Weights = {}
+        for replies in by_part.values():
+            arrays, _ = FedAvg.aggregate_train(self.flower, 0, replies)
+            if arrays is not None:
+                mean |= weights(arrays)
+        return {name: value.to(self.like[name].dtype) for name, value in mean.items()}

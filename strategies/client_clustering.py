@@ -1,0 +1,118 @@
+"""Who is like whom, and how much each client counts: what the split GAN's server makes of activations."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from collafuse_flwr.config.sections import GanConfig
+from collafuse_flwr.gan.split_gan.clustering import assign, flat, follow, stats
+from collafuse_flwr.gan.split_gan.kld_weighting import Direction, calibrate, kld_scores, weights
+
+#: Share of the effective sample size that a calibrated beta keeps.
+KEPT_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class ClientWeights:
+    """Clusters of a round's clients, and their weights within them and among all; `scores` are the divergences."""
+
+    cluster_of: dict[int, int]
+    within: dict[int, float]
+    overall: dict[int, float]
+    scores: dict[int, float]
+
+
+@dataclass
+class ActivationStats:
+    """What is kept of the discriminator's middle activations of real images, of the last batches of a round."""
+
+    config: GanConfig
+    means: list[dict[int, Tensor]] = field(default_factory=list)
+    looks: list[dict[int, Tensor]] = field(default_factory=list)
+
+    def see(self, activations: Mapping[int, Tensor]) -> None:
+        """Take in one batch: (rows, maps, height, width) of each client."""
+        look = {"flat": flat, "stats": stats}[self.config.cluster_feature]
+        self.means.append({client: x.mean(dim=0).flatten(1).cpu() for client, x in activations.items()})
+        self.looks.append({client: look(x).cpu() for client, x in activations.items()})
+        del self.means[: -self.config.cluster_batches], self.looks[: -self.config.cluster_batches]
+
+    def weigh(self, sizes: Mapping[int, int], before: Mapping[int, int], *, warm_up: bool) -> ClientWeights:
+        """Cluster the clients and weigh them; in the warm-up all are one cluster, weighted by size alone.
+
+        Args:
+            sizes: images of each client that is to be weighed; all of them were seen in every batch.
+            before: the clusters so far, whose numbers go on where clients stay together.
+            warm_up: whether this is a first round.
+        """
+        clients = sorted(sizes)
+        cluster_of = dict.fromkeys(clients, 0)
+        if not warm_up:
+            cluster_of = dict(follow(before, self._assign(clients, before)))
+        within: dict[int, float] = {}
+        scores: dict[int, float] = {}
+        for cluster in sorted(set(cluster_of.values())):
+            members = [client for client in clients if cluster_of[client] == cluster]
+            own, found = self._weights(members, sizes, warm_up)
+            within |= own
+            scores |= found
+        overall, _ = self._weights(clients, sizes, warm_up)
+        return ClientWeights(cluster_of, within, overall, scores)
+
+    def _assign(self, clients: list[int], before: Mapping[int, int]) -> dict[int, int]:
+        """Clusters of some clients, by new numbers.
+
+        Once clients were told apart, those of absent clusters are not looked for among the others.
+        """
+        wanted = min(self.config.num_clusters, len(clients))
+        if len(set(before.values())) > 1:
+            newcomers = sum(client not in before for client in clients)
+            wanted = min(wanted, len({before[client] for client in clients if client in before}) + newcomers)
+        if wanted == 1 or len(clients) == 1:
+            return dict.fromkeys(clients, 0)
+        looks = torch.stack([torch.stack([look[client] for client in clients]) for look in self.looks])
+        return dict(zip(clients, assign(looks, wanted), strict=True))
+
+    def _weights(
+        self, clients: list[int], sizes: Mapping[int, int], warm_up: bool
+    ) -> tuple[dict[int, float], dict[int, float]]:
+        """Weights of a set of clients among themselves, and their divergences."""
+        means = torch.stack([torch.stack([batch[client] for batch in self.means]).mean(dim=0) for client in clients])
+        images = torch.tensor([sizes[client] for client in clients])
+        scores = kld_scores(means, cast(Direction, self.config.kld_direction))
+        beta = self.config.kld_beta
+        if beta < 0:
+            beta = calibrate(images, scores, KEPT_SHARE)
+        found = weights(images, scores, 0.0 if warm_up else beta)
+        return dict(zip(clients, found.tolist(), strict=True)), dict(zip(clients, scores.tolist(), strict=True))
+
+
+def initial_cluster(cluster_of: Mapping[int, int], client: int) -> int:
+    """The cluster whose blocks a client begins a round with: its own, or the largest if it was never averaged.
+
+    -1 where nobody was.
+    """
+    sizes = Counter(cluster_of.values())
+    return cluster_of.get(client, max(sorted(sizes), key=lambda cluster: sizes[cluster], default=-1))
+
+
+def weights_for_client(
+    saved: tuple[Mapping[str, Tensor], str], client: int, wanted: Iterable[str]
+) -> dict[str, Tensor]:
+    """The `wanted` blocks that a client would begin the next round with, from a checkpoint of the server.
+
+    Nothing where nobody was averaged, and it would go on with its own.
+    """
+    tensors, described = saved
+    cluster_of = {int(name): cluster for name, cluster in json.loads(described).items()}
+    own = f"cluster.{initial_cluster(cluster_of, client)}."
+    if not any(name.startswith(own) for name in tensors):
+        return {}
+    return {name: tensors[own + name if own + name in tensors else f"server.{name}"] for name in wanted}

@@ -1,0 +1,154 @@
+"""Who takes part: introductions, late joiners and the choice of clients for a round."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import UploadError, UserError
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.wire.codec import unpack_client_error
+from collafuse_flwr.wire.collafuse import ClientInfo, unpack_client_info
+
+#: Seconds between looks for clients that have not connected yet.
+POLL_SECONDS = 0.2
+
+
+@dataclass
+class ClientManager:
+    """The clients that have introduced themselves, by partition id."""
+
+    config: Config
+    client_infos: dict[int, ClientInfo] = field(default_factory=dict)
+    nodes: dict[int, int] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+
+    def wait(self, grid: Grid) -> None:
+        """Wait until enough clients are there.
+
+        Raises:
+            UserError: they do not come in time, or all who came were refused.
+        """
+        wanted = self.config.federation.min_supernodes or self.config.run.num_supernodes
+        deadline = time.monotonic() + self.config.federation.round_timeout
+        while len(self.nodes) < wanted:
+            self.register_new(grid)
+            if self.refused and len(self.nodes) + len(self.refused) >= wanted:
+                break
+            if time.monotonic() > deadline:
+                raise UserError(f"only {len(self.nodes)} of {wanted} clients came within `round_timeout`")
+            if len(self.nodes) < wanted:
+                time.sleep(POLL_SECONDS)
+        if not self.nodes:
+            raise UserError(next(iter(self.refused.values())))
+
+    def register_new(self, grid: Grid) -> None:
+        """Ask nodes that have not introduced themselves who they are; others may have joined or come back since."""
+        present = set(grid.get_node_ids())
+        self.nodes = {client: node for client, node in self.nodes.items() if node in present}
+        new = sorted(present - set(self.nodes.values()))
+        if not new:
+            return
+        messages = [Message(RecordDict(), node, "query.hello") for node in new]
+        replies = grid.send_and_receive(messages, timeout=self.config.federation.round_timeout)
+        # In order of partitions: node ids are random, and who comes first decides what the others must agree with.
+        for reply in sorted(replies, key=_partition):
+            self._introduce(reply)
+
+    def sample(self, round_: int) -> list[int]:
+        """The clients of a round, in order: all who are there, or a share of them drawn by seed and round."""
+        present = sorted(self.nodes)
+        fraction = self.config.federation.fraction_train
+        count = max(1, round(fraction * len(present)))
+        order = torch.randperm(len(present), generator=named_generator(self.config.run.seed, "choose", round_))
+        return sorted(present[i] for i in order[:count].tolist())
+
+    def client_of(self, node: int) -> int | None:
+        """The partition id of a node."""
+        return next((client for client, own in self.nodes.items() if own == node), None)
+
+    def restore(self, client_infos: Iterable[ClientInfo]) -> None:
+        """Take up what was agreed before a run was interrupted."""
+        self.client_infos = {client_info.partition_id: client_info for client_info in client_infos}
+
+    def _introduce(self, reply: Message) -> None:
+        node = reply.metadata.src_node_id
+        if reply.has_error():
+            self.refused[node] = f"a client failed to introduce itself: {last_line(reply.error.reason)}"
+            return
+        refusal = unpack_client_error(reply.content)
+        if refusal is not None:
+            self.refused[node] = refusal.reason
+            return
+        try:
+            client_info = unpack_client_info(reply.content)
+            self._check(client_info)
+        except UploadError as error:
+            self.refused[node] = str(error)
+            return
+        self.refused.pop(node, None)
+        self.client_infos[client_info.partition_id] = client_info
+        self.nodes[client_info.partition_id] = node
+
+    def _check(self, client_info: ClientInfo) -> None:
+        """Hold an introduction against what the others, and this client before, have said."""
+        client = client_info.partition_id
+        if not 0 <= client < self.config.run.num_supernodes:
+            raise UploadError(f"client {client} is not in 0..{self.config.run.num_supernodes - 1}")
+        if client in self.nodes:
+            raise UploadError(f"two nodes say that they are client {client}")
+        known = self.client_infos.get(client)
+        if known is not None and known != client_info:
+            raise UploadError(f"client {client} said {known} at first and now says {client_info}")
+        steps = self.config.model.timesteps
+        agreed = [self.config.cut_steps()[client]] if self.config.cut_target() is None else range(1, steps)
+        if client_info.cut_step not in agreed or client_info.timesteps != steps:
+            allowed = f"{agreed[0]}..{agreed[-1]}" if len(agreed) > 1 else agreed[0]
+            cut = f"{client_info.cut_step} of {client_info.timesteps} steps"
+            raise UploadError(f"client {client} cuts at {cut}, not at {allowed} of {steps}")
+        told = (
+            client_info.num_attributes >= 1
+            if self.config.model.condition == "attributes"
+            else client_info.num_attributes == 0
+        )
+        if (
+            client_info.num_images < 1
+            or client_info.size < 1
+            or client_info.channels < 1
+            or client_info.num_classes < 1
+            or not told
+        ):
+            raise UploadError(f"client {client} describes no images: {client_info}")
+        for other in self.client_infos.values():
+            if _shape(client_info) != _shape(other):
+                both = f"client {client} has {_images(client_info)}, client {other.partition_id} has {_images(other)}"
+                raise UploadError(f"{both}; all must agree")
+
+
+def _partition(reply: Message) -> float:
+    """Where a reply to `query.client_info` comes in order; those without a readable partition come last."""
+    record = None if reply.has_error() else reply.content.metric_records.get("numbers")
+    partition = record.get("partition_id") if record is not None else None
+    return partition if isinstance(partition, int) else float("inf")
+
+
+def _shape(client_info: ClientInfo) -> tuple[int, int, int, int]:
+    return client_info.channels, client_info.size, client_info.num_classes, client_info.num_attributes
+
+
+def _images(client_info: ClientInfo) -> str:
+    channels, size, num_classes, num_attributes = _shape(client_info)
+    attributes = f" with {num_attributes} attributes" if num_attributes else ""
+    return f"images of {channels} x {size} x {size} in {num_classes} classes{attributes}"
+
+
+def last_line(reason: str | None) -> str:
+    """The last line of a traceback, or the whole of a one-line reason: what to show of a client's error."""
+    lines = [line.strip() for line in (reason or "").strip().splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"

@@ -1,0 +1,124 @@
+"""The server's backbone: training from the pool alone, and the server's half of generation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from flwr.app import ArrayRecord
+from torch import Tensor
+
+from collafuse_flwr.core.progress import Progress
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.diffusion.setup import DiffusionSetup
+from collafuse_flwr.diffusion.train import BatchSource, TimestepRange, TrainState, cosine_rate, train
+from collafuse_flwr.diffusion.unet import save_network
+from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, training_flops
+
+
+@dataclass(frozen=True)
+class ServerWork:
+    """What the server did in a round; `loss` is nan without steps."""
+
+    loss: float
+    steps: int
+    image_updates: int
+    seconds: float
+    flops: int
+
+
+class Backbone:
+    """The shared denoiser of the steps t > k, on the server."""
+
+    def __init__(
+        self, setup: DiffusionSetup, channels: int, size: int, num_classes: int, num_attributes: int = 0
+    ) -> None:
+        self.setup = setup
+        self.shape = (channels, size, size)
+        self.network = setup.backbone(channels, size, num_classes, num_attributes)
+        self.conditional = setup.config.shares_labels()
+        self._label = torch.zeros((1, num_attributes) if num_attributes else 1, dtype=torch.int64)
+        self.state = TrainState(self.network, setup.config.train.ema_decay)
+        self._forward = self._count_forward()
+
+    def arrays(self) -> ArrayRecord:
+        """The averaged weights: Flower's global arrays."""
+        return ArrayRecord({name: value.cpu() for name, value in self.state.ema_state_dict().items()})
+
+    def load_initial(self, arrays: ArrayRecord) -> None:
+        """Start training from given weights (the `initial_arrays` of a fresh run)."""
+        self.state.init_from({name: v.to(self.setup.runtime.device) for name, v in weights(arrays).items()})
+
+    def train(
+        self, source: BatchSource, round_: int, num_rounds: int, steps: int, progress: Progress, above: int = 0
+    ) -> ServerWork:
+        """Take the steps of one round on batches pooled over all clients; steps t up to `above` are left out."""
+        began, config = time.perf_counter(), self.setup.config
+
+        def learning_rate(fraction: float) -> float:
+            if config.train.lr_schedule == "constant":
+                return config.train.learning_rate
+            return cosine_rate(config.train.learning_rate, (round_ - 1 + fraction) / num_rounds)
+
+        trained = train(
+            self.state,
+            self.setup.denoise(self.network),
+            source,
+            schedule=self.setup.schedule,
+            objective=self.setup.objective,
+            steps_range=TimestepRange(self.setup.schedule.timesteps, config.split.upload == "official", above),
+            batch_size=config.train.batch_size,
+            num_steps=steps,
+            learning_rate=learning_rate,
+            generator=named_generator(config.run.seed, "backbone", "round", round_, device=self.setup.runtime.device),
+            on_step=lambda done: progress.step("backbone", done, steps),
+            label_dropout=config.train.label_dropout,
+            flip=config.train.flip,
+        )
+        flops = training_flops(self._forward, trained.images)
+        return ServerWork(trained.loss, trained.steps, trained.images, time.perf_counter() - began, flops)
+
+    def save(self, folder: Path) -> None:
+        """Write the averaged weights as a diffusers folder."""
+        with self._swapped_weights(self.state.ema_state_dict()):
+            save_network(self.network, folder, self.setup.schedule, self.setup.objective.prediction)
+
+    def handoff(
+        self, arrays: ArrayRecord, cut: int, count: int, labels: Tensor | None, name: tuple[int | str, ...]
+    ) -> Tensor:
+        """Generate samples from T down to the cut with the given weights, shape (count, channels, size, size)."""
+        x_t = torch.randn((count, *self.shape), generator=named_generator(*name, "x_T"))
+        guidance = self.setup.config.evaluation.guidance
+        with self._swapped_weights(weights(arrays)):
+            return self.setup.sample(self.network, x_t, self.setup.server_grid(cut), labels, name, guidance)
+
+    def sample_to_cut_flops(self, cut: int) -> int:
+        """Floating-point operations of the server's half of one image."""
+        calls = self.setup.num_function_evaluations(self.setup.server_grid(cut), self.conditional)
+        return sampling_flops(self._forward, calls, 1)
+
+    @contextmanager
+    def _swapped_weights(self, held: dict[str, Tensor]) -> Iterator[None]:
+        """Let the network hold other weights for a while."""
+        trained = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.network.load_state_dict(held)
+        try:
+            yield
+        finally:
+            self.network.load_state_dict(trained)
+
+    def _count_forward(self) -> int:
+        device = self.setup.runtime.device
+        one = torch.ones(1, dtype=torch.int64, device=device)
+        x = torch.zeros((1, *self.shape), device=device)
+        label = self._label.to(device) if self.conditional else None
+        return forward_flops(self.setup.denoise(self.network.eval()), x, one, label)
+
+
+def weights(arrays: ArrayRecord) -> dict[str, Tensor]:
+    """Flower's arrays as torch tensors."""
+    return dict(arrays.to_torch_state_dict())

@@ -1,0 +1,123 @@
+"""A small federation on digits in this process, for tests of whole rounds."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from collafuse_flwr.client.collafuse import CollaFuseClient
+from collafuse_flwr.client.factory import make_simulated_client
+from collafuse_flwr.client_app import app as client_app
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.progress import Progress
+from collafuse_flwr.runs.run_layout import client_folder
+from simulations.runners.app_loading import begin_run
+from simulations.runners.local_grid import LocalGrid
+from strategies import make_strategy
+from strategies.base import BaseStrategy
+from strategies.collafuse import CollaFuse
+from strategies.retry_grid import RetryGrid
+
+SMALL: dict[str, Any] = {
+    "num_supernodes": 3,
+    "num_rounds": 2,
+    "max_images": 150,
+    "timesteps": 20,
+    "cut_ratio": 0.3,
+    "local_epochs": 1.0,
+    "batch_size": 32,
+    "client_batch_size": 8,
+    "num_samples": 12,
+    "sampler": "ddim",
+    "server_steps": 3,
+    "client_steps": 2,
+    "client_init": "random",
+    "server_threads": 1,
+    "quiet": True,
+}
+
+
+def small(folder: Path, **settings: Any) -> Config:
+    """Settings of a run that takes about two seconds."""
+    return Config.from_flat(SMALL | {"output": str(folder)} | settings)
+
+
+def connect(config: Config, app: ClientApp = client_app, partitions: Iterable[int] | None = None) -> LocalGrid:
+    """The clients of a run, in this process."""
+    return LocalGrid(app, begin_run(), config.to_flower(), config.run.num_supernodes, partitions)
+
+
+def federate(config: Config, grid: LocalGrid | None = None) -> CollaFuse:
+    """Run CollaFuse as `run_strategy` does any strategy."""
+    strategy = run_strategy(config, grid)
+    assert isinstance(strategy, CollaFuse)
+    return strategy
+
+
+def here_is(config: Config, folder: Path, client: int) -> CollaFuseClient:
+    """A client of a run in this process, as the ServerApp would make it."""
+    return make_simulated_client(config, client, client_folder(folder, client))
+
+
+def run_strategy(config: Config, grid: LocalGrid | None = None) -> BaseStrategy:
+    """Run the strategy through Flower's own `start`, without measuring the samples afterwards."""
+    folder = Path(config.run.output)
+    here = partial(here_is, config, folder)
+    strategy = make_strategy(config, folder, Progress(quiet=True), here)
+    patient = RetryGrid(grid or connect(config))
+    arrays = strategy.connect(patient)
+    strategy.start(patient, arrays, strategy.rounds_left, config.federation.round_timeout)
+    strategy.save()
+    return strategy
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what a clock measured."""
+    clocks = ("seconds", "batch_seconds")
+
+    def timeless(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: timeless(item) for key, item in value.items() if key not in clocks}
+        return value
+
+    return [timeless(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """The networks and samples that a run left, by path."""
+    kept = sorted(itertools.chain(folder.rglob("*.safetensors"), folder.rglob("*.bin")))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in kept if path.name != "state.safetensors"}
+
+
+def spoiled(
+    client: int,
+    spoil: Callable[[Message, Context], Message | None],
+    rounds: Iterable[int] = (1,),
+    kind: str = "train",
+) -> ClientApp:
+    """The ClientApp, but one client's answers to messages of a kind are spoiled in some rounds.
+
+    `spoil` answers, raises, or passes (None).
+    """
+
+    def call(message: Message, context: Context) -> Message:
+        chosen = context.node_config["partition-id"] == client and message.metadata.message_type == kind
+        if chosen and int(message.content.config_records["request"]["round"]) in set(rounds):  # type: ignore[arg-type]
+            answer = spoil(message, context)
+            if answer is not None:
+                return answer
+        return client_app(message, context)
+
+    app = ClientApp()
+    for register in (app.train, app.evaluate):
+        register()(call)
+    app.train("feedback")(call)
+    app.query("hello")(client_app)
+    return app
