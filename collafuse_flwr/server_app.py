@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
@@ -16,7 +15,7 @@ from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.evaluation.pretrained import pretrained_networks
 from collafuse_flwr.runs.console import print_summary
 from collafuse_flwr.runs.run_dir import open_run
-from collafuse_flwr.runs.run_layout import client_folder, run_folder
+from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.runs.summary import summarize_run
 from strategies import make_strategy
 from strategies.retry_grid import RetryGrid
@@ -37,12 +36,13 @@ def main(grid: Grid, context: Context) -> None:
         raise SettingError("attack", True, allowed)
     # What is read after the last round is read here as well: a mistake must not cost the training.
     pretrained_networks(config.evaluation)
-    folder = run_folder(config, context.run_id)
+    layout = RunLayout.of(config, context.run_id)
+    folder = layout.folder
     open_run(config, folder)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     with Progress(config.run.quiet) as progress:
         patient = RetryGrid(grid, on_reply=lambda done, asked: progress.step("clients", done, asked))
-        strategy = make_strategy(config, folder, progress, lambda client: _simulated(config, folder, client))
+        strategy = make_strategy(config, folder, progress, lambda client: _simulated(config, layout, client))
         arrays = strategy.connect(patient)
         strategy.start(patient, arrays, strategy.rounds_left, config.federation.round_timeout)
         strategy.save()
@@ -53,9 +53,9 @@ def main(grid: Grid, context: Context) -> None:
     print_summary(summary, folder, progress.console)
 
 
-def _simulated(config: Config, folder: Path, client: int) -> Any:
+def _simulated(config: Config, layout: RunLayout, client: int) -> Any:
     """A client of a simulation, for a strategy that may do without messages."""
     # Slow to import, and most runs need it not.
     from collafuse_flwr.client.factory import make_simulated_client  # noqa: PLC0415
 
-    return make_simulated_client(config, client, client_folder(folder, client))
+    return make_simulated_client(config, client, layout.client(client).folder)

@@ -27,8 +27,8 @@ from collafuse_flwr.runs.figures import save_grid, save_picture
 from collafuse_flwr.runs.history import History
 from collafuse_flwr.runs.loaded_run import load_trained, refuse_gan
 from collafuse_flwr.runs.run_dir import read_config
-from collafuse_flwr.runs.run_layout import client_folder
-from collafuse_flwr.wire.collafuse import ClientInfo
+from collafuse_flwr.runs.run_layout import RunLayout
+from collafuse_flwr.wire.common import ClientInfo
 from simulations.cli import entry
 from simulations.cli_args import check_whole_numbers, folders
 
@@ -82,16 +82,14 @@ def generate(request: GenerateRequest) -> Path:
         SettingError: the folder holds no finished run, or the run has no such client, class or attribute, or its
             networks cannot be guided.
     """
-    if not (request.run / "config.json").is_file():
-        raise SettingError("run", str(request.run), "the folder of a finished run")
-    config = read_config(request.run)
+    config = read_config(request.run, "run")
     refuse_gan(config, request.run)
     if request.client >= config.run.num_supernodes:
         raise SettingError("client", request.client, f"0..{config.run.num_supernodes - 1}, the clients of the run")
     guidance = config.evaluation.guidance if request.guidance is None else request.guidance
     check_guidance(config, guidance)
     history = History(request.run)
-    if history.load() is None or not (client_folder(request.run, request.client) / "samples.safetensors").is_file():
+    if history.load() is None or not RunLayout(request.run).client(request.client).samples.is_file():
         raise SettingError("run", str(request.run), "the folder of a run that has reached its last round")
     client_info = history.client_infos[request.client]
     images, classes = _sample(request, guidance, DiffusionSetup.of(config), client_info)
@@ -119,20 +117,21 @@ def _sample(
 ) -> tuple[Tensor, Tensor | None]:
     """Both halves of the chain, from noise to images in [-1, 1]; and their classes, if they were asked for."""
     client, config = request.client, setup.config
-    own = client_folder(request.run, client)
-    shape = client_info.channels, client_info.size, client_info.num_classes, client_info.num_attributes
+    layout = RunLayout(request.run)
+    own = layout.client(client)
+    shape = client_info.shape
     name = (request.seed, "generate", client)
-    labels = _labels(request, config, own / "samples.safetensors", named_generator(*name, "labels"))
+    labels = _labels(request, config, own.samples, named_generator(*name, "labels"))
     x = torch.randn(
         (request.num_images, client_info.channels, client_info.size, client_info.size),
         generator=named_generator(*name, "x_T"),
     )
     if client_info.cut_step < client_info.timesteps:
-        backbone = load_trained(setup.backbone(*shape), request.run / "server" / "backbone")
+        backbone = load_trained(setup.backbone(*shape), layout.backbone)
         conditions = labels if config.shares_labels() else None
         x = setup.sample(backbone, x, setup.server_grid(client_info.cut_step), conditions, (*name, "server"), guidance)
     if client_info.cut_step:
-        denoiser = load_trained(setup.denoiser(client, *shape), own / "denoiser")
+        denoiser = load_trained(setup.denoiser(client, *shape), own.denoiser)
         x = setup.sample(denoiser, x, setup.client_grid(client_info.cut_step), labels, (*name, "client"), guidance)
     return x.clamp(-1, 1), labels if config.model.condition == "classes" else None
 

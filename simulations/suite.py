@@ -1,7 +1,7 @@
-"""A page of results: `python -m simulations.suite digits output=FOLDER [SETTING=VALUE ...]`.
+"""A suite of sweeps: `python -m simulations.suite digits output=FOLDER [SETTING=VALUE ...]`.
 
-Runs every sweep that conf/page/NAME.yaml lists into one folder, and makes the report of them all. Settings that are
-given replace the page's. The same command again goes on where it was stopped; failed runs are tried again.
+Runs every sweep that conf/suite/NAME.yaml lists into one folder, and makes the report of them all. Settings that are
+given replace the suite's. The same command again goes on where it was stopped; failed runs are tried again.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from omegaconf import OmegaConf
 
 from simulations.cli import CONF, USER_ERROR
 
-PAGES = CONF / "page"
+SUITES = CONF / "suite"
 
 
 def sweeps(name: str, given: list[str]) -> list[list[str]]:
-    """The arguments of each sweep of a page; what is given comes last, and takes the place of what has its name."""
-    page = OmegaConf.load(PAGES / f"{name}.yaml")
+    """The arguments of each sweep of a suite; what is given comes last, and takes the place of what has its name."""
+    suite = OmegaConf.load(SUITES / f"{name}.yaml")
     own = {argument.split("=", 1)[0] for argument in given}
     return [
-        [argument for argument in [*page.settings, *grid] if argument.split("=", 1)[0] not in own] + given
-        for grid in page.grids
+        [argument for argument in [*suite.settings, *grid] if argument.split("=", 1)[0] not in own] + given
+        for grid in suite.grids
     ]
 
 
 def main(arguments: list[str]) -> int:
-    """Run the sweeps of a page and its report, and return the worst exit status."""
-    known = sorted(path.stem for path in PAGES.glob("*.yaml"))
+    """Run the sweeps of a suite and its report, and return the worst exit status."""
+    known = sorted(path.stem for path in SUITES.glob("*.yaml"))
     name, given = (arguments[0] if arguments else ""), arguments[1:]
     if {"-h", "--help"} & set(arguments):
-        print(f"{__doc__}\nPages: {', '.join(known)}")
+        print(f"{__doc__}\nSuites: {', '.join(known)}")
         return 0
     if name not in known:
-        print(f"error: `page` = {name!r} is not allowed: one of {', '.join(known)}", file=sys.stderr)
+        print(f"error: `suite` = {name!r} is not allowed: one of {', '.join(known)}", file=sys.stderr)
         return USER_ERROR
     outputs = [argument.removeprefix("output=") for argument in given if argument.startswith("output=")]
-    output = Path(outputs[-1] if outputs else f"runs/page-{name}").absolute()
+    output = Path(outputs[-1] if outputs else f"runs/suite-{name}").absolute()
     given = [*(argument for argument in given if not argument.startswith("output=")), f"output={output}"]
     statuses = [_python("simulations.sweep", *arguments) for arguments in sweeps(name, given)]
     return max([*statuses, _python("simulations.report", f"runs={output}", f"output={output / 'report'}")])

@@ -7,7 +7,8 @@ from collections import defaultdict
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from collafuse_flwr.wire.fedavg import Weights, WeightsReply
+from collafuse_flwr.wire.codec import Weights
+from collafuse_flwr.wire.fedavg import WeightsReply
 from collafuse_flwr.wire.validation import check_weights
 from strategies.server_model import weights
 
@@ -30,7 +31,7 @@ class WeightAggregator:
         Raises:
             UploadError: it is not that.
         """
-        wanted = {name: self.like[name] for name in names} if reply.numbers.steps else {}
+        wanted = {name: self.like[name] for name in names} if reply.metrics.steps else {}
         check_weights("weights", reply.weights, wanted)
         check_weights("averaged", reply.averaged, wanted if want_averaged else {})
 

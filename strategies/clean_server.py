@@ -22,7 +22,7 @@ class CleanServer(CollaFuse):
     def _train_backbone(self, round_: int, steps: int) -> ServerWork:
         if not len(self.pool):
             return super()._train_backbone(round_, steps)
-        config, device = self.config, self.setup.runtime.device
+        config, device = self.config, self.runtime.device
         data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
         for client in self.pool.shares:
             if len(data.client(client).train) != self.client_manager.client_infos[client].num_images:

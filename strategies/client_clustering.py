@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from torch import Tensor
 from collafuse_flwr.config.sections import GanConfig
 from collafuse_flwr.gan.split_gan.clustering import assign, flat, follow, stats
 from collafuse_flwr.gan.split_gan.kld_weighting import Direction, calibrate, kld_scores, weights
+from collafuse_flwr.runs.history import Checkpoint
+from collafuse_flwr.wire.codec import Weights
 
 #: Share of the effective sample size that a calibrated beta keeps.
 KEPT_SHARE = 0.9
@@ -103,16 +104,28 @@ def initial_cluster(cluster_of: Mapping[int, int], client: int) -> int:
     return cluster_of.get(client, max(sorted(sizes), key=lambda cluster: sizes[cluster], default=-1))
 
 
-def weights_for_client(
-    saved: tuple[Mapping[str, Tensor], str], client: int, wanted: Iterable[str]
-) -> dict[str, Tensor]:
-    """The `wanted` blocks that a client would begin the next round with, from a checkpoint of the server.
+def initial_blocks(
+    cluster_of: Mapping[int, int],
+    models: Mapping[int, Weights],
+    server: Mapping[str, Tensor],
+    client: int,
+    wanted: Iterable[str],
+) -> Weights:
+    """The `wanted` blocks that a client begins a round with: its cluster's, or the server's where that has none.
 
-    Nothing where nobody was averaged, and it would go on with its own.
+    Nothing where nobody was averaged, and it goes on with its own.
     """
-    tensors, described = saved
-    cluster_of = {int(name): cluster for name, cluster in json.loads(described).items()}
-    own = f"cluster.{initial_cluster(cluster_of, client)}."
-    if not any(name.startswith(own) for name in tensors):
-        return {}
-    return {name: tensors[own + name if own + name in tensors else f"server.{name}"] for name in wanted}
+    own = models.get(initial_cluster(cluster_of, client), {})
+    return {name: own[name] if name in own else server[name] for name in wanted} if own else {}
+
+
+def clusters_checkpoint(cluster_of: Mapping[int, int], models: Mapping[int, Weights]) -> Checkpoint:
+    """The clusters of clients, and the blocks of each, as they are kept."""
+    tensors = {f"cluster {cluster}": own for cluster, own in models.items()}
+    return Checkpoint(tensors, {"cluster_of": {str(client): cluster for client, cluster in cluster_of.items()}})
+
+
+def clusters_restored(checkpoint: Checkpoint) -> tuple[dict[int, int], dict[int, Weights]]:
+    """The other way round."""
+    models = {int(p.split()[1]): own for p, own in checkpoint.tensors.items() if p.startswith("cluster ")}
+    return {int(client): cluster for client, cluster in checkpoint.state["cluster_of"].items()}, models

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import UploadError, UserError
 from collafuse_flwr.core.rng import named_generator
-from collafuse_flwr.wire.codec import unpack_client_error
-from collafuse_flwr.wire.collafuse import ClientInfo, unpack_client_info
+from collafuse_flwr.wire.codec import client_error, decode, encode
+from collafuse_flwr.wire.common import ClientInfo, ClientInfoRequest
 
 #: Seconds between looks for clients that have not connected yet.
 POLL_SECONDS = 0.2
@@ -55,7 +55,7 @@ class ClientManager:
         new = sorted(present - set(self.nodes.values()))
         if not new:
             return
-        messages = [Message(RecordDict(), node, "query.hello") for node in new]
+        messages = [Message(encode(ClientInfoRequest()), node, "query.client_info") for node in new]
         replies = grid.send_and_receive(messages, timeout=self.config.federation.round_timeout)
         # In order of partitions: node ids are random, and who comes first decides what the others must agree with.
         for reply in sorted(replies, key=_partition):
@@ -82,12 +82,12 @@ class ClientManager:
         if reply.has_error():
             self.refused[node] = f"a client failed to introduce itself: {last_line(reply.error.reason)}"
             return
-        refusal = unpack_client_error(reply.content)
+        refusal = client_error(reply.content)
         if refusal is not None:
             self.refused[node] = refusal.reason
             return
         try:
-            client_info = unpack_client_info(reply.content)
+            client_info = decode(ClientInfo, reply.content)
             self._check(client_info)
         except UploadError as error:
             self.refused[node] = str(error)
@@ -126,24 +126,20 @@ class ClientManager:
         ):
             raise UploadError(f"client {client} describes no images: {client_info}")
         for other in self.client_infos.values():
-            if _shape(client_info) != _shape(other):
+            if client_info.shape != other.shape:
                 both = f"client {client} has {_images(client_info)}, client {other.partition_id} has {_images(other)}"
                 raise UploadError(f"{both}; all must agree")
 
 
 def _partition(reply: Message) -> float:
     """Where a reply to `query.client_info` comes in order; those without a readable partition come last."""
-    record = None if reply.has_error() else reply.content.metric_records.get("numbers")
+    record = None if reply.has_error() else reply.content.metric_records.get("metrics")
     partition = record.get("partition_id") if record is not None else None
     return partition if isinstance(partition, int) else float("inf")
 
 
-def _shape(client_info: ClientInfo) -> tuple[int, int, int, int]:
-    return client_info.channels, client_info.size, client_info.num_classes, client_info.num_attributes
-
-
 def _images(client_info: ClientInfo) -> str:
-    channels, size, num_classes, num_attributes = _shape(client_info)
+    channels, size, num_classes, num_attributes = client_info.shape
     attributes = f" with {num_attributes} attributes" if num_attributes else ""
     return f"images of {channels} x {size} x {size} in {num_classes} classes{attributes}"
 

@@ -4,35 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from typing import ClassVar
 
 import torch
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import Strategy
+from flwr.app import ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
 from collafuse_flwr.config.training_budget import client_start_round, starts_from_backbone, updates_per_round
 from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.runs.history import Checkpoint
 from collafuse_flwr.runs.upload_buffer import UploadBuffer
-from collafuse_flwr.wire.collafuse import (
-    ClientInfo,
-    SampleHandoff,
-    TrainRequest,
-    pack_handoff,
-    pack_train_request,
-    unpack_train_reply,
-)
+from collafuse_flwr.wire.collafuse import SampleHandoff, TrainReply, TrainRequest
+from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.validation import UploadSpec, check_upload
-from strategies.base import BaseStrategy
+from strategies.diffusion_base import DiffusionStrategy
 from strategies.server_model import Backbone, ServerWork
 
 
-class CollaFuse(BaseStrategy, Strategy):
+class CollaFuse(DiffusionStrategy):
     """CollaFuse (arXiv 2406.14429) with exact training of the backbone from x_k alone.
 
     The global arrays are the backbone's averaged weights. At c = 0 it is centralised training, at c = 1 local training,
     and with clipped images PFDM (arXiv 2504.00952).
     """
 
+    train_reply: ClassVar[type[TrainReply]] = TrainReply
     backbone: Backbone
     pool: UploadBuffer
 
@@ -41,33 +37,36 @@ class CollaFuse(BaseStrategy, Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check the uploads, pool them, and train the backbone on the pool for this round's share of the updates."""
         row = self.history.rounds[-1]
-        self._collect_replies(replies, self._accept_training)
-        if not row.clients and not len(self.pool):
-            raise self._no_contribution_error()
+        self._gather_training(replies)
         with self._threads():
             work = self._train_backbone(row.round, self._steps())
         row.server = asdict(work) | {"pool": len(self.pool)}
         return self.backbone.arrays(), self._close_training(work.loss if work.steps else None)
 
+    def _has_contributions(self) -> bool:
+        return bool(self.history.rounds[-1].clients or len(self.pool))
+
     def save(self) -> None:
         """Write the backbone, with its averaged weights, as a diffusers folder."""
-        self.backbone.save(self.folder / "server" / "backbone")
+        self.backbone.save(self.layout.backbone)
 
     def _build(self, client_info: ClientInfo) -> None:
-        self.backbone = Backbone(
-            self.setup, client_info.channels, client_info.size, client_info.num_classes, client_info.num_attributes
-        )
+        self.backbone = Backbone(self.setup, *client_info.shape)
         row = (client_info.channels, client_info.size, client_info.size)
-        device = self.setup.runtime.device
-        dtype = self.config.split.upload_dtype
-        self.pool = UploadBuffer(self.folder / "server" / "pool", row, dtype, device, client_info.num_attributes)
+        dtype, attributes = self.config.split.upload_dtype, client_info.num_attributes
+        self.pool = UploadBuffer(self.layout.pool, row, dtype, self.runtime.device, attributes)
+        self.initialised: set[int] = set()
+        self.deferred_updates = 0.0
 
-    def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:
-        self.backbone.state.load(tensors)
-        self.pool.restore(pool)
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self.backbone.state.load(checkpoint.tensors["backbone"])
+        self.pool.restore(checkpoint.state["pool"])
+        self.initialised = set(checkpoint.state["initialised"])
+        self.deferred_updates = checkpoint.state["deferred_updates"]
 
-    def _checkpoint(self) -> tuple[dict[str, Tensor], str]:
-        return self.backbone.state.state_dict(), self.pool.state_json()
+    def _checkpoint(self) -> Checkpoint:
+        plain = {"initialised": sorted(self.initialised), "deferred_updates": self.deferred_updates}
+        return Checkpoint({"backbone": self.backbone.state.state_dict()}, {"pool": self.pool.state()} | plain)
 
     def _arrays(self) -> ArrayRecord:
         return self.backbone.arrays()
@@ -82,40 +81,31 @@ class CollaFuse(BaseStrategy, Strategy):
             else 0
         )
 
-    def _train_content(self, client: int, round_: int, arrays: ArrayRecord) -> RecordDict:
+    def _train_request(self, client: int, round_: int) -> TrainRequest:
         """A request to train; for the upload if the pool lacks it; the backbone goes to those who start from it."""
         client_info = self.client_manager.client_infos[client]
         uploads = client_info.cut_step < client_info.timesteps
-        begins = starts_from_backbone(self.config, client_info.cut_step) and client not in self.history.initialised
-        sends = begins and round_ >= client_start_round(self.config, self.config.run.num_rounds)
-        return pack_train_request(
-            TrainRequest(
-                round=round_,
-                num_rounds=self.config.run.num_rounds,
-                want_upload=uploads and (client not in self.pool or self.config.split.upload != "once"),
-                backbone=arrays if sends else None,
-            )
+        sends = client not in self.initialised and self._initialises(client_info, round_)
+        return TrainRequest(
+            round=round_,
+            num_rounds=self.config.run.num_rounds,
+            want_upload=uploads and (client not in self.pool or self.config.split.upload != "once"),
+            backbone=self.arrays if sends else None,
         )
 
-    def _accept_training(self, client: int, content: RecordDict) -> None:
-        """Take in one client's reply.
+    def _initialises(self, client_info: ClientInfo, round_: int) -> bool:
+        """Whether a client that has not begun yet begins with the backbone in this round."""
+        begins = round_ >= client_start_round(self.config, self.config.run.num_rounds)
+        return starts_from_backbone(self.config, client_info.cut_step) and begins
 
-        Raises:
-            UploadError: something in it does not fit; nothing of it was used.
-        """
-        reply, client_info, row = (
-            unpack_train_reply(content),
-            self.client_manager.client_infos[client],
-            self.history.rounds[-1],
-        )
+    def _accept_training(self, client: int, reply: TrainReply) -> None:
+        client_info, row = self.client_manager.client_infos[client], self.history.rounds[-1]
         if reply.upload is not None:
             check_upload(reply.upload, self._contract(client_info))
             self.pool.add(client, client_info.cut_step, reply.upload)
-        row.clients[str(client)] = asdict(reply.numbers)
-        if starts_from_backbone(self.config, client_info.cut_step) and row.round >= client_start_round(
-            self.config, self.config.run.num_rounds
-        ):
-            self.history.initialised.add(client)
+        row.clients[str(client)] = asdict(reply.metrics)
+        if self._initialises(client_info, row.round):
+            self.initialised.add(client)
 
     def _train_backbone(self, round_: int, steps: int) -> ServerWork:
         return self.backbone.train(self.pool, round_, self.config.run.num_rounds, steps, self.progress)
@@ -141,17 +131,18 @@ class CollaFuse(BaseStrategy, Strategy):
             client_info = self.client_manager.client_infos[client]
             share = 1 - client_info.cut_step / client_info.timesteps
             updates = updates_per_round(self.config, client_info.num_images, share)
-            self.history.deferred_updates += self.config.train.server_effort * updates
-        steps = int(self.history.deferred_updates // self.config.train.batch_size)
-        self.history.deferred_updates -= steps * self.config.train.batch_size
+            self.deferred_updates += self.config.train.server_effort * updates
+        steps = int(self.deferred_updates // self.config.train.batch_size)
+        self.deferred_updates -= steps * self.config.train.batch_size
         return steps
 
-    def _evaluate_content(self, client: int, round_: int, count: int, arrays: ArrayRecord) -> tuple[RecordDict, Tensor]:
+    def _evaluate_request(self, client: int, round_: int, count: int) -> tuple[SampleHandoff, Tensor]:
         """The server's half of generation: samples at the client's cut."""
         name = (self.config.run.seed, "hand over", client, round_)
         labels = self._labels_for(client, count, name)
-        x_k = self.backbone.handoff(arrays, self.client_manager.client_infos[client].cut_step, count, labels, name)
-        return pack_handoff(SampleHandoff(round_, x_k, labels)), x_k
+        cut = self.client_manager.client_infos[client].cut_step
+        x_k = self.backbone.handoff(self.arrays, cut, count, labels, name)
+        return SampleHandoff(round=round_, x_k=x_k, labels=labels), x_k
 
     def _labels_for(self, client: int, count: int, name: tuple[int | str, ...]) -> Tensor | None:
         """Labels for a client's samples, as often as among those that it shared; None where none were."""

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor, nn
 
@@ -19,33 +19,29 @@ from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.diffusion.partial_sharing import part_names, shared_names, uploaded_part
 from collafuse_flwr.diffusion.unet import save_network
-from collafuse_flwr.wire.collafuse import ClientInfo, SampleHandoff
-from collafuse_flwr.wire.fedavg import (
-    Weights,
-    WeightsHandoff,
-    WeightsRequest,
-    pack_weights_handoff,
-    pack_weights_request,
-    unpack_weights_reply,
-)
+from collafuse_flwr.runs.history import Checkpoint
+from collafuse_flwr.wire.codec import Weights
+from collafuse_flwr.wire.common import ClientInfo
+from collafuse_flwr.wire.fedavg import WeightsHandoff, WeightsReply, WeightsRequest
 from strategies.aggregation import WeightAggregator
-from strategies.base import BaseStrategy
+from strategies.diffusion_base import DiffusionStrategy
 from strategies.server_model import ServerWork, weights
 
 
-class PartialFedAvg(BaseStrategy, FedAvg):
+class PartialFedAvg(DiffusionStrategy, FedAvg):
     """Flower's FedAvg over denoisers of the whole chain; also FedProx, USplit, ULatDec and UDec, by `strategy`.
 
     FedProx differs in what clients descend, the others in which weights are shared. In a round that is evaluated the
     clients' averaged weights (EMA) are averaged as well, and these generate, as they do in every other strategy.
     """
 
+    train_reply = WeightsReply
     network: nn.Module
     shared: Weights
     averaged: Weights
 
     def __init__(self, config: Config, folder: Path, progress: Progress) -> None:
-        BaseStrategy.__init__(self, config, folder, progress)
+        DiffusionStrategy.__init__(self, config, folder, progress)
         FedAvg.__init__(self)
 
     def aggregate_train(
@@ -53,24 +49,22 @@ class PartialFedAvg(BaseStrategy, FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check the weights that came and average them."""
         row, began = self.history.rounds[-1], time.perf_counter()
-        self._gather_training(replies, self._accept_training)
+        self._gather_training(replies)
         trained, averaged = self.aggregator.mean()
         self.shared |= trained
         self.averaged = self.shared | averaged
         row.server = asdict(ServerWork(math.nan, 0, 0, time.perf_counter() - began, 0)) | {"pool": 0}
-        return self._arrays(), self._close_training(None)
+        return self._arrays(), self._close_training()
 
     def save(self) -> None:
         """Write the averaged denoiser as a diffusers folder, if the clients share the whole of it."""
         if self.averaged.keys() == self.network.state_dict().keys():
             self.network.load_state_dict(self.averaged)
-            folder = self.folder / "server" / "backbone"
+            folder = self.layout.backbone
             save_network(self.network, folder, self.setup.schedule, self.setup.objective.prediction)
 
     def _build(self, client_info: ClientInfo) -> None:
-        self.network = self.setup.denoiser(
-            0, client_info.channels, client_info.size, client_info.num_classes, client_info.num_attributes
-        )
+        self.network = self.setup.denoiser(0, *client_info.shape)
         whole = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
         self.shared = {name: whole[name] for name in shared_names(self.config.run.strategy, whole)}
         self.averaged = dict(self.shared)
@@ -82,13 +76,14 @@ class PartialFedAvg(BaseStrategy, FedAvg):
             self.config, per_client, values, _bytes(self.shared), _bytes(whole), client_info.num_attributes
         )
 
-    def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:
-        self.shared = {name: tensors[f"shared.{name}"].cpu() for name in self.shared}
-        self.averaged = {name: tensors[f"averaged.{name}"].cpu() for name in self.shared}
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        shared, averaged = (checkpoint.tensors[part] for part in ("shared", "averaged"))
+        self.shared = {name: shared[name].cpu() for name in self.shared}
+        self.averaged = {name: averaged[name].cpu() for name in self.shared}
 
-    def _checkpoint(self) -> tuple[dict[str, Tensor], str]:
-        shared = {f"shared.{name}": value for name, value in self.shared.items()}
-        return shared | {f"averaged.{name}": value.clone() for name, value in self.averaged.items()}, "{}"
+    def _checkpoint(self) -> Checkpoint:
+        # Copies, for safetensors refuse tensors that share their memory.
+        return Checkpoint({"shared": self.shared, "averaged": {n: x.clone() for n, x in self.averaged.items()}})
 
     def _arrays(self) -> ArrayRecord:
         return ArrayRecord(self.shared)
@@ -96,14 +91,18 @@ class PartialFedAvg(BaseStrategy, FedAvg):
     def _load_initial(self, arrays: ArrayRecord) -> None:
         self.shared |= weights(arrays)
 
-    def _train_content(self, client: int, round_: int, arrays: ArrayRecord) -> RecordDict:
+    def _train_request(self, client: int, round_: int) -> WeightsRequest:
         """The shared weights, if they are new since the last round, and a request for the client's part of them."""
         # All begin with the same weights, so where traffic is counted out the first round needs none.
         fresh = round_ - 1 in self.exchanges or (round_ == 1 and self.config.train.budget != "traffic")
         part, want_averaged = self._part(client, round_)
-        num_rounds = self.config.run.num_rounds
-        received = weights(arrays) if fresh else {}
-        return pack_weights_request(WeightsRequest(round_, num_rounds, received, part, want_averaged))
+        return WeightsRequest(
+            round=round_,
+            num_rounds=self.config.run.num_rounds,
+            weights=weights(self.arrays) if fresh else {},
+            part=part,
+            want_averaged=want_averaged,
+        )
 
     def _part(self, client: int, round_: int) -> tuple[str, bool]:
         """Which part a client is to send after a round, and whether its averaged weights too."""
@@ -111,26 +110,19 @@ class PartialFedAvg(BaseStrategy, FedAvg):
             return "none", False
         return uploaded_part(self.config.run.strategy, client, round_), self._is_eval_round(round_)
 
-    def _accept_training(self, client: int, content: RecordDict) -> None:
-        """Take in one client's reply.
-
-        Raises:
-            UploadError: something in it does not fit; nothing of it was used.
-        """
-        reply, row = unpack_weights_reply(content), self.history.rounds[-1]
+    def _accept_training(self, client: int, reply: WeightsReply) -> None:
+        row = self.history.rounds[-1]
         part, want_averaged = self._part(client, row.round)
-        names = part_names(self.shared, part)
-        self.aggregator.check(reply, names, want_averaged)
+        self.aggregator.check(reply, part_names(self.shared, part), want_averaged)
         self.aggregator.add(client, self.client_manager.client_infos[client].num_images, reply)
-        row.clients[str(client)] = asdict(reply.numbers)
+        row.clients[str(client)] = asdict(reply.metrics)
 
-    def _evaluate_content(self, client: int, round_: int, count: int, arrays: ArrayRecord) -> tuple[RecordDict, Tensor]:
+    def _evaluate_request(self, client: int, round_: int, count: int) -> tuple[WeightsHandoff, Tensor]:
         """Noise x_T to start from, and the averaged weights, unless nothing was ever exchanged."""
         client_info = self.client_manager.client_infos[client]
         generator = named_generator(self.config.run.seed, "hand over", client, round_, "x_T")
         x_t = torch.randn((count, client_info.channels, client_info.size, client_info.size), generator=generator)
-        averaged = self.averaged if self.exchanges else {}
-        return pack_weights_handoff(WeightsHandoff(SampleHandoff(round_, x_t), averaged)), x_t
+        return WeightsHandoff(round=round_, x_k=x_t, averaged=self.averaged if self.exchanges else {}), x_t
 
 
 def _bytes(held: Weights) -> int:

@@ -7,26 +7,24 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-from torch import Tensor
+from flwr.app import ArrayRecord, Message, MetricRecord
 
 from collafuse_flwr.gan.aggregation import Own, aggregate
 from collafuse_flwr.gan.fedgan import UnsplitGan
 from collafuse_flwr.gan.networks import NETS, flatten_blocks, group_by_block
-from collafuse_flwr.wire.collafuse import ClientInfo
-from collafuse_flwr.wire.fedavg import Weights
-from collafuse_flwr.wire.gan import GanWorkRequest, pack_gan_work_request
-from collafuse_flwr.wire.split_gan import unpack_end_round_reply
-from collafuse_flwr.wire.validation import check_weights
-from strategies.gan_base import GanStrategy
+from collafuse_flwr.runs.history import Checkpoint
+from collafuse_flwr.wire.codec import Weights
+from collafuse_flwr.wire.common import ClientInfo
+from collafuse_flwr.wire.gan import GanWorkRequest
+from strategies.gan_base import GeneratorStrategy
 from strategies.server_model import ServerWork, weights
 
 
-class FedGan(GanStrategy):
+class FedGan(GeneratorStrategy):
     """FedGAN (arXiv 2006.07228): generators and discriminators are trained by clients, and averaged.
 
     A round is K batches at every client, from the same weights, and then their mean, weighted by images. K is that of
-    the split GAN (gan/settings.py), so that generators take as many steps. The global arrays are the mean.
+    the split GAN (gan/build.py), so that generators take as many steps. The global arrays are the mean.
     """
 
     shared: Weights
@@ -36,12 +34,11 @@ class FedGan(GanStrategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check the weights that came and average them."""
         row, began = self.history.rounds[-1], time.perf_counter()
-        self.received: dict[int, Weights] = {}
-        self._gather_training(replies, self._accept_training)
+        self._gather_training(replies)
         with self._threads():
             self._average()
         row.server = asdict(ServerWork(math.nan, 0, 0, time.perf_counter() - began, 0)) | {"pool": 0}
-        return self._arrays(), self._close_training(None)
+        return self._arrays(), self._close_training()
 
     def _average(self) -> None:
         """The mean of what came in, sum_i n_i w_i / sum_i n_i; all stays as it is where nothing did."""
@@ -57,20 +54,12 @@ class FedGan(GanStrategy):
         super()._build(client_info)
         self.shared = UnsplitGan(self.architecture, self.config.run.seed, self.optim_config).blocks()
 
-    def _train_content(self, client: int, round_: int, arrays: ArrayRecord) -> RecordDict:
+    def _train_request(self, client: int, round_: int) -> GanWorkRequest:
         """The shared weights, and the number of batches to train them on."""
-        return pack_gan_work_request(GanWorkRequest(round_, self._steps(), self.shared))
+        return GanWorkRequest(round_, self._steps(), self.shared)
 
-    def _accept_training(self, client: int, content: RecordDict) -> None:
-        """Take in one client's weights.
-
-        Raises:
-            UploadError: they are not those that were asked for.
-        """
-        reply = unpack_end_round_reply(content)
-        check_weights("weights", reply.weights, self.shared)
-        self.received[client] = reply.weights
-        self.history.rounds[-1].clients[str(client)] = asdict(reply.numbers)
+    def _template(self, client: int) -> Weights:
+        return self.shared
 
     def _generator(self) -> Weights:
         return {name: value for name, value in self.shared.items() if name.startswith("generator.")}
@@ -81,8 +70,8 @@ class FedGan(GanStrategy):
     def _load_initial(self, arrays: ArrayRecord) -> None:
         self.shared |= weights(arrays)
 
-    def _checkpoint(self) -> tuple[dict[str, Tensor], str]:
-        return dict(self.shared), "{}"
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint({"shared": self.shared})
 
-    def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:
-        self.shared = {name: value.cpu() for name, value in tensors.items()}
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self.shared = {name: value.cpu() for name, value in checkpoint.tensors["shared"].items()}

@@ -1,25 +1,81 @@
-"""What the servers of FedGAN and MD-GAN do alike: how long a round is, and samples by a generator that goes out."""
+"""What the servers of GANs do alike: how long a round is, clients in this process, and samples by a whole generator."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
-from flwr.app import RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
+from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import write_tensors
+from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.gan.build import batches_per_round, build_gan_architecture, build_optim_config
 from collafuse_flwr.gan.mdgan import Generator, draw_codes
-from collafuse_flwr.wire.collafuse import ClientInfo
-from collafuse_flwr.wire.fedavg import Weights
-from collafuse_flwr.wire.gan import GanWorkRequest, pack_gan_work_request
+from collafuse_flwr.wire.codec import Weights, count_bytes, decode, encode
+from collafuse_flwr.wire.common import ClientInfo
+from collafuse_flwr.wire.gan import GanWorkRequest
+from collafuse_flwr.wire.split_gan import EndRoundReply
+from collafuse_flwr.wire.validation import check_weights
 from strategies.base import KEPT_HANDOFFS, BaseStrategy
 
+M = TypeVar("M")
+R = TypeVar("R")
 
-class GanStrategy(BaseStrategy, Strategy):
+
+class GanStrategy(BaseStrategy):
+    """A federation of GANs, whose clients send weights at the end of a round."""
+
+    train_reply = EndRoundReply
+
+    def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], Any]) -> None:
+        """`clients` gives a client of a simulation, for the engine that needs no messages."""
+        super().__init__(config, folder, progress)
+        self.clients = clients
+
+    def _build(self, client_info: ClientInfo) -> None:
+        channels, size, num_classes, _ = client_info.shape
+        self.architecture = build_gan_architecture(self.config, channels, size, num_classes)
+        self.optim_config = build_optim_config(self.config)
+        self.received: dict[int, Weights] = {}
+
+    @abstractmethod
+    def _template(self, client: int) -> Weights:
+        """Weights like those that a client must send."""
+
+    def _steps(self) -> int:
+        """Batches of a round: as many for every client, and for all GANs."""
+        return batches_per_round(
+            self.config, (self.client_manager.client_infos[client].num_images for client in self.selected)
+        )
+
+    def _accept_training(self, client: int, reply: EndRoundReply) -> None:
+        check_weights("weights", reply.weights, self._template(client))
+        self.received[client] = reply.weights
+        self.history.rounds[-1].clients[str(client)] = asdict(reply.metrics)
+
+    def _round_trip_here(
+        self, client: int, request: R, answer: Callable[[R], object], kind: type[M], accept: Callable[[int, M], None]
+    ) -> None:
+        """A round trip with a client in this process, with the rounding, the bytes and the checks of messages."""
+        row, dtype = self.history.rounds[-1], self.config.gan.wire_dtype
+        down = encode(request, dtype)
+        row.count(row.bytes_down, client, count_bytes(down))
+        # As many threads as it would have at the other end of messages: bits depend on it.
+        with threads(self.config.federation.client_threads):
+            up = encode(answer(decode(type(request), down, dtype)), dtype)
+        row.count(row.bytes_up, client, count_bytes(up))
+        self._accept(client, partial(self._read, client, up, kind, accept))
+
+
+class GeneratorStrategy(GanStrategy):
     """A federation with one generator for everybody, which makes samples at the clients.
 
     They choose the classes, and need not tell the server which.
@@ -27,34 +83,19 @@ class GanStrategy(BaseStrategy, Strategy):
 
     def save(self) -> None:
         """Write the generator."""
-        write_tensors(self.folder / "server" / "generator.safetensors", self._generator())
-
-    def _cuts_in_words(self) -> str:
-        return ""
+        write_tensors(self.layout.generator, self._generator())
 
     @abstractmethod
     def _generator(self) -> Weights:
         """The generator's weights, on the CPU."""
-
-    def _build(self, client_info: ClientInfo) -> None:
-        self.architecture = build_gan_architecture(
-            self.config, client_info.channels, client_info.size, client_info.num_classes
-        )
-        self.optim_config = build_optim_config(self.config)
-
-    def _steps(self) -> int:
-        """Batches of a round: as many, for every client and for the generator, as in the split GAN."""
-        return batches_per_round(
-            self.config, (self.client_manager.client_infos[client].num_images for client in self.selected)
-        )
 
     def _before_evaluation(self, grid: Grid, round_: int) -> None:
         """Hold the generator, for the pictures."""
         self.painter = Generator(self.architecture, ("pictures",), self.optim_config)
         self.painter.load_weights(self._generator())
 
-    def _evaluate_content(self, client: int, round_: int, count: int, arrays: object) -> tuple[RecordDict, Tensor]:
+    def _evaluate_request(self, client: int, round_: int, count: int) -> tuple[GanWorkRequest, Tensor]:
         """The generator, and for the pictures some images that it makes for no client in particular."""
         name = named_generator(self.config.run.seed, "hand over", client, round_)
         codes = draw_codes(min(count, KEPT_HANDOFFS), self.architecture.num_classes, name)
-        return pack_gan_work_request(GanWorkRequest(round_, count, self._generator())), self.painter.sample(*codes)
+        return GanWorkRequest(round_, count, self._generator()), self.painter.sample(*codes)

@@ -2,62 +2,58 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from functools import partial
-from pathlib import Path
 from typing import cast
 
 import torch
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import write_tensors
-from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.gan.aggregation import Own, ServerAggregation, aggregate
-from collafuse_flwr.gan.build import batches_per_round, build_gan_architecture, build_optim_config
 from collafuse_flwr.gan.networks import NETS, flatten_blocks, group_by_block
 from collafuse_flwr.gan.planning.cut_selection import modelled_seconds, select_cuts
 from collafuse_flwr.gan.split_gan.ops import PASSES, Tensors
 from collafuse_flwr.gan.split_gan.precision import QuantizingTransport
 from collafuse_flwr.gan.split_gan.server_half import ServerHalf
 from collafuse_flwr.gan.split_gan.train_batch import Transport, train_batch
-from collafuse_flwr.wire.codec import count_bytes
-from collafuse_flwr.wire.collafuse import ClientInfo
-from collafuse_flwr.wire.fedavg import Weights
+from collafuse_flwr.runs.history import Checkpoint
+from collafuse_flwr.wire.codec import Weights
+from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.split_gan import (
+    ActivationsReply,
     EndRoundReply,
     EndRoundRequest,
     GenerateHeadRequest,
     GenerateTailRequest,
-    pack_end_round_reply,
-    pack_end_round_request,
-    pack_generate_head_request,
-    pack_generate_tail_request,
-    unpack_activations,
-    unpack_end_round_reply,
+    SplitRequest,
 )
-from collafuse_flwr.wire.validation import check_activations, check_weights
-from strategies.base import BaseStrategy
-from strategies.client_clustering import ActivationStats, ClientWeights, initial_cluster
+from collafuse_flwr.wire.validation import check_activations
+from strategies.client_clustering import (
+    ActivationStats,
+    ClientWeights,
+    clusters_checkpoint,
+    clusters_restored,
+    initial_blocks,
+)
+from strategies.gan_base import GanStrategy
 from strategies.server_model import ServerWork, weights
 from strategies.split_transport import (
+    Accept,
     ActivationShapes,
     InProcessTransport,
-    LocalClient,
+    LocalSession,
     MessageTransport,
     TimedTransport,
 )
 
 
-class HuscfGan(BaseStrategy, Strategy):
+class HuscfGan(GanStrategy):
     """HuSCF-GAN (arXiv 2507.12979): a conditional GAN in three pieces, of which clients keep the outer two.
 
     A round is split training on some batches, six round trips each, and then an average of the clients' blocks within
@@ -66,54 +62,41 @@ class HuscfGan(BaseStrategy, Strategy):
 
     half: ServerHalf
 
-    def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], LocalClient]) -> None:
-        """`clients` gives a client of a simulation, for the engine that needs no messages."""
-        super().__init__(config, folder, progress)
-        self.clients = clients
-
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take in the clients' blocks; cluster, weigh and average."""
         row, began = self.history.rounds[-1], time.perf_counter()
-        self._gather_training(replies, self._accept_training)
+        self._gather_training(replies)
         row.server["seconds"] += time.perf_counter() - began
         with self._threads():
             self._average(row.round)
-        return self._arrays(), self._close_training(None)
+        return self._arrays(), self._close_training()
 
     def save(self) -> None:
         """Write the server's blocks."""
-        write_tensors(self.folder / "server" / "middle.safetensors", self.half.blocks())
+        write_tensors(self.layout.server_blocks, self.half.blocks())
 
     def _cuts_in_words(self) -> str:
         return f", cuts {', '.join(sorted({str(self.cuts[client]) for client in self.client_manager.client_infos}))}"
 
     def _build(self, client_info: ClientInfo) -> None:
+        super()._build(client_info)
         config = self.config
-        self.architecture = build_gan_architecture(
-            config, client_info.channels, client_info.size, client_info.num_classes
-        )
         cuts = select_cuts(config, self.architecture)
         self.cuts, self.modelled = dict(enumerate(cuts)), modelled_seconds(config, self.architecture, cuts)
         # As the clients' own blocks begin, so that whoever keeps a block, it is the same.
         owner = "server" if config.gan.gan_init == "independent" else 0
-        self.half = ServerHalf(
-            self.architecture, self.cuts, (config.run.seed, "gan", owner), build_optim_config(config)
-        )
+        self.half = ServerHalf(self.architecture, self.cuts, (config.run.seed, "gan", owner), self.optim_config)
         self.shapes = ActivationShapes(self.architecture, config.gan.gan_batch_size, config.gan.factored_tails)
         self.cluster_of: dict[int, int] = {}
         self.models: dict[int, Weights] = {}
         self.latents: dict[int, Tensor] = {}
-        self.received: dict[int, Weights] = {}
 
     def _before_training(self, grid: Grid, round_: int) -> None:
         """Train on all batches of a round, with fewer clients where some fall silent."""
         began = time.perf_counter()
-        config = self.config
-        steps = batches_per_round(
-            config, (self.client_manager.client_infos[client].num_images for client in self.selected)
-        )
+        config, steps = self.config, self._steps()
         self.observed = ActivationStats(config.gan)
         near, far = self._link(grid, round_)
         link = TimedTransport(far)
@@ -132,31 +115,32 @@ class HuscfGan(BaseStrategy, Strategy):
         seconds = time.perf_counter() - began
         work = ServerWork(math.nan, step + 1, rows, seconds - link.seconds, flops)
         cuts = {str(client): str(own) for client, own in self.cuts.items()}
-        told = {"pool": 0, "client_cuts": cuts, "batch_seconds": seconds}
-        self.history.rounds[-1].server = asdict(work) | told
+        self.history.rounds[-1].server = asdict(work) | {"pool": 0, "client_cuts": cuts, "batch_seconds": seconds}
         if self.modelled is not None:
             self.history.rounds[-1].server["modelled_seconds"] = self.modelled * work.steps
         self.selected, self.pending = sorted(pending), pending
         if isinstance(near, InProcessTransport):
-            self._close_here(near)
+            for client in self.selected:
+                self._close_here(client, near.sessions[client])
+            self.selected = []
 
-    def _close_here(self, near: InProcessTransport) -> None:
-        """End the round of clients in this process, as their answers to messages would."""
-        self.selected, row = [], self.history.rounds[-1]
-        for client, tensors in self.pending.items():
-            row.count(row.bytes_down, client, count_bytes(self._train_content(client, row.round, ArrayRecord())))
-            content = pack_end_round_reply(near.close(client, tensors, self.config.gan.wire_dtype))
-            row.count(row.bytes_up, client, count_bytes(content))
-            self._accept(client, partial(self._accept_training, client, content))
-            self.clients(client).keep_round(near.sessions[client])
+    def _close_here(self, client: int, session: LocalSession) -> None:
+        """End the round of a client in this process, as its answer to a message would."""
+        request = self._train_request(client, self.history.rounds[-1].round)
+        self._round_trip_here(
+            client, request, lambda own: session.close(own.activations), EndRoundReply, self._accept_training
+        )
+        self.clients(client).keep_round(session)
 
     def _link(self, grid: Grid, round_: int) -> tuple[MessageTransport | InProcessTransport, Transport]:
         """What counts the steps of a round, and what reaches the clients in them."""
         config = self.config.gan
         if config.engine == "messages":
-            link = MessageTransport(
-                grid, self._round_trip, round_, config.wire_dtype, self.cuts, self.shapes, self._fresh_weights
-            )
+
+            def exchange(requests: Mapping[int, SplitRequest], accept: Accept) -> None:
+                self._round_trip(grid, requests, "train.split", ActivationsReply, accept)
+
+            link = MessageTransport(exchange, round_, self.cuts, self.shapes, self._fresh_weights)
             return link, link
         row = self.history.rounds[-1]
 
@@ -177,30 +161,17 @@ class HuscfGan(BaseStrategy, Strategy):
         )
         return near, QuantizingTransport(near, config.wire_dtype, count)
 
-    def _train_content(self, client: int, round_: int, arrays: ArrayRecord) -> RecordDict:
+    def _train_request(self, client: int, round_: int) -> EndRoundRequest:
         """The last gradient that is due; for it the client sends its blocks."""
-        request = EndRoundRequest(round_, str(self.cuts[client]), self.pending[client])
-        return pack_end_round_request(request, self.config.gan.wire_dtype)
+        return EndRoundRequest(round_, str(self.cuts[client]), self.pending[client])
 
     def _fresh_weights(self, client: int) -> Weights:
-        """The blocks that a client begins a round with: its cluster's (see `initial_cluster`), if there are any."""
-        known = self.models.get(initial_cluster(self.cluster_of, client), {})
-        if not known:
-            return {}
-        server = self.half.blocks()
-        wanted = self.cuts[client].template(self.architecture)
-        return {name: (known[name] if name in known else server[name]).cpu() for name in wanted}
+        """The blocks that a client begins a round with, if there are any."""
+        fresh = initial_blocks(self.cluster_of, self.models, self.half.blocks(), client, self._template(client))
+        return {name: value.cpu() for name, value in fresh.items()}
 
-    def _accept_training(self, client: int, content: RecordDict) -> None:
-        """Take in one client's blocks.
-
-        Raises:
-            UploadError: they are not those that were asked for.
-        """
-        reply: EndRoundReply = unpack_end_round_reply(content)
-        check_weights("weights", reply.weights, self.cuts[client].template(self.architecture))
-        self.received[client] = reply.weights
-        self.history.rounds[-1].clients[str(client)] = asdict(reply.numbers)
+    def _template(self, client: int) -> Weights:
+        return self.cuts[client].template(self.architecture)
 
     def _average(self, round_: int) -> None:
         """Average what came in, as its clients' activations say."""
@@ -250,33 +221,28 @@ class HuscfGan(BaseStrategy, Strategy):
 
     def _before_evaluation(self, grid: Grid, round_: int) -> None:
         """Let every client begin its samples, with the blocks that were averaged."""
-        contents = {}
-        for client, count in self._sample_counts().items():
-            known = self._fresh_weights(client)
-            own = {name: value for name, value in known.items() if name.startswith("generator.")}
-            contents[client] = pack_generate_head_request(
-                GenerateHeadRequest(round_, count, str(self.cuts[client]), own)
-            )
+        requests = {}
         self.wanted, self.latents = self._sample_counts(), {}
-        self._round_trip(grid, contents, "evaluate.latent", self._accept_latent)
+        for client, count in self.wanted.items():
+            fresh = self._fresh_weights(client)
+            own = {name: value for name, value in fresh.items() if name.startswith("generator.")}
+            requests[client] = GenerateHeadRequest(round_, count, str(self.cuts[client]), own)
+        self._round_trip(grid, requests, "evaluate.latent", ActivationsReply, self._accept_latent)
         self.selected = sorted(self.latents)
 
-    def _accept_latent(self, client: int, content: RecordDict) -> None:
-        tensors = unpack_activations(content, self.config.gan.wire_dtype)
+    def _accept_latent(self, client: int, reply: ActivationsReply) -> None:
         row = self.shapes.cut(self.cuts[client], "gh")
-        check_activations(tensors, {"gh": torch.Size((self.wanted[client], *row))})
-        self.latents[client] = tensors["gh"]
+        check_activations(reply.activations, {"gh": torch.Size((self.wanted[client], *row))})
+        self.latents[client] = reply.activations["gh"]
 
-    def _evaluate_content(self, client: int, round_: int, count: int, arrays: ArrayRecord) -> tuple[RecordDict, Tensor]:
+    def _evaluate_request(self, client: int, round_: int, count: int) -> tuple[GenerateTailRequest, Tensor]:
         """The middle's output, and for the pictures the mean of its maps, at the images' size."""
         gt = self.half.generate(client, self.latents[client].to(self.half.runtime.device)).cpu()
-        content = pack_generate_tail_request(
-            GenerateTailRequest(round_, str(self.cuts[client]), gt), self.config.gan.wire_dtype
-        )
         shown = gt.mean(dim=1, keepdim=True)
         shown = (shown - shown.mean()) / (2 * shown.std() + 1e-6)
         size = self.architecture.size
-        return content, interpolate(shown, (size, size)).expand(-1, self.architecture.channels, -1, -1)
+        pictures = interpolate(shown, (size, size)).expand(-1, self.architecture.channels, -1, -1)
+        return GenerateTailRequest(round_, str(self.cuts[client]), {"gt": gt}), pictures
 
     def _arrays(self) -> ArrayRecord:
         return ArrayRecord({name: value.cpu() for name, value in self.half.blocks().items()})
@@ -285,16 +251,10 @@ class HuscfGan(BaseStrategy, Strategy):
         device = self.half.runtime.device
         self.half.load_blocks({name: value.to(device) for name, value in weights(arrays).items()})
 
-    def _checkpoint(self) -> tuple[dict[str, Tensor], str]:
-        tensors = {f"server.{name}": value for name, value in self.half.state().items()}
-        for cluster, model in self.models.items():
-            tensors |= {f"cluster.{cluster}.{name}": value for name, value in model.items()}
-        return tensors, json.dumps({str(client): cluster for client, cluster in self.cluster_of.items()})
+    def _checkpoint(self) -> Checkpoint:
+        clusters = clusters_checkpoint(self.cluster_of, self.models)
+        return Checkpoint(clusters.tensors | {"server": self.half.state()}, clusters.state)
 
-    def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:
-        self.half.load({n.removeprefix("server."): v for n, v in tensors.items() if n.startswith("server.")})
-        self.cluster_of = {int(client): cluster for client, cluster in json.loads(pool).items()}
-        for name, value in tensors.items():
-            if name.startswith("cluster."):
-                _, cluster, own = name.split(".", 2)
-                self.models.setdefault(int(cluster), {})[own] = value
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self.half.load(checkpoint.tensors["server"])
+        self.cluster_of, self.models = clusters_restored(checkpoint)

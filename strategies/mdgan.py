@@ -7,72 +7,46 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.rng import named_generator
-from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.gan.mdgan import Discriminator, Generator, derangement, draw_codes, shares
-from collafuse_flwr.wire.codec import count_bytes
-from collafuse_flwr.wire.collafuse import ClientInfo
-from collafuse_flwr.wire.fedavg import Weights
-from collafuse_flwr.wire.gan import (
-    DiscriminatorFeedbackRequest,
-    GanWorkRequest,
-    pack_feedback_request,
-    pack_gan_work_request,
-)
-from collafuse_flwr.wire.split_gan import unpack_activations, unpack_end_round_reply
-from collafuse_flwr.wire.validation import check_activations, check_weights
-from strategies.gan_base import GanStrategy
+from collafuse_flwr.runs.history import Checkpoint
+from collafuse_flwr.wire.codec import Weights
+from collafuse_flwr.wire.common import ClientInfo
+from collafuse_flwr.wire.gan import DiscriminatorFeedbackRequest, GanWorkRequest
+from collafuse_flwr.wire.split_gan import ActivationsReply, EndRoundReply
+from collafuse_flwr.wire.validation import check_activations
+from strategies.gan_base import GeneratorStrategy
 from strategies.server_model import ServerWork, weights
 
 #: Fake images by batch, with their graphs, and their labels.
 Made = tuple[list[Tensor], list[Tensor]]
 
 
-class LocalPlayer(Protocol):
-    """A client in this process, of a simulation."""
-
-    def open_round(self, round_: int, weights: Weights) -> Any:
-        """Begin a round."""
-        ...
-
-    def keep_round(self, playing: Any) -> None:
-        """Keep a round's end as the state after it."""
-        ...
-
-
-class MdGan(GanStrategy):
+class MdGan(GeneratorStrategy):
     """MD-GAN (arXiv 1811.03850): a generator on the server, and a discriminator in every client.
 
     An iteration is one round trip: the server makes k batches, every client takes L steps on one of them and tells the
     gradient of its loss at another, and the generator takes a step on the mean. After each round clients swap
     discriminators; Flower's clients do not reach each other, so these pass through the server. A round has as many
-    iterations as the split GAN has batches (gan/settings.py). The global arrays are the generator.
+    iterations as the split GAN has batches (gan/build.py). The global arrays are the generator.
     """
 
     generator: Generator
-
-    def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], LocalPlayer]) -> None:
-        """`clients` gives a client of a simulation, for the engine that needs no messages."""
-        super().__init__(config, folder, progress)
-        self.clients = clients
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take in the discriminators, and swap them."""
-        self._gather_training(replies, self._accept_training)
+        self._gather_training(replies)
         self._swap()
-        return self._arrays(), self._close_training(None)
+        return self._arrays(), self._close_training()
 
     def _build(self, client_info: ClientInfo) -> None:
         super()._build(client_info)
@@ -80,7 +54,6 @@ class MdGan(GanStrategy):
         self.generator = Generator(self.architecture, name, self.optim_config)
         self.like = Discriminator(self.architecture, name, self.optim_config).weights()
         self.given: dict[int, Weights] = {}
-        self.received: dict[int, Weights] = {}
 
     def _before_training(self, grid: Grid, round_: int) -> None:
         """All iterations of a round, with fewer clients where some fall silent."""
@@ -93,9 +66,9 @@ class MdGan(GanStrategy):
             self.progress.step("batches", step, steps)
             chosen = shares(self.selected, min(config.generated_batches, len(self.selected)))
             made = self._make(round_, step, min(config.generated_batches, len(self.selected)))
-            contents = {client: self._request(round_, step, client, made, *chosen[client]) for client in chosen}
+            requests = {client: self._request(round_, step, client, made, *chosen[client]) for client in chosen}
             feedback: dict[int, Tensor] = {}
-            self._ask(grid, playing, contents, partial(self._accept_feedback, feedback))
+            self._exchange(grid, playing, requests, partial(self._accept_feedback, feedback))
             self.generator.optimizer_step(made[0], {client: (chosen[client][1], x) for client, x in feedback.items()})
             made_in_all += len(made[0])
             self.selected = sorted(feedback)
@@ -107,7 +80,9 @@ class MdGan(GanStrategy):
         work = ServerWork(math.nan, step + 1, rows, seconds, 3 * rows * self.generator.flops())
         self.history.rounds[-1].server = asdict(work) | {"pool": 0}
         if config.engine == "fused":
-            self._close_here(playing)
+            for client in self.selected:
+                self._close_here(client, playing[client])
+            self.selected = []
 
     def _make(self, round_: int, step: int, count: int) -> Made:
         """The batches of an iteration."""
@@ -120,75 +95,54 @@ class MdGan(GanStrategy):
             made[1].append(labels)
         return made
 
-    def _request(self, round_: int, step: int, client: int, made: Made, learnt: int, judged: int) -> RecordDict:
+    def _request(
+        self, round_: int, step: int, client: int, made: Made, learnt: int, judged: int
+    ) -> DiscriminatorFeedbackRequest:
         """A client's two batches, or the one where they are the same; at first its new discriminator."""
         chosen = {"x_g": judged} | ({"x_d": learnt} if learnt != judged else {})
         fake = {name: made[0][batch].detach() for name, batch in chosen.items()}
         labels = {name: made[1][batch] for name, batch in chosen.items()}
         fresh = self.given.get(client, {}) if step == 0 else {}
-        return pack_feedback_request(
-            DiscriminatorFeedbackRequest(round_, step, fake, labels, fresh), self.config.gan.wire_dtype
-        )
+        return DiscriminatorFeedbackRequest(round_, step, fake, labels, fresh)
 
-    def _ask(
+    def _exchange(
         self,
         grid: Grid,
         playing: Mapping[int, Any],
-        contents: dict[int, RecordDict],
-        accept: Callable[[int, RecordDict], None],
+        requests: Mapping[int, DiscriminatorFeedbackRequest],
+        accept: Callable[[int, ActivationsReply], None],
     ) -> None:
         """One round trip with the clients, at the other end of messages or in this process."""
         began = time.perf_counter()
         if self.config.gan.engine == "messages":
-            self._round_trip(grid, contents, "train.feedback", accept)
+            self._round_trip(grid, requests, "train.feedback", ActivationsReply, accept)
         else:
-            for client, content in contents.items():
-                with threads(self.config.federation.client_threads):
-                    reply = playing[client].answer(content)
-                self._count(client, content, reply)
-                self._accept(client, partial(accept, client, reply))
+            for client, request in requests.items():
+                self._round_trip_here(client, request, playing[client].answer, ActivationsReply, accept)
         self.waited += time.perf_counter() - began
 
-    def _close_here(self, playing: Mapping[int, Any]) -> None:
-        """End the round of clients in this process, as their answers to messages would."""
-        for client in self.selected:
-            with threads(self.config.federation.client_threads):
-                reply = playing[client].close()
-            self._count(client, self._train_content(client, self.history.rounds[-1].round, self._arrays()), reply)
-            self._accept(client, partial(self._accept_training, client, reply))
-            self.clients(client).keep_round(playing[client])
-        self.selected = []
+    def _close_here(self, client: int, playing: Any) -> None:
+        """End the round of a client in this process, as its answer to a message would."""
+        request = self._train_request(client, self.history.rounds[-1].round)
+        self._round_trip_here(client, request, lambda _: playing.close(), EndRoundReply, self._accept_training)
+        self.clients(client).keep_round(playing)
 
-    def _count(self, client: int, down: RecordDict, up: RecordDict) -> None:
-        row = self.history.rounds[-1]
-        row.count(row.bytes_down, client, count_bytes(down))
-        row.count(row.bytes_up, client, count_bytes(up))
-
-    def _accept_feedback(self, feedback: dict[int, Tensor], client: int, content: RecordDict) -> None:
+    def _accept_feedback(self, feedback: dict[int, Tensor], client: int, reply: ActivationsReply) -> None:
         """Take in one client's gradient.
 
         Raises:
             UploadError: it does not fit.
         """
-        tensors = unpack_activations(content, self.config.gan.wire_dtype)
         image = (self.architecture.channels, self.architecture.size, self.architecture.size)
-        check_activations(tensors, {"feedback": torch.Size((self.config.gan.gan_batch_size, *image))})
-        feedback[client] = tensors["feedback"]
+        check_activations(reply.activations, {"feedback": torch.Size((self.config.gan.gan_batch_size, *image))})
+        feedback[client] = reply.activations["feedback"]
 
-    def _train_content(self, client: int, round_: int, arrays: ArrayRecord) -> RecordDict:
+    def _train_request(self, client: int, round_: int) -> GanWorkRequest:
         """The round is over: for it the client sends its discriminator."""
-        return pack_gan_work_request(GanWorkRequest(round_, 0, {}))
+        return GanWorkRequest(round_, 0, {})
 
-    def _accept_training(self, client: int, content: RecordDict) -> None:
-        """Take in one client's discriminator.
-
-        Raises:
-            UploadError: it is not what was asked for.
-        """
-        reply = unpack_end_round_reply(content)
-        check_weights("weights", reply.weights, self.like)
-        self.received[client] = reply.weights
-        self.history.rounds[-1].clients[str(client)] = asdict(reply.numbers)
+    def _template(self, client: int) -> Weights:
+        return self.like
 
     def _swap(self) -> None:
         """Give every discriminator that came to another client that sent one; who sent none begins as it did before."""
@@ -208,15 +162,10 @@ class MdGan(GanStrategy):
     def _load_initial(self, arrays: ArrayRecord) -> None:
         self.generator.load_weights(weights(arrays))
 
-    def _checkpoint(self) -> tuple[dict[str, Tensor], str]:
-        tensors = {f"server.{name}": value for name, value in self.generator.state().items()}
-        for client, own in self.given.items():
-            tensors |= {f"client.{client}.{name}": value for name, value in own.items()}
-        return tensors, "{}"
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint({"generator": self.generator.state()} | {f"client {c}": own for c, own in self.given.items()})
 
-    def _restore(self, tensors: dict[str, Tensor], pool: str) -> None:
-        self.generator.load({n.removeprefix("server."): v for n, v in tensors.items() if n.startswith("server.")})
-        for name, value in tensors.items():
-            if name.startswith("client."):
-                _, client, own = name.split(".", 2)
-                self.given.setdefault(int(client), {})[own] = value.cpu()
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        own = dict(checkpoint.tensors)
+        self.generator.load(own.pop("generator"))
+        self.given = {int(p.split()[1]): {name: x.cpu() for name, x in parts.items()} for p, parts in own.items()}

@@ -5,24 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from flwr.app import RecordDict
-from flwr.serverapp import Grid
 
 from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.gan.networks import Architecture, Cuts
 from collafuse_flwr.gan.split_gan.factored_gradients import FACTOR, WEIGHT, names_up
 from collafuse_flwr.gan.split_gan.ops import PHASES, Tensors
-from collafuse_flwr.gan.split_gan.precision import quantize_roundtrip
 from collafuse_flwr.gan.split_gan.train_batch import Transport
-from collafuse_flwr.wire.fedavg import Weights
-from collafuse_flwr.wire.split_gan import EndRoundReply, SplitRequest, pack_split_request, unpack_activations
+from collafuse_flwr.wire.codec import Weights
+from collafuse_flwr.wire.split_gan import ActivationsReply, EndRoundReply, SplitRequest
 from collafuse_flwr.wire.validation import check_activations
 
-#: Sends a client's content as a message of a kind, and lets the answers in: those that are fine come back.
-Exchange = Callable[[Grid, dict[int, RecordDict], str, Callable[[int, RecordDict], None]], None]
+#: Takes in a client's answer.
+Accept = Callable[[int, ActivationsReply], None]
 
 
 class ActivationShapes:
@@ -68,18 +65,6 @@ class LocalSession(Protocol):
         ...
 
 
-class LocalClient(Protocol):
-    """A client in this process, of a simulation."""
-
-    def open_round(self, round_: int, cuts: str, weights: Weights) -> Any:
-        """A session for a round."""
-        ...
-
-    def keep_round(self, session: Any) -> None:
-        """Keep a session's state as that after its round."""
-        ...
-
-
 class InProcessTransport:
     """Clients in this process, in one round; the step is moved on by its owner."""
 
@@ -107,11 +92,6 @@ class InProcessTransport:
             if self.admit(client, partial(check_activations, answer, self.shapes(client, phase)))
         }
 
-    def close(self, client: int, last: Tensors, dtype: str) -> EndRoundReply:
-        """End a client's round with the last gradient that is due, rounded as a message would round it."""
-        with threads(self.client_threads):
-            return self.sessions[client].close({name: quantize_roundtrip(x, dtype) for name, x in last.items()})
-
 
 class TimedTransport:
     """A link that adds up the seconds in which the server waits for its clients."""
@@ -133,37 +113,33 @@ class MessageTransport:
 
     def __init__(
         self,
-        grid: Grid,
-        exchange: Exchange,
+        exchange: Callable[[Mapping[int, SplitRequest], Accept], None],
         round_: int,
-        dtype: str,
         cuts: Mapping[int, Cuts],
         shapes: ActivationShapes,
         fresh: Callable[[int], Weights],
     ) -> None:
-        """`fresh` gives the weights that a client begins the round with (empty: its own)."""
-        self.grid, self.exchange, self.round, self.dtype = grid, exchange, round_, dtype
+        """`exchange` sends requests and lets answers in; `fresh` gives a client's weights at first (empty: its own)."""
+        self.exchange, self.round = exchange, round_
         self.cuts, self.shapes, self.fresh, self.step = cuts, shapes, fresh, 0
 
     def call(self, phase: str, payloads: Mapping[int, Tensors]) -> dict[int, Tensors]:
         """Ask every client in `payloads` at once, and wait for those that answer."""
-        contents = {client: self._request(client, phase, tensors) for client, tensors in payloads.items()}
+        requests = {client: self._request(client, phase, tensors) for client, tensors in payloads.items()}
         answers: dict[int, Tensors] = {}
-        self.exchange(self.grid, contents, "train.split", partial(self._accept, answers, phase))
+        self.exchange(requests, partial(self._accept, answers, phase))
         return {client: answers[client] for client in sorted(answers)}
 
-    def _request(self, client: int, phase: str, tensors: Tensors) -> RecordDict:
+    def _request(self, client: int, phase: str, tensors: Tensors) -> SplitRequest:
         begins = self.step == 0 and phase == "latent"
-        weights = self.fresh(client) if begins else {}
-        request = SplitRequest(self.round, self.step, phase, str(self.cuts[client]), tensors, weights)
-        return pack_split_request(request, self.dtype)
+        fresh = self.fresh(client) if begins else {}
+        return SplitRequest(self.round, self.step, phase, str(self.cuts[client]), tensors, fresh)
 
-    def _accept(self, answers: dict[int, Tensors], phase: str, client: int, content: RecordDict) -> None:
+    def _accept(self, answers: dict[int, Tensors], phase: str, client: int, reply: ActivationsReply) -> None:
         """Take in one answer.
 
         Raises:
             UploadError: it does not fit.
         """
-        tensors = unpack_activations(content, self.dtype)
-        check_activations(tensors, self.shapes.of(self.cuts[client], phase))
-        answers[client] = tensors
+        check_activations(reply.activations, self.shapes.of(self.cuts[client], phase))
+        answers[client] = reply.activations

@@ -8,7 +8,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
 from collafuse_flwr.privacy.release import Upload, UploadDtype, encode
-from collafuse_flwr.wire.collafuse import ClientInfo, EvaluateReply, TrainMetrics
+from collafuse_flwr.wire.common import ClientInfo, EvaluateReply, TrainMetrics
 from collafuse_flwr.wire.validation import UploadSpec
 
 DTYPES: tuple[UploadDtype, ...] = ("int8", "float16", "float32")
@@ -17,8 +17,17 @@ CONTRACT = UploadSpec(rows=4, channels=1, size=2, num_classes=3, labels=True, dt
 HELLO = ClientInfo(
     partition_id=2, cut_step=20, timesteps=100, num_images=9, channels=3, size=8, num_classes=5, num_attributes=0
 )
-NUMBERS = TrainMetrics(loss=0.25, steps=7, image_updates=112, seconds=1.5, flops=2**40)
-EVALUATION = EvaluateReply(12, 0.1, -0.003, 2.5, 2**33, 3, 140.5, 60)
+METRICS = TrainMetrics(loss=0.25, steps=7, image_updates=112, seconds=1.5, flops=2**40)
+EVALUATION = EvaluateReply(
+    num_samples=12,
+    held_out_loss=0.1,
+    kernel_distance=-0.003,
+    seconds=2.5,
+    flops_per_image=2**33,
+    releases=3,
+    bits=140.5,
+    dp_steps=60,
+)
 
 
 def sent(content: RecordDict) -> RecordDict:

@@ -12,12 +12,12 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from collafuse_flwr.client.collafuse import CollaFuseClient
+from collafuse_flwr.client.base import BaseClient
 from collafuse_flwr.client.factory import make_simulated_client
 from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.progress import Progress
-from collafuse_flwr.runs.run_layout import client_folder
+from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.runners.app_loading import begin_run
 from simulations.runners.local_grid import LocalGrid
 from strategies import make_strategy
@@ -61,9 +61,9 @@ def federate(config: Config, grid: LocalGrid | None = None) -> CollaFuse:
     return strategy
 
 
-def here_is(config: Config, folder: Path, client: int) -> CollaFuseClient:
+def here_is(config: Config, folder: Path, client: int) -> BaseClient:
     """A client of a run in this process, as the ServerApp would make it."""
-    return make_simulated_client(config, client, client_folder(folder, client))
+    return make_simulated_client(config, client, RunLayout(folder).client(client).folder)
 
 
 def run_strategy(config: Config, grid: LocalGrid | None = None) -> BaseStrategy:
@@ -109,7 +109,7 @@ def spoiled(
 
     def call(message: Message, context: Context) -> Message:
         chosen = context.node_config["partition-id"] == client and message.metadata.message_type == kind
-        if chosen and int(message.content.config_records["request"]["round"]) in set(rounds):  # type: ignore[arg-type]
+        if chosen and int(message.content.config_records["config"]["round"]) in set(rounds):  # type: ignore[arg-type]
             answer = spoil(message, context)
             if answer is not None:
                 return answer
@@ -119,5 +119,5 @@ def spoiled(
     for register in (app.train, app.evaluate):
         register()(call)
     app.train("feedback")(call)
-    app.query("hello")(client_app)
+    app.query("client_info")(client_app)
     return app

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import atomic_write, write_json, write_json_lines, write_tensors
-from collafuse_flwr.runs.run_layout import client_folder, run_folder
+from collafuse_flwr.runs.run_layout import RunLayout
 from tests.strict_json import plain, strict
 
 JSON = st.recursive(
@@ -111,14 +111,14 @@ def test_json_lines_are_one_object_a_line(
 
 def test_a_run_is_in_its_output_or_below_where_it_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run_folder(Config(), 42) == tmp_path / "runs" / "42"
-    assert run_folder(Config.from_flat({"output": "here"}), 42) == tmp_path / "here"
-    assert run_folder(Config.from_flat({"output": "/there"}), 42) == Path("/there")
+    assert RunLayout.of(Config(), 42).folder == tmp_path / "runs" / "42"
+    assert RunLayout.of(Config.from_flat({"output": "here"}), 42).folder == tmp_path / "here"
+    assert RunLayout.of(Config.from_flat({"output": "/there"}), 42).folder == Path("/there")
 
 
 def test_no_two_clients_share_a_folder(tmp_path: Path) -> None:
-    assert len({client_folder(tmp_path, client) for client in range(100)}) == 100
-    assert client_folder(tmp_path, 7).is_relative_to(tmp_path)
+    assert len({RunLayout(tmp_path).client(client).folder for client in range(100)}) == 100
+    assert RunLayout(tmp_path).client(7).folder.is_relative_to(tmp_path)
 
 
 def test_tensors_are_written_however_they_lie_in_memory(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def select_cut(setup: DiffusionSetup, images: ImageSet, client: int, store: Clie
     target = config.cut_target()
     if target is None:
         return config.cut_steps()[client]
-    path, asked = store.folder / "cut.json", [*target, setup.schedule.timesteps, config.model.schedule]
+    path, asked = store.layout.cut, [*target, setup.schedule.timesteps, config.model.schedule]
     if not path.exists():
         write_json(path, {"asked": asked, "cut_step": _chosen(setup, images, client)})
     kept = json.loads(path.read_text())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from collafuse_flwr.client.base import BaseClient
 from collafuse_flwr.client.collafuse import CollaFuseClient
-from collafuse_flwr.client.cut_selection import select_cut
 from collafuse_flwr.client.fedavg import FedAvgClient
 from collafuse_flwr.client.fedgan import FedGanClient
 from collafuse_flwr.client.huscf_gan import HuscfGanClient
@@ -15,36 +15,30 @@ from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.config.sections import FEDERATED
 from collafuse_flwr.data.federated import ClientData, federation_data
-from collafuse_flwr.diffusion.setup import DiffusionSetup
 
-
-def client_class(strategy: str) -> type[CollaFuseClient]:
-    """The client side of a strategy; what differs from CollaFuse by a setting alone has CollaFuse's."""
-    if strategy in FEDERATED:
-        return FedAvgClient
-    own: dict[str, type[CollaFuseClient]] = {
-        "hybrid": HybridClient,
-        "huscf_gan": HuscfGanClient,
-        "fedgan": FedGanClient,
-        "mdgan": MdGanClient,
-    }
-    return own.get(strategy, CollaFuseClient)
+#: What differs from CollaFuse by a setting alone has CollaFuse's client.
+CLIENTS: dict[str, type[BaseClient]] = {
+    **dict.fromkeys(FEDERATED, FedAvgClient),
+    "hybrid": HybridClient,
+    "huscf_gan": HuscfGanClient,
+    "fedgan": FedGanClient,
+    "mdgan": MdGanClient,
+}
 
 
 def make_client(
     config: Config, client: int, data: ClientData, store: ClientStore, *, seeded_secret: bool
-) -> CollaFuseClient:
+) -> BaseClient:
     """The client with these images and this disk.
 
     Raises:
         SettingError, DataError: the settings do not fit the images.
     """
-    setup = DiffusionSetup.of(config)
-    cut = select_cut(setup, data.train, client, store)
-    return client_class(config.run.strategy)(client, setup, data, store, cut, seeded_secret)
+    kind = CLIENTS.get(config.run.strategy, CollaFuseClient)
+    return kind(client, config, data, store, seeded_secret=seeded_secret)
 
 
-def make_simulated_client(config: Config, client: int, folder: Path) -> CollaFuseClient:
+def make_simulated_client(config: Config, client: int, folder: Path) -> BaseClient:
     """The client that holds its share of the run's data set, and keeps its state in a folder.
 
     Raises:

@@ -2,58 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
 
-from flwr.app import RecordDict
 from torch import nn
 
-from collafuse_flwr.client.collafuse import CollaFuseClient
+from collafuse_flwr.client.base import Handler
+from collafuse_flwr.client.diffusion_base import DiffusionClient, RoundResult
 from collafuse_flwr.diffusion.partial_sharing import part_names
-from collafuse_flwr.diffusion.train import TrainState
-from collafuse_flwr.wire.codec import pack_numbers
-from collafuse_flwr.wire.collafuse import TrainMetrics
-from collafuse_flwr.wire.fedavg import (
-    Weights,
-    WeightsReply,
-    WeightsRequest,
-    pack_weights_reply,
-    unpack_weights_handoff,
-    unpack_weights_request,
-)
+from collafuse_flwr.diffusion.unet import import_diffusers
+from collafuse_flwr.wire.codec import Weights
+from collafuse_flwr.wire.common import EvaluateReply
+from collafuse_flwr.wire.fedavg import WeightsHandoff, WeightsReply, WeightsRequest
 
 
-@dataclass(frozen=True)
-class FedAvgClient(CollaFuseClient):
+class FedAvgClient(DiffusionClient):
     """FedAvg (arXiv 1602.05629), FedProx (arXiv 1812.06127) and the partial schemes of FedDiffuse (arXiv 2406.12575).
 
-    It is CollaFuse's client at c = 1 whose weights, or some of them, are replaced before a round and sent after it.
-    Adam's moments and what is not shared stay with the client from round to round.
+    At c = 1 weights, or some of them, are replaced before a round and sent after it. Adam's moments and what is not
+    shared stay with the client from round to round.
     """
 
-    def on_train(self, content: RecordDict) -> RecordDict:
-        """Answer a message of type train."""
-        request = unpack_weights_request(content)
-        result = self._round(request.round, request.num_rounds, weights=request.weights)
-        trained = result.state if result.numbers.steps else None
-        return pack_weights_reply(wanted_weights(request, result.numbers, trained))
+    def handlers(self) -> Mapping[str, Handler]:
+        """Training, and generating samples."""
+        return {"train": (WeightsRequest, self.on_train), "evaluate": (WeightsHandoff, self.on_evaluate)}
 
-    def on_evaluate(self, content: RecordDict) -> RecordDict:
-        """Answer a message of type evaluate."""
-        received = unpack_weights_handoff(content)
-        return pack_numbers(self._evaluate(received.handoff, received.averaged))
+    def on_train(self, request: WeightsRequest) -> WeightsReply:
+        """Train from the shared weights."""
+        import_diffusers()
+        began, kept = time.perf_counter(), self.store.load(before=request.round)
+        result = self._train_round(request.round, request.num_rounds, kept, began, weights=request.weights)
+        return WeightsReply(metrics=result.metrics, **wanted_weights(request, result))
+
+    def on_evaluate(self, handoff: WeightsHandoff) -> EvaluateReply:
+        """Generate with the federation's averaged weights."""
+        return self._evaluate(handoff, handoff.averaged)
 
     def _network(self) -> nn.Module:
         """All clients, and the server, begin with the same weights: client 0's, so that one alone trains locally."""
         return self.setup.denoiser(0, *self._shape())
 
 
-def wanted_weights(request: WeightsRequest, numbers: TrainMetrics, state: TrainState | None) -> WeightsReply:
-    """The part of a trained denoiser that a request asks for; nothing of one that was not trained."""
-    if state is None:
-        return WeightsReply(numbers, {}, {})
+def wanted_weights(request: WeightsRequest, result: RoundResult) -> dict[str, Weights]:
+    """The `weights` and `averaged` weights that a request asks for; nothing of a denoiser that took no step."""
+    if result.state is None or not result.metrics.steps:
+        return {"weights": {}, "averaged": {}}
 
     def part(weights: Weights) -> Weights:
         return {name: weights[name] for name in part_names(weights, request.part)}
 
-    averaged = part(state.ema_state_dict()) if request.want_averaged else {}
-    return WeightsReply(numbers, part(state.network.state_dict()), averaged)
+    averaged = part(result.state.ema_state_dict()) if request.want_averaged else {}
+    return {"weights": part(result.state.network.state_dict()), "averaged": averaged}

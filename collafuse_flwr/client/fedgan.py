@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
-from flwr.app import RecordDict
-
-from collafuse_flwr.client.gan_base import GanClient
+from collafuse_flwr.client.base import Handler
+from collafuse_flwr.client.gan_base import GeneratorClient
 from collafuse_flwr.client.split_session import batch_flops
 from collafuse_flwr.client.state_store import ClientState
 from collafuse_flwr.gan.build import build_optim_config
 from collafuse_flwr.gan.fedgan import UnsplitGan
-from collafuse_flwr.wire.gan import unpack_gan_work_request
-from collafuse_flwr.wire.split_gan import EndRoundReply, GanTrainMetrics, pack_end_round_reply
+from collafuse_flwr.wire.gan import GanWorkRequest
+from collafuse_flwr.wire.split_gan import EndRoundReply, GanTrainMetrics
 
 
-@dataclass(frozen=True)
-class FedGanClient(GanClient):
+class FedGanClient(GeneratorClient):
     """A client of FedGAN (arXiv 2006.07228), which has the whole GAN; Adam's moments stay with it."""
 
-    def on_train(self, content: RecordDict) -> RecordDict:
-        """Answer a message of type train."""
-        request, began = unpack_gan_work_request(content), time.perf_counter()
-        architecture, config = self._architecture(), self.setup.config
+    def handlers(self) -> Mapping[str, Handler]:
+        """Training, and samples."""
+        return {"train": (GanWorkRequest, self.on_train), "evaluate": (GanWorkRequest, self.on_evaluate)}
+
+    def on_train(self, request: GanWorkRequest) -> EndRoundReply:
+        """Train both nets on the batches of a round."""
+        began = time.perf_counter()
+        architecture, config = self._architecture(), self.config
         gan = UnsplitGan(architecture, config.run.seed, build_optim_config(config))
         _, tensors = self.store.load(before=request.round)
         gan.load(tensors)
@@ -35,7 +38,7 @@ class FedGanClient(GanClient):
         flops = batch_flops(gan.device, architecture, rows) + rows * gan.middle_flops()
         losses, steps = gan.device.losses, request.count
         seconds = time.perf_counter() - began
-        numbers = GanTrainMetrics(
+        metrics = GanTrainMetrics(
             losses["discriminator"], losses["generator"], steps, steps * rows, seconds, steps * flops
         )
-        return pack_end_round_reply(EndRoundReply(numbers, gan.blocks()))
+        return EndRoundReply(metrics, gan.blocks())

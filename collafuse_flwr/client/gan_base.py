@@ -3,51 +3,43 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import torch
-from flwr.app import RecordDict
 from torch import Tensor
 
-from collafuse_flwr.client.collafuse import CollaFuseClient
+from collafuse_flwr.client.base import BaseClient
 from collafuse_flwr.client.split_session import Batches
+from collafuse_flwr.client.state_store import ClientStore
+from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.data.federated import ClientData
 from collafuse_flwr.gan.build import build_gan_architecture, build_optim_config
 from collafuse_flwr.gan.mdgan import Generator
 from collafuse_flwr.gan.networks import LATENT, Architecture
-from collafuse_flwr.wire.codec import pack_numbers
-from collafuse_flwr.wire.collafuse import EvaluateReply
-from collafuse_flwr.wire.gan import unpack_gan_work_request
+from collafuse_flwr.wire.common import EvaluateReply
+from collafuse_flwr.wire.gan import GanWorkRequest
 
 
-@dataclass(frozen=True)
-class GanClient(CollaFuseClient):
-    """A client of a GAN for the length of one message."""
+class GanClient(BaseClient):
+    """A client of a GAN."""
 
-    def on_evaluate(self, content: RecordDict) -> RecordDict:
-        """Make samples with the generator that came, keep them, and compare them to held-out images."""
-        request, began = unpack_gan_work_request(content), time.perf_counter()
-        generator = Generator(self._architecture(), ("samples",), build_optim_config(self.setup.config))
-        generator.load_weights(request.weights)
-        labels = self._labels(request.count, request.round)
-        samples = generator.sample(self._codes(request.count, request.round), labels)
-        # What left is weights, and gradients at images that are not its own: no noised images.
-        return self._measured(samples, labels, generator.flops(), bits=0.0, began=began)
+    def __init__(
+        self, client: int, config: Config, data: ClientData, store: ClientStore, *, seeded_secret: bool
+    ) -> None:
+        super().__init__(client, config, data, store, seeded_secret=seeded_secret)
+        # Of no use to a GAN; like everything that clients say of themselves, it must be what the settings say.
+        self.cut = config.cut_steps()[client]
 
-    def _measured(self, samples: Tensor, labels: Tensor, flops: int, *, bits: float, began: float) -> RecordDict:
-        """Keep samples, and an EvaluateReply about them; `flops` is what one of them cost, `began` the time."""
+    def _keep(self, samples: Tensor, labels: Tensor, flops: int, *, bits: float, began: float) -> EvaluateReply:
+        """Keep samples, and say what they are like; `flops` is what one of them cost, `began` the time."""
         self.store.save_samples(samples, labels)
-        reply = EvaluateReply(
+        return EvaluateReply(
             num_samples=len(samples),
-            held_out_loss=0.0,
             kernel_distance=self._distance(samples),
             seconds=time.perf_counter() - began,
             flops_per_image=flops,
-            releases=0,
             bits=bits,
-            dp_steps=0,
         )
-        return pack_numbers(reply)
 
     def _codes(self, count: int, round_: int) -> Tensor:
         """Latent codes of samples, (count, 100)."""
@@ -56,7 +48,7 @@ class GanClient(CollaFuseClient):
     def _labels(self, count: int, round_: int) -> Tensor:
         """Classes of samples: as often as among the client's own training images, or all alike."""
         generator, images = self._stream("sample labels", round_), self.data.train
-        if self.setup.config.gan.gan_labels == "uniform":
+        if self.config.gan.gan_labels == "uniform":
             return torch.randint(0, images.num_classes, (count,), generator=generator)
         return images.labels[torch.randint(0, len(images), (count,), generator=generator)]
 
@@ -64,9 +56,22 @@ class GanClient(CollaFuseClient):
         return named_generator(self._secret().hex(), *name)
 
     def _architecture(self) -> Architecture:
-        images = self.data.train
-        _, channels, size, _ = images.images.shape
-        return build_gan_architecture(self.setup.config, channels, size, images.num_classes)
+        channels, size, num_classes, _ = self._shape()
+        return build_gan_architecture(self.config, channels, size, num_classes)
 
     def _batches(self) -> Batches:
-        return Batches(self.setup.config, self.data.train, self._secret(), self.setup.runtime.device)
+        return Batches(self.config, self.data.train, self._secret(), self.runtime.device)
+
+
+class GeneratorClient(GanClient):
+    """A client of a GAN whose generator comes whole, to make samples with."""
+
+    def on_evaluate(self, request: GanWorkRequest) -> EvaluateReply:
+        """Make samples with the generator that came, keep them, and compare them to held-out images."""
+        began = time.perf_counter()
+        generator = Generator(self._architecture(), ("samples",), build_optim_config(self.config))
+        generator.load_weights(request.weights)
+        labels = self._labels(request.count, request.round)
+        samples = generator.sample(self._codes(request.count, request.round), labels)
+        # What left is weights, and gradients at images that are not its own: no noised images.
+        return self._keep(samples, labels, generator.flops(), bits=0.0, began=began)

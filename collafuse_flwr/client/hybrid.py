@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from flwr.app import RecordDict
-
+from collafuse_flwr.client.base import Handler
 from collafuse_flwr.client.collafuse import CollaFuseClient
 from collafuse_flwr.client.fedavg import wanted_weights
-from collafuse_flwr.wire.codec import pack_numbers
-from collafuse_flwr.wire.collafuse import TrainReply, pack_train_reply, unpack_train_request
-from collafuse_flwr.wire.fedavg import merge, pack_weights_reply, unpack_weights_handoff, unpack_weights_request
+from collafuse_flwr.wire.common import EvaluateReply
+from collafuse_flwr.wire.fedavg import HybridReply, HybridRequest, WeightsHandoff
 
 
-@dataclass(frozen=True)
 class HybridClient(CollaFuseClient):
     """CollaFuse for t > k and FedAvg for t <= k: more traffic, and weights that leave the client."""
 
-    def on_train(self, content: RecordDict) -> RecordDict:
-        """Answer a message of type train."""
-        request, shared = unpack_train_request(content), unpack_weights_request(content)
-        result = self._round(
-            request.round, request.num_rounds, request.want_upload, request.weights(), weights=shared.weights
-        )
-        trained = result.state if result.numbers.steps else None
-        reply = pack_train_reply(TrainReply(result.numbers, result.upload))
-        return merge(reply, pack_weights_reply(wanted_weights(shared, result.numbers, trained)))
+    def handlers(self) -> Mapping[str, Handler]:
+        """Training, and finishing samples."""
+        return {"train": (HybridRequest, self.on_hybrid_train), "evaluate": (WeightsHandoff, self.on_hybrid_evaluate)}
 
-    def on_evaluate(self, content: RecordDict) -> RecordDict:
-        """Answer a message of type evaluate."""
-        received = unpack_weights_handoff(content)
-        return pack_numbers(self._evaluate(received.handoff, received.averaged))
+    def on_hybrid_train(self, request: HybridRequest) -> HybridReply:
+        """Upload if asked to, and train from the shared weights."""
+        result, upload = self._round(request, request.weights)
+        return HybridReply(metrics=result.metrics, upload=upload, **wanted_weights(request, result))
+
+    def on_hybrid_evaluate(self, handoff: WeightsHandoff) -> EvaluateReply:
+        """Finish samples with the federation's averaged weights."""
+        return self._evaluate(handoff, handoff.averaged)

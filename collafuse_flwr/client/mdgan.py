@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import RecordDict
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from collafuse_flwr.client.gan_base import GanClient
+from collafuse_flwr.client.base import Handler
+from collafuse_flwr.client.gan_base import GeneratorClient
 from collafuse_flwr.client.split_session import Batches
 from collafuse_flwr.client.state_store import ClientState
 from collafuse_flwr.core.atomic_io import write_tensors
 from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.gan.build import build_optim_config
 from collafuse_flwr.gan.mdgan import Discriminator
-from collafuse_flwr.wire.fedavg import Weights
-from collafuse_flwr.wire.gan import DiscriminatorFeedbackRequest, unpack_feedback_request, unpack_gan_work_request
-from collafuse_flwr.wire.split_gan import EndRoundReply, GanTrainMetrics, pack_activations, pack_end_round_reply
+from collafuse_flwr.wire.codec import Weights
+from collafuse_flwr.wire.gan import DiscriminatorFeedbackRequest, GanWorkRequest
+from collafuse_flwr.wire.split_gan import ActivationsReply, EndRoundReply, GanTrainMetrics
 
 
 @dataclass
@@ -36,19 +37,19 @@ class DiscriminatorRound:
     seconds: float = 0.0
     losses: dict[str, float] = field(default_factory=lambda: {"discriminator": 0.0, "generator": 0.0})
 
-    def answer(self, content: RecordDict) -> RecordDict:
-        """Answer a DiscriminatorFeedbackRequest.
+    def answer(self, request: DiscriminatorFeedbackRequest) -> ActivationsReply:
+        """Answer an iteration.
 
         Raises:
-            UserError: another iteration is due.
+            UserError: another one is due.
         """
-        request, began = unpack_feedback_request(content), time.perf_counter()
+        began = time.perf_counter()
         if request.step != self.step:
             raise UserError(f"iteration {request.step} was asked for; due is {self.step}")
         feedback = self._train(request)
         self.losses, self.step = dict(self.judge.losses), self.step + 1
         self.seconds += time.perf_counter() - began
-        return pack_activations({"feedback": feedback}, self.batches.config.gan.wire_dtype)
+        return ActivationsReply({"feedback": feedback})
 
     def _train(self, request: DiscriminatorFeedbackRequest) -> torch.Tensor:
         device = self.judge.runtime.device
@@ -60,41 +61,47 @@ class DiscriminatorRound:
             self.judge.learn(self.batches.draw(self.round, step), fake[learnt], labels[learnt])
         return self.judge.feedback(fake["x_g"], labels["x_g"])
 
-    def close(self) -> RecordDict:
+    def close(self) -> EndRoundReply:
         """End the round: numbers, and the discriminator's weights."""
         config, losses = self.batches.config.gan, self.losses
         rows = self.step * config.gan_batch_size
         images = rows * config.discriminator_steps
         # Six passes in each step, of fake and real images, and two for the gradient at fake ones.
         flops = (6 * images + 2 * rows) * self.judge.flops()
-        numbers = GanTrainMetrics(losses["discriminator"], losses["generator"], self.step, images, self.seconds, flops)
-        return pack_end_round_reply(EndRoundReply(numbers, self.judge.weights()))
+        metrics = GanTrainMetrics(losses["discriminator"], losses["generator"], self.step, images, self.seconds, flops)
+        return EndRoundReply(metrics, self.judge.weights())
 
     def remember(self) -> dict[str, Any]:
         """How far this round is, in plain values."""
         return {"round": self.round, "step": self.step, "seconds": self.seconds, "losses": self.losses}
 
 
-@dataclass(frozen=True)
-class MdGanClient(GanClient):
+class MdGanClient(GeneratorClient):
     """A client of MD-GAN (arXiv 1811.03850), with a discriminator and no generator.
 
     After every iteration its disk has all it needs for the next, whatever process that comes to. Images and their
     labels stay with it; its discriminator goes to the server, and by way of that to another client.
     """
 
-    def on_feedback(self, content: RecordDict) -> RecordDict:
-        """Answer an iteration (message train.feedback)."""
-        request = unpack_feedback_request(content)
+    def handlers(self) -> Mapping[str, Handler]:
+        """The iterations and the end of a round; samples."""
+        return {
+            "train.feedback": (DiscriminatorFeedbackRequest, self.on_feedback),
+            "train": (GanWorkRequest, self.on_train),
+            "evaluate": (GanWorkRequest, self.on_evaluate),
+        }
+
+    def on_feedback(self, request: DiscriminatorFeedbackRequest) -> ActivationsReply:
+        """Answer an iteration."""
         begins = request.step == 0
         playing = self.open_round(request.round, request.weights) if begins else self._load_session(request.round)
-        reply = playing.answer(content)
+        reply = playing.answer(request)
         write_tensors(self._working(), playing.judge.state(), {"remembered": json.dumps(playing.remember())})
         return reply
 
-    def on_train(self, content: RecordDict) -> RecordDict:
+    def on_train(self, request: GanWorkRequest) -> EndRoundReply:
         """End a round."""
-        playing = self._load_session(unpack_gan_work_request(content).round)
+        playing = self._load_session(request.round)
         reply = playing.close()
         self.keep_round(playing)
         self._working().unlink()
@@ -131,10 +138,10 @@ class MdGanClient(GanClient):
         return playing
 
     def _fresh(self, round_: int) -> DiscriminatorRound:
-        config = self.setup.config
+        config = self.config
         owner = self.client if config.gan.gan_init == "independent" else 0
         judge = Discriminator(self._architecture(), (config.run.seed, "gan", owner), build_optim_config(config))
         return DiscriminatorRound(judge, self._batches(), round_)
 
     def _working(self) -> Path:
-        return self.store.folder / "working.safetensors"
+        return self.store.layout.discriminator_round

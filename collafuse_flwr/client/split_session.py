@@ -153,8 +153,8 @@ class Session:
         flops = steps * batch_flops(self.half, self.architecture, rows)
         seconds = self.progress.seconds + time.perf_counter() - began
         losses = self.progress.losses
-        numbers = GanTrainMetrics(losses["discriminator"], losses["generator"], steps, steps * rows, seconds, flops)
-        return EndRoundReply(numbers, {name: value.cpu() for name, value in self.half.blocks().items()})
+        metrics = GanTrainMetrics(losses["discriminator"], losses["generator"], steps, steps * rows, seconds, flops)
+        return EndRoundReply(metrics, {name: value.cpu() for name, value in self.half.blocks().items()})
 
     def _close(self, received: Tensors) -> None:
         if "grad_gh" in received:

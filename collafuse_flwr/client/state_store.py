@@ -15,11 +15,10 @@ from torch import Tensor
 
 from collafuse_flwr.core.atomic_io import atomic_write, write_json, write_tensors
 from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.runs.run_layout import ClientLayout
 
 #: Rounds whose state is kept: the newest may have to be taken back when the server did not live to see it.
 KEPT_ROUNDS = 2
-#: The steps of DP-SGD, by a hash of the state that each round of them led to.
-PRIVATE = "dp_sgd.json"
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class ClientStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.layout = ClientLayout(folder)
 
     def secret(self, seed: int | None, client: int) -> bytes:
         """The 16 bytes that key the noise of this client's releases, made at the first call.
@@ -52,7 +51,7 @@ class ClientStore:
         With a `seed` (simulation, where one person owns all clients) they follow from it; without one they come from
         the operating system.
         """
-        path = self.folder / "secret"
+        path = self.layout.secret
         if not path.exists():
             if seed is None:
                 made = secrets.token_bytes(16)
@@ -66,7 +65,7 @@ class ClientStore:
 
     def load(self, before: int) -> tuple[ClientState, dict[str, Tensor]]:
         """The newest state from a round earlier than `before`; later ones belong to a run that was cut off, and go."""
-        states = self._states()
+        states = self.layout.states()
         for round_, path in states.items():
             if round_ >= before:
                 path.unlink()
@@ -80,8 +79,8 @@ class ClientStore:
     def save(self, ledger: ClientState, tensors: dict[str, Tensor]) -> None:
         """Keep the state after a round, and forget all but the newest few."""
         metadata = {"ledger": json.dumps(asdict(ledger))}
-        write_tensors(self.folder / f"state-{ledger.round:06d}.safetensors", tensors, metadata)
-        for old in list(self._states().values())[:-KEPT_ROUNDS]:
+        write_tensors(self.layout.state(ledger.round), tensors, metadata)
+        for old in list(self.layout.states().values())[:-KEPT_ROUNDS]:
             old.unlink()
 
     def count_private(self, tensors: dict[str, Tensor], steps: int) -> None:
@@ -93,14 +92,14 @@ class ClientStore:
         state = hashlib.blake2b(digest_size=16)
         for name in sorted(tensors):
             state.update(tensors[name].cpu().numpy().tobytes())
-        write_json(self.folder / PRIVATE, self._private() | {state.hexdigest(): steps})
+        write_json(self.layout.dp_steps, self._private() | {state.hexdigest(): steps})
 
     def private_steps(self) -> int:
         """The steps of DP-SGD that this client's network has ever taken."""
         return sum(self._private().values())
 
     def _private(self) -> dict[str, int]:
-        path = self.folder / PRIVATE
+        path = self.layout.dp_steps
         counted: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
         return counted
 
@@ -115,8 +114,4 @@ class ClientStore:
         if attributes is not None:
             tensors["attributes"] = attributes
             metadata["attribute_names"] = json.dumps(names)
-        write_tensors(self.folder / "samples.safetensors", tensors, metadata or None)
-
-    def _states(self) -> dict[int, Path]:
-        """Round -> file, oldest first."""
-        return dict(sorted((int(path.stem.split("-")[1]), path) for path in self.folder.glob("state-*.safetensors")))
+        write_tensors(self.layout.samples, tensors, metadata or None)

@@ -28,6 +28,8 @@ class Preset:
     attention: bool = False
 
 
+#: Where the weights are in the folder of a network, as diffusers calls it.
+WEIGHTS = Path("unet/diffusion_pytorch_model.safetensors")
 #: The buffer in which a network that knows dropped labels has the one that stands for them; it is not saved.
 NULL = "null_label"
 
@@ -187,7 +189,7 @@ def save_network(network: nn.Module, folder: Path, schedule: Schedule, predictio
         network.save_pretrained(folder / "unet")
     else:
         (folder / "unet").mkdir(parents=True, exist_ok=True)
-        save_model(network, str(folder / "unet" / "diffusion_pytorch_model.safetensors"))
+        save_model(network, str(folder / WEIGHTS))
     scheduler = DDPMScheduler(
         num_train_timesteps=schedule.timesteps,
         trained_betas=schedule.betas.tolist(),

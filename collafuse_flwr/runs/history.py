@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from collafuse_flwr.core.atomic_io import write_json_lines, write_tensors
-from collafuse_flwr.wire.collafuse import ClientInfo
+from collafuse_flwr.runs.run_layout import RunLayout
+from collafuse_flwr.wire.common import ClientInfo
 
 
 @dataclass
@@ -36,44 +38,55 @@ class RoundRecord:
         direction[str(client)] = direction.get(str(client), 0) + size
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a strategy keeps beside the rounds: tensors by part and name, and plain values that JSON can hold.
+
+    A part without tensors is not there any more when it is loaded; nor may the name of one hold a slash.
+    """
+
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+
+
 @dataclass
 class History:
-    """The rounds so far and what else the server must remember; kept in the run's folder."""
+    """The rounds so far and the clients that were in them; kept in the run's folder."""
 
     folder: Path
     rounds: list[RoundRecord] = field(default_factory=list)
-    initialised: set[int] = field(default_factory=set)
-    deferred_updates: float = 0.0
     client_infos: dict[int, ClientInfo] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
         """The checkpoint."""
-        return self.folder / "server" / "state.safetensors"
+        return RunLayout(self.folder).checkpoint
 
-    def save(self, tensors: dict[str, Tensor], pool: str) -> None:
-        """Write the checkpoint in one piece, then the metrics that people read."""
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write everything that a run goes on from in one piece, then the metrics that people read."""
         memory = {
             "rounds": [asdict(row) for row in self.rounds],
-            "initialised": sorted(self.initialised),
-            "credit": self.deferred_updates,
-            "hellos": [asdict(client_info) for client_info in self.client_infos.values()],
+            "client_infos": [asdict(client_info) for client_info in self.client_infos.values()],
+            "state": checkpoint.state,
         }
-        write_tensors(self.path, tensors, {"memory": json.dumps(memory), "pool": pool})
+        tensors = {f"{part}/{name}": x.cpu() for part, own in checkpoint.tensors.items() for name, x in own.items()}
+        write_tensors(self.path, tensors, {"memory": json.dumps(memory)})
         self.write_metrics()
 
-    def load(self) -> tuple[dict[str, Tensor], str] | None:
-        """Take up the checkpoint; its tensors and the pool's description, or None if there is none."""
+    def load(self, device: torch.device | str = "cpu") -> Checkpoint | None:
+        """Take up the rounds and clients; the strategy's part, on a device, or None if there is no checkpoint."""
         if not self.path.exists():
             return None
         with safe_open(str(self.path), framework="pt") as file:
-            metadata = file.metadata()
-        memory = json.loads(metadata["memory"])
+            memory = json.loads(file.metadata()["memory"])
         self.rounds = [RoundRecord(**row) for row in memory["rounds"]]
-        self.initialised, self.deferred_updates = set(memory["initialised"]), memory["credit"]
-        self.client_infos = {client_info["partition_id"]: ClientInfo(**client_info) for client_info in memory["hellos"]}
-        return load_file(self.path), metadata["pool"]
+        self.client_infos = {own["partition_id"]: ClientInfo(**own) for own in memory["client_infos"]}
+        tensors: dict[str, dict[str, Tensor]] = {}
+        for path, value in load_file(self.path).items():
+            part, _, name = path.partition("/")
+            tensors.setdefault(part, {})[name] = value.to(device)
+        return Checkpoint(tensors, memory["state"])
 
     def write_metrics(self) -> None:
         """metrics.jsonl: one line a round."""
-        write_json_lines(self.folder / "metrics.jsonl", [asdict(row) for row in self.rounds])
+        write_json_lines(RunLayout(self.folder).metrics, [asdict(row) for row in self.rounds])

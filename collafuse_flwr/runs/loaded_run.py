@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_model
-from torch import Tensor, nn
+from torch import nn
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.config.sections import FEDERATED, GANS
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.federated import FederationData, federation_data
 from collafuse_flwr.diffusion.setup import DiffusionSetup
-from collafuse_flwr.runs.history import History, RoundRecord
+from collafuse_flwr.diffusion.unet import WEIGHTS
+from collafuse_flwr.runs.history import Checkpoint, History, RoundRecord
 from collafuse_flwr.runs.run_dir import read_config
-from collafuse_flwr.runs.run_layout import client_folder
+from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.runs.upload_buffer import UploadBuffer
-from collafuse_flwr.wire.collafuse import ClientInfo
+from collafuse_flwr.wire.common import ClientInfo
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +45,9 @@ class FinishedRun:
             SettingError: it holds no run, or one that has not come to its end, or whose clients were elsewhere.
             UserError: its settings, or the images, cannot be read.
         """
-        if not (folder / "config.json").is_file():
-            raise SettingError("run", str(folder), "the folder of a finished run")
-        config = read_config(folder)
+        config = read_config(folder, "run")
         refuse_gan(config, folder)
-        history, saved = load_history(folder)
+        history, checkpoint = load_history(folder)
         setup, client_info = DiffusionSetup.of(config), next(iter(history.client_infos.values()))
         return cls(
             folder,
@@ -57,23 +56,22 @@ class FinishedRun:
             summary_of(folder),
             history.rounds,
             client_info,
-            _pool(folder / "server" / "pool", setup, client_info, saved[1]),
+            _pool(RunLayout(folder).pool, setup, client_info, checkpoint),
         )
 
     @cached_property
     def backbone(self) -> nn.Module | None:
         """The server's network: the backbone, or the mean of the clients'; None if these share a part of it only."""
-        folder, federated = self.folder / "server" / "backbone", self.setup.config.run.strategy in FEDERATED
+        folder, federated = RunLayout(self.folder).backbone, self.setup.config.run.strategy in FEDERATED
         if federated and not folder.is_dir():
             return None
-        shape = self._shape()
+        shape = self.client_info.shape
         return load_trained(self.setup.denoiser(0, *shape) if federated else self.setup.backbone(*shape), folder)
 
     def denoiser(self, client: int) -> nn.Module:
         """A client's network."""
-        return load_trained(
-            self.setup.denoiser(client, *self._shape()), client_folder(self.folder, client) / "denoiser"
-        )
+        network = self.setup.denoiser(client, *self.client_info.shape)
+        return load_trained(network, RunLayout(self.folder).client(client).denoiser)
 
     def secret(self, client: int) -> bytes:
         """What keys the noise of a client's releases.
@@ -83,33 +81,25 @@ class FinishedRun:
         """
         return secret_of(self.folder, client)
 
-    def _shape(self) -> tuple[int, int, int, int]:
-        return (
-            self.client_info.channels,
-            self.client_info.size,
-            self.client_info.num_classes,
-            self.client_info.num_attributes,
-        )
 
-
-def load_history(folder: Path) -> tuple[History, tuple[dict[str, Tensor], str]]:
-    """The journal of a run, and its checkpoint.
+def load_history(folder: Path) -> tuple[History, Checkpoint]:
+    """The rounds of a run, and what its strategy kept.
 
     Raises:
         SettingError: the run has not come to its end, or its clients were elsewhere.
     """
-    history = History(folder)
-    saved = history.load()
-    if saved is None or not history.client_infos or not (folder / "summary.json").is_file():
+    history, layout = History(folder), RunLayout(folder)
+    checkpoint = history.load()
+    if checkpoint is None or not history.client_infos or not layout.summary.is_file():
         raise SettingError("run", str(folder), "the folder of a run that has reached its end")
-    if not (folder / "clients").is_dir():
+    if not layout.clients.is_dir():
         raise SettingError("run", str(folder), "the folder of a simulation (this run's clients are elsewhere)")
-    return history, saved
+    return history, checkpoint
 
 
 def summary_of(folder: Path) -> list[dict[str, Any]]:
     """The rows of a finished run's clients."""
-    rows: list[dict[str, Any]] = json.loads((folder / "summary.json").read_text())["clients"]
+    rows: list[dict[str, Any]] = json.loads(RunLayout(folder).summary.read_text())["clients"]
     return rows
 
 
@@ -119,7 +109,7 @@ def secret_of(folder: Path, client: int) -> bytes:
     Raises:
         SettingError: it is not there.
     """
-    path = client_folder(folder, client) / "secret"
+    path = RunLayout(folder).client(client).secret
     if not path.is_file():
         raise SettingError("run", str(folder), f"the folder of a simulation (there is no {path})")
     return path.read_bytes()
@@ -141,18 +131,18 @@ def load_trained(network: nn.Module, folder: Path) -> nn.Module:
     Raises:
         SettingError: there are none.
     """
-    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path = folder / WEIGHTS
     if not path.is_file():
         raise SettingError("run", str(folder), "the folder of a finished run (its networks are not all there)")
     load_model(network, path)
     return network
 
 
-def _pool(folder: Path, setup: DiffusionSetup, client_info: ClientInfo, described: str) -> UploadBuffer | None:
+def _pool(folder: Path, setup: DiffusionSetup, client_info: ClientInfo, checkpoint: Checkpoint) -> UploadBuffer | None:
     """The server's pool as it was at the end."""
     if not (folder / "x_k.bin").is_file():
         return None
     row = client_info.channels, client_info.size, client_info.size
     pool = UploadBuffer(folder, row, setup.config.split.upload_dtype, torch.device("cpu"), client_info.num_attributes)
-    pool.restore(described)
+    pool.restore(checkpoint.state["pool"])
     return pool

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from collafuse_flwr import __version__
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.runs.run_layout import LAYOUT, RunLayout
 
 #: Settings that may differ between a run and its continuation: they do not change what is computed.
 RESUMABLE = (
@@ -23,11 +25,10 @@ def open_run(config: Config, folder: Path) -> None:
         SettingError: the folder already holds a run and `resume` is false; it holds none and `resume` is true; or a
             setting differs from the run's.
     """
-    path = folder / "config.json"
     if not config.run.resume:
         if folder.exists() and not (folder.is_dir() and _only_logs(folder)):
             raise SettingError("output", str(folder), "a new or empty folder, or resume=true to go on with a run in it")
-        write_json(path, config.to_flat())
+        write_config(config, folder)
         return
     before, now = read_config(folder).to_flat(), config.to_flat()
     for name, value in now.items():
@@ -35,23 +36,39 @@ def open_run(config: Config, folder: Path) -> None:
             raise SettingError(name, value, f"{before[name]!r}, as in the run to resume")
 
 
-def read_config(folder: Path) -> Config:
-    """The settings of the run in a folder.
+def write_config(config: Config, folder: Path) -> None:
+    """Record the settings of the run in a folder, the layout of the folder, and the version that writes it."""
+    write_json(RunLayout(folder).config, {"layout": LAYOUT, "version": __version__} | config.to_flat())
+
+
+def read_config(folder: Path, setting: str = "output") -> Config:
+    """The settings of the run in a folder, which a `setting` names.
 
     Raises:
         SettingError: there is no run.
-        UserError: its settings cannot be read.
+        UserError: its settings cannot be read, or another version has written it in another way.
     """
-    path = folder / "config.json"
+    path = RunLayout(folder).config
     if not path.is_file():
-        raise SettingError("output", str(folder), "a folder that holds a run (no config.json in it)")
+        raise SettingError(setting, str(folder), f"a folder that holds a run (no {path.name} in it)")
     try:
         flat = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
     if not isinstance(flat, dict):
         raise UserError(f"{path} is damaged: it holds no settings by name")
-    return Config.from_flat(flat)
+    layout, version = flat.pop("layout", 1), flat.pop("version", "older than 0.1.0")
+    if layout != LAYOUT:
+        raise _other_version(folder, version, f"the layout {layout} (this version reads {LAYOUT})")
+    try:
+        return Config.from_flat(flat)
+    except SettingError as error:
+        raise _other_version(folder, version, f"settings that this version does not read: {error}") from error
+
+
+def _other_version(folder: Path, version: str, difference: str) -> UserError:
+    advice = "run it again in another folder, or use that version"
+    return UserError(f"the run in {folder} was written by version {version} with {difference}; {advice}")
 
 
 def _only_logs(folder: Path) -> bool:

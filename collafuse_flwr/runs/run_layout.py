@@ -2,16 +2,102 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from collafuse_flwr.config.config import Config
 
+#: Goes up whenever a run's folder is written in a way that the code before or after it does not read; runs without a
+#: number are of layout 1.
+LAYOUT = 2
 
-def run_folder(config: Config, run_id: int) -> Path:
-    """The run's folder: `output`, or runs/<run id> where the program was started."""
-    return Path(config.run.output or f"runs/{run_id}").absolute()
+
+class _HasFolder(Protocol):
+    @property
+    def folder(self) -> Path: ...
+
+
+class _Below:
+    """An attribute that is a path below the owner's `folder`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, owner: _HasFolder, kind: type) -> Path:
+        return owner.folder / self.name
+
+
+@dataclass(frozen=True)
+class ClientLayout:
+    """All paths in a client's folder: below the run's in simulation, on the client's own disk in a deployment."""
+
+    folder: Path
+
+    secret = _Below("secret")
+    denoiser = _Below("denoiser")
+    samples = _Below("samples.safetensors")
+    #: The steps of DP-SGD.
+    dp_steps = _Below("dp_sgd.json")
+    #: The cut that the client has chosen, and what for.
+    cut = _Below("cut.json")
+    #: Of GANs: the generator's blocks that samples are made with, and what lasts from one message to the next.
+    generator = _Below("generator.safetensors")
+    session = _Below("working")
+    discriminator_round = _Below("working.safetensors")
+    #: Decoded images of a deployed client.
+    image_cache = _Below("decoded")
+
+    def state(self, round_: int) -> Path:
+        """What the client keeps after a round."""
+        return self.folder / f"state-{round_:06d}.safetensors"
+
+    def states(self) -> dict[int, Path]:
+        """Round -> what is kept of it, oldest first."""
+        return dict(sorted((int(path.stem.split("-")[1]), path) for path in self.folder.glob("state-*.safetensors")))
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """All paths in the folder of a run."""
+
+    folder: Path
+
+    config = _Below("config.json")
+    summary = _Below("summary.json")
+    #: One line of JSON a round.
+    metrics = _Below("metrics.jsonl")
+    pictures = _Below("pictures")
+    clients = _Below("clients")
+    checkpoint = _Below("server/state.safetensors")
+    #: A folder that diffusers reads.
+    backbone = _Below("server/backbone")
+    pool = _Below("server/pool")
+    handoffs = _Below("server/hand_over.safetensors")
+    #: Of GANs: the whole generator, or the server's blocks of a split one.
+    generator = _Below("server/generator.safetensors")
+    server_blocks = _Below("server/middle.safetensors")
+    #: What an attack on the run leaves; its results are written last.
+    attacks = _Below("attacks")
+    attack_results = _Below("attacks/attacks.json")
+    #: What the process of a sweep's run said, and what Flower did with `runner=flwr`.
+    log = _Below("run.log")
+    flower_log = _Below("flwr.log")
+
+    @classmethod
+    def of(cls, config: Config, run_id: int) -> RunLayout:
+        """The run's folder: `output`, or runs/<run id> where the program was started."""
+        return cls(Path(config.run.output or f"runs/{run_id}").absolute())
+
+    def client(self, client: int) -> ClientLayout:
+        """The folder of one client in a simulation."""
+        return ClientLayout(self.clients / str(client))
+
+    def generated(self, client: int) -> Path:
+        """Where `simulations.generate` puts a client's images."""
+        return self.folder / "generated" / f"client-{client}"
 
 
 def client_folder(run: Path, client: int) -> Path:
     """The folder of one client in a simulation."""
-    return run / "clients" / str(client)
+    return RunLayout(run).client(client).folder

@@ -26,7 +26,7 @@ from collafuse_flwr.runs.dp_report import dp_guarantees
 from collafuse_flwr.runs.figures import draw_curves, draw_overview, save_grid
 from collafuse_flwr.runs.reidentification import reidentification
 from collafuse_flwr.runs.run_dir import read_config
-from collafuse_flwr.runs.run_layout import client_folder
+from collafuse_flwr.runs.run_layout import RunLayout
 
 #: Columns of the overview picture, and images of a client's grid.
 SHOWN = 12
@@ -35,20 +35,20 @@ GRID = 100
 
 def summarize_run(folder: Path) -> dict[str, Any]:
     """Measure what the run in a folder produced; write summary.json and the pictures, and return the summary."""
-    config = read_config(folder)
-    rounds = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    config, layout = read_config(folder), RunLayout(folder)
+    rounds = [json.loads(line) for line in layout.metrics.read_text().splitlines()]
     clients = client_costs(config, rounds)
-    data = _data(config, folder)
+    data = _data(config, layout)
     pooled: dict[str, Any] = {}
     domains: dict[str, dict[str, Any]] = {}
     known = {} if data is None else client_domains(config.data, data)
     if data is not None:
-        samples = {c["client"]: s for c in clients if (s := _samples(folder, c["client"])) is not None}
+        samples = {c["client"]: s for c in clients if (s := _samples(layout, c["client"])) is not None}
         pooled, rows, domains = SampleEvaluator.trained_on(data, config).measure(samples)
         pooled |= reidentification(config, data, clients)
         for client in clients:
             client.update(rows.get(client["client"], {}))
-        _draw(folder, data, samples, known)
+        _draw(layout, data, samples, known)
     clusters = clusters_by_round(rounds, known)
     values = next((row["values"] for row in rounds), 0)
     summary = {
@@ -59,37 +59,37 @@ def summarize_run(folder: Path) -> dict[str, Any]:
         "server": server_costs(rounds),
         **failed_contributions(rounds),
     }
-    write_json(folder / "summary.json", summary)
-    draw_curves(rounds, clients, folder / "pictures" / "curves.png")
+    write_json(layout.summary, summary)
+    draw_curves(rounds, clients, layout.pictures / "curves.png")
     if clusters:
-        draw_clusters(rounds, known, folder / "pictures" / "clusters.png")
+        draw_clusters(rounds, known, layout.pictures / "clusters.png")
     return summary
 
 
-def _data(config: Config, folder: Path) -> FederationData | None:
+def _data(config: Config, layout: RunLayout) -> FederationData | None:
     """The federation's images, in a simulation; None where clients hold their own elsewhere."""
-    if not (folder / "clients").is_dir():
+    if not layout.clients.is_dir():
         return None
     return federation_data(config.data, config.run.num_supernodes, config.run.seed)
 
 
-def _samples(folder: Path, client: int) -> Samples | None:
-    path = client_folder(folder, client) / "samples.safetensors"
+def _samples(layout: RunLayout, client: int) -> Samples | None:
+    path = layout.client(client).samples
     if not path.exists():
         return None
     tensors = load_file(path)
     return Samples(tensors["images"], tensors["labels"])
 
 
-def _draw(folder: Path, data: FederationData, samples: dict[int, Samples], domains: dict[int, str]) -> None:
+def _draw(layout: RunLayout, data: FederationData, samples: dict[int, Samples], domains: dict[int, str]) -> None:
     """Grids of every client's and domain's samples, and what was handed over beside what the clients made of it."""
     if not samples:
         return
-    pictures = folder / "pictures"
+    pictures = layout.pictures
     for client, own in samples.items():
         save_grid(own.images[:GRID], pictures / f"client-{client}.png")
     save_grid(_spread({c: s.images for c, s in samples.items()}, GRID), pictures / "samples.png")
-    handed = {int(c): x for c, x in load_file(folder / "server" / "hand_over.safetensors").items() if int(c) in samples}
+    handed = {int(c): x for c, x in load_file(layout.handoffs).items() if int(c) in samples}
     save_grid(_spread(handed, GRID), pictures / "hand-over.png")
     real = {c: normalize(data.images.images[data.partitions[c].held_out[:SHOWN]]) for c in handed}
     shown = [

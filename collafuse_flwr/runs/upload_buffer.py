@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,13 +89,13 @@ class UploadBuffer:
         labels, share = self._opened().labels, self.shares[client]
         return None if labels is None else torch.from_numpy(labels[share.begin : share.begin + share.rows].copy())
 
-    def state_json(self) -> str:
-        """The regions as JSON, for a checkpoint; the bytes are in the folder already."""
-        return json.dumps({client: asdict(share) for client, share in self.shares.items()})
+    def state(self) -> dict[str, dict[str, int]]:
+        """The regions by client, for a checkpoint; the bytes are in the folder already."""
+        return {str(client): asdict(share) for client, share in self.shares.items()}
 
-    def restore(self, described: str) -> None:
+    def restore(self, state: dict[str, dict[str, int]]) -> None:
         """Take up the regions of a checkpoint; bytes beyond them belong to a round that was cut off."""
-        self.shares = {int(client): Share(**share) for client, share in json.loads(described).items()}
+        self.shares = {int(client): Share(**share) for client, share in state.items()}
         self._view = None
 
     def _write(self, name: str, offset: int, data: bytes) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from collafuse_flwr.core.errors import UploadError
 from collafuse_flwr.privacy.release import QUANTISED_MAX, Upload
-from collafuse_flwr.wire.fedavg import Weights
+from collafuse_flwr.wire.codec import Weights
 
 #: What normalised activations and their gradients stay far below; far above, one client's rows would make the batch
 #: statistics of all rows overflow.

@@ -21,11 +21,12 @@ from collafuse_flwr.gan.split_gan.precision import quantize_roundtrip
 from collafuse_flwr.privacy.attacks.activation_inversion import InvertedBatch, SolvableStem, invert_activations
 from collafuse_flwr.privacy.attacks.activation_inversion_search import search_activation_inversion
 from collafuse_flwr.privacy.attacks.label_recovery import recover_labels_and_codes
+from collafuse_flwr.runs.history import Checkpoint
 from collafuse_flwr.runs.loaded_run import load_history, secret_of, summary_of
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import client_folder
 from simulations.attack.reconstruction import SHOWN, BestReconstructions
-from strategies.client_clustering import weights_for_client
+from strategies.client_clustering import clusters_restored, initial_blocks
 from strategies.split_transport import ActivationShapes
 
 #: What inverted the activations.
@@ -59,7 +60,7 @@ class SplitRun:
     architecture: Architecture
     cuts: dict[int, Cuts]
     round: int
-    saved: tuple[dict[str, Tensor], str]
+    checkpoint: Checkpoint
 
     @classmethod
     def of(cls, folder: Path) -> SplitRun:
@@ -70,7 +71,7 @@ class SplitRun:
             UserError: its settings, or the images, cannot be read.
         """
         config = read_config(folder)
-        history, saved = load_history(folder)
+        history, checkpoint = load_history(folder)
         client_info, last = next(iter(history.client_infos.values())), history.rounds[-1]
         return cls(
             folder,
@@ -80,7 +81,7 @@ class SplitRun:
             build_gan_architecture(config, client_info.channels, client_info.size, client_info.num_classes),
             {int(client): Cuts.parse(text) for client, text in last.server["client_cuts"].items()},
             last.round + 1,
-            saved,
+            checkpoint,
         )
 
     def uploaded(self, client: int) -> Uploaded | None:
@@ -93,7 +94,8 @@ class SplitRun:
         """
         secret_of(self.folder, client)
         cuts = self.cuts[client]
-        known = weights_for_client(self.saved, client, cuts.template(self.architecture))
+        wanted = cuts.template(self.architecture)
+        known = initial_blocks(*clusters_restored(self.checkpoint), self.checkpoint.tensors["server"], client, wanted)
         if not known:
             return None
         folder = client_folder(self.folder, client)

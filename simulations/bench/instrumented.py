@@ -23,7 +23,7 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.core.progress import Progress
-from collafuse_flwr.runs.run_layout import client_folder, run_folder
+from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.bench.reference_loop import ReferenceLoop, Rows
 from strategies.collafuse import CollaFuse
 from strategies.retry_grid import RetryGrid
@@ -86,7 +86,7 @@ class InstrumentedCollaFuse(CollaFuse):
         """The largest difference between a weight of the app and of the plain loop: 0 if threads were equal."""
         largest = _difference(self.backbone.network.state_dict(), self.plain.backbone.network.state_dict())
         for client, learner in self.plain.clients.items():
-            _, tensors = ClientStore(client_folder(self.folder, client)).load(before=self.done + 1)
+            _, tensors = ClientStore(self.layout.client(client).folder).load(before=self.done + 1)
             if learner.steps:
                 weights = {name: tensors[f"network.{name}"] for name in learner.network.state_dict()}
                 largest = max(largest, _difference(weights, learner.network.state_dict()))
@@ -97,7 +97,7 @@ class InstrumentedCollaFuse(CollaFuse):
 def main(grid: Grid, context: Context) -> None:
     """Run all rounds but the last, which would evaluate, and write the laps to the run's folder."""
     config = Config.from_flat(context.run_config)
-    folder = run_folder(config, context.run_id)
+    folder = RunLayout.of(config, context.run_id).folder
     logging.getLogger("flwr").setLevel(logging.WARNING)
     with Progress(config.run.quiet) as progress:
         patient = RetryGrid(grid, on_reply=lambda done, asked: progress.step("clients", done, asked))

@@ -14,7 +14,7 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.config.sections import FEDERATED, GANS
 from collafuse_flwr.core.errors import SettingError, UserError
 from collafuse_flwr.runs.run_dir import read_config
-from simulations.attack.run import FOLDER, RESULTS
+from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.sweep.grid import canonical, fingerprint
 
 
@@ -44,7 +44,7 @@ class Run:
         Raises:
             UserError: the file cannot be read.
         """
-        path = self.folder / FOLDER / RESULTS
+        path = RunLayout(self.folder).attack_results
         if not path.is_file():
             return []
         try:
@@ -86,18 +86,19 @@ def collect(folders: Sequence[Path]) -> list[Run]:
 
 def _finished(folder: Path) -> Iterator[Path]:
     for path, below, files in os.walk(folder):
-        if "config.json" in files:
+        layout = RunLayout(Path(path).absolute())
+        if layout.config.name in files:
             # A run holds no other runs, but many folders.
             below.clear()
-            if "summary.json" in files:
-                yield Path(path).absolute()
+            if layout.summary.name in files:
+                yield layout.folder
 
 
 def _read(folder: Path) -> Run:
     try:
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = json.loads(RunLayout(folder).summary.read_text())
         if not isinstance(summary, dict) or not {"pooled", "clients", "server"} <= summary.keys():
             raise ValueError("summary.json holds no summary")
         return Run(folder, read_config(folder), summary)
-    except (ValueError, UserError) as error:
+    except ValueError as error:
         raise UserError(f"the run in {folder} cannot be read: {error}") from error

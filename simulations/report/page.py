@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from collafuse_flwr.core.atomic_io import atomic_write
+from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.report.aggregate import Section, sections
 from simulations.report.figures import draw_section
 from simulations.report.findings import budget_statement, statements
@@ -46,7 +47,7 @@ def write_page(runs: Sequence[Run], output: Path) -> Path:
 def _section(section: Section, output: Path, stem: str) -> dict[str, Any]:
     """What the template shows of one data set."""
     figures = draw_section(section, output, stem)
-    samples = [(row, row.runs[0].folder / "pictures" / "samples.png") for row in section.rows]
+    samples = [(row, RunLayout(row.runs[0].folder).pictures / "samples.png") for row in section.rows]
     return {
         "dataset": section.dataset,
         "runs": len(section.runs),

@@ -12,7 +12,7 @@ from flwr.serverapp import ServerApp
 from flwr.supercore.task_identity import TaskIdentity
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.runs.run_layout import run_folder
+from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.runners.result import RunResult
 
 SERVER_APP = "collafuse_flwr.server_app:app"
@@ -57,4 +57,4 @@ def server_context(config: Config, run_id: int) -> Context:
 
 def result(config: Config, run_id: int) -> RunResult:
     """The result of a run that is complete."""
-    return RunResult(run_id, run_folder(config, run_id))
+    return RunResult(run_id, RunLayout.of(config, run_id).folder)

@@ -13,7 +13,7 @@ import tomli_w
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
-from collafuse_flwr.runs.run_layout import run_folder
+from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.runners.environment import prepare_environment
 from simulations.runners.resources import check_resources
 from simulations.runners.result import RunFailed, RunResult
@@ -48,13 +48,13 @@ def run_flwr(config: Config, *, app_dir: Path = REPOSITORY) -> RunResult:
     prepare_environment()
     with private_superlink() as superlink:
         run_id = _submit(superlink, config, app_dir)
-        folder = run_folder(config, run_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        with RunLog(folder / "flwr.log", show=not config.run.quiet) as log:
+        layout = RunLayout.of(config, run_id)
+        layout.folder.mkdir(parents=True, exist_ok=True)
+        with RunLog(layout.flower_log, show=not config.run.quiet) as log:
             status = _follow(superlink, run_id, log)
     if status["status"] != "finished:completed":
         raise log.failure(status["status"], status.get("status-details") or "")
-    return RunResult(run_id, folder)
+    return RunResult(run_id, layout.folder)
 
 
 def _submit(superlink: SuperLink, config: Config, app_dir: Path) -> int:

@@ -25,7 +25,7 @@ from collafuse_flwr.runs.cluster_report import clusters_by_round, draw_clusters
 from collafuse_flwr.runs.console import print_summary
 from collafuse_flwr.runs.history import History, RoundRecord
 from collafuse_flwr.runs.run_dir import open_run
-from collafuse_flwr.runs.run_layout import client_folder
+from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.runs.summary import summarize_run
 
 NAMES = ("digits 1", "digits 2")
@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         own = data.client(client).train
         images = normalize(own.images)
         images = images if client % 2 == 0 else torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
-        path = client_folder(folder, client)
+        path = RunLayout(folder).client(client).folder
         path.mkdir(parents=True, exist_ok=True)
         save_file({"images": images, "labels": own.labels}, path / "samples.safetensors")
     (folder / "server").mkdir(exist_ok=True)

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import collafuse_flwr
 from collafuse_flwr.config.config import Config, setting_names
+from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import SettingError, UserError
 from collafuse_flwr.runs.run_dir import RESUMABLE, open_run, read_config
+from collafuse_flwr.runs.run_layout import LAYOUT
+from simulations import generate
+from simulations.attack import __main__ as attack
+from simulations.report import __main__ as report
+from simulations.sweep.grid import SweepRun
+from simulations.sweep.job import run_job
+from tests.commands import refused
+from tests.simulations.report.fakes import settings
 
 #: Another value for settings of which twice, or not, the default is not allowed.
 OTHER: dict[str, object] = {
@@ -50,7 +62,8 @@ def test_a_new_run_records_its_settings(tmp_path: Path) -> None:
     config, folder = Config.from_flat({"cut_ratio": 0.35, "num_supernodes": 3}), tmp_path / "deep" / "run"
     open_run(config, folder)
     assert read_config(folder) == config
-    assert json.loads((folder / "config.json").read_text()) == config.to_flat()
+    written = json.loads((folder / "config.json").read_text())
+    assert written == config.to_flat() | {"layout": LAYOUT, "version": collafuse_flwr.__version__}
     assert [path.name for path in folder.iterdir()] == ["config.json"]
 
 
@@ -142,8 +155,63 @@ def test_damaged_settings_are_told_in_one_line(tmp_path: Path, content: bytes) -
     assert (tmp_path / "config.json").read_bytes() == content
 
 
-@pytest.mark.parametrize("flat", [{"no_such": 1}, {"cut_ratio": 2}, {"cut_ratio": None}])
-def test_settings_that_are_not_allowed_name_themselves(tmp_path: Path, flat: dict[str, object]) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(flat))
-    with pytest.raises(SettingError, match=f"^`{next(iter(flat))}` = "):
-        read_config(tmp_path)
+OLD = "older than 0.1.0 with the layout 1"
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ({"cut_ratio": 0.2}, f"version {OLD} (this version reads {LAYOUT})"),
+        (
+            {"layout": 1, "version": "0.0.9", "no_such": 1},
+            f"version 0.0.9 with the layout 1 (this version reads {LAYOUT})",
+        ),
+        ({"layout": LAYOUT + 1, "version": "9.1"}, f"version 9.1 with the layout {LAYOUT + 1} (this version reads"),
+        (
+            {"layout": LAYOUT, "version": "0.1.1", "no_such": 1},
+            "version 0.1.1 with settings that this version does not",
+        ),
+        ({"layout": LAYOUT, "version": "0.1.1", "cut_ratio": 2}, "does not read: `cut_ratio` = 2.0 is not allowed"),
+        ({"layout": LAYOUT, "version": "0.1.1", "cut_ratio": None}, "does not read: `cut_ratio` = None is not allowed"),
+    ],
+)
+def test_what_another_version_wrote_is_told_with_the_version_and_what_to_do(
+    tmp_path: Path, written: dict[str, object], told: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    for opens in (read_config, lambda folder: open_run(Config.from_flat({"resume": True}), folder)):
+        with pytest.raises(UserError) as caught:
+            opens(tmp_path)
+        assert str(caught.value).startswith(f"the run in {tmp_path} was written by version ")
+        assert told in str(caught.value)
+        assert str(caught.value).endswith("; run it again in another folder, or use that version")
+        assert "\n" not in str(caught.value)
+    assert json.loads((tmp_path / "config.json").read_text()) == written, "left as it was"
+
+
+def test_a_finished_run_of_an_older_layout_is_used_by_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written by hand, as the first versions did: the same settings, all files, no layout."""
+    config = settings()
+    folder = tmp_path / "cell"
+    write_json(folder / "config.json", config.to_flat())
+    write_json(folder / "summary.json", {"pooled": {"fd": 1.0}, "clients": [], "server": {}})
+    write_json(folder / "clients" / "0" / "state.json", {})
+    for main, arguments in (
+        (generate.main, [f"run={folder}", "client=0"]),
+        (attack.main, [f"run={folder}"]),
+        (report.main, [f"runs={tmp_path}", f"output={tmp_path / 'report'}"]),
+    ):
+        monkeypatch.setattr(sys, "argv", ["command", *arguments])
+        assert main() == 2
+        assert OLD in refused(capsys)
+    result = run_job(SweepRun(1, "cell", config), tmp_path)
+    assert result.state == "failed"
+    assert OLD in result.told
+    assert (folder / "summary.json").is_file()
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["version"] == collafuse_flwr.__version__

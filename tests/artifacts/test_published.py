@@ -27,7 +27,7 @@ from collafuse_flwr.evaluation.evaluator import SampleEvaluator
 from collafuse_flwr.evaluation.features import extract_features
 from collafuse_flwr.evaluation.pretrained import PretrainedFeatures, pretrained_networks
 from collafuse_flwr.runs.console import print_summary
-from collafuse_flwr.runs.run_dir import open_run
+from collafuse_flwr.runs.run_dir import open_run, read_config
 from collafuse_flwr.runs.summary import summarize_run
 from simulations import runners
 from tests.small_runs import federate, small
@@ -82,7 +82,7 @@ def test_every_row_has_them(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def test_they_are_the_distances_in_the_features_of_the_networks(folder: Path, summary: dict[str, Any]) -> None:
-    config = Config.from_flat(json.loads((folder / "config.json").read_text()))
+    config = read_config(folder)
     data, networks, identity = data_of(config), pretrained_networks(config.evaluation), nn.Identity()
     held_out, samples = data.client(1).held_out.images, load_file(folder / "clients" / "1" / "samples.safetensors")
     row = summary["clients"][1]

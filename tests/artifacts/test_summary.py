@@ -32,10 +32,10 @@ MEASURED = ("fd", "tstr", "snr_db", "bits", "bytes_up", "bytes_down", "client_fl
 
 def spoil(message: Message, context: Context) -> Message:
     """Client 1 fails in round 1 and sends what does not fit in round 2."""
-    if int(message.content.config_records["request"]["round"]) == 1:  # type: ignore[arg-type]
+    if int(message.content.config_records["config"]["round"]) == 1:  # type: ignore[arg-type]
         raise RuntimeError("the [disk] is full")
     reply = client_app(message, context)
-    reply.content["more"] = reply.content["numbers"]
+    reply.content["more"] = reply.content["metrics"]
     return reply
 
 
@@ -197,7 +197,7 @@ def test_what_was_lost_is_told_with_its_reason_as_it_is(folder: Path, summary: d
     text = "\n".join(printed(summary, folder, width=200))
     assert "Lost contributions: 1 failed, 1 rejected:" in text
     assert "  round 1, client 1: RuntimeError: the [disk] is full" in text, "and not read as markup"
-    assert "  round 2, client 1: a reply may hold numbers, upload, not more" in text
+    assert "  round 2, client 1: `TrainReply` may hold metrics, upload, not more" in text
     assert f"Everything is in {folder}" in text
 
 

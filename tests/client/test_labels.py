@@ -129,7 +129,7 @@ def test_rows_are_drawn_by_bayes_rule() -> None:
 def test_attributes_and_class_are_those_of_one_image() -> None:
     images = with_attributes()
     noise = noised(images, 50).repeat(50, 1, 1, 1)
-    told = condition_samples(CONFIG, SCHEDULE, 50, images, SampleHandoff(1, noise), named_generator(0))
+    told = condition_samples(CONFIG, SCHEDULE, 50, images, SampleHandoff(round=1, x_k=noise), named_generator(0))
     assert told.labels is told.attributes
     assert told.attributes is not None
     assert told.attributes.dtype == torch.uint8
@@ -141,7 +141,12 @@ def test_attributes_and_class_are_those_of_one_image() -> None:
 def test_attributes_of_the_server_have_the_class_of_an_image_that_has_them() -> None:
     asked = torch.tensor([[0, 1], [1, 0], [1, 1], [0, 0]], dtype=torch.uint8)
     told = condition_samples(
-        CONFIG, SCHEDULE, 50, with_attributes(), SampleHandoff(1, torch.zeros(4, 1, 4, 4), asked), named_generator(0)
+        CONFIG,
+        SCHEDULE,
+        50,
+        with_attributes(),
+        SampleHandoff(round=1, x_k=torch.zeros(4, 1, 4, 4), labels=asked),
+        named_generator(0),
     )
     assert told.labels is asked
     assert told.classes.tolist() == [0, 2, UNKNOWN, 0]
@@ -150,7 +155,9 @@ def test_attributes_of_the_server_have_the_class_of_an_image_that_has_them() -> 
 @pytest.mark.parametrize("condition", ["classes", "none"])
 def test_classes_are_a_condition_only_where_they_are_asked_for(condition: str) -> None:
     config, images = Config.from_flat({"condition": condition}), some_images(20, 20)
-    told = condition_samples(config, SCHEDULE, 100, images, SampleHandoff(1, noised(images, 100)), named_generator(0))
+    told = condition_samples(
+        config, SCHEDULE, 100, images, SampleHandoff(round=1, x_k=noised(images, 100)), named_generator(0)
+    )
     assert torch.equal(told.classes, draw_labels(SCHEDULE, 100, images, noised(images, 100), named_generator(0)))
     assert told.attributes is None
     assert (told.labels is told.classes) == (condition == "classes")

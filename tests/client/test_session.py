@@ -21,14 +21,7 @@ from collafuse_flwr.gan.build import build_gan_architecture
 from collafuse_flwr.gan.networks import Cuts
 from collafuse_flwr.gan.split_gan.client_half import PARTS
 from collafuse_flwr.gan.split_gan.ops import PHASES, Tensors
-from collafuse_flwr.wire.split_gan import (
-    EndRoundRequest,
-    SplitRequest,
-    pack_end_round_request,
-    pack_split_request,
-    unpack_activations,
-    unpack_end_round_reply,
-)
+from collafuse_flwr.wire.split_gan import EndRoundRequest, SplitRequest
 from strategies.split_transport import ActivationShapes
 from tests.small_runs import here_is, small
 
@@ -46,7 +39,7 @@ def a_client(folder: Path, **settings: Any) -> HuscfGanClient:
 
 def down(client: HuscfGanClient, step: int, phase: str) -> Tensors:
     """Something that a server could send in a phase."""
-    shapes = ActivationShapes(build_gan_architecture(client.setup.config, 1, 8, 10), 4, factored=False)
+    shapes = ActivationShapes(build_gan_architecture(client.config, 1, 8, 10), 4, factored=False)
     names = PHASES[phase][0] if (step, phase) != (0, "latent") else ()
     at = {name: next(part for part in name.split("_") if part in ("gh", "gt", "dh", "dt")) for name in names}
     made = torch.Generator().manual_seed(step * 10 + ORDER.index(phase))
@@ -59,12 +52,12 @@ def same(a: Tensors, b: Tensors) -> bool:
 
 def ask(client: HuscfGanClient, step: int, phase: str, round_: int = 1) -> Tensors:
     request = SplitRequest(round_, step, phase, str(CUTS), down(client, step, phase), {})
-    return unpack_activations(client.on_split(pack_split_request(request, "float32")), "float32")
+    return client.on_split(request).activations
 
 
 def close(client: HuscfGanClient, round_: int = 1) -> dict[str, torch.Tensor]:
     request = EndRoundRequest(round_, str(CUTS), {"grad_gh": down(client, 1, "latent")["grad_gh"]})
-    return unpack_end_round_reply(client.on_train(pack_end_round_request(request, "float32"))).weights
+    return client.on_train(request).weights
 
 
 def clear(folder: Path) -> None:
@@ -146,7 +139,7 @@ def test_a_client_keeps_what_it_is_told_to_keep(tmp_path: Path) -> None:
     client = a_client(tmp_path, min_d_head=1)
     request = SplitRequest(1, 0, "latent", "0000", {}, {})
     with pytest.raises(SettingError) as caught:
-        client.on_split(pack_split_request(request, "float32"))
+        client.on_split(request)
     allowed = "at most 0: the server asked for the cuts 0000"
     assert str(caught.value) == f"`min_d_head` = 1 is not allowed: {allowed}"
 

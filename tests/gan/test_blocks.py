@@ -19,8 +19,8 @@ from collafuse_flwr.gan.split_gan.ops import PHASES, OptimConfig, Tensors
 from collafuse_flwr.gan.split_gan.precision import QuantizingTransport
 from collafuse_flwr.gan.split_gan.server_half import ServerHalf
 from collafuse_flwr.gan.split_gan.train_batch import InProcess, train_batch
-from collafuse_flwr.wire.codec import count_bytes
-from collafuse_flwr.wire.split_gan import SplitRequest, pack_split_request
+from collafuse_flwr.wire.codec import count_bytes, encode
+from collafuse_flwr.wire.split_gan import SplitRequest
 
 PUBLISHED = build_architecture(channels=1, size=28, num_classes=10)
 PRACTICE = OptimConfig(choose_runtime("cpu", "float32"))
@@ -79,7 +79,7 @@ class Weighed:
     def _bytes(self, tensors: Tensors, names: tuple[str, ...]) -> int:
         assert set(tensors) <= set(names)
         full, empty = (
-            count_bytes(pack_split_request(SplitRequest(1, 0, "p", "0000", given, {}), self.dtype))
+            count_bytes(encode(SplitRequest(1, 0, "p", "0000", given, {}), self.dtype))
             for given in (tensors, {name: x[:0] for name, x in tensors.items()})
         )
         return full - empty

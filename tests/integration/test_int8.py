@@ -16,7 +16,7 @@ from collafuse_flwr.data.images import normalize
 from collafuse_flwr.diffusion.schedule import make_schedule
 from collafuse_flwr.evaluation.evaluator import SampleEvaluator, Samples
 from collafuse_flwr.privacy.release import QUANTISED_MAX, encode, release
-from collafuse_flwr.runs.run_layout import client_folder
+from collafuse_flwr.runs.run_layout import RunLayout
 from tests.small_runs import federate, small
 
 Record = Callable[[str, object], None]
@@ -44,7 +44,7 @@ def fd(config: Config, judge: SampleEvaluator) -> float:
     federate(config)
     samples = {}
     for client in range(config.run.num_supernodes):
-        tensors = load_file(client_folder(Path(config.run.output), client) / "samples.safetensors")
+        tensors = load_file(RunLayout(Path(config.run.output)).client(client).samples)
         samples[client] = Samples(tensors["images"], tensors["labels"])
     return float(judge.measure(samples)[0]["fd"])
 

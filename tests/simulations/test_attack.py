@@ -15,6 +15,7 @@ from PIL import Image
 
 from collafuse_flwr.data.images import subsample_evenly
 from collafuse_flwr.runs.loaded_run import FinishedRun
+from collafuse_flwr.runs.run_dir import write_config
 from simulations import runners
 from simulations.attack import __main__ as attack
 from simulations.attack.server_view import received
@@ -155,7 +156,7 @@ def test_a_run_that_was_cut_off_is_refused(tmp_path: Path, capsys: pytest.Captur
     config = small(tmp_path / "run", num_rounds=1, model="nano")
     federate(config, connect(config))
     capsys.readouterr()
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config.to_flat()))
+    write_config(config, tmp_path / "run")
     assert call(f"run={tmp_path / 'run'}") == 2
     assert "the folder of a run that has reached its end" in refused(capsys)
 

@@ -18,6 +18,7 @@ from PIL import Image
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.gan.split_gan.ops import Tensors
+from collafuse_flwr.runs.run_dir import write_config
 from simulations import runners
 from simulations.attack import __main__ as attack
 from simulations.attack.run import check_attack
@@ -130,7 +131,7 @@ def test_who_is_not_searched_or_never_took_part_has_no_figures(finished: Path) -
     run = SplitRun.of(finished)
     unsearched = row(run, client=2)
     assert (unsearched["method"], unsearched["labels_codes"]) == (None, 1)
-    absent = row(replace(run, saved=(run.saved[0], "{}")))
+    absent = row(replace(run, checkpoint=replace(run.checkpoint, state={"cluster_of": {}})))
     assert (absent["client"], absent["method"], "psnr_split" in absent) == (0, None, False)
 
 
@@ -149,7 +150,7 @@ def test_other_gans_are_refused_before_and_after_the_run(tmp_path: Path, capsys:
     with pytest.raises(SettingError, match=r"^`attack` = True is not allowed: false for fedgan: of GANs only huscf_"):
         check_attack(config, data)
     check_attack(small(tmp_path / "run", strategy="huscf_gan"), data)
-    (tmp_path / "config.json").write_text(json.dumps(config.to_flat()))
+    write_config(config, tmp_path)
     assert call(f"run={tmp_path}", f"output={tmp_path / 'out'}") == 2
     assert refused(capsys).endswith("is not allowed: a run of diffusion models or huscf_gan, not of fedgan")
     assert not (tmp_path / "out").exists()

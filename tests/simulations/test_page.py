@@ -11,10 +11,10 @@ from collafuse_flwr.config.config import Config
 from simulations import suite as page
 from simulations.cli import CONF, USER_ERROR, register_schema
 
-PAGES = sorted(path.stem for path in page.PAGES.glob("*.yaml"))
+SUITES = sorted(path.stem for path in page.SUITES.glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", SUITES)
 def test_every_run_of_every_page_has_settings_that_are_allowed(name: str) -> None:
     register_schema()
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -38,7 +38,7 @@ def test_settings_that_are_given_take_the_place_of_the_page_s() -> None:
 def test_an_unknown_page_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert page.main(["faces"]) == USER_ERROR
     said = capsys.readouterr().err
-    assert said.startswith("error: `page` = 'faces'")
+    assert said.startswith("error: `suite` = 'faces'")
     assert len(said.splitlines()) == 1
     assert page.main([]) == USER_ERROR
 

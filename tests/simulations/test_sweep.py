@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.runs.run_dir import write_config
 from simulations import run
 from simulations.sweep import job, sweep
 from simulations.sweep.grid import SweepRun
@@ -34,7 +35,7 @@ with (root / "calls").open("a") as calls:
 print("round 1/2")
 if not settings["resume"]:
     assert [path.name for path in folder.iterdir()] == ["run.log"]
-    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text(json.dumps(settings | {"layout": 2}))
 if settings["seed"] == 13 and not (root / "healed").exists():
     sys.exit(print("error: the disk is full\\nbye") or 3)
 if settings["seed"] == 9:
@@ -157,7 +158,7 @@ def test_a_cell_is_run_by_one_process_at_a_time(tmp_path: Path, calls: Calls) ->
 
 
 def test_another_run_is_never_touched(tmp_path: Path, calls: Calls) -> None:
-    write_json(tmp_path / "cell" / "config.json", settings(seed=5).to_flat())
+    write_config(settings(seed=5), tmp_path / "cell")
     result = run_job(SweepRun(1, "cell", settings()), tmp_path)
     assert (result.state, result.told) == ("failed", f"{tmp_path / 'cell'} holds a run of other settings")
     assert calls() == []

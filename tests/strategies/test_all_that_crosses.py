@@ -7,42 +7,53 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from torch import Tensor
 
-from collafuse_flwr.client import collafuse as client
+from collafuse_flwr.client import base as client
+from collafuse_flwr.client.fedgan import FedGanClient
+from collafuse_flwr.client.gan_base import GanClient
+from collafuse_flwr.client.huscf_gan import HuscfGanClient
+from collafuse_flwr.client.mdgan import MdGanClient
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import ENDS, FEDERATED, SPLIT
-from collafuse_flwr.privacy.release import Upload
-from collafuse_flwr.wire import collafuse as split
-from collafuse_flwr.wire.collafuse import TrainReply, pack_train_reply
+from collafuse_flwr.config.sections import ENDS, FEDERATED, GANS, SPLIT
+from collafuse_flwr.data.images import normalize
+from collafuse_flwr.wire.codec import encode
+from collafuse_flwr.wire.collafuse import TrainReply
+from collafuse_flwr.wire.gan import DiscriminatorFeedbackRequest, GanWorkRequest
+from collafuse_flwr.wire.split_gan import ActivationsReply, EndRoundReply, SplitRequest
 from strategies.collafuse import CollaFuse
-from tests.message_guard import ANY_WEIGHT, MESSAGES, WEIGHTS, Tap, guard
+from tests.message_guard import ANY_WEIGHT, MESSAGES, WEIGHTS, Tap, guard, guard_pixels
 from tests.small_runs import connect, run_strategy, small
 
 QUICK = {"num_supernodes": 2, "num_rounds": 1, "max_images": 60, "timesteps": 10, "model": "nano", "num_samples": 4}
+GAN = {"num_rounds": 2, "gan_width": 2, "gan_batch_size": 8, "generated_batches": 2, "client_cuts": "0000,1111"}
 
 
 def crossed(folder: Path, strategy: str) -> tuple[Config, Tap]:
     """All messages of a small run in which clients also start from the backbone."""
-    begin = {"client_init": "backbone", "client_init_round": 1}
-    config, tap = small(folder, strategy=strategy, **QUICK, **begin), Tap()
+    begin = GAN if strategy in GANS else {"client_init": "backbone", "client_init_round": 1}
+    config, tap = small(folder, **(QUICK | {"strategy": strategy} | begin)), Tap()
     run_strategy(config, connect(config, tap.app))
     return config, tap
 
 
 def test_every_strategy_is_listed() -> None:
-    assert MESSAGES.keys() == {*SPLIT, *ENDS, *FEDERATED}
+    assert MESSAGES.keys() == {*SPLIT, *ENDS, *FEDERATED, *GANS}
 
 
 def test_no_field_is_listed_for_what_must_never_leave() -> None:
     """The noise, the seed or secret behind it, and the clean image, under whatever name they have in the code."""
     listed = [allowed for messages in MESSAGES.values() for allowed in messages.values()]
     fields = {key for allowed in listed for keys in allowed.values() for key in keys}
-    assert fields.isdisjoint({"noise", "eps", "x_0", "x_t", "t", "image", "images", "seed", "secret"})
+    assert fields.isdisjoint({"noise", "eps", "x_0", "x_t", "t", "image", "images", "seed", "secret", "x", "z"})
     assert not any(WEIGHTS in MESSAGES[name]["train", "up"].values() for name in ("collafuse", "pfdm", "oracle"))
+    for strategy in GANS:
+        up = [allowed for (_, way), allowed in MESSAGES[strategy].items() if way == "up"]
+        assert not any({"labels", "codes"} & {*allowed, *keys} for allowed in up for keys in allowed.values())
 
 
-@pytest.mark.parametrize("strategy", sorted(MESSAGES))
+@pytest.mark.parametrize("strategy", sorted(MESSAGES.keys() - set(GANS)))
 def test_a_run_sends_what_is_listed_and_no_more(tmp_path: Path, strategy: str) -> None:
     config, tap = crossed(tmp_path, strategy)
     seen = guard(config, tap.crossed)
@@ -50,68 +61,91 @@ def test_a_run_sends_what_is_listed_and_no_more(tmp_path: Path, strategy: str) -
     sends_images = strategy in {*SPLIT, "centralised"}
     assert uploads == ({"x_k", "scale", "labels"} if sends_images else set())
     assert ("train", "up", "weights", ANY_WEIGHT) not in seen or strategy in {*FEDERATED, "hybrid"}
-    assert {kind for kind, *_ in seen} == {"query", "train", "evaluate"}
+    assert {kind for kind, *_ in seen} == {"query.client_info", "train", "evaluate"}
+
+
+@pytest.mark.parametrize("strategy", GANS)
+def test_a_run_of_a_gan_sends_all_that_is_listed_no_more_and_no_image(tmp_path: Path, strategy: str) -> None:
+    config, tap = crossed(tmp_path, strategy)
+    listed = MESSAGES[strategy].items()
+    assert guard(config, tap.crossed) == {
+        (kind, way, name, key) for (kind, way), records in listed for name, keys in records.items() for key in keys
+    }
+    assert guard_pixels(config, tap.crossed) > 100
+
+
+def test_what_clients_of_collafuse_send_is_no_function_of_an_image(tmp_path: Path) -> None:
+    config, tap = crossed(tmp_path, "collafuse")
+    assert guard_pixels(config, tap.crossed) > 100
+
+
+def test_the_guard_sees_images_where_they_are_sent(tmp_path: Path) -> None:
+    """Centralised training has its images sent as they are."""
+    config, tap = crossed(tmp_path, "centralised")
+    with pytest.raises(AssertionError, match=r"train up upload.x_k is a function of an image"):
+        guard_pixels(config, tap.crossed)
 
 
 # Mutations: a wire that carries more, which both sides have agreed upon, is what the guard must see.
 
 
+def _mutated(
+    patch: pytest.MonkeyPatch, change: Callable[[RecordDict], None], undo: Callable[[RecordDict], object]
+) -> None:
+    """A client that changes its TrainReply, and a server that takes that back before it looks."""
+
+    def send(message: object, dtype: str = "float32") -> RecordDict:
+        content = encode(message, dtype)
+        if isinstance(message, TrainReply) and message.upload is not None:
+            change(content)
+        return content
+
+    collect = CollaFuse._collect_replies
+
+    def lax(self: CollaFuse, replies: list[Message], kind: type[object], accept: Callable[..., None]) -> None:
+        replies = list(replies)
+        for reply in replies:
+            if reply.has_content() and "upload" in reply.content:
+                undo(reply.content)
+        collect(self, replies, kind, accept)
+
+    patch.setattr(client, "encode", send)
+    patch.setattr(CollaFuse, "_collect_replies", lax)
+
+
+def _arrays(content: RecordDict, **changed: Array | None) -> None:
+    arrays = {**content.array_records["upload"], **changed}
+    content["upload"] = ArrayRecord({name: array for name, array in arrays.items() if array is not None})
+
+
 def _noise_in_the_upload(patch: pytest.MonkeyPatch) -> None:
     """The first paper's triple: x_t, its noise and (known to all) its t."""
-    pack, read = split._upload_arrays, split._read_upload
-
-    def with_noise(upload: Upload) -> dict[str, Array]:
-        return pack(upload) | {"noise": Array(np.zeros_like(upload.x_k))}
-
-    def without(record: ArrayRecord) -> Upload:
-        return read(ArrayRecord({key: array for key, array in record.items() if key != "noise"}))
-
-    patch.setattr(split, "_upload_arrays", with_noise)
-    patch.setattr(split, "_read_upload", without)
+    _mutated(patch, lambda content: _arrays(content, noise=Array(np.zeros(3))), lambda c: _arrays(c, noise=None))
 
 
 def _noise_beside_the_upload(patch: pytest.MonkeyPatch) -> None:
-    def with_noise(reply: TrainReply) -> RecordDict:
-        return RecordDict({**pack_train_reply(reply), "noise": ArrayRecord({"x_k": Array(np.zeros(3))})})
+    def add(content: RecordDict) -> None:
+        content["noise"] = ArrayRecord({"x_k": Array(np.zeros(3))})
 
-    patch.setattr(client, "pack_train_reply", with_noise)
-    _lax(patch, "noise")
+    _mutated(patch, add, lambda content: content.pop("noise"))
 
 
-def _noise_among_the_numbers(patch: pytest.MonkeyPatch) -> None:
-    def with_noise(reply: TrainReply) -> RecordDict:
-        content = pack_train_reply(reply)
-        numbers = MetricRecord({**content.metric_records["numbers"], "noise": [0.5, -0.25]})
-        return RecordDict({**content, "numbers": numbers})
+def _noise_among_the_metrics(patch: pytest.MonkeyPatch) -> None:
+    def add(content: RecordDict) -> None:
+        content["metrics"] = MetricRecord({**content.metric_records["metrics"], "noise": [0.5, -0.25]})
 
-    patch.setattr(client, "pack_train_reply", with_noise)
-    _lax(patch, "numbers")
+    _mutated(patch, add, lambda content: content.metric_records["metrics"].pop("noise"))
 
 
 def _noise_as_a_second_channel(patch: pytest.MonkeyPatch) -> None:
-    pack, read = split._upload_arrays, split._read_upload
+    def widen(content: RecordDict) -> None:
+        x_k = content.array_records["upload"]["x_k"].numpy()
+        _arrays(content, x_k=Array(np.concatenate([x_k, x_k], axis=1)))
 
-    def with_noise(upload: Upload) -> dict[str, Array]:
-        return pack(upload) | {"x_k": Array(np.concatenate([upload.x_k, upload.x_k], axis=1))}
+    def narrow(content: RecordDict) -> None:
+        _arrays(content, x_k=Array(content.array_records["upload"]["x_k"].numpy()[:, :1]))
 
-    def without(record: ArrayRecord) -> Upload:
-        x_k = record["x_k"].numpy()
-        return read(ArrayRecord({**record, "x_k": Array(x_k[:, : x_k.shape[1] // 2])}))
-
-    patch.setattr(split, "_upload_arrays", with_noise)
-    patch.setattr(split, "_read_upload", without)
-
-
-def _lax(patch: pytest.MonkeyPatch, record: str) -> None:
-    """A server that takes the record out before it looks."""
-    accept = CollaFuse._accept_training
-
-    def lax(self: CollaFuse, number: int, content: RecordDict) -> None:
-        kept = {name: values for name, values in content.items() if name != record}
-        numbers = {key: value for key, value in content.metric_records["numbers"].items() if key != "noise"}
-        accept(self, number, RecordDict({**kept, "numbers": MetricRecord(numbers)}))
-
-    patch.setattr(CollaFuse, "_accept_training", lax)
+    _mutated(patch, widen, narrow)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +153,7 @@ def _lax(patch: pytest.MonkeyPatch, record: str) -> None:
     [
         (_noise_in_the_upload, r"train up upload holds \['noise'\]"),
         (_noise_beside_the_upload, r"train up holds \['noise'\]"),
-        (_noise_among_the_numbers, r"train up numbers holds \['noise'\]"),
+        (_noise_among_the_metrics, r"train up metrics holds \['noise'\]"),
         (_noise_as_a_second_channel, r"x_k has rows of shape \(2, 8, 8\)"),
     ],
 )
@@ -136,3 +170,72 @@ def test_weights_fail_the_guard_where_the_strategy_sends_none(tmp_path: Path) ->
     _, tap = crossed(tmp_path, "hybrid")
     with pytest.raises(AssertionError, match=r"train up holds \['averaged', 'weights'\]"):
         guard(small(tmp_path), [message for message in tap.crossed if message[1] == "up"])
+
+
+# The same for GANs: what fits the schema may still be an image.
+
+
+def _images(own: GanClient, count: int) -> Tensor:
+    return normalize(own.data.train.images[:count])
+
+
+def _images_for_gradients(patch: pytest.MonkeyPatch) -> None:
+    """MD-GAN's gradient has the shape of images."""
+    answer = MdGanClient.on_feedback
+
+    def on_feedback(self: MdGanClient, request: DiscriminatorFeedbackRequest) -> ActivationsReply:
+        like = answer(self, request).activations["feedback"]
+        return ActivationsReply({"feedback": 0.03 * _images(self, len(like)).square() - 0.01})
+
+    patch.setattr(MdGanClient, "on_feedback", on_feedback)
+
+
+def _an_image_for_weights(patch: pytest.MonkeyPatch) -> None:
+    train = FedGanClient.on_train
+
+    def on_train(self: FedGanClient, request: GanWorkRequest) -> EndRoundReply:
+        reply = train(self, request)
+        large = next(x for name, x in reply.weights.items() if x.numel() >= 64 and name.endswith("weight"))
+        large.view(-1)[:64] = _images(self, 1).flip(3).flatten() / 10
+        return reply
+
+    patch.setattr(FedGanClient, "on_train", on_train)
+
+
+def _images_for_activations(patch: pytest.MonkeyPatch) -> None:
+    answer = HuscfGanClient.on_split
+
+    def on_split(self: HuscfGanClient, request: SplitRequest) -> ActivationsReply:
+        sent = answer(self, request).activations
+        if "dh_real" in sent:
+            count = sent["dh_real"].numel() // 64
+            sent["dh_real"] = _images(self, count).reshape(sent["dh_real"].shape)
+        return ActivationsReply(sent)
+
+    patch.setattr(HuscfGanClient, "on_split", on_split)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "mutate", "what"),
+    [
+        ("mdgan", _images_for_gradients, "train.feedback up activations.feedback is a function of an image"),
+        ("fedgan", _an_image_for_weights, r"train up weights.\S+ is a function of an image"),
+        ("huscf_gan", _images_for_activations, "train.split up activations.dh_real holds an image"),
+    ],
+)
+def test_a_gan_that_sends_images_as_something_else_fails_the_guard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, mutate: Callable[..., None], what: str
+) -> None:
+    mutate(monkeypatch)
+    config, tap = crossed(tmp_path, strategy)
+    guard(config, tap.crossed)
+    with pytest.raises(AssertionError, match=what):
+        guard_pixels(config, tap.crossed)
+
+
+def test_a_gan_that_sends_labels_fails_the_guard(tmp_path: Path) -> None:
+    config, tap = crossed(tmp_path, "mdgan")
+    kind, way, content = next(message for message in tap.crossed if message[:2] == ("train.feedback", "up"))
+    content["labels"] = ArrayRecord({"x_d": Array(np.arange(8))})
+    with pytest.raises(AssertionError, match=r"train.feedback up holds \['labels'\]"):
+        guard(config, [(kind, way, content)])

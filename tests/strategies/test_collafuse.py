@@ -100,8 +100,8 @@ def _sends_nan(message: Message, context: Context) -> Message:
 
 def _sends_nan_loss(message: Message, context: Context) -> Message:
     reply = client_app(message, context)
-    numbers = dict(reply.content.metric_records["numbers"])
-    reply.content["numbers"] = MetricRecord(numbers | {"loss": float("nan")})
+    numbers = dict(reply.content.metric_records["metrics"])
+    reply.content["metrics"] = MetricRecord(numbers | {"loss": float("nan")})
     return reply
 
 
@@ -124,9 +124,9 @@ def _sends_nothing(message: Message, context: Context) -> Message:
         (_raises, "failed", "the disk is full"),
         (_dies, "failed", "SystemExit"),
         (_sends_nan, "rejected", "finite"),
-        (_sends_nan_loss, "rejected", "`numbers.loss`"),
+        (_sends_nan_loss, "rejected", "`metrics.loss`"),
         (_sends_more, "rejected", "noise"),
-        (_sends_nothing, "rejected", "`numbers`"),
+        (_sends_nothing, "rejected", "`metrics`"),
     ],
 )
 def test_a_bad_contribution_costs_only_itself(tmp_path: Path, spoil: Any, kind: str, reason: str) -> None:

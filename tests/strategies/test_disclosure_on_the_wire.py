@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
@@ -19,7 +18,8 @@ from collafuse_flwr.core.errors import UploadError
 from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.diffusion.setup import DiffusionSetup
-from collafuse_flwr.wire.collafuse import pack_handoff, pack_train_request, unpack_train_reply
+from collafuse_flwr.wire.codec import decode, encode
+from collafuse_flwr.wire.collafuse import TrainReply
 from tests.attributes import digits_with_attributes
 from tests.small_runs import connect, federate, small
 
@@ -30,7 +30,7 @@ class Tap:
     def __init__(self) -> None:
         self.replies: dict[int, list[RecordDict]] = defaultdict(list)
         self.app = ClientApp()
-        for register in (self.app.query("hello"), self.app.train(), self.app.evaluate()):
+        for register in (self.app.query("client_info"), self.app.train(), self.app.evaluate()):
             register(self._call)
 
     def _call(self, message: Message, context: Context) -> Message:
@@ -84,8 +84,8 @@ def test_no_message_holds_more_than_the_schema_lists(
             assert np.array_equal(sent, np.concatenate([told] * config.split.copies_per_image))
         for content in tap.replies[client]:
             assert not content.config_records
-            assert set(content.metric_records) == {"numbers"}
-            for value in content.metric_records["numbers"].values():
+            assert set(content.metric_records) == {"metrics"}
+            for value in content.metric_records["metrics"].values():
                 assert isinstance(value, (int, float)), "a list could carry an image"
 
 
@@ -144,24 +144,28 @@ def test_a_reply_with_any_other_field_is_refused(tmp_path: Path, extra: str) -> 
     tap, config = Tap(), small(tmp_path, num_rounds=1)
     federate(config, connect(config, tap.app))
     content = next(c for c in tap.replies[0] if "upload" in c)
-    unpack_train_reply(content)
+    decode(TrainReply, content)
     arrays = content.array_records["upload"].to_torch_state_dict()
     wider = RecordDict({**content, "upload": ArrayRecord({**arrays, extra: arrays["x_k"]})})
     with pytest.raises(UploadError, match=extra):
-        unpack_train_reply(wider)
+        decode(TrainReply, wider)
     with pytest.raises(UploadError, match=extra):
-        unpack_train_reply(RecordDict({**content, extra: ArrayRecord({extra: arrays["x_k"]})}))
+        decode(TrainReply, RecordDict({**content, extra: ArrayRecord({extra: arrays["x_k"]})}))
 
 
 def test_the_server_sends_no_more_than_weights_and_samples(tmp_path: Path) -> None:
     """Down go the round, the backbone's weights and hand-overs: nothing that one client said reaches another."""
-    assert set(pack_train_request.__annotations__) == {"request", "return"}
-    assert set(pack_handoff.__annotations__) == {"hand_over", "return"}
     strategy = federate(small(tmp_path, num_rounds=1, client_init="backbone", client_init_round=1))
     shapes = {tuple(value.shape) for value in strategy.backbone.state.ema_state_dict().values()}
-    strategy.history.initialised.clear()
-    arrays = strategy.backbone.arrays()
-    assert {tuple(array.shape) for array in arrays.values()} <= shapes
+    strategy.initialised.clear()
+    assert {tuple(array.shape) for array in strategy.arrays.values()} <= shapes
     for client in (0, 1):
-        assert strategy._train_content(client, 1, arrays).array_records["backbone"] is arrays
-    assert torch.is_tensor(next(iter(strategy.backbone.state.ema_state_dict().values())))
+        content = encode(strategy._train_request(client, 1))
+        assert set(content) == {"config", "backbone"}
+        assert content.array_records["backbone"] is strategy.arrays
+    handoff, x_k = strategy._evaluate_request(0, 1, 4)
+    assert {name: set(record) for name, record in encode(handoff).items()} == {
+        "config": {"round"},
+        "arrays": {"x_k", "labels"},
+    }
+    assert x_k.shape == (4, 1, 8, 8)

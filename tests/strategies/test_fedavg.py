@@ -15,8 +15,8 @@ from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.config.sections import FEDERATED
 from collafuse_flwr.diffusion.partial_sharing import shared_names
-from collafuse_flwr.diffusion.unet import ImageShape, build_network
-from collafuse_flwr.runs.run_layout import client_folder
+from collafuse_flwr.diffusion.unet import WEIGHTS, ImageShape, build_network
+from collafuse_flwr.runs.run_layout import RunLayout
 from strategies.fedavg import PartialFedAvg
 from tests.small_runs import bytes_of, connect, metrics, run_strategy, small, spoiled
 
@@ -28,7 +28,7 @@ def run(folder: Path, **settings: Any) -> PartialFedAvg:
 
 
 def state(folder: Path, client: int) -> dict[str, Tensor]:
-    return ClientStore(client_folder(folder, client)).load(before=100)[1]
+    return ClientStore(RunLayout(folder).client(client).folder).load(before=100)[1]
 
 
 def weights(folder: Path, client: int) -> dict[str, Tensor]:
@@ -46,7 +46,7 @@ def test_one_client_alone_trains_locally_bit_for_bit(tmp_path: Path, strategy: s
     for name, value in local.items():
         assert torch.equal(federated[name], value), name
     for name in ("samples.safetensors", "denoiser/unet/diffusion_pytorch_model.safetensors"):
-        ours, theirs = (client_folder(tmp_path / kind, 0) / name for kind in ("federated", "local"))
+        ours, theirs = (RunLayout(tmp_path / kind).client(0).folder / name for kind in ("federated", "local"))
         assert ours.read_bytes() == theirs.read_bytes()
 
 
@@ -60,7 +60,7 @@ def test_the_shared_weights_are_the_mean_weighted_by_images(tmp_path: Path) -> N
         torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-7)
     saved = load_file(tmp_path / "server" / "backbone" / "unet" / "diffusion_pytorch_model.safetensors")
     for client in counts:
-        denoiser = client_folder(tmp_path, client) / "denoiser" / "unet" / "diffusion_pytorch_model.safetensors"
+        denoiser = RunLayout(tmp_path).client(client).denoiser / WEIGHTS
         own = load_file(denoiser)
         assert all(torch.equal(own[name], value) for name, value in saved.items())
 
@@ -86,10 +86,7 @@ def test_a_partial_scheme_shares_exactly_its_parts(tmp_path: Path, scheme: str) 
     start = build_network("tiny", ImageShape(1, 8, 10), 0, "client 0").state_dict()
     shared = set(shared_names(scheme, start))
     assert set(strategy.shared) == shared
-    denoisers = [
-        load_file(client_folder(tmp_path, client) / "denoiser" / "unet" / "diffusion_pytorch_model.safetensors")
-        for client in range(3)
-    ]
+    denoisers = [load_file(RunLayout(tmp_path).client(client).denoiser / WEIGHTS) for client in range(3)]
     for name in start:
         same = all(torch.equal(denoisers[0][name], other[name]) for other in denoisers[1:])
         assert same == (name in shared), name

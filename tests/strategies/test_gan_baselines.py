@@ -21,7 +21,7 @@ from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.gan.build import build_optim_config
 from collafuse_flwr.gan.mdgan import Discriminator, Generator, draw_codes
-from collafuse_flwr.runs.run_layout import client_folder
+from collafuse_flwr.runs.run_layout import RunLayout
 from strategies.fedgan import FedGan
 from strategies.huscf_gan import HuscfGan
 from strategies.mdgan import MdGan
@@ -38,7 +38,7 @@ def settings(folder: Path, strategy: str, **others: Any) -> Config:
 
 
 def state(folder: Path, client: int) -> dict[str, Tensor]:
-    return ClientStore(client_folder(folder, client)).load(before=100)[1]
+    return ClientStore(RunLayout(folder).client(client).folder).load(before=100)[1]
 
 
 def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
@@ -62,7 +62,7 @@ def test_fedgan_alone_is_split_training_bit_for_bit(tmp_path: Path) -> None:
     assert isinstance(whole, FedGan)
     assert isinstance(split, HuscfGan)
     same(state(tmp_path / "whole", 0), state(tmp_path / "split", 0) | split.half.state())
-    own, theirs = (client_folder(tmp_path / kind, 0) / "samples.safetensors" for kind in ("whole", "split"))
+    own, theirs = (RunLayout(tmp_path / kind).client(0).samples for kind in ("whole", "split"))
     assert own.read_bytes() == theirs.read_bytes()
 
 

@@ -21,7 +21,7 @@ from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.gan.split_gan.client_half import Batch
 from collafuse_flwr.gan.split_gan.ops import PHASES
-from collafuse_flwr.runs.run_layout import client_folder
+from collafuse_flwr.runs.run_layout import RunLayout
 from strategies.client_manager import ClientManager
 from strategies.huscf_gan import HuscfGan
 from tests.small_runs import bytes_of, connect, metrics, run_strategy, small
@@ -53,7 +53,7 @@ def spoiled(client: int, at: Callable[[str, str, int, int], bool], spoil: Spoil)
     """The ClientApp, but one client's answer is spoiled at some message type, phase, round and step."""
 
     def call(message: Message, context: Context) -> Message:
-        request = message.content.config_records.get("request")
+        request = message.content.config_records.get("config")
         if request is not None and context.node_config["partition-id"] == client:
             read = str(request.get("phase", "")), int(str(request["round"])), int(str(request.get("step", -1)))
             if at(message.metadata.message_type, *read) and (answer := spoil(message, context)) is not None:
@@ -65,7 +65,7 @@ def spoiled(client: int, at: Callable[[str, str, int, int], bool], spoil: Spoil)
     app.train("split")(call)
     app.evaluate("latent")(call)
     app.evaluate()(call)
-    app.query("hello")(client_app)
+    app.query("client_info")(client_app)
     return app
 
 
@@ -78,7 +78,7 @@ def die(message: Message, context: Context) -> Message:
 
 
 def state(folder: Path, client: int) -> dict[str, Tensor]:
-    return ClientStore(client_folder(folder, client)).load(before=100)[1]
+    return ClientStore(RunLayout(folder).client(client).folder).load(before=100)[1]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_client_that_was_never_asked_samples_and_begins_with_the_blocks_of_the
     assert sorted(row["evaluation"]) == ["0", "1", "2", "3"]
     other = next(client for client in range(4) if str(client) != asked)
     known = made.models[0] | {name: value for name, value in made.half.blocks().items() if name not in made.models[0]}
-    kept = load_file(client_folder(tmp_path, other) / "generator.safetensors")
+    kept = load_file(RunLayout(tmp_path).client(other).generator)
     assert kept
     assert all(torch.equal(known[name], value) for name, value in kept.items())
     assert all(torch.equal(known[name], value) for name, value in made._fresh_weights(other).items())
@@ -261,12 +261,12 @@ def test_who_diverges_in_this_process_is_left_out_as_by_messages(
 
 def test_a_round_of_which_nobody_comes_back_changes_nothing(tmp_path: Path) -> None:
     def call(message: Message, context: Context) -> Message:
-        if int(str(message.content.config_records["request"]["round"])) == 2:
+        if int(str(message.content.config_records["config"]["round"])) == 2:
             raise RuntimeError("broken")
         return client_app(message, context)
 
     app = ClientApp()
-    app.query("hello")(client_app)
+    app.query("client_info")(client_app)
     app.train("split")(call)
     for add in (app.train(), app.evaluate("latent"), app.evaluate()):
         add(client_app)

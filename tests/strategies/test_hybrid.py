@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from collafuse_flwr.client_app import app as client_app
-from collafuse_flwr.runs.run_layout import client_folder
+from collafuse_flwr.diffusion.unet import WEIGHTS
+from collafuse_flwr.runs.run_layout import RunLayout
 from strategies.hybrid import Hybrid
 from tests.small_runs import bytes_of, connect, metrics, run_strategy, small, spoiled
 
@@ -24,7 +25,7 @@ def run(folder: Path, **settings: Any) -> Hybrid:
 
 
 def denoiser(folder: Path, client: int) -> dict[str, Tensor]:
-    return load_file(client_folder(folder, client) / "denoiser" / "unet" / "diffusion_pytorch_model.safetensors")
+    return load_file(RunLayout(folder).client(client).denoiser / WEIGHTS)
 
 
 @pytest.mark.parametrize("start", ["random", "backbone"])
@@ -42,7 +43,7 @@ def test_a_single_client_is_collafuse_bit_for_bit(tmp_path: Path) -> None:
     run(tmp_path / "hybrid", num_supernodes=1)
     run_strategy(small(tmp_path / "split", num_supernodes=1))
     for name in ("samples.safetensors", "denoiser/unet/diffusion_pytorch_model.safetensors"):
-        ours, theirs = (client_folder(tmp_path / kind, 0) / name for kind in ("hybrid", "split"))
+        ours, theirs = (RunLayout(tmp_path / kind).client(0).folder / name for kind in ("hybrid", "split"))
         assert ours.read_bytes() == theirs.read_bytes()
 
 

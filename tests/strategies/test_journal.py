@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from collafuse_flwr.core import atomic_io as files
-from collafuse_flwr.runs.history import History, RoundRecord
-from collafuse_flwr.wire.collafuse import ClientInfo
+from collafuse_flwr.runs.history import Checkpoint, History, RoundRecord
+from collafuse_flwr.wire.common import ClientInfo
 from tests.strict_json import strict
 
 
@@ -35,10 +35,13 @@ def a_round(number: int) -> RoundRecord:
 
 def a_journal(folder: Path, rounds: int = 2) -> History:
     client_infos = {client: ClientInfo(client, 20, 100, 9, 1, 8, 10, 0) for client in (11, 0)}
-    return History(folder, [a_round(n + 1) for n in range(rounds)], {11, 0}, 12.34567890123456789, client_infos)
+    return History(folder, [a_round(n + 1) for n in range(rounds)], client_infos)
 
 
-TENSORS = {"network.weight": torch.randn(3, 4), "steps": torch.tensor(7)}
+CHECKPOINT = Checkpoint(
+    {"server": {"network.weight": torch.randn(3, 4), "steps": torch.tensor(7)}, "cluster 3": {"steps": torch.ones(1)}},
+    {"pool": {"0": {"begin": 0}}, "initialised": [0, 11], "deferred_updates": 12.34567890123456789},
+)
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -63,28 +66,31 @@ def test_a_new_run_has_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_everything_is_taken_up_again(tmp_path: Path) -> None:
-    history, pool = a_journal(tmp_path), '{"0": {"begin": 0}}'
-    history.save(TENSORS, pool)
+    history = a_journal(tmp_path)
+    history.save(CHECKPOINT)
     resumed = History(tmp_path)
     saved = resumed.load()
     assert saved is not None
-    assert saved[1] == pool
-    assert saved[0].keys() == TENSORS.keys()
-    assert all(torch.equal(saved[0][name], value) for name, value in TENSORS.items())
+    assert saved.state == CHECKPOINT.state
+    assert {part: own.keys() for part, own in saved.tensors.items()} == {
+        part: own.keys() for part, own in CHECKPOINT.tensors.items()
+    }
+    for part, own in CHECKPOINT.tensors.items():
+        assert all(torch.equal(saved.tensors[part][name], value) for name, value in own.items())
     assert resumed == history
     assert list(resumed.client_infos) == list(history.client_infos), "in the same order"
 
 
 @settings(max_examples=30)
-@given(st.floats(0, 1e9), st.sets(st.integers(0, 999)), st.floats())
+@given(st.floats(0, 1e9), st.lists(st.integers(0, 999)), st.floats())
 def test_numbers_are_taken_up_to_the_last_bit(
-    tmp_path_factory: pytest.TempPathFactory, deferred_updates: float, initialised: set[int], loss: float
+    tmp_path_factory: pytest.TempPathFactory, deferred_updates: float, initialised: list[int], loss: float
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
-    History(folder, [RoundRecord(1, server={"loss": loss})], initialised, deferred_updates).save({}, "{}")
+    state = {"deferred_updates": deferred_updates, "initialised": initialised}
+    History(folder, [RoundRecord(1, server={"loss": loss})]).save(Checkpoint(state=state))
     resumed = History(folder)
-    resumed.load()
-    assert (resumed.deferred_updates, resumed.initialised) == (deferred_updates, initialised)
+    assert resumed.load() == Checkpoint({}, state)
     assert resumed.rounds[0].server["loss"] == pytest.approx(loss, rel=0, abs=0, nan_ok=True)
 
 
@@ -92,7 +98,7 @@ def test_metrics_are_strict_json_a_line_for_each_round(tmp_path: Path) -> None:
     """Numbers that JSON does not know are null there, and as they were in the checkpoint."""
     history = a_journal(tmp_path, rounds=3)
     history.rounds[1].server["loss"] = math.nan
-    history.save(TENSORS, "{}")
+    history.save(CHECKPOINT)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     rows = [strict(line) for line in lines]
     assert [row["round"] for row in rows] == [1, 2, 3]
@@ -108,7 +114,7 @@ def test_metrics_are_strict_json_a_line_for_each_round(tmp_path: Path) -> None:
 
 def test_metrics_that_ran_ahead_or_fell_behind_can_be_made_those_of_the_checkpoint(tmp_path: Path) -> None:
     """A run may be killed between the two; reading the checkpoint alone changes nothing."""
-    a_journal(tmp_path).save(TENSORS, "{}")
+    a_journal(tmp_path).save(CHECKPOINT)
     path = tmp_path / "metrics.jsonl"
     whole = path.read_text()
     for wrong in ("", whole.splitlines()[0] + "\n", whole + '{"round": 3}\n'):
@@ -121,7 +127,7 @@ def test_metrics_that_ran_ahead_or_fell_behind_can_be_made_those_of_the_checkpoi
 
 
 def test_a_killed_checkpoint_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    a_journal(tmp_path, rounds=1).save(TENSORS, "{}")
+    a_journal(tmp_path, rounds=1).save(CHECKPOINT)
     before = files_in(tmp_path)
 
     def dies(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
@@ -130,13 +136,13 @@ def test_a_killed_checkpoint_leaves_the_one_before(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(files, "save_file", dies)
     with pytest.raises(Killed):
-        a_journal(tmp_path, rounds=2).save(TENSORS, "{}")
+        a_journal(tmp_path, rounds=2).save(CHECKPOINT)
     assert files_in(tmp_path) == before
 
 
 def test_a_later_checkpoint_replaces_the_one_before(tmp_path: Path) -> None:
     for rounds in (1, 2, 3):
-        a_journal(tmp_path, rounds).save(TENSORS, "{}")
+        a_journal(tmp_path, rounds).save(CHECKPOINT)
     resumed = History(tmp_path)
     resumed.load()
     assert [row.round for row in resumed.rounds] == [1, 2, 3]

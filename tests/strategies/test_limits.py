@@ -17,6 +17,7 @@ from collafuse_flwr.data.images import normalize
 from collafuse_flwr.diffusion.loss import stratified_steps
 from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.diffusion.train import TrainState, cosine_rate, epoch_batches
+from collafuse_flwr.runs.history import History
 from tests.small_runs import federate, metrics, small
 
 
@@ -77,7 +78,9 @@ def test_cut_zero_is_centralised_training(tmp_path: Path) -> None:
             steps = int(left // 32)
             left -= steps * 32
             plain.round(number, 2, steps, 32, (0, "backbone", "round", number))
-    _assert_same(plain.state, load_file(tmp_path / "server" / "state.safetensors"))
+    checkpoint = History(tmp_path).load()
+    assert checkpoint is not None
+    _assert_same(plain.state, checkpoint.tensors["backbone"])
     assert all(client["steps"] == 0 for row in metrics(tmp_path) for client in row["clients"].values())
 
 

@@ -13,8 +13,8 @@ from flwr.clientapp import ClientApp
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import UserError
-from collafuse_flwr.wire.codec import ClientError, pack_client_error, pack_numbers
-from collafuse_flwr.wire.collafuse import ClientInfo
+from collafuse_flwr.wire.codec import ClientError, encode
+from collafuse_flwr.wire.common import ClientInfo
 from simulations.runners.app_loading import begin_run
 from simulations.runners.local_grid import LocalGrid
 from strategies import client_manager as module
@@ -25,7 +25,7 @@ HELLO = ClientInfo(
 )
 
 
-class BaseStrategy:
+class FakeFederation:
     """Clients that say what they are told to, over a grid in this process."""
 
     def __init__(self, count: int, **settings: Any) -> None:
@@ -33,7 +33,7 @@ class BaseStrategy:
         self.says: dict[int, Any] = {client: replace(HELLO, partition_id=client) for client in range(count)}
         self.selected: list[int] = []
         app = ClientApp()
-        app.query("hello")(self._answer)
+        app.query("client_info")(self._answer)
         self.grid = LocalGrid(app, begin_run(), self.config.to_flower(), count, [])
         self.client_manager = ClientManager(self.config)
 
@@ -43,7 +43,7 @@ class BaseStrategy:
         said = self.says[client]
         if isinstance(said, Exception):
             raise said
-        return Message(said if isinstance(said, RecordDict) else pack_numbers(said), reply_to=message)
+        return Message(said if isinstance(said, RecordDict) else encode(said), reply_to=message)
 
     def connect(self, *clients: int) -> list[int]:
         return [self.grid.add_node(client) for client in clients]
@@ -68,7 +68,7 @@ class BaseStrategy:
 
 
 def test_everybody_introduces_themselves_once() -> None:
-    federation = BaseStrategy(3)
+    federation = FakeFederation(3)
     nodes = federation.connect(0, 1, 2)
     federation.register_new()
     assert sorted(federation.selected) == [0, 1, 2]
@@ -81,7 +81,7 @@ def test_everybody_introduces_themselves_once() -> None:
 
 
 def test_a_late_joiner_is_asked_when_it_comes() -> None:
-    federation = BaseStrategy(3)
+    federation = FakeFederation(3)
     federation.connect(0, 2)
     federation.register_new()
     federation.connect(1)
@@ -91,7 +91,7 @@ def test_a_late_joiner_is_asked_when_it_comes() -> None:
 
 
 def test_a_client_that_left_is_not_chosen_and_is_welcome_under_another_node() -> None:
-    federation = BaseStrategy(2)
+    federation = FakeFederation(2)
     first, _ = federation.connect(0, 1)
     federation.register_new()
     federation.grid.remove_node(first)
@@ -106,7 +106,7 @@ def test_a_client_that_left_is_not_chosen_and_is_welcome_under_another_node() ->
 
 
 def test_a_client_may_not_come_back_as_another() -> None:
-    federation = BaseStrategy(2)
+    federation = FakeFederation(2)
     first, _ = federation.connect(0, 1)
     federation.register_new()
     federation.grid.remove_node(first)
@@ -119,7 +119,7 @@ def test_a_client_may_not_come_back_as_another() -> None:
 
 
 def test_two_nodes_may_not_be_one_client() -> None:
-    federation = BaseStrategy(2)
+    federation = FakeFederation(2)
     federation.says[1] = HELLO
     federation.connect(0, 1)
     federation.register_new()
@@ -144,20 +144,20 @@ def test_two_nodes_may_not_be_one_client() -> None:
         (replace(HELLO, partition_id=2, size=16), "client 2 has images of 1 x 16 x 16 in 10 classes, client 0 has"),
         (replace(HELLO, partition_id=2, num_classes=9), "client 2 has images of 1 x 8 x 8 in 9 classes, client 0 has"),
         (replace(HELLO, partition_id=2, num_attributes=4), "client 2 describes no images"),
-        (RecordDict(), "`numbers` must hold exactly partition_id, "),
-        (RecordDict({"numbers": MetricRecord({"partition_id": 2})}), "`numbers` must hold exactly partition_id, "),
-        (RecordDict({**pack_numbers(HELLO), "more": ConfigRecord()}), "a reply may hold numbers, not more"),
-        (pack_client_error(ClientError("`dataset_path` = '' is not allowed")), "`dataset_path` = '' is not allowed"),
+        (RecordDict(), "`metrics` must hold exactly partition_id, "),
+        (RecordDict({"metrics": MetricRecord({"partition_id": 2})}), "`metrics` must hold exactly partition_id, "),
+        (RecordDict({**encode(HELLO), "more": ConfigRecord()}), "`ClientInfo` may hold metrics, not more"),
+        (encode(ClientError("`dataset_path` = '' is not allowed")), "`dataset_path` = '' is not allowed"),
         (ValueError("the disk is full"), "a client failed to introduce itself: ValueError: the disk is full"),
     ],
 )
 def test_an_introduction_that_does_not_fit_is_refused_with_a_reason(said: object, reason: str) -> None:
-    assert BaseStrategy(3).refusal(2, said).startswith(reason)
+    assert FakeFederation(3).refusal(2, said).startswith(reason)
 
 
 def test_a_client_that_mends_its_ways_is_taken_in() -> None:
     """It is asked again, as its node was never taken in."""
-    federation = BaseStrategy(2)
+    federation = FakeFederation(2)
     federation.refusal(1, replace(HELLO, partition_id=1, num_images=0))
     federation.says[1] = replace(HELLO, partition_id=1)
     federation.register_new()
@@ -223,7 +223,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize(("min_supernodes", "present"), [(0, 3), (2, 2), (1, 1)])
 def test_the_run_begins_when_enough_clients_are_there(min_supernodes: int, present: int) -> None:
-    federation = BaseStrategy(3, min_supernodes=min_supernodes)
+    federation = FakeFederation(3, min_supernodes=min_supernodes)
     federation.connect(*range(present))
     federation.client_manager.wait(federation.grid)
     assert set(federation.client_manager.nodes) == set(range(present))
@@ -231,7 +231,7 @@ def test_the_run_begins_when_enough_clients_are_there(min_supernodes: int, prese
 
 @pytest.mark.usefixtures("hurried")
 def test_clients_that_come_one_by_one_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    federation = BaseStrategy(3)
+    federation = FakeFederation(3)
     coming = iter(range(3))
 
     def sleep(_: float) -> None:
@@ -245,7 +245,7 @@ def test_clients_that_come_one_by_one_are_waited_for(monkeypatch: pytest.MonkeyP
 @pytest.mark.usefixtures("hurried")
 def test_a_resumed_run_waits_for_the_clients_that_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was agreed is known from the checkpoint, but the clients have to be there again."""
-    federation = BaseStrategy(2)
+    federation = FakeFederation(2)
     federation.client_manager.restore([replace(HELLO, partition_id=client) for client in range(2)])
     coming = iter(range(2))
 
@@ -259,7 +259,7 @@ def test_a_resumed_run_waits_for_the_clients_that_it_knows(monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("hurried")
 def test_waiting_ends_with_a_reason() -> None:
-    federation = BaseStrategy(3, round_timeout=0.05)
+    federation = FakeFederation(3, round_timeout=0.05)
     federation.connect(1)
     began = time.monotonic()
     with pytest.raises(UserError, match=re.escape("only 1 of 3 clients came within `round_timeout`")):
@@ -269,7 +269,7 @@ def test_waiting_ends_with_a_reason() -> None:
 
 @pytest.mark.usefixtures("hurried")
 def test_a_run_goes_on_without_the_clients_that_were_refused() -> None:
-    federation = BaseStrategy(3)
+    federation = FakeFederation(3)
     federation.says[1] = replace(HELLO, partition_id=1, num_images=0)
     federation.connect(0, 1, 2)
     federation.client_manager.wait(federation.grid)
@@ -278,8 +278,8 @@ def test_a_run_goes_on_without_the_clients_that_were_refused() -> None:
 
 @pytest.mark.usefixtures("hurried")
 def test_a_run_of_which_all_clients_were_refused_ends_with_a_clients_reason() -> None:
-    federation = BaseStrategy(2)
-    federation.says = {client: pack_client_error(ClientError("`dataset` is missing")) for client in range(2)}
+    federation = FakeFederation(2)
+    federation.says = {client: encode(ClientError("`dataset` is missing")) for client in range(2)}
     federation.connect(0, 1)
     with pytest.raises(UserError, match=r"^`dataset` is missing$"):
         federation.client_manager.wait(federation.grid)

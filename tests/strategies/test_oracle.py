@@ -41,6 +41,6 @@ def test_it_wants_one_cut_for_all(tmp_path: Path) -> None:
 def test_it_refuses_clients_whose_images_it_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small(tmp_path, strategy="oracle")
     other = federation_data(config.data, config.run.num_supernodes, seed=99)
-    monkeypatch.setattr("strategies.oracle.federation_data", lambda *_: other)
+    monkeypatch.setattr("strategies.clean_server.federation_data", lambda *_: other)
     with pytest.raises(UserError, match="simulations only"):
         run_strategy(config, connect(config))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +80,7 @@ def test_an_empty_pool_holds_nothing(tmp_path: Path) -> None:
     pool = a_pool(tmp_path)
     assert len(pool) == 0
     assert 0 not in pool
-    assert pool.state_json() == "{}"
+    assert pool.state() == {}
 
 
 def test_rows_are_kept_in_the_type_they_travelled_in(tmp_path: Path) -> None:
@@ -146,7 +145,7 @@ def test_puts_and_restarts_in_any_order_lose_nothing(
     pool, last = a_pool(folder, "int8"), dict[int, int]()
     for step, (client, seed) in enumerate(puts):
         if step == restart:
-            described, pool = pool.state_json(), a_pool(folder, "int8")
+            described, pool = pool.state(), a_pool(folder, "int8")
             pool.restore(described)
         pool.add(client, seed, an_upload(client + 1, seed, "int8"))
         last[client] = seed
@@ -159,7 +158,7 @@ def test_bytes_of_a_round_that_was_cut_off_are_not_part_of_the_pool(tmp_path: Pa
     """And the next upload is written over them."""
     pool = a_pool(tmp_path)
     pool.add(0, 5, an_upload(4, 0))
-    described = pool.state_json()
+    described = pool.state()
     pool.add(1, 5, an_upload(7, 1))
     resumed = a_pool(tmp_path)
     resumed.restore(described)
@@ -176,7 +175,7 @@ def test_rows_that_were_replaced_in_a_round_that_was_cut_off_are_read_as_they_we
     pool, old, new = a_pool(tmp_path, "int8"), an_upload(4, 0, "int8"), an_upload(4, 9, "int8")
     assert new.scale > 2 * old.scale
     pool.add(0, 5, old)
-    described = pool.state_json()
+    described = pool.state()
     pool.add(0, 5, new)
     resumed = a_pool(tmp_path, "int8")
     resumed.restore(described)
@@ -186,7 +185,7 @@ def test_rows_that_were_replaced_in_a_round_that_was_cut_off_are_read_as_they_we
 def test_a_pool_that_is_restored_forgets_what_it_had_opened(tmp_path: Path) -> None:
     pool = a_pool(tmp_path)
     pool.add(0, 5, an_upload(4, 0))
-    described = pool.state_json()
+    described = pool.state()
     pool.add(1, 8, an_upload(4, 1))
     pool.batch(torch.arange(8))
     pool.restore(described)
@@ -197,5 +196,4 @@ def test_a_pool_that_is_restored_forgets_what_it_had_opened(tmp_path: Path) -> N
 def test_the_description_is_json_of_what_is_needed_to_read_the_files(tmp_path: Path) -> None:
     pool = a_pool(tmp_path, "int8")
     pool.add(12, 5, an_upload(4, 3, "int8"))
-    described: dict[str, Any] = json.loads(pool.state_json())
-    assert described == {"12": {"begin": 0, "rows": 4, "cut": 5}}
+    assert json.loads(json.dumps(pool.state())) == {"12": {"begin": 0, "rows": 4, "cut": 5}}

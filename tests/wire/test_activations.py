@@ -15,31 +15,21 @@ from hypothesis import strategies as st
 from collafuse_flwr.core.errors import UploadError
 from collafuse_flwr.gan.split_gan.ops import PHASES
 from collafuse_flwr.gan.split_gan.precision import quantize_roundtrip
+from collafuse_flwr.wire.codec import decode, encode
 from collafuse_flwr.wire.split_gan import (
+    ActivationsReply,
     EndRoundReply,
     EndRoundRequest,
     GanTrainMetrics,
     GenerateHeadRequest,
     GenerateTailRequest,
     SplitRequest,
-    pack_activations,
-    pack_end_round_reply,
-    pack_end_round_request,
-    pack_generate_head_request,
-    pack_generate_tail_request,
-    pack_split_request,
-    unpack_activations,
-    unpack_end_round_reply,
-    unpack_end_round_request,
-    unpack_generate_head_request,
-    unpack_generate_tail_request,
-    unpack_split_request,
 )
 from collafuse_flwr.wire.validation import check_activations
 from tests.messages import sent
 
 DTYPES = ("float32", "float16", "bfloat16")
-NUMBERS = GanTrainMetrics(loss=1.25, generator_loss=0.5, steps=3, image_updates=24, seconds=0.5, flops=2**40)
+METRICS = GanTrainMetrics(loss=1.25, generator_loss=0.5, steps=3, image_updates=24, seconds=0.5, flops=2**40)
 WEIGHTS = {"generator.0.linear.weight": torch.randn(2, 3), "generator.0.norm.num_batches_tracked": torch.tensor(4)}
 TENSORS = {"dh_fake": torch.randn(2, 3, 4, 4), "dh_real": torch.randn(2, 3, 4, 4) * 1e-9}
 SHAPES = {name: x.shape for name, x in TENSORS.items()}
@@ -55,15 +45,15 @@ def as_sent(dtype: str) -> dict[str, torch.Tensor]:
 
 def test_the_schema_has_these_fields_and_no_others() -> None:
     """Labels, images and codes have none: whoever adds a field here lets something new leave a client."""
-    assert [spec.name for spec in fields(SplitRequest)] == ["round", "step", "phase", "cuts", "tensors", "weights"]
-    assert [spec.name for spec in fields(EndRoundRequest)] == ["round", "cuts", "tensors"]
-    assert [spec.name for spec in fields(EndRoundReply)] == ["numbers", "weights"]
+    assert [spec.name for spec in fields(SplitRequest)] == ["round", "step", "phase", "cuts", "activations", "weights"]
+    assert [spec.name for spec in fields(EndRoundRequest)] == ["round", "cuts", "activations"]
+    assert [spec.name for spec in fields(EndRoundReply)] == ["metrics", "weights"]
     assert {spec.name: spec.type for spec in fields(GanTrainMetrics)} == {
         **dict.fromkeys(("loss", "generator_loss", "seconds"), "float"),
         **dict.fromkeys(("steps", "image_updates", "flops"), "int"),
     }
     assert [spec.name for spec in fields(GenerateHeadRequest)] == ["round", "count", "cuts", "weights"]
-    assert [spec.name for spec in fields(GenerateTailRequest)] == ["round", "cuts", "gt"]
+    assert [spec.name for spec in fields(GenerateTailRequest)] == ["round", "cuts", "activations"]
     up = {name for _, names in PHASES.values() for name in names}
     assert up == {"gh", "dh_fake", "dh_real", "dh", "grad_dt_fake", "grad_dt_real", "grad_dt", "grad_gt"}
 
@@ -71,30 +61,33 @@ def test_the_schema_has_these_fields_and_no_others() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_messages_survive(dtype: str) -> None:
     split = SplitRequest(2, 5, "fake", "0010", TENSORS, WEIGHTS)
-    back = unpack_split_request(sent(pack_split_request(split, dtype)))
+    back = decode(SplitRequest, sent(encode(split, dtype)), dtype)
     assert (back.round, back.step, back.phase, back.cuts) == (2, 5, "fake", "0010")
-    assert same(back.tensors, as_sent(dtype))
+    assert same(back.activations, as_sent(dtype))
     assert same(back.weights, WEIGHTS)
-    close = unpack_end_round_request(sent(pack_end_round_request(EndRoundRequest(2, "0010", TENSORS), dtype)))
-    assert (close.round, close.cuts) == (2, "0010")
-    assert same(close.tensors, as_sent(dtype))
-    finish = unpack_generate_tail_request(
-        sent(pack_generate_tail_request(GenerateTailRequest(3, "0010", TENSORS["dh_fake"]), dtype))
-    )
-    assert torch.equal(finish.gt, as_sent(dtype)["dh_fake"])
-    answer = unpack_activations(sent(pack_activations(TENSORS, dtype)), dtype)
+    for message in (EndRoundRequest(2, "0010", TENSORS), GenerateTailRequest(2, "0010", TENSORS)):
+        other = decode(type(message), sent(encode(message, dtype)), dtype)
+        assert (other.round, other.cuts) == (2, "0010")
+        assert same(other.activations, as_sent(dtype))
+    answer = decode(ActivationsReply, sent(encode(ActivationsReply(TENSORS), dtype)), dtype).activations
     check_activations(answer, SHAPES)
     assert same(answer, as_sent(dtype))
 
 
+@pytest.mark.parametrize(("ours", "theirs"), [(a, b) for a in DTYPES for b in DTYPES if a != b])
+def test_another_precision_than_was_agreed_on_is_refused(ours: str, theirs: str) -> None:
+    with pytest.raises(UploadError, match=rf"^`activations.dh_fake` must be {ours}, not "):
+        decode(SplitRequest, encode(SplitRequest(1, 0, "fake", "0000", TENSORS, {}), theirs), ours)
+
+
 def test_messages_without_tensors_survive() -> None:
-    back = unpack_split_request(sent(pack_split_request(SplitRequest(1, 0, "latent", "0000", {}, {}), "float16")))
-    assert (back.tensors, back.weights) == ({}, {})
-    latent = unpack_generate_head_request(sent(pack_generate_head_request(GenerateHeadRequest(3, 12, "0010", WEIGHTS))))
+    back = decode(SplitRequest, sent(encode(SplitRequest(1, 0, "latent", "0000", {}, {}), "float16")), "float16")
+    assert (back.activations, back.weights) == ({}, {})
+    latent = decode(GenerateHeadRequest, sent(encode(GenerateHeadRequest(3, 12, "0010", WEIGHTS))))
     assert (latent.round, latent.count, latent.cuts) == (3, 12, "0010")
     assert same(latent.weights, WEIGHTS)
-    reply = unpack_end_round_reply(sent(pack_end_round_reply(EndRoundReply(NUMBERS, WEIGHTS))))
-    assert reply.numbers == NUMBERS
+    reply = decode(EndRoundReply, sent(encode(EndRoundReply(METRICS, WEIGHTS))))
+    assert reply.metrics == METRICS
     assert same(reply.weights, WEIGHTS)
 
 
@@ -103,12 +96,14 @@ def test_messages_without_tensors_survive() -> None:
 def test_no_power_of_two_is_lost_in_sixteen_bits(dtype: str, power: int) -> None:
     """From the smallest number above 0 to the largest, gradients included."""
     x = torch.tensor([[2.0**power, 0.0, -(2.0 ** max(power - 3, -149))]], dtype=torch.float64).float()
-    assert torch.equal(unpack_activations(sent(pack_activations({"gh": x}, dtype)), dtype)["gh"], x)
+    assert torch.equal(
+        decode(ActivationsReply, sent(encode(ActivationsReply({"gh": x}), dtype)), dtype).activations["gh"], x
+    )
 
 
 def answer(dtype: str = "float32", **changed: Any) -> RecordDict:
     """Such an answer with some arrays changed; None takes one away."""
-    content = pack_activations(TENSORS, dtype)
+    content = encode(ActivationsReply(TENSORS), dtype)
     arrays = dict(content.array_records["activations"].items())
     for name, value in changed.items():
         arrays.pop(name.replace("__", "."), None)
@@ -148,15 +143,15 @@ def ones(dtype: Any, *shape: int) -> np.ndarray[Any, Any]:
         ("float16", answer("float16", dh_fake=ones(np.float16) * np.nan), "`activations.dh_fake` must be finite"),
         ("bfloat16", answer("float16"), "`activations.dh_fake` must be bfloat16, not float16"),
         ("bfloat16", answer("bfloat16", dh_fake=0x7F80 * ones(np.int16)), "`activations.dh_fake` must be finite"),
-        ("float32", RecordDict(), "a reply must hold `activations`"),
+        ("float32", RecordDict(), "`activations` must hold dh_fake, dh_real, not nothing"),
         ("float32", RecordDict({"activations": MetricRecord({"x": 1})}), "`activations` must be ArrayRecord"),
-        ("float32", RecordDict({**answer(), "labels": ArrayRecord()}), "a reply may hold activations, not labels"),
-        ("float32", RecordDict({**answer(), "numbers": MetricRecord({"label": 3})}), "not numbers"),
+        ("float32", RecordDict({**answer(), "labels": ArrayRecord()}), "may hold activations, not labels"),
+        ("float32", RecordDict({**answer(), "metrics": MetricRecord({"label": 3})}), "not metrics"),
     ],
 )
 def test_an_answer_that_does_not_fit_is_refused(dtype: str, content: RecordDict, reason: str) -> None:
     with pytest.raises(UploadError) as caught:
-        check_activations(unpack_activations(sent(content), dtype), SHAPES)
+        check_activations(decode(ActivationsReply, sent(content), dtype).activations, SHAPES)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -164,8 +159,8 @@ def test_an_answer_that_does_not_fit_is_refused(dtype: str, content: RecordDict,
 @pytest.mark.parametrize("name", [spec.name for spec in fields(GanTrainMetrics)])
 def test_the_end_of_a_round_tells_finite_numbers_and_nothing_else(name: str) -> None:
     for value in (float("nan"), [1.0, 2.0]):
-        numbers = MetricRecord(asdict(NUMBERS) | {name: value})
-        with pytest.raises(UploadError, match=rf"^`numbers.{name}` = "):
-            unpack_end_round_reply(sent(RecordDict({"numbers": numbers})))
-    with pytest.raises(UploadError, match=r"^a reply may hold numbers, weights, not activations"):
-        unpack_end_round_reply(sent(RecordDict({**pack_end_round_reply(EndRoundReply(NUMBERS, WEIGHTS)), **answer()})))
+        numbers = MetricRecord(asdict(METRICS) | {name: value})
+        with pytest.raises(UploadError, match=rf"^`metrics.{name}` = "):
+            decode(EndRoundReply, sent(RecordDict({"metrics": numbers})))
+    with pytest.raises(UploadError, match=r"^`\w+` may hold metrics, weights, not activations"):
+        decode(EndRoundReply, sent(RecordDict({**encode(EndRoundReply(METRICS, WEIGHTS)), **answer()})))

@@ -13,26 +13,13 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.privacy.release import Upload, UploadDtype, encode
-from collafuse_flwr.wire.codec import ClientError, count_bytes, pack_client_error, pack_numbers, unpack_client_error
-from collafuse_flwr.wire.collafuse import (
-    ClientInfo,
-    EvaluateReply,
-    SampleHandoff,
-    TrainMetrics,
-    TrainReply,
-    TrainRequest,
-    pack_handoff,
-    pack_train_reply,
-    pack_train_request,
-    unpack_client_info,
-    unpack_evaluate_reply,
-    unpack_handoff,
-    unpack_train_reply,
-    unpack_train_request,
-)
+from collafuse_flwr.privacy import release
+from collafuse_flwr.privacy.release import Upload, UploadDtype
+from collafuse_flwr.wire.codec import ClientError, client_error, count_bytes, decode, encode
+from collafuse_flwr.wire.collafuse import SampleHandoff, TrainReply, TrainRequest
+from collafuse_flwr.wire.common import ClientInfo, EvaluateReply, TrainMetrics
 from collafuse_flwr.wire.validation import check_upload
-from tests.messages import CONTRACT, DTYPES, EVALUATION, HELLO, NUMBERS, SHAPE, an_upload, sent
+from tests.messages import CONTRACT, DTYPES, EVALUATION, HELLO, METRICS, SHAPE, an_upload, sent
 
 
 def is_same(a: Upload, b: Upload) -> bool:
@@ -67,7 +54,7 @@ def test_the_schema_has_these_fields_and_no_others() -> None:
         "seconds": "float",
         "flops": "int",
     }
-    assert [spec.name for spec in fields(TrainReply)] == ["numbers", "upload"]
+    assert [spec.name for spec in fields(TrainReply)] == ["metrics", "upload"]
     assert [spec.name for spec in fields(Upload)] == ["x_k", "scale", "labels"]
     assert [spec.name for spec in fields(SampleHandoff)] == ["round", "x_k", "labels"]
     assert [spec.name for spec in fields(ClientError)] == ["reason"]
@@ -78,17 +65,17 @@ def test_the_schema_has_these_fields_and_no_others() -> None:
         "seconds": "float",
         "flops_per_image": "int",
         "releases": "int",
-        "bits": "float",
+        "bits": "Unbounded",
         "dp_steps": "int",
     }
 
 
 def test_what_a_client_sends_has_no_more_arrays_than_the_upload() -> None:
-    reply = sent(pack_train_reply(TrainReply(NUMBERS, an_upload())))
+    reply = sent(encode(TrainReply(metrics=METRICS, upload=an_upload())))
     assert {name: set(record) for name, record in reply.array_records.items()} == {"upload": {"x_k", "scale", "labels"}}
-    assert set(reply) == {"numbers", "upload"}
-    for content in (pack_numbers(HELLO), pack_numbers(EVALUATION), pack_train_reply(TrainReply(NUMBERS))):
-        assert set(sent(content)) == {"numbers"}
+    assert set(reply) == {"metrics", "upload"}
+    for content in (encode(HELLO), encode(EVALUATION), encode(TrainReply(metrics=METRICS))):
+        assert set(sent(content)) == {"metrics"}
 
 
 # Round trips.
@@ -98,17 +85,20 @@ def test_what_a_client_sends_has_no_more_arrays_than_the_upload() -> None:
 @pytest.mark.parametrize("backbone", [None, {"a.weight": torch.randn(2, 3), "b": torch.tensor(4)}])
 def test_a_train_request_survives(want_upload: bool, backbone: dict[str, torch.Tensor] | None) -> None:
     arrays = None if backbone is None else ArrayRecord(backbone)
-    back = unpack_train_request(sent(pack_train_request(TrainRequest(3, 10, want_upload, arrays))))
+    back = decode(
+        TrainRequest, sent(encode(TrainRequest(round=3, num_rounds=10, want_upload=want_upload, backbone=arrays)))
+    )
     assert (back.round, back.num_rounds, back.want_upload) == (3, 10, want_upload)
-    assert (back.weights() is None) == (backbone is None)
+    assert (back.backbone is None) == (backbone is None)
+    received = back.backbone.to_torch_state_dict() if back.backbone else {}
     for name, value in (backbone or {}).items():
-        assert torch.equal((back.weights() or {})[name], value)
+        assert torch.equal(received[name], value)
 
 
 @settings(max_examples=50)
 @given(st.builds(ClientInfo, *[st.integers(-(2**62), 2**62)] * 8))
 def test_a_hello_survives(client_info: ClientInfo) -> None:
-    assert unpack_client_info(sent(pack_numbers(client_info))) == client_info
+    assert decode(ClientInfo, sent(encode(client_info))) == client_info
 
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -118,21 +108,33 @@ COUNT = st.integers(0, 2**62)
 @settings(max_examples=50)
 @given(st.builds(TrainMetrics, FINITE, COUNT, COUNT, FINITE, COUNT))
 def test_the_numbers_of_training_survive(numbers: TrainMetrics) -> None:
-    assert unpack_train_reply(sent(pack_train_reply(TrainReply(numbers)))) == TrainReply(numbers, None)
+    assert decode(TrainReply, sent(encode(TrainReply(metrics=numbers)))) == TrainReply(metrics=numbers)
 
 
 @settings(max_examples=50)
-@given(st.builds(EvaluateReply, COUNT, FINITE, FINITE, FINITE, COUNT, COUNT, FINITE | st.just(math.inf), COUNT))
+@given(
+    st.builds(
+        EvaluateReply,
+        num_samples=COUNT,
+        held_out_loss=FINITE,
+        kernel_distance=FINITE,
+        seconds=FINITE,
+        flops_per_image=COUNT,
+        releases=COUNT,
+        bits=FINITE | st.just(math.inf),
+        dp_steps=COUNT,
+    )
+)
 def test_an_evaluation_survives_with_infinite_bits(reply: EvaluateReply) -> None:
-    assert unpack_evaluate_reply(sent(pack_numbers(reply))) == reply
+    assert decode(EvaluateReply, sent(encode(reply))) == reply
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("labels", [True, False])
 def test_an_upload_survives_bit_for_bit(dtype: UploadDtype, labels: bool) -> None:
     upload = an_upload(dtype, labels)
-    back = unpack_train_reply(sent(pack_train_reply(TrainReply(NUMBERS, upload))))
-    assert back.numbers == NUMBERS
+    back = decode(TrainReply, sent(encode(TrainReply(metrics=METRICS, upload=upload))))
+    assert back.metrics == METRICS
     assert back.upload is not None
     assert is_same(back.upload, upload)
     check_upload(back.upload, replace(CONTRACT, dtype=dtype, labels=labels))
@@ -141,7 +143,7 @@ def test_an_upload_survives_bit_for_bit(dtype: UploadDtype, labels: bool) -> Non
 @pytest.mark.parametrize("labels", [torch.tensor([2, 0, 1, 1]), torch.tensor([[0, 1, 0]] * 4, dtype=torch.uint8), None])
 def test_a_hand_over_survives_and_can_be_written_to(labels: torch.Tensor | None) -> None:
     x_k = torch.randn(SHAPE)
-    back = unpack_handoff(sent(pack_handoff(SampleHandoff(7, x_k, labels))))
+    back = decode(SampleHandoff, sent(encode(SampleHandoff(round=7, x_k=x_k, labels=labels))))
     assert back.round == 7
     assert torch.equal(back.x_k, x_k)
     assert (back.labels is None) if labels is None else torch.equal(cast(torch.Tensor, back.labels), labels)
@@ -151,12 +153,12 @@ def test_a_hand_over_survives_and_can_be_written_to(labels: torch.Tensor | None)
 
 @given(st.text())
 def test_a_refusal_survives(reason: str) -> None:
-    assert unpack_client_error(sent(pack_client_error(ClientError(reason)))) == ClientError(reason)
+    assert client_error(sent(encode(ClientError(reason)))) == ClientError(reason)
 
 
 def test_no_refusal_is_read_where_none_is() -> None:
-    assert unpack_client_error(pack_train_reply(TrainReply(NUMBERS))) is None
-    assert unpack_client_error(RecordDict({"refusal": ConfigRecord()})) == ClientError("no reason given")
+    assert client_error(encode(TrainReply(metrics=METRICS))) is None
+    assert client_error(RecordDict({"config": ConfigRecord()})) == ClientError("no reason given")
 
 
 # Bytes.
@@ -171,8 +173,8 @@ def test_the_bytes_counted_are_those_of_the_values() -> None:
 
     def size(dtype: UploadDtype, labels: bool) -> int:
         x_k = torch.zeros(10, 1, 8, 8)
-        upload = encode(x_k, dtype, torch.zeros(10, dtype=torch.int64) if labels else None)
-        return count_bytes(pack_train_reply(TrainReply(NUMBERS, upload)))
+        upload = release.encode(x_k, dtype, torch.zeros(10, dtype=torch.int64) if labels else None)
+        return count_bytes(encode(TrainReply(metrics=METRICS, upload=upload)))
 
     assert size("float32", True) - size("int8", True) == 3 * 640
     assert size("float16", True) - size("int8", True) == 640
@@ -182,14 +184,14 @@ def test_the_bytes_counted_are_those_of_the_values() -> None:
 
 def test_attributes_are_a_byte_each() -> None:
     def size(attributes: int) -> int:
-        labels = torch.zeros((100, attributes), dtype=torch.uint8)
-        return count_bytes(pack_train_reply(TrainReply(NUMBERS, encode(torch.zeros(100, 1, 2, 2), "int8", labels))))
+        upload = release.encode(torch.zeros(100, 1, 2, 2), "int8", torch.zeros((100, attributes), dtype=torch.uint8))
+        return count_bytes(encode(TrainReply(metrics=METRICS, upload=upload)))
 
     assert size(40) - size(30) == 1000
 
 
 def test_the_bytes_counted_add_up_over_records() -> None:
-    content = pack_train_reply(TrainReply(NUMBERS, an_upload()))
+    content = encode(TrainReply(metrics=METRICS, upload=an_upload()))
     alone = [count_bytes(RecordDict({name: record})) for name, record in content.items()]
     assert sum(alone) == count_bytes(content)
     assert min(alone) > 0

@@ -15,25 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collafuse_flwr.core.errors import UploadError
-from collafuse_flwr.wire.codec import pack_numbers, unpack_numbers
-from collafuse_flwr.wire.collafuse import (
-    EvaluateReply,
-    TrainMetrics,
-    TrainReply,
-    pack_train_reply,
-    unpack_client_info,
-    unpack_evaluate_reply,
-    unpack_train_reply,
-)
-from tests.messages import EVALUATION, HELLO, NUMBERS, SHAPE, an_upload, sent
+from collafuse_flwr.wire.codec import decode, encode
+from collafuse_flwr.wire.collafuse import TrainReply
+from collafuse_flwr.wire.common import ClientInfo, EvaluateReply, TrainMetrics
+from tests.messages import EVALUATION, HELLO, METRICS, SHAPE, an_upload, sent
 
 
-def _replies() -> dict[str, tuple[Callable[[], RecordDict], Callable[[RecordDict], object]]]:
+def _replies() -> dict[str, tuple[Callable[[], RecordDict], type[object]]]:
     return {
-        "hello": (lambda: pack_numbers(HELLO), unpack_client_info),
-        "train": (lambda: pack_train_reply(TrainReply(NUMBERS, an_upload())), unpack_train_reply),
-        "train without upload": (lambda: pack_train_reply(TrainReply(NUMBERS)), unpack_train_reply),
-        "evaluate": (lambda: pack_numbers(EVALUATION), unpack_evaluate_reply),
+        "hello": (lambda: encode(HELLO), ClientInfo),
+        "train": (lambda: encode(TrainReply(metrics=METRICS, upload=an_upload())), TrainReply),
+        "train without upload": (lambda: encode(TrainReply(metrics=METRICS)), TrainReply),
+        "evaluate": (lambda: encode(EVALUATION), EvaluateReply),
     }
 
 
@@ -48,42 +41,42 @@ EXTRA: dict[str, Callable[[], ArrayRecord | MetricRecord | ConfigRecord]] = {
 @settings(max_examples=100)
 @given(st.sampled_from(sorted(REPLIES)), st.sampled_from(sorted(EXTRA)), st.text(min_size=1, max_size=12))
 def test_no_reply_may_hold_another_record(kind: str, extra: str, name: str) -> None:
-    pack, unpack = REPLIES[kind]
+    pack, reply = REPLIES[kind]
     content = pack()
-    unpack(content)
-    if name not in ("numbers", "upload"):
+    decode(reply, content)
+    if name not in ("metrics", "upload"):
         content[name] = EXTRA[extra]()
-        with pytest.raises(UploadError, match=r"^a reply may hold "):
-            unpack(sent(content))
+        with pytest.raises(UploadError, match=r"^`\w+` may hold "):
+            decode(reply, sent(content))
 
 
 @pytest.mark.parametrize("kind", sorted(REPLIES))
 @pytest.mark.parametrize("extra", sorted(EXTRA))
-@pytest.mark.parametrize("name", ["numbers", "upload"])
+@pytest.mark.parametrize("name", ["metrics", "upload"])
 def test_no_record_may_stand_in_for_another(kind: str, extra: str, name: str) -> None:
     """Nor may one of another type travel under a name of the schema."""
-    pack, unpack = REPLIES[kind]
+    pack, reply = REPLIES[kind]
     content = pack()
     del_first = {key: record for key, record in content.items() if key != name}
     with pytest.raises(UploadError, match=name):
-        unpack(sent(RecordDict({**del_first, name: EXTRA[extra]()})))
+        decode(reply, sent(RecordDict({**del_first, name: EXTRA[extra]()})))
 
 
 @pytest.mark.parametrize("missing", ["x_k", "scale"])
 def test_an_upload_without_its_arrays_is_refused(missing: str) -> None:
-    content = pack_train_reply(TrainReply(NUMBERS, an_upload()))
+    content = encode(TrainReply(metrics=METRICS, upload=an_upload()))
     arrays = {name: array for name, array in content.array_records["upload"].items() if name != missing}
     with pytest.raises(UploadError, match=r"^`upload` must hold x_k, scale and at most labels"):
-        unpack_train_reply(sent(RecordDict({**content, "upload": ArrayRecord(arrays)})))
+        decode(TrainReply, sent(RecordDict({**content, "upload": ArrayRecord(arrays)})))
 
 
 @settings(max_examples=30)
 @given(st.text(min_size=1, max_size=12).filter(lambda name: name not in ("x_k", "scale", "labels")))
 def test_an_upload_with_another_array_is_refused(name: str) -> None:
-    content = pack_train_reply(TrainReply(NUMBERS, an_upload()))
+    content = encode(TrainReply(metrics=METRICS, upload=an_upload()))
     arrays = {**content.array_records["upload"], name: Array(np.zeros(3, np.float32))}
     with pytest.raises(UploadError, match=r"^`upload` must hold x_k, scale and at most labels"):
-        unpack_train_reply(sent(RecordDict({**content, "upload": ArrayRecord(arrays)})))
+        decode(TrainReply, sent(RecordDict({**content, "upload": ArrayRecord(arrays)})))
 
 
 def _zip() -> bytes:
@@ -111,19 +104,19 @@ def _pickle() -> bytes:
     ids=["empty", "junk", "zip", "pickle", "other"],
 )
 def test_bytes_that_are_no_array_are_refused_and_break_nothing(name: str, array: Array) -> None:
-    content = pack_train_reply(TrainReply(NUMBERS, an_upload()))
+    content = encode(TrainReply(metrics=METRICS, upload=an_upload()))
     arrays = {**content.array_records["upload"], name: array}
     with pytest.raises(UploadError, match=f"^`upload.{name}` "):
-        unpack_train_reply(sent(RecordDict({**content, "upload": ArrayRecord(arrays)})))
+        decode(TrainReply, sent(RecordDict({**content, "upload": ArrayRecord(arrays)})))
 
 
 @pytest.mark.parametrize("scale", [np.ones(2, np.float32), np.ones((), np.float32), np.ones(1, np.float64)])
 def test_a_scale_that_is_not_one_float32_is_refused(scale: np.ndarray[Any, Any]) -> None:
     """A longer one could carry something."""
-    content = pack_train_reply(TrainReply(NUMBERS, an_upload()))
+    content = encode(TrainReply(metrics=METRICS, upload=an_upload()))
     arrays = {**content.array_records["upload"], "scale": Array(scale)}
     with pytest.raises(UploadError, match=r"^`upload.scale` must be one float32"):
-        unpack_train_reply(sent(RecordDict({**content, "upload": ArrayRecord(arrays)})))
+        decode(TrainReply, sent(RecordDict({**content, "upload": ArrayRecord(arrays)})))
 
 
 # Numbers.
@@ -131,49 +124,49 @@ def test_a_scale_that_is_not_one_float32_is_refused(scale: np.ndarray[Any, Any])
 
 @pytest.mark.parametrize("name", [spec.name for spec in fields(TrainMetrics)])
 def test_a_missing_number_is_refused(name: str) -> None:
-    values = {key: value for key, value in asdict(NUMBERS).items() if key != name}
-    with pytest.raises(UploadError, match=f"^`numbers` must hold exactly .*{name}"):
-        unpack_numbers(RecordDict({"numbers": MetricRecord(values)}), TrainMetrics)
+    values = {key: value for key, value in asdict(METRICS).items() if key != name}
+    with pytest.raises(UploadError, match=f"^`metrics` must hold exactly .*{name}"):
+        decode(TrainMetrics, RecordDict({"metrics": MetricRecord(values)}))
 
 
 @settings(max_examples=30)
-@given(st.text(max_size=12).filter(lambda name: name not in asdict(NUMBERS)))
+@given(st.text(max_size=12).filter(lambda name: name not in asdict(METRICS)))
 def test_a_number_too_many_is_refused(name: str) -> None:
-    with pytest.raises(UploadError, match=r"^`numbers` must hold exactly "):
-        unpack_numbers(RecordDict({"numbers": MetricRecord(asdict(NUMBERS) | {name: 1})}), TrainMetrics)
+    with pytest.raises(UploadError, match=r"^`metrics` must hold exactly "):
+        decode(TrainMetrics, RecordDict({"metrics": MetricRecord(asdict(METRICS) | {name: 1})}))
 
 
 def test_no_numbers_are_refused() -> None:
     with pytest.raises(UploadError, match=r"not nothing$"):
-        unpack_numbers(RecordDict(), TrainMetrics)
+        decode(TrainMetrics, RecordDict())
 
 
 @pytest.mark.parametrize("name", [spec.name for spec in fields(TrainMetrics)])
 @pytest.mark.parametrize("value", [[1.0], [1], [], list(range(64))])
 def test_a_list_is_no_number(name: str, value: list[int] | list[float]) -> None:
     """It could carry an image."""
-    with pytest.raises(UploadError, match=f"^`numbers.{name}` = .* must be one number of type"):
-        unpack_numbers(RecordDict({"numbers": MetricRecord(asdict(NUMBERS) | {name: value})}), TrainMetrics)
+    with pytest.raises(UploadError, match=f"^`metrics.{name}` = .* must be one"):
+        decode(TrainMetrics, RecordDict({"metrics": MetricRecord(asdict(METRICS) | {name: value})}))
 
 
 @pytest.mark.parametrize("name", [spec.name for spec in fields(TrainMetrics) if spec.type == "int"])
 @pytest.mark.parametrize("value", [1.0, 1.5, math.nan])
 def test_a_count_must_be_whole(name: str, value: float) -> None:
-    with pytest.raises(UploadError, match=f"^`numbers.{name}` = .* must be one number of type int"):
-        unpack_numbers(RecordDict({"numbers": MetricRecord(asdict(NUMBERS) | {name: value})}), TrainMetrics)
+    with pytest.raises(UploadError, match=f"^`metrics.{name}` = .* must be one int"):
+        decode(TrainMetrics, RecordDict({"metrics": MetricRecord(asdict(METRICS) | {name: value})}))
 
 
 @pytest.mark.parametrize("name", [spec.name for spec in fields(EvaluateReply) if spec.type == "float"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_only_bits_may_be_infinite_and_nothing_may_be_nan(name: str, value: float) -> None:
-    content = RecordDict({"numbers": MetricRecord(asdict(EVALUATION) | {name: value})})
+    content = RecordDict({"metrics": MetricRecord(asdict(EVALUATION) | {name: value})})
     if name == "bits" and value == math.inf:
-        assert unpack_evaluate_reply(content).bits == math.inf
+        assert decode(EvaluateReply, content).bits == math.inf
     else:
-        with pytest.raises(UploadError, match=f"^`numbers.{name}` = .* must be finite"):
-            unpack_evaluate_reply(content)
+        with pytest.raises(UploadError, match=f"^`metrics.{name}` = .* must be finite"):
+            decode(EvaluateReply, content)
 
 
 def test_a_whole_number_is_read_as_a_float_where_one_is_wanted() -> None:
-    content = RecordDict({"numbers": MetricRecord(asdict(NUMBERS) | {"loss": 1})})
-    assert type(unpack_numbers(content, TrainMetrics).loss) is float
+    content = RecordDict({"metrics": MetricRecord(asdict(METRICS) | {"loss": 1})})
+    assert type(decode(TrainMetrics, content).loss) is float

@@ -9,34 +9,13 @@ from flwr.app import Array, ArrayRecord, RecordDict
 
 from collafuse_flwr.core.errors import UploadError
 from collafuse_flwr.privacy.release import Upload
-from collafuse_flwr.wire.codec import count_bytes
-from collafuse_flwr.wire.collafuse import (
-    SampleHandoff,
-    TrainMetrics,
-    TrainReply,
-    TrainRequest,
-    pack_train_reply,
-    pack_train_request,
-    unpack_train_reply,
-    unpack_train_request,
-)
-from collafuse_flwr.wire.fedavg import (
-    Weights,
-    WeightsHandoff,
-    WeightsReply,
-    WeightsRequest,
-    merge,
-    pack_weights_handoff,
-    pack_weights_reply,
-    pack_weights_request,
-    split_hybrid_reply,
-    unpack_weights_handoff,
-    unpack_weights_reply,
-    unpack_weights_request,
-)
+from collafuse_flwr.wire.codec import Weights, count_bytes, decode, encode
+from collafuse_flwr.wire.collafuse import TrainReply
+from collafuse_flwr.wire.common import TrainMetrics
+from collafuse_flwr.wire.fedavg import HybridReply, HybridRequest, WeightsHandoff, WeightsReply, WeightsRequest
 from collafuse_flwr.wire.validation import check_weights
 
-NUMBERS = TrainMetrics(0.5, 3, 24, 0.1, 10**9)
+METRICS = TrainMetrics(0.5, 3, 24, 0.1, 10**9)
 WEIGHTS: Weights = {"conv.weight": torch.randn(2, 1, 3, 3), "conv.bias": torch.randn(2), "seen": torch.tensor(7)}
 
 
@@ -46,8 +25,8 @@ def same(ours: Weights, theirs: Weights) -> bool:
 
 @pytest.mark.parametrize("sent", [WEIGHTS, {}])
 def test_a_request_comes_back_as_it_was_sent(sent: Weights) -> None:
-    content = pack_weights_request(WeightsRequest(2, 5, sent, "decoder", want_averaged=True))
-    request = unpack_weights_request(content)
+    content = encode(WeightsRequest(round=2, num_rounds=5, weights=sent, part="decoder", want_averaged=True))
+    request = decode(WeightsRequest, content)
     assert (request.round, request.num_rounds, request.part, request.want_averaged) == (2, 5, "decoder", True)
     assert same(request.weights, sent)
     assert count_bytes(content) > 0
@@ -55,55 +34,64 @@ def test_a_request_comes_back_as_it_was_sent(sent: Weights) -> None:
 
 @pytest.mark.parametrize("averaged", [WEIGHTS, {}])
 def test_a_reply_comes_back_as_it_was_sent(averaged: Weights) -> None:
-    reply = unpack_weights_reply(pack_weights_reply(WeightsReply(NUMBERS, WEIGHTS, averaged)))
-    assert reply.numbers == NUMBERS
+    reply = decode(WeightsReply, encode(WeightsReply(metrics=METRICS, weights=WEIGHTS, averaged=averaged)))
+    assert reply.metrics == METRICS
     assert same(reply.weights, WEIGHTS)
     assert same(reply.averaged, averaged)
 
 
 def test_a_hand_over_comes_back_as_it_was_sent() -> None:
     x_t, labels = torch.randn(3, 1, 4, 4), torch.tensor([1, 2, 3])
-    received = unpack_weights_handoff(pack_weights_handoff(WeightsHandoff(SampleHandoff(4, x_t, labels), WEIGHTS)))
-    assert received.handoff.round == 4
-    assert torch.equal(received.handoff.x_k, x_t)
-    assert received.handoff.labels is not None
-    assert torch.equal(received.handoff.labels, labels)
+    received = decode(WeightsHandoff, encode(WeightsHandoff(round=4, x_k=x_t, labels=labels, averaged=WEIGHTS)))
+    assert received.round == 4
+    assert torch.equal(received.x_k, x_t)
+    assert received.labels is not None
+    assert torch.equal(received.labels, labels)
     assert same(received.averaged, WEIGHTS)
 
 
-def test_two_messages_in_one_are_read_apart() -> None:
+def test_the_hybrids_messages_are_those_of_both() -> None:
     backbone = {"conv.bias": torch.ones(2)}
-    merged = merge(
-        pack_train_request(TrainRequest(2, 5, True, ArrayRecord(backbone))),
-        pack_weights_request(WeightsRequest(2, 5, WEIGHTS, "all", False)),
+    both = HybridRequest(
+        round=2,
+        num_rounds=5,
+        want_upload=True,
+        backbone=ArrayRecord(backbone),
+        weights=WEIGHTS,
+        part="all",
+        want_averaged=False,
     )
-    first, second = unpack_train_request(merged), unpack_weights_request(merged)
-    assert (first.round, first.want_upload, second.part) == (2, True, "all")
-    assert same(first.weights() or {}, backbone)
-    assert same(second.weights, WEIGHTS)
+    request = decode(HybridRequest, encode(both))
+    assert (request.round, request.num_rounds, request.want_upload) == (2, 5, True)
+    assert (request.part, request.want_averaged) == ("all", False)
+    assert request.backbone is not None
+    assert same(dict(request.backbone.to_torch_state_dict()), backbone)
+    assert same(request.weights, WEIGHTS)
     upload = Upload(np.ones((1, 1, 2, 2), np.float32), 1.0)
-    own, shared = split_hybrid_reply(
-        merge(pack_train_reply(TrainReply(NUMBERS, upload)), pack_weights_reply(WeightsReply(NUMBERS, WEIGHTS, {})))
-    )
-    assert unpack_train_reply(own).upload is not None
-    assert same(unpack_weights_reply(shared).weights, WEIGHTS)
+    reply = decode(HybridReply, encode(HybridReply(metrics=METRICS, upload=upload, weights=WEIGHTS, averaged={})))
+    assert reply.upload is not None
+    assert np.array_equal(reply.upload.x_k, upload.x_k)
+    assert same(reply.weights, WEIGHTS)
 
 
-def test_what_belongs_to_neither_of_two_messages_is_refused() -> None:
-    content = merge(pack_train_reply(TrainReply(NUMBERS)), pack_weights_reply(WeightsReply(NUMBERS, WEIGHTS, {})))
+@pytest.mark.parametrize("own", [TrainReply, WeightsReply])
+def test_who_expects_one_of_both_refuses_the_other_half(own: type[object]) -> None:
+    upload = Upload(np.ones((1, 1, 2, 2), np.float32), 1.0)
+    content = encode(HybridReply(metrics=METRICS, upload=upload, weights=WEIGHTS, averaged={}))
+    with pytest.raises(UploadError, match=f"^`{own.__name__}` may hold .*, not "):
+        decode(own, content)
     content["x_0"] = content["weights"]
-    for own, read in zip(split_hybrid_reply(content), (unpack_train_reply, unpack_weights_reply), strict=True):
-        with pytest.raises(UploadError, match="x_0"):
-            read(own)
+    with pytest.raises(UploadError, match="x_0"):
+        decode(HybridReply, content)
 
 
 def test_a_client_of_collafuse_cannot_send_weights_nor_one_of_fedavg_images() -> None:
-    weights = pack_weights_reply(WeightsReply(NUMBERS, WEIGHTS, {}))
+    weights = encode(WeightsReply(metrics=METRICS, weights=WEIGHTS, averaged={}))
     with pytest.raises(UploadError, match="weights"):
-        unpack_train_reply(weights)
-    upload = pack_train_reply(TrainReply(NUMBERS, Upload(np.ones((1, 1, 2, 2), np.float32), 1.0)))
+        decode(TrainReply, weights)
+    upload = encode(TrainReply(metrics=METRICS, upload=Upload(np.ones((1, 1, 2, 2), np.float32), 1.0)))
     with pytest.raises(UploadError, match="upload"):
-        unpack_weights_reply(upload)
+        decode(WeightsReply, upload)
 
 
 @pytest.mark.parametrize(
@@ -111,18 +99,18 @@ def test_a_client_of_collafuse_cannot_send_weights_nor_one_of_fedavg_images() ->
     [np.array(["a"]), np.array([True]), np.ones(1, ">f4"), np.ones(1, np.longdouble), np.ones(1, "m8[s]")],
 )
 def test_weights_are_numbers(values: np.ndarray) -> None:
-    content = pack_weights_reply(WeightsReply(NUMBERS, WEIGHTS, {}))
+    content = encode(WeightsReply(metrics=METRICS, weights=WEIGHTS, averaged={}))
     content["weights"] = ArrayRecord({"conv.bias": Array(values)})
     with pytest.raises(UploadError, match=r"weights\.conv\.bias"):
-        unpack_weights_reply(content)
+        decode(WeightsReply, content)
 
 
 def test_bytes_that_are_no_array_are_refused() -> None:
-    content = pack_weights_reply(WeightsReply(NUMBERS, WEIGHTS, {}))
+    content = encode(WeightsReply(metrics=METRICS, weights=WEIGHTS, averaged={}))
     broken = Array(dtype="float32", shape=(2,), stype="numpy.ndarray", data=b"nothing")
     content = RecordDict({**content, "weights": ArrayRecord({"conv.bias": broken})})
     with pytest.raises(UploadError, match=r"weights\.conv\.bias"):
-        unpack_weights_reply(content)
+        decode(WeightsReply, content)
 
 
 def test_variances_are_not_negative() -> None:

@@ -1,7 +1,10 @@
-"""Images in one NumPy archive (.npz)."""
+"""Images in one NumPy archive (.npz), of which only the rows that are needed come into memory."""
 
 from __future__ import annotations
 
+import functools
+import math
+import weakref
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +19,7 @@ from torch import Tensor
 
 from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.errors import DataError
-from collafuse_flwr.data.images import UNLABELLED, LazyImageDataset
-from collafuse_flwr.data.loaders.npz_metadata import described
-from collafuse_flwr.data.loaders.npz_reader import Rows
+from collafuse_flwr.data.images import UNLABELLED, ImageMetadata, LazyImageDataset
 from collafuse_flwr.data.validation import checked_labels, data_error, existing_path
 
 #: Pairs of keys under which images and labels are looked for, in this order.
@@ -28,6 +29,10 @@ EXPECTED = (
     "`labels` (or `train_labels`), whole numbers of shape (N,), `classes`, their names, `identity` or `patient`, "
     "numbers or text of shape (N,), `attributes`, 0 or 1 of shape (N, A), and `attribute_names`"
 )
+#: Arrays that say which person or patient an image is of; those of one patient are never separated.
+GROUPS, INSEPARABLE = ("identity", "patient"), "patient"
+#: Readers of the header of an .npy file by its version; there is a third, for arrays whose fields have names.
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def load_archive(config: DataConfig) -> LazyImageDataset:
@@ -41,7 +46,7 @@ def load_archive(config: DataConfig) -> LazyImageDataset:
     if image_key is None:
         raise archive.data_error(f"there are no images, only {', '.join(archive.keys) or 'nothing'}")
     source = labelled(archive, image_key, label_key)
-    return replace(source, metadata=described(archive, len(source.labels)))
+    return replace(source, metadata=_metadata(archive, len(source.labels)))
 
 
 def labelled(archive: Archive, image_key: str, label_key: str) -> LazyImageDataset:
@@ -125,3 +130,81 @@ def _class_names(archive: Archive) -> tuple[str, ...]:
         problem = f"`classes` is {names.dtype} of shape {names.shape}; expected text of shape (classes,)"
         raise data_error(archive.config, problem)
     return tuple(names.tolist())
+
+
+class Rows:
+    """An array of shape (N, ...) in a .npz file, of which only the rows that are asked for come into memory.
+
+    The file stays open where the last row was read, because a compressed one can be read forward only: rows in
+    ascending order are read in one pass, and an earlier one starts it again. The check sum is compared at the end of
+    the array.
+
+    Raises:
+        Exception: the file is damaged (whatever zipfile, zlib or numpy stumble over first), or holds Python objects.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path, self._key = path, key
+        with zipfile.ZipFile(path) as archive:
+            size = archive.getinfo(f"{key}.npy").file_size
+            # The member holds the file open for itself when the archive is closed.
+            self._stream = archive.open(f"{key}.npy")
+        weakref.finalize(self, self._stream.close)
+        self.shape, self._by_column, self.dtype = HEADERS[np.lib.format.read_magic(self._stream)](self._stream)
+        self._start = self._stream.tell()
+        self._row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+        if self.dtype.hasobject:
+            raise ValueError(f"`{key}` holds Python objects")
+        if not self.shape or size < self._start + self.shape[0] * self._row_bytes:
+            raise ValueError(f"`{key}` is cut short")
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """The rows at ascending `indices`, shape (n,), as (n, ...).
+
+        Raises:
+            Exception: the file is damaged, as above.
+        """
+        if self._by_column:
+            return self._whole[indices]
+        rows = np.empty((len(indices), *self.shape[1:]), self.dtype)
+        breaks = np.flatnonzero(np.diff(indices) != 1) + 1
+        for start, stop in zip([0, *breaks], [*breaks, len(indices)], strict=True):
+            run = rows[start:stop]  # neighbours, read at once
+            if run.nbytes:
+                self._stream.seek(self._start + int(indices[start]) * self._row_bytes)
+                run[...] = np.frombuffer(self._stream.read(run.nbytes), self.dtype).reshape(run.shape)
+        if len(indices) and indices[-1] == self.shape[0] - 1:
+            self._stream.read(1)  # there is no more, but at its end zipfile compares the check sum
+        return rows
+
+    @functools.cached_property
+    def _whole(self) -> NDArray[Any]:
+        """The array itself where it is kept by column (Fortran's order), with each row all over the file."""
+        with np.load(self._path) as archive:
+            array: NDArray[Any] = archive[self._key]
+        return array
+
+
+def _metadata(archive: Archive, count: int) -> ImageMetadata:
+    """`identity` and `patient`, and `attributes` with their names, as far as the archive has them."""
+    groups = {name: _group(archive, name, count) for name in GROUPS if name in archive.keys}
+    group_key = INSEPARABLE if INSEPARABLE in groups else ""
+    if "attributes" not in archive.keys:
+        return ImageMetadata(groups=groups, group_key=group_key)
+    attributes, names = archive.array("attributes"), np.empty(0, dtype=str)
+    if "attribute_names" in archive.keys:
+        names = archive.array("attribute_names")
+    if attributes.ndim != 2 or len(attributes) != count or not np.isin(attributes, (0, 1)).all():
+        raise archive.data_error(f"`attributes` has shape {attributes.shape} or values other than 0 and 1")
+    if names.dtype.kind != "U" or names.shape != attributes.shape[1:] or len(np.unique(names)) < len(names):
+        raise archive.data_error(f"`attribute_names` are not {attributes.shape[1]} different names")
+    return ImageMetadata(torch.from_numpy(attributes.astype(np.uint8)), tuple(names.tolist()), groups, group_key)
+
+
+def _group(archive: Archive, name: str, count: int) -> Tensor:
+    values = archive.array(name)
+    if values.shape != (count,) or values.dtype.kind not in "iuU":
+        raise archive.data_error(
+            f"`{name}` is {values.dtype} of shape {values.shape}, not numbers or text of ({count},)"
+        )
+    return torch.from_numpy(np.unique(values, return_inverse=True)[1].astype(np.int64))

@@ -13,6 +13,7 @@ from PIL import Image
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.config.sections import ENDS, FEDERATED
 from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.runs.run_dir import write_config
 from simulations.report.load_runs import Run
 from simulations.sweep.grid import run_name
 
@@ -40,7 +41,7 @@ def fake(root: Path, strategy: str = "collafuse", *, fd: float | None = None, **
         "lost": [],
     }
     folder = root / run_name(config, ["upload"])
-    write_json(folder / "config.json", config.to_flat())
+    write_config(config, folder)
     write_json(folder / "summary.json", summary)
     (folder / "pictures").mkdir()
     Image.new("L", (502, 502), int(255 * cut)).save(folder / "pictures" / "samples.png")

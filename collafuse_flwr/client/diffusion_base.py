@@ -1,0 +1,205 @@
+"""What clients with a denoiser do alike: train it on steps 1..k, and finish samples with its averaged weights."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from collafuse_flwr.client.base import BaseClient
+from collafuse_flwr.client.cut_selection import select_cut
+from collafuse_flwr.client.sample_labels import SampleConditioning, condition_samples
+from collafuse_flwr.client.state_store import ClientState, ClientStore
+from collafuse_flwr.client.training_plan import RoundPlan, plan_round
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.sections import ModelConfig
+from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.data.conditioning import conditioning_labels
+from collafuse_flwr.data.federated import ClientData
+from collafuse_flwr.data.images import ImageSet, ImageSource, normalize
+from collafuse_flwr.diffusion.dp_sgd import DpSgdConfig, train_dp_sgd
+from collafuse_flwr.diffusion.loss import denoising_loss, stratified_steps
+from collafuse_flwr.diffusion.setup import DiffusionSetup
+from collafuse_flwr.diffusion.train import TimestepRange, TrainResult, TrainState, cosine_rate, train
+from collafuse_flwr.diffusion.unet import import_diffusers, save_network
+from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, training_flops
+from collafuse_flwr.privacy.clipping import clip
+from collafuse_flwr.privacy.leakage_bounds import covariance_eigenvalues, gaussian_bits
+from collafuse_flwr.wire.codec import Weights
+from collafuse_flwr.wire.collafuse import SampleHandoff
+from collafuse_flwr.wire.common import EvaluateReply, TrainMetrics
+
+#: Counted once per process: the same for all clients with the same network and images.
+_FORWARD_FLOPS: dict[tuple[ModelConfig, bool, int, int, int, int], int] = {}
+#: Draws of (t, noise) for each held-out image when the held-out loss is measured.
+HELD_OUT_DRAWS = 8
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What a round came to on the client: its metrics, and the denoiser as it is now (None: untouched)."""
+
+    metrics: TrainMetrics
+    state: TrainState | None
+
+
+class DiffusionClient(BaseClient):
+    """A client with a denoiser of the steps 1..k, k its cut."""
+
+    def __init__(
+        self, client: int, config: Config, data: ClientData, store: ClientStore, *, seeded_secret: bool
+    ) -> None:
+        super().__init__(client, config, data, store, seeded_secret=seeded_secret)
+        self.setup = DiffusionSetup.of(config)
+        self.cut = select_cut(self.setup, data.train, client, store)
+
+    def _train_round(
+        self,
+        round_: int,
+        num_rounds: int,
+        kept: tuple[ClientState, dict[str, Tensor]],
+        began: float,
+        *,
+        backbone: Weights | None = None,
+        weights: Weights | None = None,
+    ) -> RoundResult:
+        """Train t = 1..k on the client's own images, and keep the state after the round; `kept` is that before it.
+
+        `backbone` is what a fresh denoiser starts from, `weights` what it goes on from in any case.
+
+        Raises:
+            UserError: a setting does not fit this client's images.
+        """
+        ledger, tensors = kept
+        work = plan_round(self.config, ledger, round_, num_rounds, len(self.data.train), self.cut)
+        trained, flops, state = TrainResult(0.0, 0, 0), 0, None
+        if work.steps or weights:
+            state = self._state(tensors, backbone)
+            state.network.load_state_dict(weights or {}, strict=False)
+            if work.steps:
+                trained = self._train(state, round_, num_rounds, work)
+                flops = training_flops(self._forward_flops(state.network), trained.images)
+            tensors = state.state_dict()
+            if work.steps and self.config.train.dp_noise_multiplier:
+                self.store.count_private(tensors, work.steps)
+        self.store.save(work.ledger, tensors)
+        seconds = time.perf_counter() - began
+        return RoundResult(TrainMetrics(trained.loss, trained.steps, trained.images, seconds, flops), state)
+
+    def _evaluate(self, handoff: SampleHandoff, averaged: Weights | None = None) -> EvaluateReply:
+        """Finish samples with the averaged denoiser, keep them, and compare them to held-out images.
+
+        `averaged` takes the place of the client's own averaged weights wherever it has them.
+        """
+        import_diffusers()
+        began = time.perf_counter()
+        ledger, tensors = self.store.load(before=handoff.round + 1)
+        samples, conditioning, flops = handoff.x_k, self._conditioning(handoff), 0
+        held_out_loss = 0.0
+        if self.cut:
+            network = self._averaged(tensors)
+            network.load_state_dict(averaged or {}, strict=False)
+            grid = self.setup.client_grid(self.cut)
+            guidance = self.config.evaluation.guidance
+            name = (self.config.run.seed, "finish", self.client, handoff.round)
+            samples = self.setup.sample(network, samples, grid, conditioning.labels, name, guidance)
+            held_out_loss = self._held_out_loss(network)
+            calls = self.setup.num_function_evaluations(grid, conditioning.labels is not None)
+            flops = sampling_flops(self._forward_flops(network), calls, 1)
+            save_network(network, self.store.layout.denoiser, self.setup.schedule, self.setup.objective.prediction)
+        samples, names = samples.clamp(-1, 1), self.data.train.metadata.attribute_names
+        self.store.save_samples(samples, conditioning.classes, conditioning.attributes, names)
+        return EvaluateReply(
+            num_samples=len(samples),
+            held_out_loss=held_out_loss,
+            kernel_distance=self._distance(samples),
+            seconds=time.perf_counter() - began,
+            flops_per_image=flops,
+            releases=ledger.releases,
+            bits=self._bits(ledger.releases),
+            dp_steps=self.store.private_steps(),
+        )
+
+    def _bits(self, releases: int) -> float:
+        if not releases:
+            return 0.0
+        snr = float(self.setup.schedule.snr()[self.cut])
+        x_0 = clip(self.config, normalize(self.data.train.images))
+        return gaussian_bits(snr, covariance_eigenvalues(x_0), releases=releases)
+
+    def _network(self) -> nn.Module:
+        return self.setup.denoiser(self.client, *self._shape())
+
+    def _state(self, tensors: dict[str, Tensor], backbone: Weights | None) -> TrainState:
+        state = TrainState(self._network(), self.config.train.ema_decay)
+        if tensors:
+            state.load(tensors)
+        elif backbone is not None:
+            state.init_from(backbone)
+        return state
+
+    def _averaged(self, tensors: dict[str, Tensor]) -> nn.Module:
+        state = self._state(tensors, None)
+        state.network.load_state_dict(state.ema_state_dict())
+        return state.network
+
+    def _train(self, state: TrainState, round_: int, num_rounds: int, work: RoundPlan) -> TrainResult:
+        config, device = self.config, self.runtime.device
+        left = num_rounds - work.ledger.first_round + 1
+        done = round_ - work.ledger.first_round
+
+        def learning_rate(fraction: float) -> float:
+            if config.train.lr_schedule == "constant":
+                return config.train.learning_rate
+            return cosine_rate(config.train.learning_rate, (done + fraction) / left)
+
+        given = (state, self.setup.denoise(state.network), self._source(self.data.train))
+        settings: dict[str, Any] = {
+            "schedule": self.setup.schedule,
+            "objective": self.setup.objective,
+            "batch_size": config.train.client_batch_size,
+            "num_steps": work.steps,
+            "learning_rate": learning_rate,
+            "penalty": state.proximal(config.federation.proximal_mu) if config.run.strategy == "fedprox" else None,
+            "label_dropout": config.train.label_dropout,
+            "flip": config.train.flip,
+        }
+        if config.train.dp_noise_multiplier:
+            dp = DpSgdConfig(config.train.dp_max_grad_norm, config.train.dp_noise_multiplier, self._secret())
+            return train_dp_sgd(*given, dp=dp, last=self.cut, **settings)
+        generator = named_generator(config.run.seed, "client", self.client, "round", round_, device=device)
+        return train(*given, steps_range=TimestepRange(self.cut), generator=generator, **settings)
+
+    def _source(self, images: ImageSet) -> ImageSource:
+        device = self.runtime.device
+        labels = conditioning_labels(self.config, images)
+        return ImageSource(normalize(images.images).to(device), None if labels is None else labels.to(device))
+
+    def _conditioning(self, handoff: SampleHandoff) -> SampleConditioning:
+        generator = named_generator(self.config.run.seed, "labels", self.client, handoff.round)
+        return condition_samples(self.config, self.setup.schedule, self.cut, self.data.train, handoff, generator)
+
+    @torch.no_grad()
+    def _held_out_loss(self, network: nn.Module) -> float:
+        """The denoising loss on the held-out images over t = 1..k, always with the same t and noise."""
+        generator = named_generator(self._seed("held out"), device=self.runtime.device)
+        source = self._source(self.data.held_out)
+        rows = torch.arange(len(source), device=generator.device).repeat(HELD_OUT_DRAWS)
+        x, start, labels = source.batch(rows)
+        t = stratified_steps(start + 1, self.cut, generator)
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        denoise = self.setup.denoise(network.eval())
+        setup = self.setup
+        return denoising_loss(setup.schedule, setup.objective, denoise, x, start, t, noise, labels).item()
+
+    def _forward_flops(self, network: nn.Module) -> int:
+        config, shape = self.config, self._shape()
+        key = (config.model, bool(config.train.label_dropout), *shape)
+        if key not in _FORWARD_FLOPS:
+            first = torch.zeros(1, dtype=torch.int64)
+            x, start, labels = self._source(self.data.train.subset(first)).batch(first.to(self.runtime.device))
+            _FORWARD_FLOPS[key] = forward_flops(self.setup.denoise(network.eval()), x, start + 1, labels)
+        return _FORWARD_FLOPS[key]

@@ -1,0 +1,65 @@
+"""The messages of every strategy: a client's introduction, and what it says about its samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from collafuse_flwr.wire.codec import Metrics, Unbounded
+
+
+@dataclass(frozen=True)
+class ClientInfoRequest:
+    """A question that opens a run, and holds nothing."""
+
+
+@dataclass(frozen=True)
+class ClientInfo(Metrics):
+    """A client's introduction; its cut step is agreed here for the whole run.
+
+    `num_attributes` are those that networks are conditioned on: 0 unless `condition` is attributes.
+    """
+
+    partition_id: int
+    cut_step: int
+    timesteps: int
+    num_images: int
+    channels: int
+    size: int
+    num_classes: int
+    num_attributes: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Channels and side of the images, classes, and attributes."""
+        return self.channels, self.size, self.num_classes, self.num_attributes
+
+
+@dataclass(frozen=True)
+class TrainMetrics(Metrics):
+    """What a client says about its training: mean loss (0 without steps), work, seconds, floating-point operations."""
+
+    loss: float
+    steps: int
+    image_updates: int
+    seconds: float
+    flops: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateReply(Metrics):
+    """What a client says about its finished samples and its held-out images.
+
+    `held_out_loss` is its denoiser's loss there (0 if it has none), `kernel_distance` that of pixels between its
+    samples and its held-out images (unbiased; 0 if either is a single image), `flops_per_image` what one image cost it
+    to finish, `releases` how many noised copies of each image have left it, `bits` the Gaussian bound on what they
+    tell (may be infinite), and `dp_steps` the steps of DP-SGD that its denoiser has ever taken.
+    """
+
+    num_samples: int
+    kernel_distance: float
+    seconds: float
+    flops_per_image: int
+    bits: Unbounded
+    held_out_loss: float = 0.0
+    releases: int = 0
+    dp_steps: int = 0

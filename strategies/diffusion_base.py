@@ -1,0 +1,22 @@
+"""What the servers of diffusion models do alike: the process, and its cuts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.progress import Progress
+from collafuse_flwr.diffusion.setup import DiffusionSetup
+from strategies.base import BaseStrategy
+
+
+class DiffusionStrategy(BaseStrategy):
+    """A federation of denoisers."""
+
+    def __init__(self, config: Config, folder: Path, progress: Progress) -> None:
+        super().__init__(config, folder, progress)
+        self.setup = DiffusionSetup.of(config)
+
+    def _cuts_in_words(self) -> str:
+        cuts = sorted({client_info.cut_step for client_info in self.client_manager.client_infos.values()})
+        return f", cut step {', '.join(map(str, cuts))} of {self.setup.schedule.timesteps}"
