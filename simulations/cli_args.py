@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.runs.run_layout import RunLayout
 
 
 def check_whole_numbers(settings: Mapping[str, Any], least: Mapping[str, int]) -> None:
@@ -20,7 +21,7 @@ def check_whole_numbers(settings: Mapping[str, Any], least: Mapping[str, int]) -
             raise SettingError(name, settings[name], f"a whole number >= {low}")
 
 
-def folders(settings: Mapping[str, Any], below: str) -> tuple[Path, Path]:
+def folders(settings: Mapping[str, Any], results: Callable[[RunLayout], Path]) -> tuple[Path, Path]:
     """The run's folder and the one for results, which is `below` the run's if `output` is empty.
 
     Raises:
@@ -29,7 +30,7 @@ def folders(settings: Mapping[str, Any], below: str) -> tuple[Path, Path]:
     if not settings["run"]:
         raise SettingError("run", "", "the folder of a finished run")
     run = Path(str(settings["run"])).absolute()
-    output = Path(str(settings["output"])).absolute() if settings["output"] else run / below
+    output = Path(str(settings["output"])).absolute() if settings["output"] else results(RunLayout(run))
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise SettingError("output", str(output), "a new or empty folder")
     return run, output

@@ -59,7 +59,7 @@ class GenerateRequest:
         """
         check_whole_numbers(settings, {"client": 0, "num_images": 1, "label": -1, "seed": 0})
         client, guidance, names = settings["client"], settings["guidance"], str(settings["attributes"])
-        run, output = folders(settings, f"generated/client-{client}")
+        run, output = folders(settings, lambda layout: layout.generated(client))
         if guidance != "" and (isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or guidance < 0):
             raise SettingError("guidance", guidance, "a number >= 0, or empty for the run's own")
         attributes = tuple(name.strip() for name in names.split(",")) if names else ()

@@ -21,7 +21,7 @@ from collafuse_flwr.diffusion.unet import WEIGHTS
 from collafuse_flwr.runs.history import Checkpoint, History, RoundRecord
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
-from collafuse_flwr.runs.upload_buffer import UploadBuffer
+from collafuse_flwr.runs.upload_buffer import X_K, UploadBuffer
 from collafuse_flwr.wire.common import ClientInfo
 
 
@@ -140,7 +140,7 @@ def load_trained(network: nn.Module, folder: Path) -> nn.Module:
 
 def _pool(folder: Path, setup: DiffusionSetup, client_info: ClientInfo, checkpoint: Checkpoint) -> UploadBuffer | None:
     """The server's pool as it was at the end."""
-    if not (folder / "x_k.bin").is_file():
+    if not (folder / X_K).is_file():
         return None
     row = client_info.channels, client_info.size, client_info.size
     pool = UploadBuffer(folder, row, setup.config.split.upload_dtype, torch.device("cpu"), client_info.num_attributes)

@@ -11,6 +11,8 @@ from collafuse_flwr.config.config import Config
 #: Goes up whenever a run's folder is written in a way that the code before or after it does not read; runs without a
 #: number are of layout 1.
 LAYOUT = 2
+#: The file of an attack's results, which may lie elsewhere than below the run.
+ATTACK_RESULTS = "attacks.json"
 
 
 class _HasFolder(Protocol):
@@ -79,7 +81,7 @@ class RunLayout:
     server_blocks = _Below("server/middle.safetensors")
     #: What an attack on the run leaves; its results are written last.
     attacks = _Below("attacks")
-    attack_results = _Below("attacks/attacks.json")
+    attack_results = _Below(f"attacks/{ATTACK_RESULTS}")
     #: What the process of a sweep's run said, and what Flower did with `runner=flwr`.
     log = _Below("run.log")
     flower_log = _Below("flwr.log")
@@ -96,8 +98,3 @@ class RunLayout:
     def generated(self, client: int) -> Path:
         """Where `simulations.generate` puts a client's images."""
         return self.folder / "generated" / f"client-{client}"
-
-
-def client_folder(run: Path, client: int) -> Path:
-    """The folder of one client in a simulation."""
-    return RunLayout(run).client(client).folder

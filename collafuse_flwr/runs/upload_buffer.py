@@ -13,6 +13,9 @@ from torch import Tensor
 
 from collafuse_flwr.privacy.release import Upload
 
+#: The files of a buffer.
+X_K, LABELS = "x_k.bin", "labels.bin"
+
 
 @dataclass(frozen=True)
 class Share:
@@ -68,9 +71,9 @@ class UploadBuffer:
         begin = old.begin if old else len(self)
         rows = np.empty(len(upload), self.row)
         rows["scale"], rows["x_k"] = upload.scale, upload.x_k
-        self._write("x_k.bin", begin * self.row.itemsize, rows.tobytes())
+        self._write(X_K, begin * self.row.itemsize, rows.tobytes())
         if upload.labels is not None:
-            self._write("labels.bin", begin * self.label.itemsize, upload.labels.tobytes())
+            self._write(LABELS, begin * self.label.itemsize, upload.labels.tobytes())
         self.shares[client] = Share(begin, len(upload), cut)
         self._view = None
 
@@ -109,9 +112,9 @@ class UploadBuffer:
         if self._view is None:
             shares = sorted(self.shares.values(), key=lambda share: share.begin)
             rows = torch.tensor([share.rows for share in shares])
-            path = self.folder / "labels.bin"
+            path = self.folder / LABELS
             self._view = _View(
-                np.memmap(self.folder / "x_k.bin", self.row, "r", shape=(len(self),)),
+                np.memmap(self.folder / X_K, self.row, "r", shape=(len(self),)),
                 np.memmap(path, self.label, "r", shape=(len(self),)) if path.exists() else None,
                 torch.tensor([share.cut for share in shares]).repeat_interleave(rows),
             )

@@ -21,6 +21,7 @@ from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.diffusion.unet import PRESETS
 from collafuse_flwr.runs.loaded_run import FinishedRun
 from collafuse_flwr.runs.run_dir import read_config
+from collafuse_flwr.runs.run_layout import ATTACK_RESULTS, RunLayout
 from simulations.attack.reconstruction import BestReconstructions
 from simulations.attack.render import draw_card, draw_reconstructions, show_card
 from simulations.attack.report_spec import CARD, SPLIT_CARD
@@ -30,8 +31,6 @@ from simulations.attack.suite import attack
 from simulations.cli import CONF
 from simulations.cli_args import check_whole_numbers, folders
 
-#: Where results go below a run's folder, and the file that holds the numbers.
-FOLDER, RESULTS = "attacks", "attacks.json"
 #: Images of its own that an attacker needs.
 MIN_SHADOWS = 2
 #: The least that whole numbers may be.
@@ -63,7 +62,7 @@ class AttackRequest:
             SettingError: a value is missing or not allowed.
         """
         check_whole_numbers(settings, LEAST)
-        run, output = folders(settings, FOLDER)
+        run, output = folders(settings, lambda layout: layout.attacks)
         if settings["shadow_model"] not in PRESETS:
             raise SettingError("shadow_model", settings["shadow_model"], f"one of {', '.join(PRESETS)}")
         return cls(run=run, output=output, **_chosen(settings))
@@ -75,7 +74,7 @@ def attack_run(request: AttackRequest, console: Console) -> None:
     Raises:
         UserError: the folder holds no finished simulation, or its pool something else than its clients' releases.
     """
-    if not (request.run / "config.json").is_file():
+    if not RunLayout(request.run).config.is_file():
         raise SettingError("run", str(request.run), "the folder of a finished run")
     strategy = read_config(request.run).run.strategy
     if strategy == SPLIT_GAN:
@@ -90,7 +89,7 @@ def attack_run(request: AttackRequest, console: Console) -> None:
         draw_reconstructions(shown, request.output / "reconstructions.png", title)
     described = {"run": str(request.run), "strategy": strategy, "seed": request.seed}
     # Last, as it says that the others are there.
-    write_json(request.output / RESULTS, described | effort | {"clients": rows})
+    write_json(request.output / ATTACK_RESULTS, described | effort | {"clients": rows})
     show_card(card, rows, title, console)
     console.print(f"Everything is in {request.output}", markup=False, soft_wrap=True)
 
@@ -131,7 +130,7 @@ def _chosen(settings: dict[str, Any]) -> dict[str, Any]:
 def default_request(run: Path) -> AttackRequest:
     """An attack on a run with the effort of conf/attack.yaml; results of an earlier one are replaced."""
     known = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONF / "attack.yaml")))
-    return AttackRequest(run=run, output=run / FOLDER, **_chosen(known))
+    return AttackRequest(run=run, output=RunLayout(run).attacks, **_chosen(known))
 
 
 def check_attack(config: Config, data: FederationData) -> None:

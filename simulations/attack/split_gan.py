@@ -24,7 +24,7 @@ from collafuse_flwr.privacy.attacks.label_recovery import recover_labels_and_cod
 from collafuse_flwr.runs.history import Checkpoint
 from collafuse_flwr.runs.loaded_run import load_history, secret_of, summary_of
 from collafuse_flwr.runs.run_dir import read_config
-from collafuse_flwr.runs.run_layout import client_folder
+from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.attack.reconstruction import SHOWN, BestReconstructions
 from strategies.client_clustering import clusters_restored, initial_blocks
 from strategies.split_transport import ActivationShapes
@@ -98,7 +98,7 @@ class SplitRun:
         known = initial_blocks(*clusters_restored(self.checkpoint), self.checkpoint.tensors["server"], client, wanted)
         if not known:
             return None
-        folder = client_folder(self.folder, client)
+        folder = RunLayout(self.folder).client(client).folder
         session = cast(HuscfGanClient, make_simulated_client(self.config, client, folder)).open_round(
             self.round, str(cuts), known
         )

@@ -26,7 +26,7 @@ from collafuse_flwr.privacy.leakage_bounds import covariance_eigenvalues
 from collafuse_flwr.privacy.mutual_information import denoised_bits, denoising_errors
 from collafuse_flwr.runs.loaded_run import FinishedRun
 from collafuse_flwr.runs.reidentification import MAX_CANDIDATES, candidate_set
-from collafuse_flwr.runs.run_layout import client_folder
+from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.attack.gradient_inversion import invert
 from simulations.attack.reconstruction import BestReconstructions, rebuild
 from simulations.attack.server_view import MAX_TARGETS, ServerView, clipped, received
@@ -158,7 +158,7 @@ def _members(run: FinishedRun, client: int, name: str, network: nn.Module, steps
 
 def _memorised(run: FinishedRun, client: int, names: list[Tensor], seed: int) -> dict[str, Any]:
     """Whether a client's samples are nearer to the training images of the federation than to those held out."""
-    path = client_folder(run.folder, client) / "samples.safetensors"
+    path = RunLayout(run.folder).client(client).samples
     if not path.is_file():
         return {}
     samples = load_file(path)["images"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import secrets
+from typing import TypeVar
 
 from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
@@ -15,31 +16,20 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.runners.result import RunResult
 
+A = TypeVar("A", ServerApp, ClientApp)
 SERVER_APP = "collafuse_flwr.server_app:app"
 CLIENT_APP = "collafuse_flwr.client_app:app"
 
 
-def load_server_app(reference: str) -> ServerApp:
-    """The ServerApp at `module:attribute`.
+def load_app(reference: str, kind: type[A]) -> A:
+    """The ServerApp or ClientApp at `module:attribute`.
 
     Raises:
         TypeError: something else is there.
     """
     app = pkgutil.resolve_name(reference)
-    if not isinstance(app, ServerApp):
-        raise TypeError(f"{reference} is no ServerApp")
-    return app
-
-
-def load_client_app(reference: str) -> ClientApp:
-    """The ClientApp at `module:attribute`.
-
-    Raises:
-        TypeError: something else is there.
-    """
-    app = pkgutil.resolve_name(reference)
-    if not isinstance(app, ClientApp):
-        raise TypeError(f"{reference} is no ClientApp")
+    if not isinstance(app, kind):
+        raise TypeError(f"{reference} is no {kind.__name__}")
     return app
 
 

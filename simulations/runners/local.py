@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
 from collafuse_flwr.config.config import Config
 from simulations.runners.app_loading import (
     CLIENT_APP,
     SERVER_APP,
     begin_run,
-    load_client_app,
-    load_server_app,
+    load_app,
     result,
     server_context,
 )
@@ -29,7 +31,7 @@ def run_local(config: Config, *, server_app: str = SERVER_APP, client_app: str =
         UserError: what the server raised, or `RunFailed` from any other error.
     """
     quiet_flwr()
-    server, client = load_server_app(server_app), load_client_app(client_app)
+    server, client = load_app(server_app, ServerApp), load_app(client_app, ClientApp)
     run_id = begin_run()
     grid = LocalGrid(client, run_id, config.to_flower(), config.run.num_supernodes)
     try:

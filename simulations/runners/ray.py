@@ -13,7 +13,9 @@ from pathlib import Path
 
 import ray
 import tomli_w
+from flwr.clientapp import ClientApp
 from flwr.server.superlink.fleet.vce.backend.backend import BackendConfig
+from flwr.serverapp import ServerApp
 from flwr.simulation.run_simulation import _run_simulation
 from flwr.supercore.constant import NOOP_FEDERATION_ID
 from flwr.supercore.run import Run
@@ -25,8 +27,7 @@ from simulations.runners.app_loading import (
     CLIENT_APP,
     SERVER_APP,
     begin_run,
-    load_client_app,
-    load_server_app,
+    load_app,
     result,
     server_context,
 )
@@ -55,7 +56,7 @@ def run_ray(config: Config, *, server_app: str = SERVER_APP, client_app: str = C
         raise SettingError("runner", "ray", f"flwr {version('flwr')} is not known to work, use `local` or `flwr`")
     check_resources(config.federation)
     quiet_flwr()
-    server, client = ServerThread(load_server_app(server_app)), load_client_app(client_app)
+    server, client = ServerThread(load_app(server_app, ServerApp)), load_app(client_app, ClientApp)
     run_id = begin_run()
     run = Run.create_empty(run_id)
     run.primary_task_id, run.federation_id = 1, NOOP_FEDERATION_ID

@@ -20,14 +20,13 @@ from typing import IO, Any, Literal
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.runs.run_dir import RESUMABLE, read_config
-from simulations.attack.run import FOLDER, RESULTS
+from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.sweep.grid import SweepRun, canonical, override, overrides
 
 #: What runs a cell; its settings follow.
 COMMAND = (sys.executable, "-m", "simulations.run")
 #: What attacks one that is finished.
 ATTACK = (sys.executable, "-m", "simulations.attack")
-LOG = "run.log"
 #: Seconds that a cell has to end when the sweep is stopped.
 PATIENCE = 30.0
 
@@ -49,7 +48,8 @@ def run_job(cell: SweepRun, sweep: Path) -> JobResult:
     """Run a cell unless it has been, taking up its checkpoint if it left one; failures are told, not raised."""
     folder = sweep / cell.name
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOG).open("a+b") as log:
+    layout = RunLayout(folder)
+    with layout.log.open("a+b") as log:
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -58,20 +58,20 @@ def run_job(cell: SweepRun, sweep: Path) -> JobResult:
             config = _to_run(cell.config, folder)
         except UserError as error:
             return JobResult(cell.name, "failed", told=str(error))
-        finished = (folder / "summary.json").is_file()
-        if finished and (not config.run.attack or (folder / FOLDER / RESULTS).is_file()):
+        finished = layout.summary.is_file()
+        if finished and (not config.run.attack or layout.attack_results.is_file()):
             return JobResult(cell.name, "done before", told=quality(folder))
         began = time.monotonic()
         status = _attack(folder, log) if finished else _run(config, folder, log)
         seconds = time.monotonic() - began
         if status == 0:
             return JobResult(cell.name, "done", seconds, status, quality(folder))
-        return JobResult(cell.name, "failed", seconds, status, _reason(folder / LOG, status))
+        return JobResult(cell.name, "failed", seconds, status, _reason(layout.log, status))
 
 
 def quality(folder: Path) -> str:
     """FD and TSTR of a finished run, as far as they were measured."""
-    pooled: dict[str, Any] = json.loads((folder / "summary.json").read_text())["pooled"]
+    pooled: dict[str, Any] = json.loads(RunLayout(folder).summary.read_text())["pooled"]
     shown = [("FD", pooled.get("fd"), ".2f"), ("TSTR", pooled.get("tstr"), ".3f")]
     return ", ".join(f"{name} {value:{digits}}" for name, value, digits in shown if value is not None)
 
@@ -82,14 +82,14 @@ def _to_run(config: Config, folder: Path) -> Config:
     Raises:
         UserError: the folder holds another run.
     """
-    resume = False
-    if (folder / "config.json").is_file():
+    layout, resume = RunLayout(folder), False
+    if layout.config.is_file():
         before = read_config(folder)
         if canonical(before) != canonical(config):
             raise UserError(f"{folder} holds a run of other settings")
         now = config.to_flat()
         config = Config.from_flat(before.to_flat() | {name: now[name] for name in RESUMABLE})
-        resume = (folder / "server" / "state.safetensors").is_file()
+        resume = layout.checkpoint.is_file()
     return replace(config, run=replace(config.run, output=str(folder), resume=resume, quiet=True))
 
 
@@ -98,14 +98,14 @@ def _run(config: Config, folder: Path, log: IO[bytes]) -> int:
     if not config.run.resume:
         log.truncate(0)
         # What is left of a run that never came to a checkpoint.
-        if (folder / "config.json").is_file():
+        if RunLayout(folder).config.is_file():
             _clear(folder)
     return _wait([*COMMAND, *overrides(config)], log)
 
 
 def _attack(folder: Path, log: IO[bytes]) -> int:
     """Attack a finished run in a process that writes to the log, in place of an attack that was cut off."""
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    shutil.rmtree(RunLayout(folder).attacks, ignore_errors=True)
     return _wait([*ATTACK, override("run", str(folder))], log)
 
 
@@ -128,7 +128,7 @@ def _clear(folder: Path) -> None:
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
-        elif entry.name != LOG:
+        elif entry != RunLayout(folder).log:
             entry.unlink()
 
 
