@@ -12,7 +12,6 @@ from collafuse_flwr.client.base import BaseClient
 from collafuse_flwr.client.factory import make_client, make_simulated_client
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import GANS
 from collafuse_flwr.core.errors import SettingError, UserError
 from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.data.federated import load_client_data
@@ -32,7 +31,7 @@ def answer(message: Message, context: Context) -> Message:
     """Let the client act; a mistake of the user's becomes a refusal that the server can show."""
     try:
         config = Config.from_flat(context.run_config)
-        with threads(config.federation.client_threads):
+        with threads(config.resources.client_threads):
             content = _client(config, context).answer(message.metadata.message_type, message.content)
     except UserError as error:
         content = encode(ClientError(_public_reason(error, context)))
@@ -65,7 +64,7 @@ def _client(config: Config, context: Context) -> BaseClient:
     if "data-path" not in node:
         return make_simulated_client(config, client, folder)
     store = ClientStore(folder)
-    if config.run.strategy in GANS and config.gan.engine == "fused":
-        raise SettingError("engine", "fused", "messages where clients hold images of their own")
+    if config.gan.transport == "in_process":
+        raise SettingError("gan.transport", "in_process", "messages where clients hold images of their own")
     data = load_client_data(config.data, config.run.seed, str(node["data-path"]), str(store.layout.image_cache))
     return make_client(config, client, data, store, seeded_secret=False)

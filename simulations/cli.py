@@ -9,8 +9,9 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -18,27 +19,19 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from collafuse_flwr.config.config import Config, setting_names
+from collafuse_flwr.config.config import DEFAULTS, SETTINGS, Config, no_such_setting, setting_help, without_unread
+from collafuse_flwr.config.strategies import STRATEGIES
 from collafuse_flwr.core.errors import UserError
 from simulations.runners.result import RunFailed
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
+HELP = {"-h", "--help"}
 #: What asks Hydra for every combination of values.
 MULTIRUN = {"-m", "--multirun"}
 
-#: Signs that make a value literal: package.module:factory, several data sets, devices, paths, lists or folders.
-LITERAL = {
-    "model": ":",
-    "dataset": "+",
-    "dataset_path": ";",
-    "attribute_groups": ";,",
-    "devices": ",:",
-    "dropped_classes": ",:",
-    "size_shares": ",:",
-    "runs": ("",),
-    "attributes": ("",),
-}
+#: Settings whose value is taken as it is: Hydra would read its commas as a sweep.
+LITERAL = ("runs", "attributes")
 
 #: Exit statuses: the run broke, there is a mistake in what was asked, the user stopped it.
 FAILED = 1
@@ -49,10 +42,12 @@ TERMINATED = 143
 
 def register_schema() -> None:
     """Give Hydra the defaults of collafuse_flwr/config/, which is where they live."""
-    ConfigStore.instance().store(name="schema", node=Config().to_flat())
+    ConfigStore.instance().store(name="schema", node=Config().to_nested())
 
 
-def entry(act: Callable[[DictConfig], None], config_name: str = "config", usage: str = "") -> Callable[[], int]:
+def entry(
+    act: Callable[[DictConfig], None], config_name: str = "config", usage: Callable[[list[str]], str] | str = ""
+) -> Callable[[], int]:
     """A command that composes its settings with Hydra and acts on them, once."""
 
     def once(arguments: list[str]) -> int:
@@ -68,24 +63,26 @@ def entry(act: Callable[[DictConfig], None], config_name: str = "config", usage:
 def command(
     act: Callable[[list[str]], int],
     config_name: str = "config",
-    usage: str = "",
+    usage: Callable[[list[str]], str] | str = "",
     going_on: str = "resume=true with the same `output` goes on after the last round",
 ) -> Callable[[], int]:
     """A command that acts on its arguments and returns the exit status.
 
-    A mistake in a setting is told in one line on standard error, with status 2; nothing else catches exceptions.
-    --help prints `usage`, or what Hydra knows where there is none; `going_on` is told to who interrupts.
+    A mistake in a setting is one line on standard error, with status 2; nothing else catches exceptions.
+    --help prints `usage` of the other arguments, or what Hydra has where there is none; `going_on` says to who
+    interrupts how to continue.
     """
 
     def main() -> int:
-        if usage and {"-h", "--help"} & set(sys.argv[1:]):
-            print(usage)
-            return 0
         register_schema()
         # Hydra would print its own errors over several lines and exit; with this it raises them here.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
         try:
+            if usage and HELP & set(sys.argv[1:]):
+                given = [argument for argument in sys.argv[1:] if argument not in HELP]
+                print(usage if isinstance(usage, str) else usage(given))
+                return 0
             return act(sys.argv[1:])
         except RunFailed as error:
             if error.__cause__ is not None:
@@ -110,6 +107,59 @@ def compose(arguments: list[str], config_name: str = "config") -> list[DictConfi
     return composed
 
 
+def given_names(arguments: list[str]) -> set[str]:
+    """The settings that arguments give a value."""
+    return {argument.lstrip("+~").partition("=")[0] for argument in arguments} & SETTINGS.keys()
+
+
+def flat_settings(settings: DictConfig) -> dict[str, object]:
+    """Composed settings by their public names."""
+    nested = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
+    flat: dict[str, object] = {}
+    for name, value in nested.items():
+        flat |= {f"{name}.{own}": item for own, item in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def config_of(settings: DictConfig, given: Collection[str]) -> Config:
+    """Composed settings; what the strategy does not read is an error if it was given, and dropped from recipes.
+
+    Raises:
+        SettingError: a setting is not allowed.
+    """
+    return Config.from_flat(without_unread(flat_settings(settings), given))
+
+
+def settings_usage(purpose: str) -> Callable[[list[str]], str]:
+    """What a command is for, and every setting with its default and what is allowed; with arguments those in effect."""
+
+    def usage(arguments: list[str]) -> str:
+        config = config_of(compose(arguments)[0], given_names(arguments)) if arguments else None
+        values = DEFAULTS if config is None else config.to_flat()
+        which = "Settings" if config is None else f"Settings that strategy={config.run.strategy} reads"
+        lines = [
+            purpose,
+            f"{which} (name=default: what it is):" if config is None else f"{which} (name=value: what it is):",
+        ]
+        group = None
+        for name, about in setting_help(config).items():
+            if (own := name.rpartition(".")[0]) != group:
+                group = own
+                lines.append("")
+            lines.append(f"  {name}={_shown(values[name])}: {about}")
+        if config is None:
+            lines += ["", "--help strategy=NAME lists what one strategy reads:"]
+            lines += [f"  {spec.name}: {spec.about}" for spec in STRATEGIES.values()]
+        lines += ["", "scale=cross_device, fleet=paper7 and experiment=NAME set several at once; see conf/."]
+        return "\n".join(lines)
+
+    return usage
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
+
+
 def launch(arguments: list[str], task: Callable[[DictConfig], None], config_name: str = "config") -> None:
     """Let Hydra call a task for each combination of values, with the launcher that the arguments name."""
     before = sys.argv[1:]
@@ -122,7 +172,7 @@ def launch(arguments: list[str], task: Callable[[DictConfig], None], config_name
 
 def fresh_folder(config: Config) -> str:
     """A new folder below runs/, named after the time and what is run."""
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.run.strategy}-{config.data.dataset}-c{config.split.cut_ratio:g}"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.run.strategy}-{config.data.name}-c{config.cut.cut_ratio:g}"
     folder = Path("runs", name).absolute()
     number = 1
     while folder.exists():
@@ -132,9 +182,8 @@ def fresh_folder(config: Config) -> str:
 
 
 def _is_literal(argument: str) -> bool:
-    """Whether a value that is not in quotation marks would mean something else to Hydra, or nothing."""
-    name, _, value = argument.partition("=")
-    return value[:1] not in {"'", '"'} and name in LITERAL and any(sign in value for sign in LITERAL[name] or [""])
+    """Whether a value is taken as it is."""
+    return argument.partition("=")[0] in LITERAL
 
 
 def _in_one_line(error: Exception, config_name: str) -> str:
@@ -145,15 +194,17 @@ def _in_one_line(error: Exception, config_name: str) -> str:
     unknown = re.match(r"Could not override '([^']+)'", str(error))
     if unknown is None:
         return " ".join(str(error).split())
-    close = difflib.get_close_matches(unknown[1], _names(config_name), n=3)
+    own = _names(config_name)
+    if not own:
+        return f"`{unknown[1]}`: {no_such_setting(unknown[1])}"
+    close = difflib.get_close_matches(unknown[1], own, n=3)
     meant = f"; did you mean {' or '.join(f'`{other}`' for other in close)}?" if close else ""
     return f"`{unknown[1]}` is not a setting{meant} (--help lists all)"
 
 
 def _names(config_name: str) -> list[str]:
-    """The settings of an entry point: those in its own file, or, where it has none, those of the schema."""
-    own = [str(name) for name in OmegaConf.load(CONF / f"{config_name}.yaml") if name not in ("defaults", "hydra")]
-    return own or list(setting_names())
+    """The settings in the file of an entry point; none where it has those of a run."""
+    return [str(name) for name in OmegaConf.load(CONF / f"{config_name}.yaml") if name not in ("defaults", "hydra")]
 
 
 def _complain(line: str, status: int = USER_ERROR) -> int:

@@ -18,7 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from collafuse_flwr.config.config import Config, check_guidance
+from collafuse_flwr.config.checks import check_guidance
+from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.rng import named_generator
@@ -86,7 +87,7 @@ def generate(request: GenerateRequest) -> Path:
     refuse_gan(config, request.run)
     if request.client >= config.run.num_supernodes:
         raise SettingError("client", request.client, f"0..{config.run.num_supernodes - 1}, the clients of the run")
-    guidance = config.evaluation.guidance if request.guidance is None else request.guidance
+    guidance = config.sampling.guidance_scale if request.guidance is None else request.guidance
     check_guidance(config, guidance)
     history = History(request.run)
     if history.load() is None or not RunLayout(request.run).client(request.client).samples.is_file():
@@ -133,12 +134,12 @@ def _sample(
     if client_info.cut_step:
         denoiser = load_trained(setup.denoiser(client, *shape), own.denoiser)
         x = setup.sample(denoiser, x, setup.client_grid(client_info.cut_step), labels, (*name, "client"), guidance)
-    return x.clamp(-1, 1), labels if config.model.condition == "classes" else None
+    return x.clamp(-1, 1), labels if config.data.conditioning == "classes" else None
 
 
 def _labels(request: GenerateRequest, config: Config, samples: Path, generator: torch.Generator) -> Tensor | None:
     """What each image is conditioned on: what was asked for, or drawn from the run's own samples of the client."""
-    condition = config.model.condition
+    condition = config.data.conditioning
     if request.label >= 0 and condition != "classes":
         raise SettingError("label", request.label, "-1: the networks of this run know no classes")
     if request.attributes and condition != "attributes":

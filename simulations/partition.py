@@ -16,8 +16,8 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.runs.label_distribution import LabelDistribution
-from simulations.cli import entry, fresh_folder
-from simulations.run import configured, usage
+from simulations.cli import entry, fresh_folder, settings_usage
+from simulations.run import configured
 
 
 def partition(config: Config) -> Path:
@@ -32,7 +32,7 @@ def partition(config: Config) -> Path:
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
     holdings = LabelDistribution.of(data)
     holdings.write(folder / "partition.csv")
-    holdings.draw(folder / "partition.png", f"{config.data.dataset}, {config.data.partition}")
+    holdings.draw(folder / "partition.png", f"{config.data.name}, {config.data.partition}")
     holdings.show(Console(highlight=False))
     return folder
 
@@ -41,7 +41,7 @@ def _act(settings: DictConfig) -> None:
     print(f"Table and picture are in {partition(configured(settings))}")
 
 
-main = entry(_act, usage=usage(str(__doc__)))
+main = entry(_act, usage=settings_usage(str(__doc__)))
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""How long clients' devices should take: `python -m simulations.plan_cuts devices=paper7 strategy=huscf_gan ...`.
+"""How long clients' devices should take: `python -m simulations.plan_cuts fleet=paper7 strategy=huscf_gan ...`.
 
 Takes the settings of simulations.run and trains nothing. For huscf_gan it prints the cut that is planned for each
 client, with what its own compute and transfers take of each pass of a batch and the bytes that cross the cut on either
@@ -17,7 +17,6 @@ from rich.table import Table
 
 from collafuse_flwr.client.cut_selection import work_unit
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import GANS
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.diffusion.cost_model import largest_cut_within_time, round_cost, round_seconds
@@ -27,8 +26,8 @@ from collafuse_flwr.gan.planning.block_cost import measure
 from collafuse_flwr.gan.planning.cut_selection import configured_latency_model, plan_client_cuts
 from collafuse_flwr.gan.planning.latency_model import batch_bytes
 from collafuse_flwr.gan.split_gan.precision import DTYPES
-from simulations.cli import entry
-from simulations.run import configured, usage
+from simulations.cli import entry, settings_usage
+from simulations.run import configured
 
 #: Clients that the tables show.
 SHOWN = 30
@@ -40,19 +39,21 @@ def plan(config: Config, console: Console) -> None:
     Raises:
         UserError: the images cannot be loaded or dealt, no devices are named, or no cut is allowed.
     """
-    if config.run.strategy in GANS and config.run.strategy != "huscf_gan":
+    if config.spec.is_gan and "split_gan" not in config.spec.reads:
         raise SettingError(
             "strategy", config.run.strategy, "huscf_gan, or one of diffusion: others have nothing to plan"
         )
     if not config.client_devices():
-        raise SettingError("devices", "", "the clients' devices, to plan for: paper7, or each client's with commas")
-    if config.run.strategy not in GANS:
+        raise SettingError(
+            "devices.profiles", "", "the clients' devices, to plan for: paper7, or each client's with commas"
+        )
+    if not config.spec.is_gan:
         _diffusion(config, console)
         return
     images = federation_data(config.data, config.run.num_supernodes, config.run.seed).images
     _, channels, size, _ = images.images.shape
     gan = config.gan
-    _gan(config, build_architecture(channels, size, images.num_classes, gan.gan_width, gan.gan_depth), console)
+    _gan(config, build_architecture(channels, size, images.num_classes, gan.width, gan.depth), console)
 
 
 def _gan(config: Config, architecture: Architecture, console: Console) -> None:
@@ -63,7 +64,7 @@ def _gan(config: Config, architecture: Architecture, console: Console) -> None:
     )
     extra, cost = (
         whole.extra(planned.cuts),
-        measure(architecture, config.gan.gan_batch_size, itemsize=DTYPES[config.gan.wire_dtype].itemsize),
+        measure(architecture, config.gan.batch_size, itemsize=DTYPES[config.gan.wire_dtype].itemsize),
     )
     own, computed = whole.passes(extra), compute.passes(extra).sum(0)
     table = _table(
@@ -87,7 +88,7 @@ def _gan(config: Config, architecture: Architecture, console: Console) -> None:
     slowest = int(own.sum(0).argmax())
     server = whole.server(extra)
     least = float(whole.seconds(whole.extra([Cuts()] * len(planned.cuts))))
-    how = f"{config.hardware.latency_model} model, {config.hardware.planner} planner"
+    how = f"{config.devices.latency_model} model, {config.cut_planner.algorithm} planner"
     console.print(f"An iteration should take {planned.seconds:.3g} s ({how}); with cut 0000 for all, {least:.3g} s.")
     bottleneck = "the server's compute" if server > own[:, slowest].sum() else f"client {slowest}"
     console.print(
@@ -106,7 +107,7 @@ def _diffusion(config: Config, console: Console) -> None:
         count, device = len(own.train), config.client_devices()[client]
         cut = (
             largest_cut_within_time(config, unit, count, client)
-            if config.split.cut_seconds
+            if config.cut.criterion == "seconds"
             else config.cut_steps()[client]
         )
         loads = [round_cost(config, unit, count, cut, round_) for round_ in rounds]
@@ -135,7 +136,7 @@ def _act(settings: DictConfig) -> None:
     plan(configured(settings), Console(highlight=False))
 
 
-main = entry(_act, usage=usage(str(__doc__)))
+main = entry(_act, usage=settings_usage(str(__doc__)))
 
 if __name__ == "__main__":
     sys.exit(main())

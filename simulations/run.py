@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from collafuse_flwr.client.cut_selection import work_unit
-from collafuse_flwr.config.config import Config, setting_help
-from collafuse_flwr.config.sections import GANS
+from collafuse_flwr.config.config import Config
 from collafuse_flwr.data.conditioning import num_attributes
 from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.data.images import normalize
@@ -25,7 +23,7 @@ from collafuse_flwr.privacy.cut_selection import choose_cut
 from collafuse_flwr.runs.run_dir import read_config
 from simulations import runners
 from simulations.attack.run import attack_run, check_attack, default_request
-from simulations.cli import entry, fresh_folder
+from simulations.cli import config_of, entry, flat_settings, fresh_folder, given_names, settings_usage
 
 
 def run(config: Config) -> None:
@@ -51,7 +49,7 @@ def preflight(config: Config) -> None:
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
     setup, (_, channels, size, _) = DiffusionSetup.of(config), data.images.images.shape
     told = data.images.num_classes, num_attributes(config, data.images)
-    if config.run.strategy in GANS:
+    if config.spec.is_gan:
         select_cuts(config, build_gan_architecture(config, channels, size, told[0]))
     else:
         setup.backbone(channels, size, *told)
@@ -60,10 +58,10 @@ def preflight(config: Config) -> None:
     if config.run.attack:
         check_attack(config, data)
     target = config.cut_target()
-    if target is not None and target[0] in {"cut_snr_db", "cut_epsilon"}:
+    if target is not None and target[0] in {"snr_db", "epsilon"}:
         # Any images do: these targets do not depend on them. For the others every client finds its own cut.
         choose_cut(config, setup.schedule, normalize(data.images.images[:2]), 0)
-    if config.split.cut_seconds:
+    if config.cut.criterion == "seconds":
         unit = work_unit(setup, data.images)
         for client, own in enumerate(data.partitions):
             largest_cut_within_time(config, unit, len(own.train), client)
@@ -71,22 +69,14 @@ def preflight(config: Config) -> None:
 
 def configured(settings: DictConfig) -> Config:
     """The settings, or, to resume, those of the run in `output` with what was given on the command line on top."""
-    flat = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
+    given, flat = given_names(sys.argv[1:]), flat_settings(settings)
     if flat.get("resume") is True:
-        given = {argument.lstrip("+~").partition("=")[0] for argument in sys.argv[1:]}
         before = read_config(Path(str(flat["output"])).absolute()).to_flat()
-        flat = before | {name: value for name, value in flat.items() if name in given}
-    return Config.from_flat(flat)
+        return Config.from_flat(before | {name: flat[name] for name in given})
+    return config_of(settings, given)
 
 
-def usage(purpose: str) -> str:
-    """What a command is for, and every setting with its default and what is allowed."""
-    about, lines = setting_help(), [purpose, "Settings (name=default: what it is):", ""]
-    lines += [f"  {name}={value}: {about[name]}" for name, value in Config().to_flat().items()]
-    return "\n".join([*lines, "", "federation=silos|devices and fleet=paper7 set several at once; see conf/."])
-
-
-main = entry(lambda settings: run(configured(settings)), usage=usage(str(__doc__)))
+main = entry(lambda settings: run(configured(settings)), usage=settings_usage(str(__doc__)))
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -36,7 +36,7 @@ class BaseStrategy(Strategy, ABC):
 
     It is used as any Flower strategy::
 
-        strategy = CollaFuse(config, folder, Progress(...))
+        strategy = make_strategy(config, folder, Progress(...), clients)
         arrays = strategy.connect(grid)
         strategy.start(grid, arrays, num_rounds=strategy.rounds_left)
 
@@ -47,8 +47,9 @@ class BaseStrategy(Strategy, ABC):
     #: What clients answer at the end of a round's training.
     train_reply: ClassVar[type[Any]]
 
-    def __init__(self, config: Config, folder: Path, progress: Progress) -> None:
-        self.config, self.layout, self.progress = config, RunLayout(folder), progress
+    def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], Any]) -> None:
+        """`clients` gives a client of a simulation, for strategies that can do without messages."""
+        self.config, self.layout, self.progress, self.clients = config, RunLayout(folder), progress, clients
         self.runtime = choose_runtime(config.run.device, config.run.precision)
         self.client_manager = ClientManager(config)
         self.history = History(folder)
@@ -183,11 +184,11 @@ class BaseStrategy(Strategy, ABC):
         return 0
 
     def _is_eval_round(self, round_: int) -> bool:
-        every = self.config.evaluation.evaluate_every
+        every = self.config.evaluation.every
         return round_ == self.config.run.num_rounds or bool(every and round_ % every == 0)
 
     def _threads(self) -> AbstractContextManager[None]:
-        return threads(self.config.federation.server_threads or available_cores())
+        return threads(self.config.resources.server_threads or available_cores())
 
     def _message(self, client: int, request: object, kind: str) -> Message:
         row, content = self.history.rounds[-1], encode(request, self.config.gan.wire_dtype)

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from collafuse_flwr.config.sections import GanConfig
+from collafuse_flwr.gan.settings import ClusteringConfig
 from collafuse_flwr.gan.split_gan.clustering import assign, flat, follow, stats
 from collafuse_flwr.gan.split_gan.kld_weighting import Direction, calibrate, kld_scores, weights
 from collafuse_flwr.runs.history import Checkpoint
@@ -34,16 +34,16 @@ class ClientWeights:
 class ActivationStats:
     """What is kept of the discriminator's middle activations of real images, of the last batches of a round."""
 
-    config: GanConfig
+    config: ClusteringConfig
     means: list[dict[int, Tensor]] = field(default_factory=list)
     looks: list[dict[int, Tensor]] = field(default_factory=list)
 
     def see(self, activations: Mapping[int, Tensor]) -> None:
         """Take in one batch: (rows, maps, height, width) of each client."""
-        look = {"flat": flat, "stats": stats}[self.config.cluster_feature]
+        look = {"mean": flat, "moments": stats}[self.config.feature]
         self.means.append({client: x.mean(dim=0).flatten(1).cpu() for client, x in activations.items()})
         self.looks.append({client: look(x).cpu() for client, x in activations.items()})
-        del self.means[: -self.config.cluster_batches], self.looks[: -self.config.cluster_batches]
+        del self.means[: -self.config.num_batches], self.looks[: -self.config.num_batches]
 
     def weigh(self, sizes: Mapping[int, int], before: Mapping[int, int], *, warm_up: bool) -> ClientWeights:
         """Cluster the clients and weigh them; in the warm-up all are one cluster, weighted by size alone.

@@ -35,14 +35,14 @@ class ClientManager:
         Raises:
             UserError: they do not come in time, or all who came were refused.
         """
-        wanted = self.config.federation.min_supernodes or self.config.run.num_supernodes
+        wanted = self.config.federation.min_available_nodes or self.config.run.num_supernodes
         deadline = time.monotonic() + self.config.federation.round_timeout
         while len(self.nodes) < wanted:
             self.register_new(grid)
             if self.refused and len(self.nodes) + len(self.refused) >= wanted:
                 break
             if time.monotonic() > deadline:
-                raise UserError(f"only {len(self.nodes)} of {wanted} clients came within `round_timeout`")
+                raise UserError(f"only {len(self.nodes)} of {wanted} clients came within `federation.round_timeout`")
             if len(self.nodes) < wanted:
                 time.sleep(POLL_SECONDS)
         if not self.nodes:
@@ -106,7 +106,7 @@ class ClientManager:
         known = self.client_infos.get(client)
         if known is not None and known != client_info:
             raise UploadError(f"client {client} said {known} at first and now says {client_info}")
-        steps = self.config.model.timesteps
+        steps = self.config.diffusion.timesteps
         agreed = [self.config.cut_steps()[client]] if self.config.cut_target() is None else range(1, steps)
         if client_info.cut_step not in agreed or client_info.timesteps != steps:
             allowed = f"{agreed[0]}..{agreed[-1]}" if len(agreed) > 1 else agreed[0]
@@ -114,7 +114,7 @@ class ClientManager:
             raise UploadError(f"client {client} cuts at {cut}, not at {allowed} of {steps}")
         told = (
             client_info.num_attributes >= 1
-            if self.config.model.condition == "attributes"
+            if self.config.data.conditioning == "attributes"
             else client_info.num_attributes == 0
         )
         if (

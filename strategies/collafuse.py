@@ -53,7 +53,7 @@ class CollaFuse(DiffusionStrategy):
     def _build(self, client_info: ClientInfo) -> None:
         self.backbone = Backbone(self.setup, *client_info.shape)
         row = (client_info.channels, client_info.size, client_info.size)
-        dtype, attributes = self.config.split.upload_dtype, client_info.num_attributes
+        dtype, attributes = self.config.upload.dtype, client_info.num_attributes
         self.pool = UploadBuffer(self.layout.pool, row, dtype, self.runtime.device, attributes)
         self.initialised: set[int] = set()
         self.deferred_updates = 0.0
@@ -89,7 +89,7 @@ class CollaFuse(DiffusionStrategy):
         return TrainRequest(
             round=round_,
             num_rounds=self.config.run.num_rounds,
-            want_upload=uploads and (client not in self.pool or self.config.split.upload != "once"),
+            want_upload=uploads and (client not in self.pool or self.config.upload.noise != "once"),
             backbone=self.arrays if sends else None,
         )
 
@@ -111,14 +111,14 @@ class CollaFuse(DiffusionStrategy):
         return self.backbone.train(self.pool, round_, self.config.run.num_rounds, steps, self.progress)
 
     def _contract(self, client_info: ClientInfo) -> UploadSpec:
-        split = self.config.split
+        upload = self.config.upload
         return UploadSpec(
-            rows=client_info.num_images * split.copies_per_image,
+            rows=client_info.num_images * upload.draws_per_image,
             channels=client_info.channels,
             size=client_info.size,
             num_classes=client_info.num_classes,
             labels=self.config.shares_labels(),
-            dtype=split.upload_dtype,
+            dtype=upload.dtype,
             alpha_bar=float(self.setup.schedule.alpha_bar[client_info.cut_step]),
             num_attributes=client_info.num_attributes,
         )
@@ -131,9 +131,9 @@ class CollaFuse(DiffusionStrategy):
             client_info = self.client_manager.client_infos[client]
             share = 1 - client_info.cut_step / client_info.timesteps
             updates = updates_per_round(self.config, client_info.num_images, share)
-            self.deferred_updates += self.config.train.server_effort * updates
-        steps = int(self.deferred_updates // self.config.train.batch_size)
-        self.deferred_updates -= steps * self.config.train.batch_size
+            self.deferred_updates += self.config.server.update_multiplier * updates
+        steps = int(self.deferred_updates // self.config.server.batch_size)
+        self.deferred_updates -= steps * self.config.server.batch_size
         return steps
 
     def _evaluate_request(self, client: int, round_: int, count: int) -> tuple[SampleHandoff, Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.progress import Progress
@@ -13,8 +15,8 @@ from strategies.base import BaseStrategy
 class DiffusionStrategy(BaseStrategy):
     """A federation of denoisers."""
 
-    def __init__(self, config: Config, folder: Path, progress: Progress) -> None:
-        super().__init__(config, folder, progress)
+    def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], Any]) -> None:
+        super().__init__(config, folder, progress, clients)
         self.setup = DiffusionSetup.of(config)
 
     def _cuts_in_words(self) -> str:

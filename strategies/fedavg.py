@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord
@@ -40,8 +41,8 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
     shared: Weights
     averaged: Weights
 
-    def __init__(self, config: Config, folder: Path, progress: Progress) -> None:
-        DiffusionStrategy.__init__(self, config, folder, progress)
+    def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], Any]) -> None:
+        DiffusionStrategy.__init__(self, config, folder, progress, clients)
         FedAvg.__init__(self)
 
     def aggregate_train(
@@ -66,7 +67,7 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
     def _build(self, client_info: ClientInfo) -> None:
         self.network = self.setup.denoiser(0, *client_info.shape)
         whole = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
-        self.shared = {name: whole[name] for name in shared_names(self.config.run.strategy, whole)}
+        self.shared = {name: whole[name] for name in shared_names(self.config.spec, whole)}
         self.averaged = dict(self.shared)
         self.aggregator = WeightAggregator(self, self.shared)
         sizes = [own.num_images for own in self.client_manager.client_infos.values()]
@@ -94,7 +95,7 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
     def _train_request(self, client: int, round_: int) -> WeightsRequest:
         """The shared weights, if they are new since the last round, and a request for the client's part of them."""
         # All begin with the same weights, so where traffic is counted out the first round needs none.
-        fresh = round_ - 1 in self.exchanges or (round_ == 1 and self.config.train.budget != "traffic")
+        fresh = round_ - 1 in self.exchanges or (round_ == 1 and self.config.train.match != "traffic")
         part, want_averaged = self._part(client, round_)
         return WeightsRequest(
             round=round_,
@@ -108,7 +109,7 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
         """Which part a client is to send after a round, and whether its averaged weights too."""
         if round_ not in self.exchanges:
             return "none", False
-        return uploaded_part(self.config.run.strategy, client, round_), self._is_eval_round(round_)
+        return uploaded_part(self.config.spec, client, round_), self._is_eval_round(round_)
 
     def _accept_training(self, client: int, reply: WeightsReply) -> None:
         row = self.history.rounds[-1]

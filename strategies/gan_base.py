@@ -6,15 +6,12 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import write_tensors
-from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.gan.build import batches_per_round, build_gan_architecture, build_optim_config
@@ -34,11 +31,6 @@ class GanStrategy(BaseStrategy):
     """A federation of GANs, whose clients send weights at the end of a round."""
 
     train_reply = EndRoundReply
-
-    def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], Any]) -> None:
-        """`clients` gives a client of a simulation, for the engine that needs no messages."""
-        super().__init__(config, folder, progress)
-        self.clients = clients
 
     def _build(self, client_info: ClientInfo) -> None:
         channels, size, num_classes, _ = client_info.shape
@@ -69,7 +61,7 @@ class GanStrategy(BaseStrategy):
         down = encode(request, dtype)
         row.count(row.bytes_down, client, count_bytes(down))
         # As many threads as it would have at the other end of messages: bits depend on it.
-        with threads(self.config.federation.client_threads):
+        with threads(self.config.resources.client_threads):
             up = encode(answer(decode(type(request), down, dtype)), dtype)
         row.count(row.bytes_up, client, count_bytes(up))
         self._accept(client, partial(self._read, client, up, kind, accept))

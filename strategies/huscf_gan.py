@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import cast
 
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from collafuse_flwr.core.atomic_io import write_tensors
-from collafuse_flwr.gan.aggregation import Own, ServerAggregation, aggregate
+from collafuse_flwr.gan.aggregation import Own, aggregate
 from collafuse_flwr.gan.networks import NETS, flatten_blocks, group_by_block
 from collafuse_flwr.gan.planning.cut_selection import modelled_seconds, select_cuts
 from collafuse_flwr.gan.split_gan.ops import PASSES, Tensors
@@ -86,9 +85,9 @@ class HuscfGan(GanStrategy):
         cuts = select_cuts(config, self.architecture)
         self.cuts, self.modelled = dict(enumerate(cuts)), modelled_seconds(config, self.architecture, cuts)
         # As the clients' own blocks begin, so that whoever keeps a block, it is the same.
-        owner = "server" if config.gan.gan_init == "independent" else 0
+        owner = "server" if config.split_gan.init == "independent" else 0
         self.half = ServerHalf(self.architecture, self.cuts, (config.run.seed, "gan", owner), self.optim_config)
-        self.shapes = ActivationShapes(self.architecture, config.gan.gan_batch_size, config.gan.factored_tails)
+        self.shapes = ActivationShapes(self.architecture, config.gan.batch_size, config.split_gan.factor_tail_gradients)
         self.cluster_of: dict[int, int] = {}
         self.models: dict[int, Weights] = {}
         self.latents: dict[int, Tensor] = {}
@@ -97,7 +96,7 @@ class HuscfGan(GanStrategy):
         """Train on all batches of a round, with fewer clients where some fall silent."""
         began = time.perf_counter()
         config, steps = self.config, self._steps()
-        self.observed = ActivationStats(config.gan)
+        self.observed = ActivationStats(config.clustering)
         near, far = self._link(grid, round_)
         link = TimedTransport(far)
         pending: dict[int, Tensors] = {client: {} for client in self.selected}
@@ -105,12 +104,12 @@ class HuscfGan(GanStrategy):
         for step in range(steps):
             self.progress.step("batches", step, steps)
             near.step = step
-            rows += len(pending) * config.gan.gan_batch_size
+            rows += len(pending) * config.gan.batch_size
             flops += self._flops(list(pending))
             pending, seen = train_batch(self.half, link, pending)
             if not pending:
                 break
-            if step >= steps - config.gan.cluster_batches:
+            if step >= steps - config.clustering.num_batches:
                 self.observed.see({client: seen[client] for client in pending})
         seconds = time.perf_counter() - began
         work = ServerWork(math.nan, step + 1, rows, seconds - link.seconds, flops)
@@ -135,7 +134,7 @@ class HuscfGan(GanStrategy):
     def _link(self, grid: Grid, round_: int) -> tuple[MessageTransport | InProcessTransport, Transport]:
         """What counts the steps of a round, and what reaches the clients in them."""
         config = self.config.gan
-        if config.engine == "messages":
+        if config.transport == "messages":
 
             def exchange(requests: Mapping[int, SplitRequest], accept: Accept) -> None:
                 self._round_trip(grid, requests, "train.split", ActivationsReply, accept)
@@ -155,7 +154,7 @@ class HuscfGan(GanStrategy):
             sessions[client] = self.clients(client).open_round(round_, str(self.cuts[client]), fresh)
         near = InProcessTransport(
             sessions,
-            self.config.federation.client_threads,
+            self.config.resources.client_threads,
             self._accept,
             lambda client, phase: self.shapes.of(self.cuts[client], phase),
         )
@@ -181,7 +180,7 @@ class HuscfGan(GanStrategy):
         if not received:
             return
         sizes = {client: self.client_manager.client_infos[client].num_images for client in received}
-        warm_up = round_ <= self.config.gan.warmup_rounds
+        warm_up = round_ <= self.config.clustering.warmup_rounds
         weighing = self.observed.weigh(sizes, self.cluster_of, warm_up=warm_up)
         self.cluster_of |= weighing.cluster_of
         # Clusters of which nobody took part keep their blocks, for whoever of them comes back.
@@ -196,7 +195,7 @@ class HuscfGan(GanStrategy):
                 cluster_of=weighing.cluster_of,
                 within=weighing.within,
                 overall=weighing.overall,
-                server_agg=cast(ServerAggregation, self.config.gan.server_aggregation),
+                average_server_blocks=self.config.split_gan.average_server_blocks,
             )
             self.half.load_blocks(flatten_blocks(net, renewed))
             for client, blocks in clients.items():
@@ -213,7 +212,7 @@ class HuscfGan(GanStrategy):
 
     def _flops(self, clients: list[int]) -> int:
         """Operations of the server in a batch: three passes of the generator, eight of the discriminator."""
-        rows = self.config.gan.gan_batch_size
+        rows = self.config.gan.batch_size
         return sum(rows * PASSES[net] * self.half.flops(client, net) for client in clients for net in NETS)
 
     def _server_flops(self, client_info: ClientInfo) -> int:

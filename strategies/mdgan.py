@@ -59,13 +59,13 @@ class MdGan(GeneratorStrategy):
         """All iterations of a round, with fewer clients where some fall silent."""
         began, config, steps, self.waited = time.perf_counter(), self.config.gan, self._steps(), 0.0
         playing: dict[int, Any] = {}
-        if config.engine == "fused":
+        if config.transport == "in_process":
             playing = {c: self.clients(c).open_round(round_, self.given.get(c, {})) for c in self.selected}
         made_in_all = 0
         for step in range(steps):
             self.progress.step("batches", step, steps)
-            chosen = shares(self.selected, min(config.generated_batches, len(self.selected)))
-            made = self._make(round_, step, min(config.generated_batches, len(self.selected)))
+            chosen = shares(self.selected, min(self.config.mdgan.k, len(self.selected)))
+            made = self._make(round_, step, min(self.config.mdgan.k, len(self.selected)))
             requests = {client: self._request(round_, step, client, made, *chosen[client]) for client in chosen}
             feedback: dict[int, Tensor] = {}
             self._exchange(grid, playing, requests, partial(self._accept_feedback, feedback))
@@ -74,12 +74,12 @@ class MdGan(GeneratorStrategy):
             self.selected = sorted(feedback)
             if not self.selected:
                 break
-        rows = made_in_all * config.gan_batch_size
+        rows = made_in_all * config.batch_size
         # A step of the generator is three passes of every batch: forwards, and back to its weights and inputs.
         seconds = time.perf_counter() - began - self.waited
         work = ServerWork(math.nan, step + 1, rows, seconds, 3 * rows * self.generator.flops())
         self.history.rounds[-1].server = asdict(work) | {"pool": 0}
-        if config.engine == "fused":
+        if config.transport == "in_process":
             for client in self.selected:
                 self._close_here(client, playing[client])
             self.selected = []
@@ -89,7 +89,7 @@ class MdGan(GeneratorStrategy):
         made: Made = [], []
         for batch in range(count):
             generator = named_generator(self.config.run.seed, "fake", round_, step, batch)
-            z, labels = draw_codes(self.config.gan.gan_batch_size, self.architecture.num_classes, generator)
+            z, labels = draw_codes(self.config.gan.batch_size, self.architecture.num_classes, generator)
             device = self.optim_config.runtime.device
             made[0].append(self.generator(z.to(device), labels.to(device)))
             made[1].append(labels)
@@ -114,7 +114,7 @@ class MdGan(GeneratorStrategy):
     ) -> None:
         """One round trip with the clients, at the other end of messages or in this process."""
         began = time.perf_counter()
-        if self.config.gan.engine == "messages":
+        if self.config.gan.transport == "messages":
             self._round_trip(grid, requests, "train.feedback", ActivationsReply, accept)
         else:
             for client, request in requests.items():
@@ -134,7 +134,7 @@ class MdGan(GeneratorStrategy):
             UploadError: it does not fit.
         """
         image = (self.architecture.channels, self.architecture.size, self.architecture.size)
-        check_activations(reply.activations, {"feedback": torch.Size((self.config.gan.gan_batch_size, *image))})
+        check_activations(reply.activations, {"feedback": torch.Size((self.config.gan.batch_size, *image))})
         feedback[client] = reply.activations["feedback"]
 
     def _train_request(self, client: int, round_: int) -> GanWorkRequest:

@@ -70,14 +70,14 @@ class Backbone:
             source,
             schedule=self.setup.schedule,
             objective=self.setup.objective,
-            steps_range=TimestepRange(self.setup.schedule.timesteps, config.split.upload == "official", above),
-            batch_size=config.train.batch_size,
+            steps_range=TimestepRange(self.setup.schedule.timesteps, config.upload.noise == "official", above),
+            batch_size=config.server.batch_size,
             num_steps=steps,
             learning_rate=learning_rate,
             generator=named_generator(config.run.seed, "backbone", "round", round_, device=self.setup.runtime.device),
             on_step=lambda done: progress.step("backbone", done, steps),
-            label_dropout=config.train.label_dropout,
-            flip=config.train.flip,
+            label_dropout=config.train.cfg_dropout,
+            flip=config.train.random_hflip,
         )
         flops = training_flops(self._forward, trained.images)
         return ServerWork(trained.loss, trained.steps, trained.images, time.perf_counter() - began, flops)
@@ -92,7 +92,7 @@ class Backbone:
     ) -> Tensor:
         """Generate samples from T down to the cut with the given weights, shape (count, channels, size, size)."""
         x_t = torch.randn((count, *self.shape), generator=named_generator(*name, "x_T"))
-        guidance = self.setup.config.evaluation.guidance
+        guidance = self.setup.config.sampling.guidance_scale
         with self._swapped_weights(weights(arrays)):
             return self.setup.sample(self.network, x_t, self.setup.server_grid(cut), labels, name, guidance)
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.data import federated as cache
 from collafuse_flwr.data.datasets import LOADERS, load_digits
 from collafuse_flwr.data.images import ImageMetadata, LazyImageDataset
+from collafuse_flwr.data.settings import DataConfig
 
 #: The binary digits of the class, and whether the image is white on black or, every second one, black on white.
 NAMES = ("one", "two", "four", "eight", "negative")

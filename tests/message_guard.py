@@ -15,7 +15,6 @@ from torch import Tensor
 
 from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import FEDERATED, GANS, SPLIT
 from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.diffusion.setup import DiffusionSetup
@@ -24,6 +23,7 @@ from collafuse_flwr.gan.fedgan import UnsplitGan
 from collafuse_flwr.gan.mdgan import Discriminator, Generator
 from collafuse_flwr.wire.common import ClientInfo, EvaluateReply, TrainMetrics
 from collafuse_flwr.wire.split_gan import GanTrainMetrics
+from tests.strategy_kinds import FEDERATED, GANS, SPLIT
 
 Way = Literal["down", "up"]
 #: A message's records, each with the fields that it may have; WEIGHTS stands for those of a network's state dict.
@@ -97,7 +97,7 @@ MDGAN: dict[tuple[str, Way], Allowed] = _SHARED | {
 }
 #: The messages of every strategy.
 MESSAGES = (
-    dict.fromkeys((*SPLIT, "local", "centralised"), COLLAFUSE)
+    dict.fromkeys((*SPLIT, "local", "centralized"), COLLAFUSE)
     | dict.fromkeys(FEDERATED, AVERAGED)
     | {"hybrid": HYBRID, "huscf_gan": HUSCF_GAN, "fedgan": FEDGAN, "mdgan": MDGAN}
 )
@@ -182,7 +182,7 @@ def _check_images(config: Config, arrays: dict[str, NDArray[Any]]) -> None:
 def _check_batches(config: Config, arrays: dict[str, NDArray[Any]]) -> None:
     """Of a GAN: floats of a batch or of samples, or labels of fake images."""
     for name, array in arrays.items():
-        assert len(array) <= max(config.gan.gan_batch_size, config.evaluation.num_samples), f"{name} is {array.shape}"
+        assert len(array) <= max(config.gan.batch_size, config.evaluation.num_samples), f"{name} is {array.shape}"
         assert array.dtype == np.float32 or (array.dtype == np.int64 and array.ndim == 1), f"{name} is {array.dtype}"
 
 

@@ -26,23 +26,28 @@ RECORD = Path(__file__).with_suffix(".json")
 #: Time is not part of what must stay.
 TIMES = {"seconds", "client_seconds", "batch_seconds", "modelled_seconds"}
 COMMON = (
-    "dataset=digits runner=local num_rounds=2 max_images=150 local_epochs=1 quiet=true server_threads=1 device=cpu "
-    "precision=float32 num_samples=24"
+    "dataset=digits runner=local num_rounds=2 data.max_images=150 train.local_epochs=1 quiet=true "
+    "resources.server_threads=1 device=cpu precision=float32 evaluation.num_samples=24"
 )
-DIFFUSION = f"{COMMON} num_supernodes=3 model=nano timesteps=20 sampling_steps=6 batch_size=32 cut_ratio=0.3"
-GAN = f"{COMMON} num_supernodes=4 partition=iid gan_width=2 gan_batch_size=8 max_images=80"
-CUT_GAN = f"{GAN} strategy=huscf_gan client_cuts='0000,0010,1110,1111' warmup_rounds=1 num_clusters=2"
+DIFFUSION = f"{COMMON} num_supernodes=3 model=nano diffusion.timesteps=20 sampling.steps=6"
+CUT = f"{DIFFUSION} server.batch_size=32"
+GAN = f"{COMMON} num_supernodes=4 partition=iid gan.width=2 gan.batch_size=8 data.max_images=80"
+CUT_GAN = (
+    f"{GAN} strategy=huscf_gan split_gan.client_cuts=[0000,0010,1110,1111] clustering.warmup_rounds=1 "
+    "clustering.num_clusters=2"
+)
 CASES = {
-    "collafuse": DIFFUSION,
-    "mixed_cuts": f"{DIFFUSION} client_cut_ratios='0.1,0.3,0.6' copies_per_image=2 upload=fresh label_dropout=0.1 "
-    "guidance=1.5",
+    "collafuse": f"{CUT} cut_ratio=0.3",
+    "mixed_cuts": f"{CUT} cut.client_ratios=[0.1,0.3,0.6] upload.draws_per_image=2 upload.noise=resampled "
+    "train.cfg_dropout=0.1 sampling.guidance_scale=1.5",
     "fedavg": f"{DIFFUSION} strategy=fedavg",
-    "hybrid": f"{DIFFUSION} strategy=hybrid",
-    "pfdm_dp_sgd": f"{DIFFUSION} strategy=pfdm clip_norm=4.3 dp_noise_multiplier=1.0 cut_epsilon=8 schedule=linear "
-    "timesteps=100",
-    "huscf_gan_messages": f"{CUT_GAN} engine=messages",
-    "huscf_gan_in_process": f"{CUT_GAN} engine=fused wire_dtype=bfloat16 factored_tails=true",
-    "mdgan": f"{GAN} strategy=mdgan generated_batches=2 engine=fused",
+    "hybrid": f"{CUT} strategy=hybrid cut_ratio=0.3",
+    "pfdm_dp_sgd": f"{CUT} strategy=pfdm upload.clip_norm=4.3 dp.noise_multiplier=1.0 cut.criterion=epsilon "
+    "cut.target=8 diffusion.schedule=linear diffusion.timesteps=100",
+    "huscf_gan_messages": f"{CUT_GAN} gan.transport=messages",
+    "huscf_gan_in_process": f"{CUT_GAN} gan.transport=in_process gan.wire_dtype=bfloat16 "
+    "split_gan.factor_tail_gradients=true",
+    "mdgan": f"{GAN} strategy=mdgan mdgan.k=2 gan.transport=in_process",
 }
 
 
@@ -77,8 +82,7 @@ def _weights(folder: Path) -> str:
 
 def run(name: str, folder: Path) -> dict[str, str]:
     """Run one case and return its sums."""
-    settings = [setting.replace("'", "") if "," not in setting else setting for setting in CASES[name].split()]
-    command = [sys.executable, "-m", "simulations.run", *settings, f"output={folder}"]
+    command = [sys.executable, "-m", "simulations.run", *CASES[name].split(), f"output={folder}"]
     subprocess.run(command, check=True, cwd=RECORD.parents[1], env=os.environ | {"OMP_NUM_THREADS": "1"})
     return sums(folder)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 from collafuse_flwr.client.base import BaseClient
 from collafuse_flwr.client.factory import make_simulated_client
 from collafuse_flwr.client_app import app as client_app
-from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.config import Config, without_unread
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.runners.app_loading import begin_run
@@ -28,25 +28,31 @@ from strategies.retry_grid import RetryGrid
 SMALL: dict[str, Any] = {
     "num_supernodes": 3,
     "num_rounds": 2,
-    "max_images": 150,
-    "timesteps": 20,
+    "data.max_images": 150,
+    "diffusion.timesteps": 20,
     "cut_ratio": 0.3,
-    "local_epochs": 1.0,
-    "batch_size": 32,
-    "client_batch_size": 8,
-    "num_samples": 12,
-    "sampler": "ddim",
-    "server_steps": 3,
-    "client_steps": 2,
-    "client_init": "random",
-    "server_threads": 1,
+    "train.local_epochs": 1.0,
+    "server.batch_size": 32,
+    "client.batch_size": 8,
+    "evaluation.num_samples": 12,
+    "sampling.sampler": "ddim",
+    "sampling.server_steps": 3,
+    "sampling.client_steps": 2,
+    "client.init_from": "random",
+    "resources.server_threads": 1,
     "quiet": True,
 }
 
 
 def small(folder: Path, **settings: Any) -> Config:
-    """Settings of a run that takes about two seconds."""
-    return Config.from_flat(SMALL | {"output": str(folder)} | settings)
+    """Settings of a run that takes about two seconds; `gan__width=2` stands for `gan.width=2`."""
+    given = dotted(settings)
+    return Config.from_flat(without_unread(SMALL | {"output": str(folder)} | given, given))
+
+
+def dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their public names, from keyword arguments."""
+    return {name.replace("__", "."): value for name, value in settings.items()}
 
 
 def connect(config: Config, app: ClientApp = client_app, partitions: Iterable[int] | None = None) -> LocalGrid:

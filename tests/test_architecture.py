@@ -14,10 +14,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("collafuse_flwr", "strategies", "simulations")
 PURE = {f"collafuse_flwr.{name}" for name in ("data", "diffusion", "evaluation", "gan", "privacy")}
+#: The settings of a package, which know nothing of it or of each other.
+SETTINGS = {f"{name}.settings" for name in PURE}
 
 #: From the bottom to the top; a unit imports itself and what is below it, and within PURE its neighbours as well.
 LAYERS: tuple[set[str], ...] = (
     {"collafuse_flwr.core"},
+    SETTINGS,
     {"collafuse_flwr.config"},
     PURE,
     {"collafuse_flwr.wire"},
@@ -53,6 +56,8 @@ def imports(name: str) -> Iterator[str]:
 
 def unit(module: str) -> str:
     """The package or module that has a place in LAYERS."""
+    if module in SETTINGS:
+        return module
     parts = module.split(".")
     return ".".join(parts[:2]) if parts[0] == "collafuse_flwr" else parts[0]
 

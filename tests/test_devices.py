@@ -12,14 +12,21 @@ from collafuse_flwr.core.errors import SettingError
 
 
 def test_the_papers_devices_are_dealt_in_turn() -> None:
-    devices = parse_devices("paper7", 9)
+    devices = parse_devices(("paper7",), 9)
     assert [device.name for device in devices] == ["1", "2", "3", "4", "5", "6", "7", "1", "2"]
     assert (PROFILES["1"].flops, PROFILES["1"].link) == (0.48e9, 50e6)
     assert (PROFILES["4"].flops, PROFILES["4"].link) == (45.76e9, 300e6)
 
 
 def test_devices_may_be_named_or_described() -> None:
-    named, described, roomy = parse_devices("3, 2.5:10,250:12.5:4000", 3)
+    named, described, roomy = parse_devices(
+        (
+            "3",
+            "2.5:10",
+            "250:12.5:4000",
+        ),
+        3,
+    )
     assert named == PROFILES["3"]
     assert described == Device("2.5:10", 2.5e9, 10e6, math.inf)
     assert roomy == Device("250:12.5:4000", 250e9, 12.5e6, 4e9)
@@ -27,7 +34,9 @@ def test_devices_may_be_named_or_described() -> None:
 
 
 def test_memory_that_a_device_does_not_tell_is_the_run_s_limit() -> None:
-    config = Config.from_flat({"devices": "1,2:2:30", "num_supernodes": 2, "client_memory": 100})
+    config = Config.from_flat(
+        {"devices.profiles": ["1", "2:2:30"], "num_supernodes": 2, "devices.client_memory_mb": 100}
+    )
     assert [device.memory for device in config.client_devices()] == [100e6, 30e6]
     assert Config().client_devices() == ()
     assert Config().server_device() == Device("server", 672e9, 1e9)
@@ -36,11 +45,11 @@ def test_memory_that_a_device_does_not_tell_is_the_run_s_limit() -> None:
 @pytest.mark.parametrize("text", ["8,1", "1;2", "0:5,1", "1,-3:5", "1,nan:5", "1,5:inf", "1,5:5:0", "1,1:1:1:1", "1,"])
 def test_what_is_no_device_is_refused(text: str) -> None:
     with pytest.raises(SettingError) as caught:
-        Config.from_flat({"devices": text, "num_supernodes": 2})
+        Config.from_flat({"devices.profiles": text, "num_supernodes": 2})
     allowed = "paper7, or for each client one of 1, 2, 3, 4, 5, 6, 7 or GFLOP/s:MB/s[:MB of memory], above 0"
     assert str(caught.value) == f"`devices` = {text!r} is not allowed: {allowed}"
 
 
 def test_there_is_a_device_for_each_client() -> None:
     with pytest.raises(SettingError, match=r"^`devices` = '1,2' is not allowed: paper7, or 3 devices, one per client"):
-        Config.from_flat({"devices": "1,2", "num_supernodes": 3})
+        Config.from_flat({"devices.profiles": ["1", "2"], "num_supernodes": 3})

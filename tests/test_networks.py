@@ -45,7 +45,7 @@ def test_a_preset_maps_images_to_images(name: str, shape: ImageShape) -> None:
 
 def test_the_presets_are_those_that_settings_know() -> None:
     for name in PRESETS:
-        Config.from_flat({"model": name, "client_model": name})
+        Config.from_flat({"model": name, "client.model": name})
     with pytest.raises(SettingError, match=f"one of {', '.join(PRESETS)}, or"):
         Config.from_flat({"model": "huge"})
 
@@ -187,8 +187,8 @@ def test_a_network_runs_in_the_precision_of_the_runtime() -> None:
     assert (coarse - exact).abs().max() < 0.1
 
 
-@pytest.mark.parametrize(("prediction", "named"), [("eps", "epsilon"), ("v", "v_prediction")])
-def test_a_saved_network_is_read_by_diffusers(tmp_path: Path, prediction: Prediction, named: str) -> None:
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_a_saved_network_is_read_by_diffusers(tmp_path: Path, prediction: Prediction) -> None:
     """With a scheduler that has our alpha_bar, shifted by one step, and our prediction."""
     network, schedule = build_network("tiny", TINY, 0, "backbone"), linear(50)
     save_network(network, tmp_path, schedule, prediction)
@@ -198,21 +198,21 @@ def test_a_saved_network_is_read_by_diffusers(tmp_path: Path, prediction: Predic
         expected = as_denoise(network.eval(), CPU)(x, torch.tensor([1, 50]), labels)
         assert torch.equal(unet(x, torch.tensor([0, 49]), class_labels=labels).sample, expected)
     scheduler = DDPMScheduler.from_pretrained(tmp_path / "scheduler")
-    assert scheduler.config.prediction_type == named
+    assert scheduler.config.prediction_type == prediction
     torch.testing.assert_close(scheduler.alphas_cumprod.double(), schedule.alpha_bar[1:], rtol=1e-4, atol=1e-7)
     assert not list(tmp_path.rglob("*.bin")), "no pickles"
 
 
 def test_a_saved_network_replaces_the_one_before(tmp_path: Path) -> None:
     for seed in (0, 1):
-        save_network(build_network("tiny", TINY, seed, "backbone"), tmp_path, cosine(10), "eps")
+        save_network(build_network("tiny", TINY, seed, "backbone"), tmp_path, cosine(10), "epsilon")
     unet = UNet2DModel.from_pretrained(tmp_path / "unet")
     assert torch.equal(weights(unet), weights(build_network("tiny", TINY, 1, "backbone")))
 
 
 def test_any_other_module_is_saved_as_safetensors(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    save_network(network, tmp_path, cosine(10), "eps")
+    save_network(network, tmp_path, cosine(10), "epsilon")
     saved = load_file(tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
     assert saved.keys() == network.state_dict().keys()
     assert all(torch.equal(saved[name], value) for name, value in network.state_dict().items())
@@ -222,6 +222,6 @@ def test_any_other_module_is_saved_as_safetensors(tmp_path: Path) -> None:
 def test_tied_weights_are_saved_once(tmp_path: Path) -> None:
     first, second = nn.Linear(3, 3), nn.Linear(3, 3)
     second.weight = first.weight
-    save_network(nn.Sequential(first, second), tmp_path, cosine(10), "eps")
+    save_network(nn.Sequential(first, second), tmp_path, cosine(10), "epsilon")
     saved = load_file(tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
     assert len(saved) == 3

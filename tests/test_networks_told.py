@@ -44,7 +44,7 @@ def test_a_saved_network_with_attributes_is_read_by_diffusers_alone(
     tmp_path: Path, name: str, shape: ImageShape
 ) -> None:
     network = build_network(name, shape, 0, "backbone").eval()
-    save_network(network, tmp_path, cosine(50), "v")
+    save_network(network, tmp_path, cosine(50), "v_prediction")
     unet = UNet2DConditionModel.from_pretrained(tmp_path / "unet")
     assert unet.state_dict().keys() == network.state_dict().keys(), "what stands for dropped labels is not saved"
     x, steps = torch.randn(2, 1, 8, 8), torch.tensor([0, 49])

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
+from collafuse_flwr.config.strategies import STRATEGIES
 from collafuse_flwr.core.errors import SettingError
-from collafuse_flwr.diffusion.partial_sharing import PARTS, UPLOADED, part_names, shared_names, uploaded_part
+from collafuse_flwr.diffusion.partial_sharing import PARTS, part_names, shared_names, uploaded_part
 from collafuse_flwr.diffusion.unet import ImageShape, build_network
 
 NAMES = list(build_network("tiny", ImageShape(1, 8, 10), 0, "any").state_dict())
@@ -40,18 +41,20 @@ def test_the_parts_make_up_the_network() -> None:
 )
 def test_a_strategy_shares_exactly_its_parts(strategy: str, shared: str) -> None:
     expected = {module for part in shared.split() for module in MODULES[part].split()}
-    assert modules(shared_names(strategy, NAMES)) == expected
-    assert len(shared_names(strategy, NAMES)) == sum(name.split(".")[0] in expected for name in NAMES)
+    assert modules(shared_names(STRATEGIES[strategy], NAMES)) == expected
+    assert len(shared_names(STRATEGIES[strategy], NAMES)) == sum(name.split(".")[0] in expected for name in NAMES)
 
 
 def test_usplit_uploads_half_a_network_and_every_client_both_halves_in_turn() -> None:
-    assert {uploaded_part("usplit", 0, 1), uploaded_part("usplit", 1, 1)} == set(UPLOADED["usplit"])
-    assert uploaded_part("usplit", 0, 1) != uploaded_part("usplit", 0, 2)
-    assert uploaded_part("fedavg", 0, 1) == uploaded_part("fedavg", 1, 2) == "all"
+    assert {uploaded_part(STRATEGIES["usplit"], 0, 1), uploaded_part(STRATEGIES["usplit"], 1, 1)} == set(
+        STRATEGIES["usplit"].shared_parts
+    )
+    assert uploaded_part(STRATEGIES["usplit"], 0, 1) != uploaded_part(STRATEGIES["usplit"], 0, 2)
+    assert uploaded_part(STRATEGIES["fedavg"], 0, 1) == uploaded_part(STRATEGIES["fedavg"], 1, 2) == "all"
 
 
 def test_other_networks_can_be_averaged_only_whole() -> None:
     names = list(nn.Linear(1, 1).state_dict())
-    assert shared_names("fedavg", names) == names
+    assert shared_names(STRATEGIES["fedavg"], names) == names
     with pytest.raises(SettingError, match="udec"):
-        shared_names("udec", names)
+        shared_names(STRATEGIES["udec"], names)

@@ -12,10 +12,13 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.diffusion.schedule import make_schedule
 from collafuse_flwr.diffusion.setup import DiffusionSetup, named_noise
+from tests.small_runs import dotted
 
 
 def setup(**given: Any) -> DiffusionSetup:
-    return DiffusionSetup.of(Config.from_flat({"device": "cpu", "timesteps": 20, "sampling_steps": 0} | given))
+    return DiffusionSetup.of(
+        Config.from_flat({"device": "cpu", "diffusion.timesteps": 20, "sampling.steps": 0} | dotted(given))
+    )
 
 
 class Pull(nn.Module):
@@ -37,15 +40,15 @@ def weights(network: nn.Module) -> Tensor:
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "sigmoid"])
 def test_it_is_what_the_settings_say(schedule: str) -> None:
     made = setup(
-        schedule=schedule,
-        timesteps=30,
-        prediction="eps",
-        loss_weighting="min_snr",
-        min_snr_gamma=3.0,
+        diffusion__schedule=schedule,
+        diffusion__timesteps=30,
+        diffusion__prediction_type="epsilon",
+        train__loss_weighting="min_snr",
+        train__min_snr_gamma=3.0,
         precision="bfloat16",
     )
     assert torch.equal(made.schedule.alpha_bar, make_schedule(schedule, 30).alpha_bar)
-    assert (made.objective.prediction, made.objective.weighting, made.objective.gamma) == ("eps", "min_snr", 3.0)
+    assert (made.objective.prediction, made.objective.weighting, made.objective.gamma) == ("epsilon", "min_snr", 3.0)
     assert made.runtime.dtype is torch.bfloat16
 
 
@@ -71,7 +74,7 @@ def test_the_server_conditions_only_on_labels_that_are_shared(
     condition: str, share_labels: bool, backbone: tuple[int, int], denoiser: tuple[int, int], dropout: float
 ) -> None:
     """A client knows its own in any case; both know a label more where a client drops some."""
-    made = setup(condition=condition, share_labels=share_labels, label_dropout=dropout)
+    made = setup(data__conditioning=condition, upload__share_labels=share_labels, train__cfg_dropout=dropout)
     networks: list[Any] = [made.backbone(1, 8, 4, 6), made.denoiser(0, 1, 8, 4, 6)]
     for network, (classes, attributes) in zip(networks, (backbone, denoiser), strict=True):
         embedding, extra = network.class_embedding, int(dropout > 0)
@@ -96,7 +99,7 @@ def test_guidance_is_asked_of_a_network_that_is_told_nothing_as_well() -> None:
             self.calls.append(class_labels)
             return class_labels.view(-1, 1, 1, 1).expand_as(x).float()
 
-    made, labels = setup(prediction="eps"), torch.tensor([1, 2])
+    made, labels = setup(diffusion__prediction_type="epsilon"), torch.tensor([1, 2])
     x_t, grid = torch.zeros(2, 1, 4, 4), [1, 0]
     plain, twice = (made.sample(Said(), x_t, grid, labels * w, (0,)) for w in (1, 2))
     network = Said()
@@ -112,12 +115,12 @@ def test_guidance_is_asked_of_a_network_that_is_told_nothing_as_well() -> None:
 
 def test_a_client_has_the_servers_network_unless_told_otherwise() -> None:
     sizes = {
-        name: len(weights(setup(model="tiny", client_model=name).denoiser(0, 1, 8, 0)))
+        name: len(weights(setup(model="tiny", client__model=name).denoiser(0, 1, 8, 0)))
         for name in ("same", "tiny", "paper")
     }
     assert sizes["same"] == sizes["tiny"] == len(weights(setup(model="tiny").backbone(1, 8, 0)))
     assert sizes["paper"] != sizes["tiny"]
-    assert len(weights(setup(model="paper", client_model="same").denoiser(0, 1, 8, 0))) == sizes["paper"]
+    assert len(weights(setup(model="paper", client__model="same").denoiser(0, 1, 8, 0))) == sizes["paper"]
 
 
 def test_every_network_starts_with_weights_of_its_own() -> None:
@@ -131,7 +134,7 @@ def test_every_network_starts_with_weights_of_its_own() -> None:
 @pytest.mark.parametrize(("server_steps", "client_steps"), [(0, 0), (3, 2), (100, 100)])
 @pytest.mark.parametrize("cut", [0, 1, 7, 19, 20])
 def test_the_two_grids_are_one_chain_cut_in_two(cut: int, server_steps: int, client_steps: int) -> None:
-    made = setup(server_steps=server_steps, client_steps=client_steps)
+    made = setup(sampling__server_steps=server_steps, sampling__client_steps=client_steps)
     server, client = made.server_grid(cut), made.client_grid(cut)
     assert (server[0], server[-1], client[0], client[-1]) == (20, cut, cut, 0)
     if not server_steps:
@@ -143,18 +146,18 @@ def test_the_two_grids_are_one_chain_cut_in_two(cut: int, server_steps: int, cli
 
 def test_the_authors_clients_start_beyond_their_cut() -> None:
     """At k (2 - c), where the level is about the alpha_bar[k]^2 that their server hands over at (cosine schedule)."""
-    made = setup(upload="official", timesteps=100)
+    made = setup(upload__noise="official", diffusion__timesteps=100)
     assert [made.client_start_step(cut) for cut in (0, 20, 50, 80, 100)] == [0, 36, 75, 96, 100]
     assert made.client_grid(20)[0] == 36
     assert made.server_grid(20)[-1] == 20
-    for upload in ("once", "fresh"):
-        assert [setup(upload=upload).client_start_step(cut) for cut in range(21)] == list(range(21))
+    for upload in ("fixed", "resampled"):
+        assert [setup(upload__noise=upload).client_start_step(cut) for cut in range(21)] == list(range(21))
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 @pytest.mark.parametrize("cut", [0, 1, 7, 19, 20])
 def test_with_one_network_and_one_noise_the_cut_changes_no_bit(sampler: str, cut: int) -> None:
-    made, network = setup(sampler=sampler), Pull()
+    made, network = setup(sampling__sampler=sampler), Pull()
     x_t = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     whole = made.sample(network, x_t, made.server_grid(0), None, (0, "chain"))
     network.steps.clear()
@@ -166,7 +169,7 @@ def test_with_one_network_and_one_noise_the_cut_changes_no_bit(sampler: str, cut
 
 
 def test_only_the_noise_of_its_name_and_nothing_else_decides_a_sample() -> None:
-    made, x_t = setup(sampler="ddpm"), torch.zeros(2, 1, 4, 4)
+    made, x_t = setup(sampling__sampler="ddpm"), torch.zeros(2, 1, 4, 4)
 
     def sample(*name: int | str) -> Tensor:
         return made.sample(Pull(), x_t, made.server_grid(5), None, name)
@@ -195,7 +198,7 @@ def test_labels_reach_the_network() -> None:
             image = class_labels.view(-1, 1, 1, 1).float()
             return (x - alpha_bar.sqrt() * image) / (1 - alpha_bar).sqrt()
 
-    made = setup(sampler="ddim", prediction="eps")
+    made = setup(sampling__sampler="ddim", diffusion__prediction_type="epsilon")
     x = made.sample(Painter(), torch.zeros(2, 1, 4, 4), made.server_grid(0), torch.tensor([-1, 1]), (0,))
     torch.testing.assert_close(x, torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand_as(x), rtol=0, atol=1e-4)
 
@@ -221,13 +224,13 @@ def test_named_noise_is_standard_normal_and_new_at_every_step() -> None:
 
 @pytest.mark.parametrize("cut", range(0, 21, 5))
 def test_sampling_steps_are_shared_in_proportion_to_the_cut(cut: int) -> None:
-    made = setup(sampling_steps=8)
+    made = setup(sampling__steps=8)
     server, client = made.server_grid(cut), made.client_grid(cut)
     assert (len(server) - 1, len(client) - 1) == (8 - 2 * cut // 5, 2 * cut // 5)
     assert server[-1] == client[0] == cut
 
 
 def test_a_side_with_little_to_do_has_a_step() -> None:
-    made = setup(sampling_steps=2)
+    made = setup(sampling__steps=2)
     assert made.server_grid(19) == [20, 19]
     assert made.client_grid(1) == [1, 0]

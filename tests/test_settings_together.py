@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import ENDS, FEDERATED, SPLIT
+from collafuse_flwr.config.strategies import ENDS
 from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.data.settings import missing_classes, size_skew
 from collafuse_flwr.diffusion.forward import cut_step
+from tests.strategy_kinds import FEDERATED, GANS, SPLIT
+
+CRITERION, TARGET = "cut.criterion", "cut.target"
+SCALE = "sampling.guidance_scale"
+NUMBERS = "a list of numbers, [0.1,0.2]"
 
 
 def test_one_cut_ratio_serves_all_clients_and_a_list_each_its_own() -> None:
-    same = Config.from_flat({"num_supernodes": 3, "cut_ratio": 0.25, "timesteps": 40})
+    same = Config.from_flat({"num_supernodes": 3, "cut_ratio": 0.25, "diffusion.timesteps": 40})
     assert same.cut_ratios() == (0.25, 0.25, 0.25)
     assert same.cut_steps() == (10, 10, 10)
-    each = Config.from_flat({"num_supernodes": 3, "client_cut_ratios": "0, 0.3 ,1", "timesteps": 20})
+    each = Config.from_flat({"num_supernodes": 3, "cut.client_ratios": [0, 0.3, 1], "diffusion.timesteps": 20})
     assert each.cut_ratios() == (0, 0.3, 1)
     assert each.cut_steps() == (0, 6, 20)
 
@@ -25,57 +33,84 @@ def test_one_cut_ratio_serves_all_clients_and_a_list_each_its_own() -> None:
 def test_the_cut_step_is_the_one_of_the_diffusion_process(ratio: float, timesteps: int) -> None:
     if ratio > 0 and cut_step(ratio, timesteps) == 0:
         with pytest.raises(SettingError, match="clean images"):
-            Config.from_flat({"cut_ratio": ratio, "timesteps": timesteps})
+            Config.from_flat({"cut_ratio": ratio, "diffusion.timesteps": timesteps})
         return
-    config = Config.from_flat({"num_supernodes": 2, "cut_ratio": ratio, "timesteps": timesteps})
+    config = Config.from_flat({"num_supernodes": 2, "cut_ratio": ratio, "diffusion.timesteps": timesteps})
     (cut,) = set(config.cut_steps())
     assert cut == cut_step(ratio, timesteps)
     assert abs(cut - ratio * timesteps) <= 0.5
 
 
 @pytest.mark.parametrize(
-    ("text", "allowed"),
+    ("ratios", "allowed"),
     [
-        ("0.1,0.2", "3 numbers in [0, 1], one per client"),
-        ("0.1,0.2,0.3,0.4", "3 numbers in [0, 1], one per client"),
-        ("0.1,0.2,1.5", "3 numbers in [0, 1], one per client"),
-        ("0.1,0.2,-0.1", "3 numbers in [0, 1], one per client"),
-        ("0.1,0.2,nan", "3 numbers in [0, 1], one per client"),
-        ("0.1,0.2,inf", "3 numbers in [0, 1], one per client"),
-        ("0.1;0.2;0.3", "numbers in [0, 1] separated by commas"),
-        ("0.1,,0.3", "numbers in [0, 1] separated by commas"),
-        ("0.1,0.2,", "numbers in [0, 1] separated by commas"),
-        ("low,low,high", "numbers in [0, 1] separated by commas"),
+        ([0.1, 0.2], "3 numbers in [0, 1], one per client"),
+        ([0.1, 0.2, 0.3, 0.4], "3 numbers in [0, 1], one per client"),
+        ([0.1, 0.2, 1.5], "3 numbers in [0, 1], one per client"),
+        ([0.1, 0.2, -0.1], "3 numbers in [0, 1], one per client"),
+        ([0.5], "3 numbers in [0, 1], one per client"),
+        (0.5, "3 numbers in [0, 1], one per client"),
+        ("[0.1,0.2]", "3 numbers in [0, 1], one per client"),
+        ([0.1, 0.2, math.nan], NUMBERS),
+        ([0.1, 0.2, math.inf], NUMBERS),
+        ("[0.1,0.2,NaN]", NUMBERS),
+        ("[0.1,0.2,Infinity]", NUMBERS),
+        ("[0.1,0.2,0.3", NUMBERS),
+        ("[0.1,,0.3]", NUMBERS),
+        ("0.1,0.2,0.3", NUMBERS),
+        ("0.1;0.2;0.3", NUMBERS),
+        (["0.1", "0.2", "0.3"], NUMBERS),
+        ([0.1, [0.2], 0.3], NUMBERS),
+        ([0.1, None, 0.3], NUMBERS),
+        ([0.1, True, 0.3], NUMBERS),
+        ("low", NUMBERS),
+        ({"0": 0.1}, NUMBERS),
     ],
 )
-def test_cut_ratios_that_are_not_one_share_per_client_are_refused(text: str, allowed: str) -> None:
+def test_cut_ratios_that_are_not_one_share_per_client_are_refused(ratios: object, allowed: str) -> None:
     with pytest.raises(SettingError) as caught:
-        Config.from_flat({"num_supernodes": 3, "client_cut_ratios": text})
-    assert str(caught.value) == f"`client_cut_ratios` = {text!r} is not allowed: {allowed}"
+        Config.from_flat({"num_supernodes": 3, "cut.client_ratios": ratios})
+    assert (caught.value.name, caught.value.allowed) == ("cut.client_ratios", allowed)
+    assert "\n" not in str(caught.value)
+
+
+def test_cut_ratios_as_json_text_are_those_of_the_list() -> None:
+    text, listed = (
+        Config.from_flat({"num_supernodes": 3, "cut.client_ratios": ratios}) for ratios in ("[0,0.3,1]", [0, 0.3, 1])
+    )
+    assert text == listed
+    assert text.to_flower()["cut.client-ratios"] == "[0.0, 0.3, 1.0]"
+
+
+@pytest.mark.parametrize("which", ["first", "last"])
+def test_a_client_whose_cut_is_less_than_a_step_is_refused(which: str) -> None:
+    ratios = [0.001, 0.5] if which == "first" else [0.5, 0.001]
+    with pytest.raises(SettingError, match=r"^`cut.client_ratios` = 0.001 .* more than 0.005: .* clean images$"):
+        Config.from_flat({"num_supernodes": 2, "cut.client_ratios": ratios})
 
 
 @pytest.mark.parametrize(
     ("flat", "message"),
     [
         (
-            {"num_supernodes": 3, "min_supernodes": 4},
-            "`min_supernodes` = 4 is not allowed: at most `num_supernodes` = 3",
+            {"num_supernodes": 3, "federation.min_available_nodes": 4},
+            "`federation.min_available_nodes` = 4 is not allowed: at most `num_supernodes` = 3",
         ),
         (
-            {"upload": "official", "copies_per_image": 2},
-            "`copies_per_image` = 2 is not allowed: 1 when `upload` is official",
+            {"upload.noise": "official", "upload.draws_per_image": 2},
+            "`upload.draws_per_image` = 2 is not allowed: 1 when `upload.noise` is official",
         ),
         (
-            {"copies_per_image": 3, "max_releases": 2},
-            "`max_releases` = 2 is not allowed: 0, or at least `copies_per_image` = 3",
+            {"upload.draws_per_image": 3, "upload.max_releases": 2},
+            "`upload.max_releases` = 2 is not allowed: 0, or at least `upload.draws_per_image` = 3",
         ),
         (
-            {"num_rounds": 3, "client_init_round": 4},
-            "`client_init_round` = 4 is not allowed: at most `num_rounds` = 3, or clients would never train",
+            {"num_rounds": 3, "client.start_round": 4},
+            "`client.start_round` = 4 is not allowed: at most `num_rounds` = 3, or clients would never train",
         ),
         (
-            {"dp_noise_multiplier": 1.5, "strategy": "centralised"},
-            "`dp_noise_multiplier` = 1.5 is not allowed: 0 when `strategy` is centralised, whose server sees clean "
+            {"dp.noise_multiplier": 1.5, "strategy": "centralized"},
+            "`dp.noise_multiplier` = 1.5 is not allowed: 0 when `strategy` is centralized, whose server sees clean "
             "images",
         ),
     ],
@@ -89,15 +124,18 @@ def test_settings_that_do_not_go_together_are_refused(flat: dict[str, object], m
 @pytest.mark.parametrize(
     ("flat", "allowed"),
     [
-        ({"guidance": 2.0}, "1 when `label_dropout` is 0: the networks know no dropped condition"),
-        ({"guidance": 0.0}, "1 when `label_dropout` is 0: the networks know no dropped condition"),
-        ({"guidance": 2.0, "label_dropout": 0.1, "condition": "none"}, "1 when `condition` is none"),
+        ({SCALE: 2.0}, "1 when `train.cfg_dropout` is 0: the networks know no dropped condition"),
+        ({SCALE: 0.0}, "1 when `train.cfg_dropout` is 0: the networks know no dropped condition"),
+        (
+            {SCALE: 2.0, "train.cfg_dropout": 0.1, "data.conditioning": "none"},
+            "1 when `data.conditioning` is none",
+        ),
     ],
 )
 def test_guidance_needs_a_condition_and_networks_that_know_it_dropped(flat: dict[str, object], allowed: str) -> None:
     with pytest.raises(SettingError) as caught:
         Config.from_flat(flat)
-    assert str(caught.value) == f"`guidance` = {flat['guidance']} is not allowed: {allowed}"
+    assert str(caught.value) == f"`{SCALE}` = {flat[SCALE]} is not allowed: {allowed}"
 
 
 @pytest.mark.parametrize(
@@ -105,30 +143,34 @@ def test_guidance_needs_a_condition_and_networks_that_know_it_dropped(flat: dict
     [("classes", True, True), ("attributes", True, True), ("none", True, False), ("classes", False, False)],
 )
 def test_labels_are_shared_only_if_something_is_conditioned_on_them(condition: str, share: bool, shared: bool) -> None:
-    assert Config.from_flat({"condition": condition, "share_labels": share}).shares_labels() == shared
+    assert Config.from_flat({"data.conditioning": condition, "upload.share_labels": share}).shares_labels() == shared
 
 
 def test_settings_of_other_data_sets_and_partitions_are_refused() -> None:
-    for flat in ({"class_attribute": "Smiling", "dataset": "mnist"}, {"overlap": True, "partition": "iid"}):
-        with pytest.raises(SettingError, match=r"^`(class_attribute|overlap)` = .* unless `(dataset|partition)` is"):
+    for flat in (
+        {"data.class_attribute": "Smiling", "dataset": "mnist"},
+        {"data.allow_overlap": True, "partition": "iid"},
+    ):
+        with pytest.raises(SettingError, match=r"^`data.(class_attribute|allow_overlap)` = .* unless `"):
             Config.from_flat(flat)
-    Config.from_flat({"class_attribute": "Smiling", "dataset": "celeba+awa2"})
-    Config.from_flat({"overlap": True, "partition": "by_attribute"})
+    Config.from_flat({"data.class_attribute": "Smiling", "dataset": ["celeba", "awa2"]})
+    Config.from_flat({"data.allow_overlap": True, "partition": "by_attribute"})
 
 
 def test_settings_that_just_go_together_are_allowed() -> None:
-    Config.from_flat({"guidance": 3.0, "label_dropout": 0.1, "condition": "attributes"})
-    Config.from_flat({"num_supernodes": 3, "min_supernodes": 3})
-    Config.from_flat({"upload": "official", "copies_per_image": 1})
-    Config.from_flat({"num_rounds": 3, "client_init_round": 3})
+    Config.from_flat({SCALE: 3.0, "train.cfg_dropout": 0.1, "data.conditioning": "attributes"})
+    Config.from_flat({"num_supernodes": 3, "federation.min_available_nodes": 3})
+    Config.from_flat({"upload.noise": "official", "upload.draws_per_image": 1})
+    Config.from_flat({"num_rounds": 3, "client.start_round": 3})
 
 
-@pytest.mark.parametrize(("strategy", "ratio"), [*ENDS.items(), *((name, 1.0) for name in FEDERATED)])
+@pytest.mark.parametrize(("strategy", "ratio"), [*ENDS.items(), *((name, 1.0) for name in (*FEDERATED, *GANS))])
 def test_a_strategy_that_does_not_cut_is_at_an_end(strategy: str, ratio: float) -> None:
-    config = Config.from_flat({"strategy": strategy, "cut_ratio": 0.4, "num_supernodes": 2})
+    config = Config.from_flat({"strategy": strategy, "num_supernodes": 2})
     assert config.cut_ratios() == (ratio, ratio)
-    with pytest.raises(SettingError, match="client_cut_ratios"):
-        Config.from_flat({"strategy": strategy, "client_cut_ratios": "0.1,0.2", "num_supernodes": 2})
+    for name, value in (("cut_ratio", 0.4), ("cut.client_ratios", [0.1, 0.2]), ("cut.criterion", "bits")):
+        with pytest.raises(SettingError, match=rf"^`{name}` = .* its default, as `strategy` = {strategy} does not"):
+            Config.from_flat({"strategy": strategy, name: value, "num_supernodes": 2})
 
 
 @pytest.mark.parametrize("strategy", SPLIT)
@@ -139,46 +181,121 @@ def test_a_strategy_that_cuts_does_so_where_it_is_told(strategy: str) -> None:
 
 def test_the_cut_may_be_chosen_by_what_it_discloses() -> None:
     assert Config().cut_target() is None
-    assert Config.from_flat({"cut_epsilon": 8}).cut_target() == ("cut_epsilon", 8.0)
-    assert Config.from_flat({"cut_snr_db": "-12.5", "strategy": "pfdm"}).cut_target() == ("cut_snr_db", -12.5)
-    assert Config.from_flat({"cut_reid": 1}).cut_target() == ("cut_reid", 1.0)
+    assert Config.from_flat({"cut.criterion": "epsilon", "cut.target": 8}).cut_target() == ("epsilon", 8.0)
+    low = Config.from_flat({"cut.criterion": "snr_db", "cut.target": -12.5, "strategy": "pfdm"})
+    assert low.cut_target() == ("snr_db", -12.5)
+    assert Config.from_flat({"cut.criterion": "reid", "cut.target": 1}).cut_target() == ("reid", 1.0)
+    assert Config.from_flat({"cut.criterion": "snr_db"}).cut_target() == ("snr_db", 0.0), "decibels may be 0"
 
 
 @pytest.mark.parametrize(
-    ("flat", "allowed"),
+    ("name", "flat", "allowed"),
     [
-        ({"cut_reid": 1.5}, "a number above 0 and at most 1"),
-        ({"cut_bits": 0}, "a number above 0"),
-        ({"cut_bits": "nan"}, "a number above 0"),
-        ({"cut_snr_db": "-inf"}, "a number above -inf"),
-        ({"cut_epsilon": "few"}, "a number above 0"),
-        ({"cut_seconds": 0, "devices": "1,2"}, "a number above 0"),
-        ({"cut_seconds": 5}, "empty unless `devices` names the clients' devices"),
-        ({"cut_bits": 3, "cut_reid": 0.1}, "empty when `cut_reid` is given"),
-        ({"cut_bits": 3, "client_cut_ratios": "0.1,0.2"}, "empty when `client_cut_ratios` is given"),
-        ({"cut_bits": 3, "strategy": "fedavg"}, "empty when `strategy` is fedavg"),
+        (TARGET, {CRITERION: "reid", TARGET: 1.5}, "a number above 0 and at most 1 when `cut.criterion` is reid"),
+        (TARGET, {CRITERION: "reid", TARGET: 0}, "a number above 0 and at most 1 when `cut.criterion` is reid"),
+        (TARGET, {CRITERION: "bits", TARGET: 0}, "a number above 0 when `cut.criterion` is bits"),
+        (TARGET, {CRITERION: "bits"}, "a number above 0 when `cut.criterion` is bits"),
+        (TARGET, {CRITERION: "epsilon", TARGET: -1}, "a number above 0 when `cut.criterion` is epsilon"),
+        (TARGET, {CRITERION: "bits", TARGET: math.nan}, "a number"),
+        (TARGET, {CRITERION: "snr_db", TARGET: -math.inf}, "a number"),
+        (TARGET, {CRITERION: "epsilon", TARGET: "few"}, "a number"),
+        (TARGET, {CRITERION: "epsilon", TARGET: [8]}, "a number"),
+        (
+            TARGET,
+            {CRITERION: "seconds", TARGET: 0, "devices.profiles": ["1", "2"]},
+            "a number above 0 when `cut.criterion` is seconds",
+        ),
+        (
+            TARGET,
+            {TARGET: 3},
+            "0.0, its default, unless `cut.criterion` is snr_db or `cut.criterion` is bits or `cut.criterion` is "
+            "epsilon or `cut.criterion` is reid or `cut.criterion` is seconds",
+        ),
+        (
+            CRITERION,
+            {CRITERION: "seconds", TARGET: 5},
+            "another one unless `devices.profiles` lists the clients' devices",
+        ),
+        (
+            CRITERION,
+            {CRITERION: "bits", TARGET: 3, "strategy": "fedavg"},
+            "'none', its default, as `strategy` = fedavg does not read it",
+        ),
+        (
+            "cut.client_ratios",
+            {CRITERION: "bits", TARGET: 3, "cut.client_ratios": [0.1, 0.2]},
+            "[], its default, unless `cut.criterion` is none",
+        ),
     ],
 )
-def test_a_target_that_makes_no_sense_is_refused(flat: dict[str, object], allowed: str) -> None:
+def test_a_target_that_makes_no_sense_is_refused(name: str, flat: dict[str, object], allowed: str) -> None:
     with pytest.raises(SettingError) as caught:
         Config.from_flat({"num_supernodes": 2} | flat)
-    name = next(iter(flat))
-    assert str(caught.value) == f"`{name}` = {str(flat[name])!r} is not allowed: {allowed}"
+    assert (caught.value.name, caught.value.allowed) == (name, allowed)
+    assert str(caught.value.value) == str(flat.get(name, 0.0)) or caught.value.value == flat[name]
+
+
+def test_the_yardstick_has_one_cut_for_all() -> None:
+    for name, value in (("cut.client_ratios", [0.1, 0.2]), ("cut.criterion", "bits")):
+        with pytest.raises(SettingError, match=rf"^`{name}` = .* its default, as `strategy` = clean_server does not"):
+            Config.from_flat({"strategy": "clean_server", "num_supernodes": 2, name: value})
+    assert Config.from_flat({"strategy": "clean_server", "cut_ratio": 0.5}).cut_ratios() == (0.5,) * 10
+
+
+CUTS, MIN_CUT = "split_gan.client_cuts", "split_gan.min_cut"
+FOUR_DIGITS = "is not allowed: four digits, as 0010"
 
 
 @pytest.mark.parametrize(
     ("flat", "told"),
     [
-        ({"condition": "none"}, "`condition` = 'none' is not allowed: classes when `strategy` is a GAN"),
-        ({"num_clusters": 4}, "`num_clusters` = 4 is not allowed: at most `num_supernodes` = 3"),
-        ({"min_d_head": 2}, "`min_d_head` = 2 is not allowed: at most 1 when `gan_depth` is 1"),
-        ({"gan_depth": 2, "min_d_tail": 2}, "`min_d_tail` = 2 is not allowed: at most 1 when `gan_depth` is 2"),
-        ({"client_cuts": "001"}, "`client_cuts` = '001' is not allowed: four digits, as 0010, or "),
-        ({"client_cuts": "0010,"}, "`client_cuts` = '0010,' is not allowed: four digits, as 0010, or "),
-        ({"client_cuts": 8}, "`client_cuts` = '8' is not allowed: four digits, as 0010, or "),
-        ({"client_cuts": "0010,1111"}, "`client_cuts` = '0010,1111' is not allowed: four digits, or 3 times four"),
-        ({"client_cuts": "0020"}, "`client_cuts` = '0020' is not allowed: digits from (0, 0, 0, 0) to (1, 1, 1, 1)"),
-        ({"client_cuts": "0001", "min_d_head": 1}, "`client_cuts` = '0001' is not allowed: digits from (0, 0, 1, 0)"),
+        (
+            {"data.conditioning": "none"},
+            "`data.conditioning` = 'none' is not allowed: classes when `strategy` is a GAN",
+        ),
+        (
+            {"data.conditioning": "attributes"},
+            "`data.conditioning` = 'attributes' is not allowed: classes when `strategy` is a GAN",
+        ),
+        (
+            {"clustering.num_clusters": 4},
+            "`clustering.num_clusters` = 4 is not allowed: at most `num_supernodes` = 3",
+        ),
+        ({"strategy": "mdgan", "mdgan.k": 4}, "`mdgan.k` = 4 is not allowed: at most `num_supernodes` = 3"),
+        (
+            {MIN_CUT: "0020"},
+            "`split_gan.min_cut` = '0020' is not allowed: digits from (0, 0, 0, 0) to (1, 1, 1, 1) when `gan.depth` "
+            "is 1",
+        ),
+        (
+            {"gan.depth": 2, MIN_CUT: "0002"},
+            "`split_gan.min_cut` = '0002' is not allowed: digits from (0, 0, 0, 0) to (2, 1, 2, 1) when `gan.depth` "
+            "is 2",
+        ),
+        ({MIN_CUT: "001"}, f"`split_gan.min_cut` = '001' {FOUR_DIGITS}"),
+        ({MIN_CUT: ""}, f"`split_gan.min_cut` = '' {FOUR_DIGITS}"),
+        ({MIN_CUT: "-010"}, f"`split_gan.min_cut` = '-010' {FOUR_DIGITS}"),
+        ({MIN_CUT: ["0010"]}, "`split_gan.min_cut` = ['0010'] is not allowed: text"),
+        ({CUTS: "001"}, f"`split_gan.client_cuts` = '001' {FOUR_DIGITS}"),
+        ({CUTS: "00100"}, f"`split_gan.client_cuts` = '00100' {FOUR_DIGITS}"),
+        ({CUTS: "0x10"}, f"`split_gan.client_cuts` = '0x10' {FOUR_DIGITS}"),
+        ({CUTS: 8}, f"`split_gan.client_cuts` = '8' {FOUR_DIGITS}"),
+        ({CUTS: ["0010", "", "0010"]}, f"`split_gan.client_cuts` = '' {FOUR_DIGITS}"),
+        ({CUTS: "0010,0010,1111"}, f"`split_gan.client_cuts` = '0010,0010,1111' {FOUR_DIGITS}"),
+        (
+            {CUTS: ["0010", "1111"]},
+            "`split_gan.client_cuts` = ['0010', '1111'] is not allowed: four digits, or a list of 3 times four",
+        ),
+        (
+            {CUTS: '["0010","1111"]'},
+            "`split_gan.client_cuts` = ['0010', '1111'] is not allowed: four digits, or a list of 3 times four",
+        ),
+        ({CUTS: ["0010", None, "1111"]}, "`split_gan.client_cuts` = ['0010', None, '1111'] is not allowed: text, or"),
+        ({CUTS: "0020"}, "`split_gan.client_cuts` = '0020' is not allowed: digits from (0, 0, 0, 0) to (1, 1, 1, 1)"),
+        (
+            {CUTS: ["0011", "0010", "0001"], MIN_CUT: "0010"},
+            "`split_gan.client_cuts` = '0001' is not allowed: digits from (0, 0, 1, 0)",
+        ),
     ],
 )
 def test_a_gan_that_cannot_be_is_refused(flat: dict[str, object], told: str) -> None:
@@ -190,6 +307,41 @@ def test_a_gan_that_cannot_be_is_refused(flat: dict[str, object], told: str) -> 
 
 def test_a_gan_that_can_be_is_allowed() -> None:
     gan = {"strategy": "huscf_gan", "num_supernodes": 3}
-    Config.from_flat(gan | {"client_cuts": "0010, 1111,0110", "min_d_head": 1, "num_clusters": 3})
-    Config.from_flat(gan | {"client_cuts": "2121", "gan_depth": 2})
-    Config.from_flat(gan | {"client_cuts": 1111, "gan_batch_size": 10**6})
+    Config.from_flat(gan | {CUTS: ["0010", "1111", "0110"], MIN_CUT: "0010", "clustering.num_clusters": 3})
+    Config.from_flat(gan | {CUTS: "2121", MIN_CUT: "2121", "gan.depth": 2})
+    Config.from_flat(gan | {CUTS: 1111, "gan.batch_size": 10**6})
+    as_text = Config.from_flat(gan | {CUTS: '["0010","1111","0110"]'})
+    assert as_text.split_gan.client_cuts == ("0010", "1111", "0110")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data.missing_classes", [[0.5, 1]]),
+        ("data.missing_classes", [[-1, 1]]),
+        ("data.missing_classes", [[0, 0.5], [0, 0.5]]),
+        ("data.missing_classes", [[0, 0]]),
+        ("data.missing_classes", [[0, -1]]),
+        ("data.missing_classes", []),
+        ("data.missing_classes", "[]"),
+        ("data.size_skew", [[0, 1]]),
+        ("data.size_skew", [[1.5, 1]]),
+        ("data.size_skew", [[1, 0.5], [1, 0.5]]),
+        ("data.size_skew", [[1, 0.5], [0.5, 0]]),
+        ("data.size_skew", []),
+    ],
+)
+def test_shares_of_clients_that_cannot_be_are_refused(name: str, value: object) -> None:
+    with pytest.raises(SettingError) as caught:
+        Config.from_flat({"partition": "drop_classes", name: value})
+    assert caught.value.name == name
+    assert ", share of the clients above 0], each " in caught.value.allowed
+
+
+def test_shares_of_clients_add_up_to_one() -> None:
+    """Of the shares 1 and 3 a quarter and three quarters: exact in binary."""
+    config = Config.from_flat(
+        {"partition": "drop_classes", "data.missing_classes": "[[0,1],[2,3]]", "data.size_skew": [[1, 3], [0.5, 1]]}
+    )
+    assert missing_classes(config.data) == {0: 0.25, 2: 0.75}
+    assert size_skew(config.data) == {1.0: 0.75, 0.5: 0.25}

@@ -64,7 +64,7 @@ class BaseClient(ABC):
 
     def client_info(self) -> ClientInfo:
         """Who this client is, where it cuts, and the shape of its images."""
-        return ClientInfo(self.client, self.cut, self.config.model.timesteps, len(self.data.train), *self._shape())
+        return ClientInfo(self.client, self.cut, self.config.diffusion.timesteps, len(self.data.train), *self._shape())
 
     def _shape(self) -> tuple[int, int, int, int]:
         """Channels and side of the images, classes, and attributes that networks are conditioned on."""

@@ -50,26 +50,26 @@ class CollaFuseClient(DiffusionClient):
         return result, upload
 
     def _release(self, round_: int) -> Upload:
-        """Noise the images for upload: the same fixed copies every time (`once`), or copies numbered by the round."""
-        split = self.config.split
-        copies = noise_draw_ids(split, round_)
+        """Noise the images for upload: the same fixed copies every time (`fixed`), or copies numbered by the round."""
+        upload = self.config.upload
+        copies = noise_draw_ids(upload, round_)
         images = self.data.train
         x_0 = clip(self.config, normalize(images.images))
         x_k = release(self.setup.schedule, self.cut, x_0, self._secret(), copies)
         labels = conditioning_labels(self.config, images) if self.config.shares_labels() else None
         rows = None if labels is None else torch.cat([labels] * len(copies))
-        return encode(x_k, cast(UploadDtype, split.upload_dtype), rows)
+        return encode(x_k, cast(UploadDtype, upload.dtype), rows)
 
     def _may_release(self, ledger: ClientState) -> bool:
-        """Whether an upload keeps to `max_releases`; the client decides, whatever the server asks for."""
+        """Whether an upload keeps to `upload.max_releases`; the client decides, whatever the server asks for."""
         if self.cut == self.setup.schedule.timesteps:
             return False
-        most = self.config.split.max_releases
+        most = self.config.upload.max_releases
         return not most or self._releases(ledger, uploaded=True) <= most
 
     def _releases(self, ledger: ClientState, *, uploaded: bool) -> int:
-        """Distinct noised copies of each image that have left so far: `once` repeats itself, the others do not."""
-        split = self.config.split
+        """Distinct noised copies of each image that have left so far: `fixed` repeats itself, the others do not."""
+        upload = self.config.upload
         if not uploaded:
             return ledger.releases
-        return split.copies_per_image if split.upload == "once" else ledger.releases + split.copies_per_image
+        return upload.draws_per_image if upload.noise == "fixed" else ledger.releases + upload.draws_per_image

@@ -29,18 +29,18 @@ def select_cut(setup: DiffusionSetup, images: ImageSet, client: int, store: Clie
     target = config.cut_target()
     if target is None:
         return config.cut_steps()[client]
-    path, asked = store.layout.cut, [*target, setup.schedule.timesteps, config.model.schedule]
+    path, asked = store.layout.cut, [*target, setup.schedule.timesteps, config.diffusion.schedule]
     if not path.exists():
         write_json(path, {"asked": asked, "cut_step": _chosen(setup, images, client)})
     kept = json.loads(path.read_text())
     if kept["asked"] != asked:
-        raise SettingError(target[0], target[1], f"as before, {kept['asked']}: client {client} has chosen its cut")
+        raise SettingError("cut.target", target[1], f"as before, {kept['asked']}: client {client} has chosen its cut")
     return int(kept["cut_step"])
 
 
 def _chosen(setup: DiffusionSetup, images: ImageSet, client: int) -> int:
     """The cut that keeps to the target: the last for a limit of time, the first for one of disclosure."""
-    if setup.config.split.cut_seconds:
+    if setup.config.cut.criterion == "seconds":
         return largest_cut_within_time(setup.config, work_unit(setup, images), len(images), client)
     # Slow to import, for a deployed client at every message.
     from collafuse_flwr.privacy.cut_selection import choose_cut  # noqa: PLC0415

@@ -15,13 +15,13 @@ from collafuse_flwr.client.sample_labels import SampleConditioning, condition_sa
 from collafuse_flwr.client.state_store import ClientState, ClientStore
 from collafuse_flwr.client.training_plan import RoundPlan, plan_round
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import ModelConfig
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.conditioning import conditioning_labels
 from collafuse_flwr.data.federated import ClientData
 from collafuse_flwr.data.images import ImageSet, ImageSource, normalize
 from collafuse_flwr.diffusion.dp_sgd import DpSgdConfig, train_dp_sgd
 from collafuse_flwr.diffusion.loss import denoising_loss, stratified_steps
+from collafuse_flwr.diffusion.settings import DiffusionConfig
 from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.diffusion.train import TimestepRange, TrainResult, TrainState, cosine_rate, train
 from collafuse_flwr.diffusion.unet import import_diffusers, save_network
@@ -33,7 +33,7 @@ from collafuse_flwr.wire.collafuse import SampleHandoff
 from collafuse_flwr.wire.common import EvaluateReply, TrainMetrics
 
 #: Counted once per process: the same for all clients with the same network and images.
-_FORWARD_FLOPS: dict[tuple[ModelConfig, bool, int, int, int, int], int] = {}
+_FORWARD_FLOPS: dict[tuple[DiffusionConfig, str, bool, int, int, int, int], int] = {}
 #: Draws of (t, noise) for each held-out image when the held-out loss is measured.
 HELD_OUT_DRAWS = 8
 
@@ -83,7 +83,7 @@ class DiffusionClient(BaseClient):
                 trained = self._train(state, round_, num_rounds, work)
                 flops = training_flops(self._forward_flops(state.network), trained.images)
             tensors = state.state_dict()
-            if work.steps and self.config.train.dp_noise_multiplier:
+            if work.steps and self.config.dp.noise_multiplier:
                 self.store.count_private(tensors, work.steps)
         self.store.save(work.ledger, tensors)
         seconds = time.perf_counter() - began
@@ -103,7 +103,7 @@ class DiffusionClient(BaseClient):
             network = self._averaged(tensors)
             network.load_state_dict(averaged or {}, strict=False)
             grid = self.setup.client_grid(self.cut)
-            guidance = self.config.evaluation.guidance
+            guidance = self.config.sampling.guidance_scale
             name = (self.config.run.seed, "finish", self.client, handoff.round)
             samples = self.setup.sample(network, samples, grid, conditioning.labels, name, guidance)
             held_out_loss = self._held_out_loss(network)
@@ -160,15 +160,15 @@ class DiffusionClient(BaseClient):
         settings: dict[str, Any] = {
             "schedule": self.setup.schedule,
             "objective": self.setup.objective,
-            "batch_size": config.train.client_batch_size,
+            "batch_size": config.client.batch_size,
             "num_steps": work.steps,
             "learning_rate": learning_rate,
-            "penalty": state.proximal(config.federation.proximal_mu) if config.run.strategy == "fedprox" else None,
-            "label_dropout": config.train.label_dropout,
-            "flip": config.train.flip,
+            "penalty": state.proximal(config.fedprox.proximal_mu) if config.run.strategy == "fedprox" else None,
+            "label_dropout": config.train.cfg_dropout,
+            "flip": config.train.random_hflip,
         }
-        if config.train.dp_noise_multiplier:
-            dp = DpSgdConfig(config.train.dp_max_grad_norm, config.train.dp_noise_multiplier, self._secret())
+        if config.dp.noise_multiplier:
+            dp = DpSgdConfig(config.dp.max_grad_norm, config.dp.noise_multiplier, self._secret())
             return train_dp_sgd(*given, dp=dp, last=self.cut, **settings)
         generator = named_generator(config.run.seed, "client", self.client, "round", round_, device=device)
         return train(*given, steps_range=TimestepRange(self.cut), generator=generator, **settings)
@@ -197,7 +197,7 @@ class DiffusionClient(BaseClient):
 
     def _forward_flops(self, network: nn.Module) -> int:
         config, shape = self.config, self._shape()
-        key = (config.model, bool(config.train.label_dropout), *shape)
+        key = (config.diffusion, config.client.model, bool(config.train.cfg_dropout), *shape)
         if key not in _FORWARD_FLOPS:
             first = torch.zeros(1, dtype=torch.int64)
             x, start, labels = self._source(self.data.train.subset(first)).batch(first.to(self.runtime.device))

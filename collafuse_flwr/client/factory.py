@@ -5,25 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from collafuse_flwr.client.base import BaseClient
-from collafuse_flwr.client.collafuse import CollaFuseClient
-from collafuse_flwr.client.fedavg import FedAvgClient
-from collafuse_flwr.client.fedgan import FedGanClient
-from collafuse_flwr.client.huscf_gan import HuscfGanClient
-from collafuse_flwr.client.hybrid import HybridClient
-from collafuse_flwr.client.mdgan import MdGanClient
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import FEDERATED
+from collafuse_flwr.config.strategies import load_object
 from collafuse_flwr.data.federated import ClientData, federation_data
-
-#: What differs from CollaFuse by a setting alone has CollaFuse's client.
-CLIENTS: dict[str, type[BaseClient]] = {
-    **dict.fromkeys(FEDERATED, FedAvgClient),
-    "hybrid": HybridClient,
-    "huscf_gan": HuscfGanClient,
-    "fedgan": FedGanClient,
-    "mdgan": MdGanClient,
-}
 
 
 def make_client(
@@ -34,7 +19,7 @@ def make_client(
     Raises:
         SettingError, DataError: the settings do not fit the images.
     """
-    kind = CLIENTS.get(config.run.strategy, CollaFuseClient)
+    kind: type[BaseClient] = load_object("strategy", config.spec.client)
     return kind(client, config, data, store, seeded_secret=seeded_secret)
 
 

@@ -31,7 +31,7 @@ class FedGanClient(GeneratorClient):
         _, tensors = self.store.load(before=request.round)
         gan.load(tensors)
         gan.load_blocks(request.weights)
-        batches, rows = self._batches(), config.gan.gan_batch_size
+        batches, rows = self._batches(), config.gan.batch_size
         # Nothing of a batch leaves, so nothing need be noised.
         gan.train(replace(batches.draw(request.round, step), noise=None) for step in range(request.count))
         self.store.save(ClientState(round=request.round, first_round=1), gan.state())

@@ -48,7 +48,7 @@ class GanClient(BaseClient):
     def _labels(self, count: int, round_: int) -> Tensor:
         """Classes of samples: as often as among the client's own training images, or all alike."""
         generator, images = self._stream("sample labels", round_), self.data.train
-        if self.config.gan.gan_labels == "uniform":
+        if self.config.gan.sample_labels == "uniform":
             return torch.randint(0, images.num_classes, (count,), generator=generator)
         return images.labels[torch.randint(0, len(images), (count,), generator=generator)]
 

@@ -98,7 +98,7 @@ class HuscfGanClient(GanClient):
         """A session for a round: the last round's state, under the blocks that the server has averaged since.
 
         Raises:
-            SettingError: the cuts leave to the server what `min_d_head` keeps from it.
+            SettingError: the cuts leave to the server what `split_gan.min_cut` keeps from it.
         """
         session = self._session(cuts)
         _, tensors = self.store.load(before=round_)
@@ -123,9 +123,10 @@ class HuscfGanClient(GanClient):
         return session
 
     def _session(self, cuts: str) -> Session:
-        own, least = Cuts.parse(cuts), self.config.gan.min_d_head
-        if own.d_head < least:
-            raise SettingError("min_d_head", least, f"at most {own.d_head}: the server asked for the cuts {cuts}")
+        own, least = Cuts.parse(cuts), self.config.split_gan.min_cut
+        if own.d_head < Cuts.parse(least).d_head:
+            allowed = f"at most {own.d_head}: the server asked for the cuts {cuts}"
+            raise SettingError("split_gan.min_cut", least, allowed)
         optim_config = build_optim_config(self.config)
         return Session.open(self.config, self._architecture(), own, self.client, optim_config, self._batches())
 

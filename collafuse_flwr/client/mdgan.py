@@ -56,16 +56,16 @@ class DiscriminatorRound:
         fake = {name: x.to(device) for name, x in request.fake.items()}
         labels = {name: y.to(device) for name, y in request.labels.items()}
         learnt = "x_d" if "x_d" in fake else "x_g"
-        each = self.batches.config.gan.discriminator_steps
+        each = self.batches.config.mdgan.local_steps
         for step in range(self.step * each, (self.step + 1) * each):
             self.judge.learn(self.batches.draw(self.round, step), fake[learnt], labels[learnt])
         return self.judge.feedback(fake["x_g"], labels["x_g"])
 
     def close(self) -> EndRoundReply:
         """End the round: numbers, and the discriminator's weights."""
-        config, losses = self.batches.config.gan, self.losses
-        rows = self.step * config.gan_batch_size
-        images = rows * config.discriminator_steps
+        config, losses = self.batches.config, self.losses
+        rows = self.step * config.gan.batch_size
+        images = rows * config.mdgan.local_steps
         # Six passes in each step, of fake and real images, and two for the gradient at fake ones.
         flops = (6 * images + 2 * rows) * self.judge.flops()
         metrics = GanTrainMetrics(losses["discriminator"], losses["generator"], self.step, images, self.seconds, flops)
@@ -139,7 +139,7 @@ class MdGanClient(GeneratorClient):
 
     def _fresh(self, round_: int) -> DiscriminatorRound:
         config = self.config
-        owner = self.client if config.gan.gan_init == "independent" else 0
+        owner = self.client if config.split_gan.init == "independent" else 0
         judge = Discriminator(self._architecture(), (config.run.seed, "gan", owner), build_optim_config(config))
         return DiscriminatorRound(judge, self._batches(), round_)
 

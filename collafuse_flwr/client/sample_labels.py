@@ -26,7 +26,7 @@ LEAST_NOISE = 1e-9
 class SampleConditioning:
     """What is known of n samples: the class of each, int64 (n,), and the labels that they are conditioned on.
 
-    `labels` are the classes, attributes, uint8 (n, A), or None, as `condition` says.
+    `labels` are the classes, attributes, uint8 (n, A), or None, as `data.conditioning` says.
     """
 
     classes: Tensor
@@ -54,11 +54,11 @@ def condition_samples(
         handoff: samples, and labels if the backbone was conditioned on them.
         generator: draws what the server did not.
     """
-    if config.model.condition != "attributes":
+    if config.data.conditioning != "attributes":
         classes = handoff.labels
         if classes is None:
             classes = draw_labels(schedule, cut, images, handoff.x_k, generator)
-        return SampleConditioning(classes, classes if config.model.condition == "classes" else None)
+        return SampleConditioning(classes, classes if config.data.conditioning == "classes" else None)
     attributes = images.metadata.attributes
     assert attributes is not None, "the client would not have introduced itself"
     if handoff.labels is not None:

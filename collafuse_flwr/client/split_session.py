@@ -35,7 +35,7 @@ class Batches:
 
     def draw(self, round_: int, step: int) -> Batch:
         """Batch `step`, from 0, of a round."""
-        size, count = self.config.gan.gan_batch_size, len(self.images)
+        size, count = self.config.gan.batch_size, len(self.images)
         places = range(step * size, (step + 1) * size)
         orders = {
             epoch: torch.randperm(count, generator=self._stream("order", round_, epoch))
@@ -43,7 +43,7 @@ class Batches:
         }
         rows = torch.stack([orders[place // count][place % count] for place in places])
         z = torch.randn((size, LATENT), generator=self._stream("codes", round_, step))
-        std = self.config.gan.activation_noise
+        std = self.config.split_gan.activation_noise
 
         def noise(name: str, shape: torch.Size) -> Tensor:
             # Not from a torch generator, which a server could try all seeds of (see rng.keyed).
@@ -116,10 +116,10 @@ class Session:
         optim_config: OptimConfig,
         batches: Batches,
     ) -> Session:
-        """A session with freshly initialised nets; all clients' begin alike if `gan_init` is common."""
-        owner = client if config.gan.gan_init == "independent" else 0
+        """A session with freshly initialised nets; all clients' begin alike if `split_gan.init` is common."""
+        owner = client if config.split_gan.init == "independent" else 0
         name = (config.run.seed, "gan", owner)
-        half = ClientHalf(architecture, cuts, name, optim_config, config.gan.factored_tails)
+        half = ClientHalf(architecture, cuts, name, optim_config, config.split_gan.factor_tail_gradients)
         return cls(half, batches, PhaseCursor(0), architecture)
 
     def answer(self, step: int, phase: str, received: Tensors) -> Tensors:
@@ -149,7 +149,7 @@ class Session:
         began = time.perf_counter()
         self.progress.end()
         self._close({name: x.to(self.half.runtime.device) for name, x in received.items()})
-        steps, rows = self.progress.step + 1, self.batches.config.gan.gan_batch_size
+        steps, rows = self.progress.step + 1, self.batches.config.gan.batch_size
         flops = steps * batch_flops(self.half, self.architecture, rows)
         seconds = self.progress.seconds + time.perf_counter() - began
         losses = self.progress.losses

@@ -31,7 +31,7 @@ def plan_round(
     if waiting or not due:
         return RoundPlan(0, replace(ledger, round=round_, deferred_updates=ledger.deferred_updates + due))
     rounds_left = max(1, num_rounds - round_ + 1)
-    steps = int((due + ledger.deferred_updates / rounds_left) // config.train.client_batch_size)
-    deferred_updates = ledger.deferred_updates + due - steps * config.train.client_batch_size
+    steps = int((due + ledger.deferred_updates / rounds_left) // config.client.batch_size)
+    deferred_updates = ledger.deferred_updates + due - steps * config.client.batch_size
     first = ledger.first_round or round_
     return RoundPlan(steps, replace(ledger, round=round_, first_round=first, deferred_updates=deferred_updates))

@@ -1,208 +1,226 @@
-"""All settings of a run, from flat names and back."""
+"""All settings of a run, by public names and back."""
 
 from __future__ import annotations
 
+import difflib
+import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any
 
 from collafuse_flwr.config.devices import Device, parse_devices
-from collafuse_flwr.config.gan import check_gan
-from collafuse_flwr.config.parsing import dropped_classes, size_shares
-from collafuse_flwr.config.sections import (
-    CLEAN,
-    ENDS,
-    GANS,
-    MIXED,
-    SECTIONS,
-    SPLIT,
-    TARGETS,
-    DataConfig,
-    DeviceConfig,
-    EvaluationConfig,
-    FederationConfig,
-    GanConfig,
-    ModelConfig,
-    RunConfig,
-    SplitConfig,
+from collafuse_flwr.config.run import FederationConfig, ResourcesConfig, RunConfig
+from collafuse_flwr.config.strategies import MATCHED, StrategySpec, strategy_spec
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.fields import Plain, allowed, coerce, plain
+from collafuse_flwr.data.settings import DataConfig
+from collafuse_flwr.diffusion.settings import (
+    ClientConfig,
+    DiffusionConfig,
+    FedProxConfig,
+    SamplingConfig,
+    ServerConfig,
     TrainConfig,
 )
-from collafuse_flwr.core.errors import SettingError
-from collafuse_flwr.core.fields import allowed, coerce
+from collafuse_flwr.evaluation.settings import EvaluationConfig
+from collafuse_flwr.gan.settings import (
+    ClusteringConfig,
+    CutPlannerConfig,
+    DevicesConfig,
+    GanConfig,
+    MdGanConfig,
+    SplitGanConfig,
+)
+from collafuse_flwr.privacy.settings import CutConfig, DpConfig, UploadConfig
 
 
 @dataclass(frozen=True)
 class Config:
-    """All settings of a run, by section; names are unique over the sections."""
+    """All settings of a run, by group; the public name of a setting is group.name, or the name alone at the top."""
 
     run: RunConfig = field(default_factory=RunConfig)
-    federation: FederationConfig = field(default_factory=FederationConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    split: SplitConfig = field(default_factory=SplitConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    cut: CutConfig = field(default_factory=CutConfig)
+    upload: UploadConfig = field(default_factory=UploadConfig)
+    client: ClientConfig = field(default_factory=ClientConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    gan: GanConfig = field(default_factory=GanConfig)
-    hardware: DeviceConfig = field(default_factory=DeviceConfig)
+    dp: DpConfig = field(default_factory=DpConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    fedprox: FedProxConfig = field(default_factory=FedProxConfig)
+    gan: GanConfig = field(default_factory=GanConfig)
+    split_gan: SplitGanConfig = field(default_factory=SplitGanConfig)
+    clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
+    mdgan: MdGanConfig = field(default_factory=MdGanConfig)
+    devices: DevicesConfig = field(default_factory=DevicesConfig)
+    cut_planner: CutPlannerConfig = field(default_factory=CutPlannerConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, object]) -> Config:
-        """Build and validate the settings from flat names, with `_` or `-`; absent ones take their default.
+        """Build and validate the settings from public names, with `_` or `-`; absent ones take their default.
 
         Raises:
-            SettingError: a name is unknown, or a value has the wrong type or is out of range.
+            SettingError: a name is unknown, or a value has the wrong type, is out of range, or is not the default
+                although the strategy does not read it.
         """
-        given = {name.replace("-", "_"): value for name, value in flat.items()}
-        known = setting_names()
-        for name, value in given.items():
-            if name not in known:
-                raise SettingError(name, value, f"no such setting; there are {', '.join(known)}")
-        sections = {
-            section: kind(**{f.name: coerce(f, given[f.name]) for f in fields(kind) if f.name in given})
-            for section, kind in SECTIONS.items()
-        }
-        config = cls(**sections)
-        _check_together(config)
+        config = _unchecked(flat)
+        for name, value in config.to_flat().items():
+            if value != DEFAULTS[name] and (reason := config.unread(name)):
+                raise SettingError(name, value, f"{DEFAULTS[name]!r}, its default, {reason}")
+        # The checks need the settings, which they are part of.
+        from collafuse_flwr.config.checks import check_together  # noqa: PLC0415
+
+        check_together(config)
         return config
 
-    def to_flat(self) -> dict[str, bool | int | float | str]:
-        """All settings under their flat names, in order of declaration."""
-        return {name: value for section in asdict(self).values() for name, value in section.items()}
+    @property
+    def spec(self) -> StrategySpec:
+        """The strategy."""
+        return strategy_spec(self.run.strategy)
+
+    def get(self, name: str) -> Plain:
+        """The value of a setting by its public name."""
+        group, spec = SETTINGS[name]
+        return plain(getattr(getattr(self, group), spec.name), str(spec.type))
+
+    def to_flat(self) -> dict[str, Plain]:
+        """All settings under their public names, in order of declaration."""
+        return {name: self.get(name) for name in SETTINGS}
+
+    def to_nested(self) -> dict[str, Plain]:
+        """All settings as YAML has them: those of a group below its name."""
+        nested: dict[str, Plain] = {}
+        for name, value in self.to_flat().items():
+            group, _, own = name.rpartition(".")
+            (nested.setdefault(group, {}) if group else nested)[own] = value
+        return nested
 
     def to_flower(self) -> dict[str, bool | int | float | str]:
-        """All settings under the names of Flower's run config (`cut-ratio`, ...)."""
-        return {name.replace("_", "-"): value for name, value in self.to_flat().items()}
+        """All settings under the names of Flower's run config (`cut-ratio`, `gan.batch-size`), lists as JSON text."""
+        return {
+            name.replace("_", "-"): json.dumps(value) if isinstance(value, list) else value
+            for name, value in self.to_flat().items()
+        }
+
+    def strategy_reads(self, name: str) -> bool:
+        """Whether the strategy reads a setting, be it to be given as much as CollaFuse (`train.match`)."""
+        matched = MATCHED.get(self.train.match, ()) if self.spec.can_match(self.train.match) else ()
+        return name in matched or self.spec.reads_setting(SETTINGS[name][0], name)
+
+    def unread(self, name: str) -> str:
+        """Why a run with these settings does not read one of them; empty if it does."""
+        if not self.strategy_reads(name):
+            return f"as `strategy` = {self.run.strategy} does not read it"
+        alternatives = SETTINGS[name][1].metadata["when"]
+        if alternatives and not any(self._has(wanted) for wanted in alternatives):
+            wanted = " or ".join(
+                " and ".join(f"`{other}` is {value}" for other, value in alternative.items())
+                for alternative in alternatives
+            )
+            return f"unless {wanted}"
+        return ""
+
+    def _has(self, wanted: Mapping[str, object]) -> bool:
+        return all(self.get(name) == value for name, value in wanted.items())
 
     def shares_labels(self) -> bool:
         """Whether labels travel with the uploads: not if nothing is conditioned on them."""
-        return self.split.share_labels and self.model.condition != "none"
+        return self.upload.share_labels and self.data.conditioning != "none"
 
     def cut_ratios(self) -> tuple[float, ...]:
-        """The cut ratio of every client, in [0, 1]; strategies that do not cut are at an end, whatever is set."""
-        text = self.split.client_cut_ratios
-        if self.run.strategy not in SPLIT:
-            return (ENDS.get(self.run.strategy, 1.0),) * self.run.num_supernodes
-        if not text:
-            return (self.split.cut_ratio,) * self.run.num_supernodes
-        return tuple(float(part) for part in text.split(","))
+        """The cut ratio of every client, in [0, 1]; strategies that do not cut are at an end."""
+        if self.spec.fixed_cut is not None:
+            return (self.spec.fixed_cut,) * self.run.num_supernodes
+        return self.cut.client_ratios or (self.cut.cut_ratio,) * self.run.num_supernodes
 
     def cut_target(self) -> tuple[str, float] | None:
         """What clients choose their cut by, and its largest value; None where the settings say the cut."""
-        given = [(name, text) for name in TARGETS if (text := getattr(self.split, name))]
-        return (given[0][0], float(given[0][1])) if given else None
+        return None if self.cut.criterion == "none" else (self.cut.criterion, self.cut.target)
 
     def cut_steps(self) -> tuple[int, ...]:
         """The cut step k = round(c T) of every client (CollaFuse, arXiv 2406.14429, counts from the clean image)."""
-        return tuple(round(c * self.model.timesteps) for c in self.cut_ratios())
+        return tuple(round(c * self.diffusion.timesteps) for c in self.cut_ratios())
 
     def client_devices(self) -> tuple[Device, ...]:
-        """The device of every client; none where the settings name none."""
-        if not self.hardware.devices:
+        """The device of every client; none where the settings list none."""
+        if not self.devices.profiles:
             return ()
-        limit = self.hardware.client_memory * 1e6 or math.inf
-        devices = parse_devices(self.hardware.devices, self.run.num_supernodes)
+        limit = self.devices.client_memory_mb * 1e6 or math.inf
+        devices = parse_devices(self.devices.profiles, self.run.num_supernodes)
         return tuple(d if d.memory < math.inf else replace(d, memory=limit) for d in devices)
 
     def server_device(self) -> Device:
         """What the server computes and sends with."""
-        return Device("server", self.hardware.server_gflops * 1e9, self.hardware.server_link * 1e6)
+        return Device("server", self.devices.server_gflops * 1e9, self.devices.server_mb_per_s * 1e6)
 
 
-def setting_names() -> tuple[str, ...]:
-    """The flat names of all settings."""
-    return tuple(f.name for kind in SECTIONS.values() for f in fields(kind))
+def _settings() -> Iterator[tuple[str, tuple[str, Field[Any]]]]:
+    """Public name -> group and declaration, those at the top first."""
+    every = [(group, spec) for group, kind in GROUPS.items() for spec in fields(kind)]
+    for group, spec in sorted(every, key=lambda one: not one[1].metadata["top"]):
+        yield (spec.name if spec.metadata["top"] else f"{group}.{spec.name}"), (group, spec)
 
 
-def setting_help() -> dict[str, str]:
-    """One line about every setting, with what is allowed."""
-    return {f.name: f"{f.metadata['about']} ({allowed(f)})" for kind in SECTIONS.values() for f in fields(kind)}
+#: The dataclass of every group.
+GROUPS: dict[str, type[Any]] = {spec.name: spec.default_factory for spec in fields(Config)}  # type: ignore[misc]
+#: Every setting: public name -> its group and declaration.
+SETTINGS: dict[str, tuple[str, Field[Any]]] = dict(_settings())
+#: Every setting's default, as YAML has it.
+DEFAULTS: dict[str, Plain] = Config().to_flat()
 
 
-def _check_together(config: Config) -> None:
-    """Refuse settings that are fine alone but not together."""
-    _check_target(config)
-    _check_cuts(config)
-    _check_devices(config)
-    if config.run.strategy in GANS:
-        check_gan(config.gan, config.hardware, config.model.condition, config.run.num_supernodes)
-    data, n = config.data, config.run.num_supernodes
-    if data.class_attribute and "celeba" not in data.dataset.split("+"):
-        raise SettingError("class_attribute", data.class_attribute, "empty unless `dataset` is celeba")
-    if data.overlap and data.partition != "by_attribute":
-        raise SettingError("overlap", True, "false unless `partition` is by_attribute")
-    dropped_classes(data)
-    size_shares(data)
-    if config.federation.min_supernodes > n:
-        raise SettingError("min_supernodes", config.federation.min_supernodes, f"at most `num_supernodes` = {n}")
-    if config.split.client_init_round > config.run.num_rounds:
-        allowed = f"at most `num_rounds` = {config.run.num_rounds}, or clients would never train"
-        raise SettingError("client_init_round", config.split.client_init_round, allowed)
-    if config.split.upload == "official" and config.split.copies_per_image > 1:
-        raise SettingError("copies_per_image", config.split.copies_per_image, "1 when `upload` is official")
-    if 0 < config.split.max_releases < config.split.copies_per_image:
-        allowed = f"0, or at least `copies_per_image` = {config.split.copies_per_image}"
-        raise SettingError("max_releases", config.split.max_releases, allowed)
-    if config.train.dp_noise_multiplier and config.run.strategy in CLEAN:
-        allowed = f"0 when `strategy` is {config.run.strategy}, whose server sees clean images"
-        raise SettingError("dp_noise_multiplier", config.train.dp_noise_multiplier, allowed)
-    if config.train.dp_noise_multiplier and config.run.strategy in GANS:
-        raise SettingError("dp_noise_multiplier", config.train.dp_noise_multiplier, "0 when `strategy` is a GAN's")
-    check_guidance(config, config.evaluation.guidance)
+def _unchecked(flat: Mapping[str, object]) -> Config:
+    """The settings, each held to its own declaration but not to the others."""
+    groups: dict[str, dict[str, Any]] = {}
+    for given, value in flat.items():
+        name = given.replace("-", "_")
+        if name not in SETTINGS:
+            raise SettingError(name, value, no_such_setting(name))
+        group, spec = SETTINGS[name]
+        groups.setdefault(group, {})[spec.name] = coerce(spec, name, value)
+    return Config(**{group: GROUPS[group](**values) for group, values in groups.items()})
 
 
-def _check_target(config: Config) -> None:
-    """Refuse more than one thing to choose the cut by, one that is out of range, and strategies that cannot."""
-    given = [(name, getattr(config.split, name)) for name in TARGETS if getattr(config.split, name)]
-    for name, text in given:
-        low, high = TARGETS[name]
-        bounds = f"a number above {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
-        try:
-            value = float(text)
-        except ValueError:
-            raise SettingError(name, text, bounds) from None
-        if not low < value <= high or math.isinf(value):
-            raise SettingError(name, text, bounds)
-    others = [name for name, _ in given[1:]] + ["client_cut_ratios"] * bool(config.split.client_cut_ratios)
-    if given and others:
-        raise SettingError(*given[0], f"empty when `{others[0]}` is given")
-    if given and config.run.strategy not in MIXED:
-        raise SettingError(*given[0], f"empty when `strategy` is {config.run.strategy}")
+def no_such_setting(name: str) -> str:
+    """What is said of a name that no setting has: the nearest ones."""
+    by_last = {known.rpartition(".")[2]: known for known in SETTINGS}
+    close = difflib.get_close_matches(name, SETTINGS, n=3, cutoff=0.7)
+    close += [by_last[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last, n=2)]
+    meant = " or ".join(f"`{known}`" for known in dict.fromkeys(close))
+    return "no such setting" + (f"; did you mean {meant}?" if meant else "") + " (--help lists all)"
 
 
-def _check_devices(config: Config) -> None:
-    """Refuse devices that are unknown or not one per client, and a limit of time for devices that nobody named."""
-    devices = config.client_devices()
-    if config.split.cut_seconds and not devices:
-        raise SettingError("cut_seconds", config.split.cut_seconds, "empty unless `devices` names the clients' devices")
+def without_unread(flat: Mapping[str, object], explicit: Collection[str] = ()) -> dict[str, object]:
+    """Settings with those at their default that the strategy does not read, except what was given explicitly.
 
-
-def _check_cuts(config: Config) -> None:
-    """Refuse lists that are not one cut per client, and cuts that would upload clean images without saying so."""
-    text, n = config.split.client_cut_ratios, config.run.num_supernodes
-    if text:
-        try:
-            ratios = config.cut_ratios()
-        except ValueError:
-            raise SettingError("client_cut_ratios", text, "numbers in [0, 1] separated by commas") from None
-        if len(ratios) != n or not all(0 <= c <= 1 for c in ratios):
-            raise SettingError("client_cut_ratios", text, f"{n} numbers in [0, 1], one per client")
-    if text and config.run.strategy not in MIXED:
-        raise SettingError("client_cut_ratios", text, f"empty when `strategy` is {config.run.strategy}")
-    steps = config.model.timesteps
-    for name, ratio in zip([("client_cut_ratios" if text else "cut_ratio")] * n, config.cut_ratios(), strict=True):
-        if ratio > 0 and round(ratio * steps) == 0:
-            raise SettingError(
-                name, ratio, f"0, or more than {0.5 / steps:g}: less than a step would upload clean images"
-            )
-
-
-def check_guidance(config: Config, guidance: float) -> None:
-    """Refuse guidance by networks that cannot tell what an image is like that they are told nothing about.
+    So a recipe serves several strategies, and a sweep over strategies makes no run twice.
 
     Raises:
-        SettingError: `guidance` is not 1, and `condition` is none or `label_dropout` 0.
+        SettingError: as `Config.from_flat`, for what is read.
     """
-    if guidance != 1 and config.model.condition == "none":
-        raise SettingError("guidance", guidance, "1 when `condition` is none")
-    if guidance != 1 and not config.train.label_dropout:
-        raise SettingError("guidance", guidance, "1 when `label_dropout` is 0: the networks know no dropped condition")
+    kept = dict(flat)
+    while True:
+        config = _unchecked(kept)
+        dropped = [
+            name
+            for name, value in config.to_flat().items()
+            if value != DEFAULTS[name] and name not in explicit and config.unread(name)
+        ]
+        if not dropped:
+            return kept
+        # What was dropped may be what another setting depends on.
+        kept = {name: value for name, value in kept.items() if name.replace("-", "_") not in dropped}
+
+
+def setting_help(config: Config | None = None) -> dict[str, str]:
+    """One line about every setting, with what is allowed; only those that a run with such a config reads, if given."""
+    return {
+        name: f"{spec.metadata['about']} ({allowed(spec)})"
+        for name, (_, spec) in SETTINGS.items()
+        if config is None or config.strategy_reads(name)
+    }

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.fields import Texts, plain
 
 
 @dataclass(frozen=True)
@@ -33,29 +34,30 @@ _PAPER = {
     "7": (12000, 10, 800),
 }
 PROFILES = {name: Device(name, clock * 1e6 * each, link * 1e6) for name, (clock, each, link) in _PAPER.items()}
+SETTING = "devices.profiles"
 #: Several devices under one name, dealt to the clients in turn.
 FLEETS = {"paper7": tuple(PROFILES.values())}
 
 
-def parse_devices(text: str, num_clients: int) -> tuple[Device, ...]:
-    """The device of every client: those of a fleet in turn, or one each, with commas between them.
+def parse_devices(names: Texts, num_clients: int) -> tuple[Device, ...]:
+    """The device of every client: those of a fleet in turn, or one each.
 
-        parse_devices("paper7", 80)
-        parse_devices("1,2,250:12.5:4000", 3)   # the last: 250 GFLOP/s, 12.5 MB/s, 4000 MB of memory
+        parse_devices(("paper7",), 80)
+        parse_devices(("1", "2", "250:12.5:4000"), 3)   # the last: 250 GFLOP/s, 12.5 MB/s, 4000 MB of memory
 
     Raises:
         SettingError: a device is unknown, a number is not above 0, or there is not one device for each client.
     """
-    if text in FLEETS:
-        fleet = FLEETS[text]
+    if len(names) == 1 and names[0] in FLEETS:
+        fleet = FLEETS[names[0]]
         return tuple(fleet[client % len(fleet)] for client in range(num_clients))
-    devices = tuple(_device(part.strip(), text) for part in text.split(","))
+    devices = tuple(_device(name) for name in names)
     if len(devices) != num_clients:
-        raise SettingError("devices", text, f"{_named()}, or {num_clients} devices, one per client")
+        raise SettingError(SETTING, plain(names), f"{_fleets()}, or a list of {num_clients} devices, one per client")
     return devices
 
 
-def _device(part: str, text: str) -> Device:
+def _device(part: str) -> Device:
     """A device by its name, or by its numbers."""
     if part in PROFILES:
         return PROFILES[part]
@@ -64,11 +66,13 @@ def _device(part: str, text: str) -> Device:
     except ValueError:
         numbers = []
     if len(numbers) not in (2, 3) or not all(0 < number < math.inf for number in numbers):
-        allowed = f"{_named()}, or for each client one of {', '.join(PROFILES)} or GFLOP/s:MB/s[:MB of memory], above 0"
-        raise SettingError("devices", text, allowed)
+        allowed = (
+            f"{_fleets()}, or for each client one of {', '.join(PROFILES)} or GFLOP/s:MB/s[:MB of memory], above 0"
+        )
+        raise SettingError(SETTING, part, allowed)
     gflops, link, *memory = numbers
     return Device(part, gflops * 1e9, link * 1e6, memory[0] * 1e6 if memory else math.inf)
 
 
-def _named() -> str:
+def _fleets() -> str:
     return ", ".join(FLEETS)

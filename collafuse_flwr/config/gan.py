@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collafuse_flwr.config.sections import DeviceConfig, GanConfig
+from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.fields import plain
 
-#: Blocks of generator and of discriminator beside those of equal resolution, of which there are `gan_depth`.
+#: Blocks of generator and of discriminator beside those of equal resolution, of which there are `gan.depth`.
 OTHER_BLOCKS = 4
-#: The digits of a client's cuts, by the setting of the least that each may be.
-LEAST = ("min_g_head", "min_g_tail", "min_d_head", "min_d_tail")
+#: The digits of a client's cuts: extra blocks in the heads and tails of G and D.
+DIGITS = 4
 
 
 def server_block_index(count: int) -> int:
@@ -21,29 +22,34 @@ def max_extra_blocks(count: int) -> tuple[int, int]:
     return server_block_index(count) - 1, count - server_block_index(count) - 2
 
 
-def check_gan(gan: GanConfig, hardware: DeviceConfig, condition: str, num_clients: int) -> None:
-    """Refuse what a GAN of `num_clients` clients cannot do.
+def check_gan(config: Config) -> None:
+    """Refuse what a GAN cannot do.
 
     Raises:
-        SettingError: `condition` is not classes, cuts are not four digits for each client that leave the server its
-            block and clients their least, or there are more clusters, or batches of MD-GAN, than clients.
+        SettingError: it is conditioned on something else than classes, cuts are not four digits for each client that
+            leave the server its block and clients their least, or there are more clusters, or batches of MD-GAN, than
+            clients.
     """
-    if condition != "classes":
-        raise SettingError("condition", condition, "classes when `strategy` is a GAN")
-    for name in ("num_clusters", "generated_batches"):
-        if getattr(gan, name) > num_clients:
-            raise SettingError(name, getattr(gan, name), f"at most `num_supernodes` = {num_clients}")
-    most = max_extra_blocks(OTHER_BLOCKS + gan.gan_depth) * 2
-    least = (hardware.min_g_head, hardware.min_g_tail, gan.min_d_head, hardware.min_d_tail)
-    for name, asked, limit in zip(LEAST, least, most, strict=True):
-        if asked > limit:
-            raise SettingError(name, asked, f"at most {limit} when `gan_depth` is {gan.gan_depth}")
-    parts = [part.strip() for part in gan.client_cuts.split(",")] if gan.client_cuts else []
-    if not all(len(part) == len(LEAST) and part.isdecimal() for part in parts):
-        raise SettingError("client_cuts", gan.client_cuts, "four digits, as 0010, or those of each client with commas")
-    if len(parts) not in {0, 1, num_clients}:
-        raise SettingError("client_cuts", gan.client_cuts, f"four digits, or {num_clients} times four with commas")
-    for part in parts:
-        if not all(low <= int(digit) <= high for low, digit, high in zip(least, part, most, strict=True)):
-            bounds = f"digits from {least} to {most} when `gan_depth` is {gan.gan_depth}, in every client's cuts"
-            raise SettingError("client_cuts", gan.client_cuts, bounds)
+    gan, clients = config.split_gan, config.run.num_supernodes
+    if config.data.conditioning != "classes":
+        raise SettingError("data.conditioning", config.data.conditioning, "classes when `strategy` is a GAN")
+    for name in ("clustering.num_clusters", "mdgan.k"):
+        if config.get(name) > clients:
+            raise SettingError(name, config.get(name), f"at most `num_supernodes` = {clients}")
+    most = max_extra_blocks(OTHER_BLOCKS + config.gan.depth) * 2
+    least = _digits("split_gan.min_cut", gan.min_cut, (0,) * DIGITS, most, config.gan.depth)
+    if len(gan.client_cuts) not in {0, 1, clients}:
+        allowed = f"four digits, or a list of {clients} times four"
+        raise SettingError("split_gan.client_cuts", plain(gan.client_cuts), allowed)
+    for cuts in gan.client_cuts:
+        _digits("split_gan.client_cuts", cuts, least, most, config.gan.depth)
+
+
+def _digits(name: str, text: str, low: tuple[int, ...], high: tuple[int, ...], depth: int) -> tuple[int, ...]:
+    """The digits of a cut, each within its bounds."""
+    if len(text) != DIGITS or not text.isdecimal():
+        raise SettingError(name, text, "four digits, as 0010")
+    digits = tuple(map(int, text))
+    if not all(a <= digit <= b for a, digit, b in zip(low, digits, high, strict=True)):
+        raise SettingError(name, text, f"digits from {low} to {high} when `gan.depth` is {depth}")
+    return digits

@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import SPLIT
 
 #: Share of the rounds that the backbone trains alone before clients start from it: its weights must be worth taking.
 BACKBONE_HEAD_START = 0.7
@@ -15,24 +14,24 @@ BACKBONE_HEAD_START = 0.7
 
 def client_start_round(config: Config, num_rounds: int) -> int:
     """The first round in which clients train: 1, or later when they start from the backbone's weights."""
-    if config.split.client_init == "random":
+    if config.client.init_from == "random":
         return 1
-    return config.split.client_init_round or int(BACKBONE_HEAD_START * num_rounds) + 1
+    return config.client.start_round or int(BACKBONE_HEAD_START * num_rounds) + 1
 
 
 def starts_from_backbone(config: Config, cut: int) -> bool:
     """Whether a client with this cut starts from the backbone: not if it has no denoiser, nor if it does everything."""
-    return config.split.client_init == "backbone" and 0 < cut < config.model.timesteps
+    return config.client.init_from == "backbone" and 0 < cut < config.diffusion.timesteps
 
 
 def client_step_share(config: Config, cut: int) -> float:
     """A client's share of a full DDPM's image updates: c = k / T; strategies without a cut take all of them.
 
-    With `budget` = client_flops these have only as many as a client of CollaFuse at `cut_ratio`, of the same network.
+    With `train.match` = client_flops these have only as many as a client of CollaFuse at `cut_ratio`.
     """
-    if config.run.strategy not in SPLIT and config.train.budget == "client_flops":
-        return config.split.cut_ratio * cut / config.model.timesteps
-    return cut / config.model.timesteps
+    if config.spec.fixed_cut is not None and config.train.match == "client_flops":
+        return config.cut.cut_ratio * cut / config.diffusion.timesteps
+    return cut / config.diffusion.timesteps
 
 
 def averaging_rounds(
@@ -40,8 +39,8 @@ def averaging_rounds(
 ) -> set[int]:
     """The rounds after which clients' weights are averaged: all, or as many as CollaFuse's traffic would pay for.
 
-    With `budget` = traffic a client has the bytes that CollaFuse at `cut_ratio` moves for it in training: its upload,
-    and the backbone that it starts from, of the same network. An exchange is the weights once up and once down.
+    With `train.match` = traffic a client has the bytes that CollaFuse at `cut_ratio` moves for it: its upload, and the
+    backbone that it starts from, of the same network. An exchange is the weights once up and once down.
 
     Args:
         config: the settings.
@@ -55,22 +54,22 @@ def averaging_rounds(
         Rounds evenly spread over the run, the last one among them; empty if the budget pays for none.
     """
     rounds = config.run.num_rounds
-    if config.train.budget != "traffic":
+    if config.train.match != "traffic":
         return set(range(1, rounds + 1))
     label_bytes = (num_attributes or 8) if config.shares_labels() else 0
-    per_image = image_values * np.dtype(config.split.upload_dtype).itemsize + label_bytes
-    paid = num_images * config.split.copies_per_image * per_image * (config.split.cut_ratio < 1)
-    paid += net_bytes * starts_from_backbone(config, round(config.split.cut_ratio * config.model.timesteps))
+    per_image = image_values * np.dtype(config.upload.dtype).itemsize + label_bytes
+    paid = num_images * config.upload.draws_per_image * per_image * (config.cut.cut_ratio < 1)
+    paid += net_bytes * starts_from_backbone(config, round(config.cut.cut_ratio * config.diffusion.timesteps))
     count = min(rounds, int(paid // (2 * weight_bytes)))
     return {math.ceil(rounds * i / count) for i in range(1, count + 1)}
 
 
 def updates_per_round(config: Config, num_images: int, share: float) -> float:
-    """Image updates of one side in a round: `local_epochs` passes, times its share of the chain if proportional.
+    """Image updates of one side in a round: `train.local_epochs` passes, times its share of the chain if proportional.
 
     A DDPM with t uniform on 1..T spends the share c = k / T of its image updates on t <= k (arXiv 2402.19105).
     """
     full = config.train.local_epochs * num_images
-    if share == 0 or config.split.effort == "full":
+    if share == 0 or config.client.update_budget == "full":
         return full if share else 0.0
     return share * full

@@ -36,7 +36,7 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
-        raise SettingError("device", device, "this process sees no CUDA GPU (in Ray, `client_num_gpus` grants them)")
+        raise SettingError("device", device, "no CUDA GPU is visible (in Ray, `resources.client_num_gpus` grants them)")
     elif device == "mps" and not torch.backends.mps.is_available():
         raise SettingError("device", device, "this machine has no MPS device")
     if precision == "auto":

@@ -1,4 +1,4 @@
-"""What networks are conditioned on, as `condition` says."""
+"""What networks are conditioned on, as `data.conditioning` says."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ def conditioning_labels(config: Config, images: ImageSet) -> Tensor | None:
     """Classes, int64 (N,); attributes, uint8 (N, A); or None.
 
     Raises:
-        SettingError: `condition` is attributes, and the images have none.
+        SettingError: `data.conditioning` is attributes, and the images have none.
     """
-    if config.model.condition == "classes":
+    if config.data.conditioning == "classes":
         return images.labels
     return images.metadata.attributes if num_attributes(config, images) else None
 
 
 def num_attributes(config: Config, images: ImageSet) -> int:
-    """Attributes that networks are conditioned on: A or, with another `condition`, 0.
+    """Attributes that networks are conditioned on: A or, with another `data.conditioning`, 0.
 
     Raises:
-        SettingError: `condition` is attributes, and the images have none.
+        SettingError: `data.conditioning` is attributes, and the images have none.
     """
-    if config.model.condition != "attributes":
+    if config.data.conditioning != "attributes":
         return 0
     if not images.metadata.attribute_names:
         allowed = f"classes or none: the images of `dataset` = {images.name} have no attributes"
-        raise SettingError("condition", config.model.condition, allowed)
+        raise SettingError("data.conditioning", config.data.conditioning, allowed)
     return len(images.metadata.attribute_names)

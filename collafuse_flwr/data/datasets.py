@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.concat import concat_datasets
 from collafuse_flwr.data.image_cache import cached_pixels
@@ -21,6 +20,7 @@ from collafuse_flwr.data.loaders.imagefolder import load_folder
 from collafuse_flwr.data.loaders.medmnist import load_medmnist
 from collafuse_flwr.data.loaders.mnist import load_idx, load_notmnist
 from collafuse_flwr.data.loaders.npz import load_archive
+from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.data.validation import data_error
 
 #: The brightest value of scikit-learn's digits.
@@ -54,7 +54,7 @@ LOADERS: dict[str, Callable[[DataConfig], LazyImageDataset]] = {
 
 
 def load_images(config: DataConfig, seed: int) -> ImageSet:
-    """Load `dataset`: at most `max_images` of them, drawn by `seed`, square, `image_size` pixels a side.
+    """Load `dataset`: at most `data.max_images` of them, drawn by `seed`, square, `image_size` pixels a side.
 
     Raises:
         DataError: the data are missing, damaged, empty or do not fit the settings.
@@ -64,21 +64,19 @@ def load_images(config: DataConfig, seed: int) -> ImageSet:
     images = cached_pixels(config, source, keep)
     if not images.numel():
         raise data_error(config, f"there are no images in it (their shape is {tuple(images.shape)})")
-    return ImageSet(images, source.labels[keep], source.class_names, config.dataset, source.metadata.subset(keep))
+    return ImageSet(images, source.labels[keep], source.class_names, config.name, source.metadata.subset(keep))
 
 
 def _source(config: DataConfig) -> LazyImageDataset:
     """The one data set that `dataset` names, or all of them as one."""
-    names, paths = config.dataset.split("+"), config.dataset_path.split(";")
-    if len(names) == 1:
-        return LOADERS[config.dataset](config)
+    names, paths = config.dataset, config.dataset_path or ("",)
     if len(paths) not in {1, len(names)}:
-        raise data_error(
-            config, f"{len(paths)} paths; expected one for all of `dataset` = {config.dataset!r}, or one each"
-        )
+        allowed = f"one for all of `dataset` = {config.name!r}, or one each"
+        raise data_error(config, f"{len(paths)} paths; expected {allowed}")
     paths = paths * len(names) if len(paths) == 1 else paths
-    configs = [replace(config, dataset=name, dataset_path=path) for name, path in zip(names, paths, strict=True)]
-    return concat_datasets([LOADERS[own.dataset](own) for own in configs], config.image_size, config.joined_classes)
+    configs = [replace(config, dataset=(name,), dataset_path=(path,)) for name, path in zip(names, paths, strict=True)]
+    sources = [LOADERS[own.name](own) for own in configs]
+    return sources[0] if len(names) == 1 else concat_datasets(sources, config.image_size, config.merge_classes_by)
 
 
 def _draw(count: int, at_most: int, seed: int) -> Tensor:

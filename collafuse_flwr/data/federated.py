@@ -6,11 +6,11 @@ import functools
 import threading
 from dataclasses import dataclass, replace
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.data.datasets import load_images
 from collafuse_flwr.data.images import ImageSet
 from collafuse_flwr.data.partition.partitions import Partition, holdout_only_partition, make_partitions
+from collafuse_flwr.data.settings import DataConfig
 
 #: Data sets kept at a time: the one of this run, and the one of the run before or after it in a sweep.
 KEPT = 2
@@ -57,15 +57,17 @@ def federation_data(config: DataConfig, num_clients: int, seed: int) -> Federati
 def load_client_data(config: DataConfig, seed: int, path: str, cache_path: str) -> ClientData:
     """Load the data of a deployed client: all images at `path` are its own, and only the held-out split is made.
 
-    `path` takes the place of `dataset_path` if it is given, and `cache_path` of the one in the settings: decoded images
-    are as private as the images. The classes are those of the client's own folder or file, so clients must agree on
+    `path` replaces `dataset_path` if it is given, and `cache_path` the one in the settings: decoded images are as
+    private as the images. The classes are those of the client's own folder or file, so clients must agree on
     them: the same subfolders (some may be empty) for `imagefolder`, the same `classes` for `npz`.
 
     Raises:
         DataError: as `load_images`, or there are fewer than 3 images.
     """
     with _LOADING:
-        return _single_client(replace(config, dataset_path=path or config.dataset_path, cache_path=cache_path), seed)
+        return _single_client(
+            replace(config, dataset_path=(path,) if path else config.dataset_path, cache_path=cache_path), seed
+        )
 
 
 @functools.lru_cache(maxsize=KEPT)

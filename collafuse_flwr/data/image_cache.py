@@ -16,11 +16,11 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.atomic_io import atomic_write
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.core.progress import counted
 from collafuse_flwr.data.images import LazyImageDataset, center_crop_resize
+from collafuse_flwr.data.settings import DataConfig
 
 Mapped: TypeAlias = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
 
@@ -33,8 +33,8 @@ CHUNK = 256
 def cached_pixels(config: DataConfig, source: LazyImageDataset, keep: Tensor) -> Tensor:
     """The images at ascending indices `keep`, shape (n,), int64: uint8, (n, C, S, S), square and of `image_size`.
 
-    They are kept in `cache_path` under a key of the files' contents and of what is done to them, so that other runs
-    and processes find them; what is returned is mapped from that file, and writing to it changes no file. Greyscale
+    They are kept in `data.cache_path` under a key of the files' contents and of what is done to them: other runs and
+    processes find them; what is returned is mapped from that file, and writing to it changes no file. Greyscale
     images become RGB if others of the set are. A set that is in memory anyway is not written anywhere.
 
     Raises:
@@ -52,14 +52,14 @@ def cached_pixels(config: DataConfig, source: LazyImageDataset, keep: Tensor) ->
     except OSError as error:
         problem = f"{error.strerror or error} ({error.filename})" if error.filename else f"{error.strerror or error}"
         raise DataError(
-            f"`cache_path` = {config.cache_path!r}: decoded images cannot be kept in {folder}: {problem}; expected a "
-            "folder that can be written to, with room for them"
+            f"`data.cache_path` = {config.cache_path!r}: decoded images cannot be kept in {folder}: {problem}; "
+            "expected a folder that can be written to, with room for them"
         ) from None
     return torch.from_numpy(np.load(entry.path, mmap_mode="c"))
 
 
 def cache_folder(config: DataConfig) -> Path:
-    """Where decoded images are: `cache_path`, or collafuse_flwr in the user's folder for caches."""
+    """Where decoded images are: `data.cache_path`, or collafuse_flwr in the user's folder for caches."""
     if config.cache_path:
         return Path(config.cache_path).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "collafuse_flwr"
@@ -81,7 +81,7 @@ class _Entry:
         part, rows = self.path.with_suffix(".part"), self.path.with_suffix(".rows")
         done = int(rows.read_text()) if rows.exists() and part.exists() else 0
         chunks = range(done, len(self.keep), CHUNK)
-        for begin in counted(chunks, f"decoding images of {self.config.dataset}", scale=CHUNK, total=len(self.keep)):
+        for begin in counted(chunks, f"decoding images of {self.config.name}", scale=CHUNK, total=len(self.keep)):
             read = center_crop_resize(self.source.read(self.keep[begin : begin + CHUNK]), self.config.image_size)
             _store(part, begin, read.numpy(), len(self.keep))
             with atomic_write(rows) as temporary:
@@ -121,9 +121,9 @@ def _widened(path: Path, grey: NDArray[np.uint8], shape: tuple[int, ...], done: 
 def _key(config: DataConfig, source: LazyImageDataset, keep: Tensor, folder: Path) -> str:
     """The name of the file: which rows of which contents, and what is done to them."""
     content = _content(list(dict.fromkeys(source.files(keep))), folder)
-    described = json.dumps([FORMAT, config.dataset, config.image_size, content])
+    described = json.dumps([FORMAT, config.name, config.image_size, content])
     key = hashlib.sha256(described.encode() + keep.numpy().tobytes()).hexdigest()[:32]
-    return f"{config.dataset}-{key}.npy"
+    return f"{config.name}-{key}.npy"
 
 
 def _content(paths: list[Path], folder: Path) -> str:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.data.images import center_crop_resize
+from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.data.validation import data_error
 
 

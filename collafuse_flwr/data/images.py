@@ -87,8 +87,8 @@ def _in_memory(_: Tensor) -> Iterable[Path]:
 class LazyImageDataset:
     """What a loader found: all labels, shape (N,), int64, and how to read the images at some indices.
 
-    Pixels are read last and in parts, so that images that `max_images` leaves out are never decoded and the set need
-    not fit into memory: `read` takes ascending indices, shape (n,), int64, and gives (n, C, H, W), uint8. `files`
+    Pixels are read last and in parts: images that `data.max_images` leaves out are never decoded, and the set need not
+    fit into memory: `read` takes ascending indices, shape (n,), int64, and gives (n, C, H, W), uint8. `files`
     names the files in which the pixels at some indices are; none if they are in memory already.
     """
 

@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.errors import DataError
+from collafuse_flwr.core.fields import plain
+from collafuse_flwr.data.settings import DataConfig
 
 
 def data_error(config: DataConfig, problem: str) -> DataError:
     """Tell in one line what is wrong with the data at `dataset_path`."""
-    return DataError(" ".join(f"`dataset_path` = {config.dataset_path!r}: {problem}".split()))
+    return DataError(" ".join(f"`dataset_path` = {plain(config.dataset_path)!r}: {problem}".split()))
 
 
 def existing_path(config: DataConfig, expected: str) -> Path:
@@ -27,8 +28,8 @@ def existing_path(config: DataConfig, expected: str) -> Path:
         DataError: `dataset_path` is empty or not there.
     """
     if not config.dataset_path:
-        raise DataError(f"`dataset_path` is empty: `dataset` = {config.dataset!r} needs {expected}")
-    path = Path(os.path.expanduser(config.dataset_path))
+        raise DataError(f"`dataset_path` is empty: `dataset` = {config.name!r} needs {expected}")
+    path = Path(os.path.expanduser(config.path))
     # `os.path` answers no to names that the system refuses, where `Path.exists` raises.
     if not os.path.exists(path):
         # The full path, because a client's process may run in another folder than the one that was meant.

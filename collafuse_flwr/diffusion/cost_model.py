@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import FEDERATED
 from collafuse_flwr.config.training_budget import (
     client_start_round,
     client_step_share,
@@ -32,7 +31,7 @@ class WorkUnit:
     def of(cls, config: Config, flops: int, network: int, image_values: int, num_attributes: int = 0) -> WorkUnit:
         """The units of images with so many values, which travel with their class (8 bytes) or attributes if shared."""
         label = (num_attributes or 8) if config.shares_labels() else 0
-        return cls(flops, network, image_values * np.dtype(config.split.upload_dtype).itemsize + label)
+        return cls(flops, network, image_values * np.dtype(config.upload.dtype).itemsize + label)
 
 
 @dataclass(frozen=True)
@@ -49,41 +48,43 @@ def round_cost(config: Config, unit: WorkUnit, num_images: int, cut: int, round_
 
     Messages' envelopes and evaluations are left out. What waits for the backbone is made up for evenly.
     """
-    rounds, steps, split = config.run.num_rounds, config.model.timesteps, config.split
+    rounds, steps, upload = config.run.num_rounds, config.diffusion.timesteps, config.upload
     begins = client_start_round(config, rounds) if starts_from_backbone(config, cut) else 1
     due = updates_per_round(config, num_images, client_step_share(config, cut))
     updates = due * rounds / (rounds - begins + 1) if round_ >= begins else 0.0
-    before = 0 if split.upload == "once" else (round_ - 1) * split.copies_per_image
-    allowed = not split.max_releases or before + split.copies_per_image <= split.max_releases
-    uploads = cut < steps and allowed and (round_ == 1 or split.upload != "once")
-    exchanged = unit.network * (config.run.strategy in ("hybrid", *FEDERATED))
+    before = 0 if upload.noise == "fixed" else (round_ - 1) * upload.draws_per_image
+    allowed = not upload.max_releases or before + upload.draws_per_image <= upload.max_releases
+    uploads = cut < steps and allowed and (round_ == 1 or upload.noise != "fixed")
+    exchanged = unit.network * bool(config.spec.shared_parts)
     return RoundCost(
         training_flops(unit.flops, 1) * updates,
-        uploads * num_images * split.copies_per_image * unit.upload + exchanged,
+        uploads * num_images * upload.draws_per_image * unit.upload + exchanged,
         (starts_from_backbone(config, cut) and round_ == begins) * unit.network + exchanged,
     )
 
 
 def round_seconds(config: Config, unit: WorkUnit, num_images: int, client: int, cut: int) -> float:
-    """The longest round that is predicted for a client on its device, which `devices` must name."""
+    """The longest round that is predicted for a client on its device, which `devices.profiles` must name."""
     device = config.client_devices()[client]
     loads = (round_cost(config, unit, num_images, cut, round_) for round_ in range(1, config.run.num_rounds + 1))
     return max(device.seconds(load.flops, load.bytes_up + load.bytes_down) for load in loads)
 
 
 def largest_cut_within_time(config: Config, unit: WorkUnit, num_images: int, client: int) -> int:
-    """The largest k in 1..T - 1 at which no round should take longer than `cut_seconds`; a larger k never takes less.
+    """The largest k in 1..T - 1 at which no round should take longer than `cut.target` seconds.
+
+    A larger k never takes less.
 
     Raises:
         UserError: there is none.
     """
-    most, steps = float(config.split.cut_seconds), range(1, config.model.timesteps)
+    most, steps = config.cut.target, range(1, config.diffusion.timesteps)
     seconds = partial(round_seconds, config, unit, num_images, client)
     found = bisect.bisect_right(steps, most, key=seconds)
     if not found:
         device = config.client_devices()[client].name
         raise UserError(
-            f"`cut_seconds` = {most:g} cannot be met by client {client} (device {device}): even at cut step 1 of "
-            f"{config.model.timesteps} a round would take it {seconds(1):.3g} s"
+            f"`cut.target` = {most:g} s cannot be met by client {client} (device {device}): even at cut step 1 of "
+            f"{config.diffusion.timesteps} a round would take it {seconds(1):.3g} s"
         )
     return steps[found - 1]

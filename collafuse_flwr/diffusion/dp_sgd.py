@@ -129,7 +129,7 @@ def train_dp_sgd(
         SettingError: the network has batch normalisation, so that one image's loss depends on the others.
     """
     if any(isinstance(module, nn.modules.batchnorm._NormBase) for module in state.network.modules()):
-        raise SettingError("dp_noise_multiplier", dp.noise_multiplier, "0 for networks with batch normalisation")
+        raise SettingError("dp.noise_multiplier", dp.noise_multiplier, "0 for networks with batch normalisation")
     state.network.train()
     q = sampling_rate(batch_size, len(source))
     scale, device = dp.noise_multiplier * dp.max_grad_norm, state.parameters[0].device
@@ -137,7 +137,9 @@ def train_dp_sgd(
     def loss(x: Tensor, start: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         return denoising_loss(schedule, objective, denoise, x, start, t, noise, labels)
 
+    # The stream's name has the short names of predictions: equal settings give equal noise in every version.
     name = repr((last, schedule.name, schedule.timesteps, objective, q, dp.max_grad_norm, scale, label_dropout, flip))
+    name = name.replace("'v_prediction'", "'v'").replace("'epsilon'", "'eps'")
     content, total, seen = name.encode() + _digest(source), 0.0, 0
     for done in range(num_steps):
         draws = keyed_generator(dp.secret, content + state.steps.to_bytes(8, "little") + _bytes(state.parameters))

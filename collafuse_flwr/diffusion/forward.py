@@ -38,7 +38,7 @@ def add_noise(schedule: Schedule, x: Tensor, start: Tensor, t: Tensor, noise: Te
 def add_noise_official(schedule: Schedule, x_k: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """X = sqrt(alpha_bar[t]) x_k + sqrt(1 - alpha_bar[t]) noise: an upload noised as if it were a clean image.
 
-    The authors' public code does this (`upload=official`): the signal left is alpha_bar[t] alpha_bar[k], too little.
+    The authors' public code does this (`upload.noise=official`): the signal left is alpha_bar[t] alpha_bar[k].
     """
     alpha_bar = schedule.at(t)
     return alpha_bar.sqrt() * x_k + (1 - alpha_bar).sqrt() * noise

@@ -23,7 +23,7 @@ class Objective:
     (Hang et al., arXiv 2303.09556, section 3.4).
     """
 
-    prediction: Prediction = "v"
+    prediction: Prediction = "v_prediction"
     weighting: Weighting = "uniform"
     gamma: float = 5.0
 
@@ -63,7 +63,7 @@ def denoising_loss(
     noise_hat = to_noise(schedule, objective.prediction, denoise(x_t, t, labels), x_t, t)
     error = ((1 - r) / (1 - alpha_bar)).sqrt() * noise_hat - noise
     weight = _snr_weight(objective, alpha_bar)
-    if objective.prediction == "v":
+    if objective.prediction == "v_prediction":
         weight = weight / r
     return (weight * error.square()).mean()
 
@@ -79,14 +79,14 @@ def official_loss(
 ) -> Tensor:
     """E |noise - noise_hat(sqrt(alpha_bar[t]) x_k + sqrt(1 - alpha_bar[t]) noise, t)|^2, as in the authors' code.
 
-    An upload is treated as a clean image, which noises it twice (`upload=official`, for reproduction only). Shapes as
-    in `denoising_loss`.
+    An upload is treated as a clean image, which noises it twice (`upload.noise=official`). Shapes as in
+    `denoising_loss`.
     """
     x_t = add_noise_official(schedule, x_k, t, noise)
     alpha_bar = schedule.at(t)
     error = to_noise(schedule, objective.prediction, denoise(x_t, t, labels), x_t, t) - noise
     weight = _snr_weight(objective, alpha_bar)
-    if objective.prediction == "v":
+    if objective.prediction == "v_prediction":
         weight = weight / alpha_bar
     return (weight * error.square()).mean()
 
@@ -97,7 +97,7 @@ def _snr_weight(objective: Objective, alpha_bar: Tensor) -> Tensor:
         return torch.ones_like(alpha_bar)
     snr = alpha_bar / (1 - alpha_bar)
     capped = snr.clamp(max=objective.gamma)
-    return capped / (snr + 1) if objective.prediction == "v" else capped / snr
+    return capped / (snr + 1) if objective.prediction == "v_prediction" else capped / snr
 
 
 def stratified_steps(first: Tensor, last: int, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from collafuse_flwr.diffusion.schedule import Schedule
 
-Prediction = Literal["eps", "v"]
+Prediction = Literal["epsilon", "v_prediction"]
 
 #: A label that a network is not told; of attributes, every number of the row.
 DROPPED = -1
@@ -21,7 +21,7 @@ Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 def to_noise(schedule: Schedule, prediction: Prediction, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """noise_hat of the global chain; for v it is sqrt(alpha_bar) v + sqrt(1 - alpha_bar) x_t (arXiv 2202.00512)."""
-    if prediction == "eps":
+    if prediction == "epsilon":
         return output
     alpha_bar = schedule.at(t)
     return alpha_bar.sqrt() * output + (1 - alpha_bar).sqrt() * x_t
@@ -30,6 +30,6 @@ def to_noise(schedule: Schedule, prediction: Prediction, output: Tensor, x_t: Te
 def to_image(schedule: Schedule, prediction: Prediction, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """x_0_hat of the global chain; for v it is sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v (arXiv 2202.00512)."""
     alpha_bar = schedule.at(t)
-    if prediction == "eps":
+    if prediction == "epsilon":
         return (x_t - (1 - alpha_bar).sqrt() * output) / alpha_bar.sqrt()
     return alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * output

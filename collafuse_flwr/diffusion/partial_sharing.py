@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from collafuse_flwr.config.strategies import StrategySpec
 from collafuse_flwr.core.errors import SettingError
 
 #: How the names of diffusers' U-Nets begin in each part; the embeddings of t and of the label are input.
@@ -12,39 +13,28 @@ PARTS = {
     "bottleneck": ("mid_block.",),
     "decoder": ("up_blocks.", "conv_norm_out.", "conv_out."),
 }
-LATENT_AND_DECODER = "bottleneck+decoder"
-#: What a client of each strategy uploads; of several, one by turns.
-UPLOADED = {
-    "fedavg": ("all",),
-    "fedprox": ("all",),
-    "hybrid": ("all",),
-    "usplit": ("encoder", LATENT_AND_DECODER),
-    "ulatdec": (LATENT_AND_DECODER,),
-    "udec": ("decoder",),
-}
 
 
-def uploaded_part(strategy: str, client: int, round_: int) -> str:
+def uploaded_part(strategy: StrategySpec, client: int, round_: int) -> str:
     """The part that a client uploads after a round: USplit's halves alternate over clients and rounds.
 
     The schemes are those of FedDiffuse (de Goede, Cox, Decouchant, arXiv 2406.12575). Its abstract and names say which
     parts are shared; that the embeddings belong to the encoder, and who uploads which half when, is our reading.
     """
-    parts = UPLOADED[strategy]
-    return parts[(client + round_) % len(parts)]
+    return strategy.shared_parts[(client + round_) % len(strategy.shared_parts)]
 
 
-def shared_names(strategy: str, names: Iterable[str]) -> list[str]:
+def shared_names(strategy: StrategySpec, names: Iterable[str]) -> list[str]:
     """The names in a state dict that a strategy averages.
 
     Raises:
         SettingError: it averages parts, and the network has none of the names that tell them.
     """
     known = list(names)
-    shared = {name for part in UPLOADED[strategy] for name in part_names(known, part)}
+    shared = {name for part in strategy.shared_parts for name in part_names(known, part)}
     if not shared:
         raise SettingError(
-            "strategy", strategy, "one that averages whole networks: this network is no U-Net of diffusers"
+            "strategy", strategy.name, "one that averages whole networks: this network is no U-Net of diffusers"
         )
     return [name for name in known if name in shared]
 

@@ -35,30 +35,32 @@ class DiffusionSetup:
         Raises:
             SettingError: the device asked for is not there.
         """
-        prediction = cast(Prediction, config.model.prediction)
+        prediction = cast(Prediction, config.diffusion.prediction_type)
         return cls(
             config,
-            make_schedule(config.model.schedule, config.model.timesteps),
+            make_schedule(config.diffusion.schedule, config.diffusion.timesteps),
             Objective(prediction, cast(Weighting, config.train.loss_weighting), config.train.min_snr_gamma),
             choose_runtime(config.run.device, config.run.precision),
         )
 
     def backbone(self, channels: int, size: int, num_classes: int, num_attributes: int = 0) -> nn.Module:
         """The server's network, freshly initialised; conditional only if labels are shared."""
-        told = (num_classes, num_attributes) if self.config.split.share_labels else (0, 0)
+        told = (num_classes, num_attributes) if self.config.upload.share_labels else (0, 0)
         shape = self._shape(channels, size, *told)
-        return build_network(self.config.model.model, shape, self.config.run.seed, "backbone").to(self.runtime.device)
+        return build_network(self.config.diffusion.model, shape, self.config.run.seed, "backbone").to(
+            self.runtime.device
+        )
 
     def denoiser(self, client: int, channels: int, size: int, num_classes: int, num_attributes: int = 0) -> nn.Module:
         """A client's network, freshly initialised."""
-        preset = self.config.model.client_model
-        model = self.config.model.model if preset == "same" else preset
+        preset = self.config.client.model
+        model = self.config.diffusion.model if preset == "same" else preset
         shape = self._shape(channels, size, num_classes, num_attributes)
         return build_network(model, shape, self.config.run.seed, f"client {client}").to(self.runtime.device)
 
     def _shape(self, channels: int, size: int, num_classes: int, num_attributes: int) -> ImageShape:
-        """What a network sees of such images and is told, by `condition`; one label more where some are dropped."""
-        condition, null = self.config.model.condition, bool(self.config.train.label_dropout)
+        """A network's input for such images, by `data.conditioning`; one label more where some are dropped."""
+        condition, null = self.config.data.conditioning, bool(self.config.train.cfg_dropout)
         classes = num_classes if condition == "classes" else 0
         attributes = num_attributes if condition == "attributes" else 0
         null = null and bool(classes or attributes)
@@ -69,32 +71,32 @@ class DiffusionSetup:
         return as_denoise(network, self.runtime)
 
     def client_start_step(self, cut: int) -> int:
-        """The step at which a client takes over: its cut, or k (2 - c) as in the authors' code (`upload=official`)."""
-        if self.config.split.upload == "official":
+        """The step at which a client takes over: its cut, or k (2 - c) as in the authors' code (`official`)."""
+        if self.config.upload.noise == "official":
             return min(self.schedule.timesteps, round(cut * (2 - cut / self.schedule.timesteps)))
         return cut
 
     def server_grid(self, cut: int) -> list[int]:
         """The steps of the server's half, from T down to the cut."""
-        evaluation = self.config.evaluation
-        total = evaluation.sampling_steps
-        steps = evaluation.server_steps or (total and max(1, total - self._client_share(cut)))
+        sampling = self.config.sampling
+        total = sampling.steps
+        steps = sampling.server_steps or (total and max(1, total - self._client_share(cut)))
         return sampling_timesteps(self.schedule.timesteps, cut, steps)
 
     def client_grid(self, cut: int) -> list[int]:
         """The steps of the client's half, down to the image."""
         return sampling_timesteps(
-            self.client_start_step(cut), 0, self.config.evaluation.client_steps or self._client_share(cut)
+            self.client_start_step(cut), 0, self.config.sampling.client_steps or self._client_share(cut)
         )
 
     def _client_share(self, cut: int) -> int:
-        """The client's part of `sampling_steps`, at least one where it has a part; 0 if every step is asked for."""
-        total = self.config.evaluation.sampling_steps
+        """The client's part of `sampling.steps`, at least one where it has a part; 0 if every step is asked for."""
+        total = self.config.sampling.steps
         return max(1, round(total * cut / self.schedule.timesteps)) if total and cut else 0
 
     def num_function_evaluations(self, grid: list[int], told: bool) -> int:
         """How often `reverse` calls a network to carry images down the grid, if it is `told` labels or not."""
-        return (len(grid) - 1) * (2 if told and self.config.evaluation.guidance != 1 else 1)
+        return (len(grid) - 1) * (2 if told and self.config.sampling.guidance_scale != 1 else 1)
 
     def sample(
         self,
@@ -113,7 +115,7 @@ class DiffusionSetup:
             cfg_denoiser(self.denoise(network.eval()), 1.0 if labels is None else guidance),
             x.to(device),
             grid,
-            sampler=cast(Sampler, self.config.evaluation.sampler),
+            sampler=cast(Sampler, self.config.sampling.sampler),
             labels=None if labels is None else labels.to(device),
             noise=named_noise(name, device),
         ).cpu()

@@ -193,7 +193,7 @@ def save_network(network: nn.Module, folder: Path, schedule: Schedule, predictio
     scheduler = DDPMScheduler(
         num_train_timesteps=schedule.timesteps,
         trained_betas=schedule.betas.tolist(),
-        prediction_type={"eps": "epsilon", "v": "v_prediction"}[prediction],
+        prediction_type=prediction,
         clip_sample=True,
     )
     scheduler.save_pretrained(folder / "scheduler")

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from collafuse_flwr.config.sections import EvaluationConfig
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.images import to_uint8
+from collafuse_flwr.evaluation.settings import EvaluationConfig
 
 #: Images of 299 x 299 pixels, which all become, take some 40 MB each on their way through Inception.
 BATCH = 32
@@ -55,8 +55,8 @@ def pretrained_networks(config: EvaluationConfig) -> dict[str, PretrainedFeature
     return {
         name: _load(setting, path, read, expected)
         for name, setting, path, read, expected in (
-            ("inception", "inception_weights", config.inception_weights, _inception, INCEPTION),
-            ("clip", "clip_weights", config.clip_weights, _clip, CLIP),
+            ("inception", "evaluation.inception_weights", config.inception_weights, _inception, INCEPTION),
+            ("clip", "evaluation.clip_weights", config.clip_weights, _clip, CLIP),
         )
         if path
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +13,6 @@ State = Mapping[str, Tensor]
 #: Blocks of one net, by their index in it: a client's head and tail, or the server's middle.
 Own = Mapping[int, State]
 #: What becomes of the server's blocks: the mean over all clients, as published, or as they are.
-ServerAggregation = Literal["global", "keep"]
 
 
 def aggregate(
@@ -24,7 +22,7 @@ def aggregate(
     cluster_of: Mapping[int, int],
     within: Mapping[int, float],
     overall: Mapping[int, float],
-    server_agg: ServerAggregation = "global",
+    average_server_blocks: bool = True,
 ) -> tuple[dict[int, Own], Own]:
     """Average one net: the clients' blocks within their clusters, the server's over all.
 
@@ -41,7 +39,7 @@ def aggregate(
         cluster_of: the cluster of each client.
         within: w, of each client, not all 0 in any cluster.
         overall: v, of each client, not all 0.
-        server_agg: `keep` leaves the server's blocks alone.
+        average_server_blocks: false leaves the server's blocks alone.
 
     Returns:
         New blocks of each client, of which those of a cluster share their tensors, and of the server.
@@ -58,7 +56,7 @@ def aggregate(
         indices = sorted({index for client in cluster for index in clients[client]})
         means = {index: _block(index, cluster, clients, server, within) for index in indices}
         renewed |= {client: {index: means[index] for index in clients[client]} for client in cluster}
-    if server_agg == "keep":
+    if not average_server_blocks:
         return renewed, server
     return renewed, {index: _block(index, sorted(clients), clients, server, overall) for index in server}
 

@@ -17,7 +17,7 @@ def build_gan_architecture(config: Config, channels: int, size: int, num_classes
     Raises:
         SettingError: they do not fit the images.
     """
-    return build_architecture(channels, size, num_classes, config.gan.gan_width, config.gan.gan_depth)
+    return build_architecture(channels, size, num_classes, config.gan.width, config.gan.depth)
 
 
 def build_optim_config(config: Config) -> OptimConfig:
@@ -26,27 +26,24 @@ def build_optim_config(config: Config) -> OptimConfig:
     Raises:
         SettingError: the device asked for is not there.
     """
-    return OptimConfig(choose_runtime(config.run.device, config.run.precision), config.gan.gan_learning_rate)
+    return OptimConfig(choose_runtime(config.run.device, config.run.precision), config.gan.learning_rate)
 
 
 def configured_cuts(config: Config) -> tuple[Cuts, ...]:
-    """The cuts of every client, as `client_cuts` says; the least that is allowed where it says nothing.
+    """The cuts of every client, as `split_gan.client_cuts` says; the least that is allowed where it says nothing.
 
     Raises:
         SettingError: they are not cuts.
     """
-    text, n = config.gan.client_cuts, config.run.num_supernodes
-    parts = text.split(",") if text else [str(min_cuts(config))]
-    cuts = tuple(Cuts.parse(part.strip()) for part in parts)
-    return cuts * n if len(cuts) == 1 else cuts
+    cuts = tuple(map(Cuts.parse, config.split_gan.client_cuts)) or (min_cuts(config),)
+    return cuts * config.run.num_supernodes if len(cuts) == 1 else cuts
 
 
 def min_cuts(config: Config) -> Cuts:
     """The least that every client keeps."""
-    hardware = config.hardware
-    return Cuts(hardware.min_g_head, hardware.min_g_tail, config.gan.min_d_head, hardware.min_d_tail)
+    return Cuts.parse(config.split_gan.min_cut)
 
 
 def batches_per_round(config: Config, sizes: Iterable[int]) -> int:
-    """Batches of a round: `local_epochs` passes of the client with most images, whose pace all others keep."""
-    return max(1, math.ceil(config.train.local_epochs * max(sizes, default=0) / config.gan.gan_batch_size))
+    """Batches of a round: `train.local_epochs` passes of the client with most images, whose pace all others keep."""
+    return max(1, math.ceil(config.train.local_epochs * max(sizes, default=0) / config.gan.batch_size))

@@ -115,7 +115,7 @@ class Cuts:
             SettingError: they are not four.
         """
         if len(text) != 4 or not text.isdecimal():
-            raise SettingError("client_cuts", text, "four digits: extra blocks in the heads and tails of G and D")
+            raise SettingError("split_gan.client_cuts", text, "four digits: extra blocks in heads and tails of G and D")
         return cls(*map(int, text))
 
     def __str__(self) -> str:
@@ -135,7 +135,7 @@ class Cuts:
             most = max_extra_blocks(len(getattr(architecture, net)))
             if any(extra > limit for extra, limit in zip(self.of(net), most, strict=True)):
                 allowed = f"at most {most[0]} extra blocks in the head of the {net} and {most[1]} in its tail"
-                raise SettingError("client_cuts", str(self), allowed)
+                raise SettingError("split_gan.client_cuts", str(self), allowed)
 
     def head(self, net: str) -> range:
         """Indices of the blocks in the client's head of a net."""

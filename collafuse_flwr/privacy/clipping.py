@@ -8,20 +8,16 @@ from torch import Tensor
 
 from collafuse_flwr.config.config import Config
 
-#: PFDM's norm for images of d values, in sqrt(d): that of an image at three quarters of full contrast.
-PFDM_CLIP = 0.75
-
 
 def norm_bound(config: Config, values: int) -> float:
     """C, the largest norm of an image of `values` values in [-1, 1] that is released: sqrt(values) without clipping."""
-    default = PFDM_CLIP if config.run.strategy == "pfdm" else 1.0
-    return config.split.clip_norm or default * math.sqrt(values)
+    return config.upload.clip_norm or config.spec.default_clip * math.sqrt(values)
 
 
 def clip(config: Config, images: Tensor) -> Tensor:
-    """x_0 min(1, C / |x_0|): images whose norm is at most C = `clip_norm` (PFDM, arXiv 2504.00952).
+    """x_0 min(1, C / |x_0|): images whose norm is at most C = `upload.clip_norm` (PFDM, arXiv 2504.00952).
 
-    Without `clip_norm` they are as they were, except under PFDM, whose own C is 3/4 sqrt(d).
+    Without `upload.clip_norm` they are as they were, except under PFDM, whose own C is 3/4 sqrt(d).
 
     Args:
         config: the settings.

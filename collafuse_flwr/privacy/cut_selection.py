@@ -26,7 +26,7 @@ def choose_cut(config: Config, schedule: Schedule, images: Tensor, client: int) 
     every k, among the client's own images: among more of them the rate is lower.
 
     Args:
-        config: the settings, with a target (`cut_snr_db`, `cut_bits`, `cut_epsilon` or `cut_reid`).
+        config: the settings, with a `cut.criterion` of disclosure and its `cut.target`.
         schedule: the global schedule.
         images: x_0 in [-1, 1], shape (n, channels, size, size), n >= 2: all that the client releases.
         client: its number, which names the stream of simulated noise.
@@ -47,8 +47,9 @@ def choose_cut(config: Config, schedule: Schedule, images: Tensor, client: int) 
     found = bisect.bisect_left(steps, True, key=lambda k: disclosed(k) <= most)
     if found == len(steps):
         raise DataError(
-            f"`{name}` = {most:g} cannot be met by client {client}: even at the last cut before the end of the chain, "
-            f"{steps[-1]} of {schedule.timesteps}, it is {disclosed(steps[-1]):.3g}; raise it, or choose strategy=local"
+            f"`cut.target` = {most:g} ({name}) cannot be met by client {client}: even at the last cut "
+            f"before the end of the chain, {steps[-1]} of {schedule.timesteps}, "
+            f"it is {disclosed(steps[-1]):.3g}; raise it, or choose strategy=local"
         )
     return steps[found]
 
@@ -56,13 +57,13 @@ def choose_cut(config: Config, schedule: Schedule, images: Tensor, client: int) 
 def _measure(name: str, config: Config, schedule: Schedule, images: Tensor, client: int) -> Callable[[int], float]:
     """What all releases of an image disclose, as a function of k in 1..T - 1."""
     releases, alpha_bar, snr = total_releases(config), schedule.alpha_bar.tolist(), schedule.snr().tolist()
-    if name == "cut_snr_db":
+    if name == "snr_db":
         return lambda k: snr_db(alpha_bar[k])
-    if name == "cut_bits":
+    if name == "bits":
         eigenvalues = covariance_eigenvalues(images)
         return lambda k: gaussian_bits(snr[k], eigenvalues, releases=releases)
-    if name == "cut_epsilon":
-        norm, delta = norm_bound(config, images[0].numel()), config.split.dp_delta
+    if name == "epsilon":
+        norm, delta = norm_bound(config, images[0].numel()), config.dp.delta
         return lambda k: epsilon(release_mu(snr[k], norm, releases=releases), delta)
     rate = partial(reidentification_rate, images, torch.arange(len(images)), releases=releases)
     return lambda k: rate(alpha_bar[k], generator=named_generator(config.run.seed, "cut_reid", client))
@@ -70,6 +71,6 @@ def _measure(name: str, config: Config, schedule: Schedule, images: Tensor, clie
 
 def total_releases(config: Config) -> int:
     """Noised copies of each image that leave a client over the whole run, if it takes part in every round."""
-    split = config.split
-    copies = split.copies_per_image * (1 if split.upload == "once" else config.run.num_rounds)
-    return min(copies, split.max_releases) if split.max_releases else copies
+    upload = config.upload
+    copies = upload.draws_per_image * (1 if upload.noise == "fixed" else config.run.num_rounds)
+    return min(copies, upload.max_releases) if upload.max_releases else copies

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from collafuse_flwr.config.sections import SplitConfig
 from collafuse_flwr.core.rng import keyed_generator
 from collafuse_flwr.diffusion.schedule import Schedule
+from collafuse_flwr.privacy.settings import UploadConfig
 
 UploadDtype = Literal["int8", "float16", "float32"]
 
@@ -56,10 +56,10 @@ def release_noise(secret: bytes, image: NDArray[np.float32], alpha_bar: float, c
     return keyed_generator(secret, content).standard_normal(image.shape, dtype=np.float32)
 
 
-def noise_draw_ids(split: SplitConfig, round_: int) -> range:
+def noise_draw_ids(upload: UploadConfig, round_: int) -> range:
     """The numbers of the copies that an upload in a round holds: always the same (`once`), or new ones every time."""
-    first = 0 if split.upload == "once" else (round_ - 1) * split.copies_per_image
-    return range(first, first + split.copies_per_image)
+    first = 0 if upload.noise == "fixed" else (round_ - 1) * upload.draws_per_image
+    return range(first, first + upload.draws_per_image)
 
 
 def release(schedule: Schedule, cut: int, x_0: Tensor, secret: bytes, copies: range) -> Tensor:

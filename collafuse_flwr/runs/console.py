@@ -10,7 +10,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from collafuse_flwr.config.sections import GANS
 from collafuse_flwr.runs.dp_report import describe_guarantee
 from collafuse_flwr.runs.run_dir import read_config
 
@@ -58,7 +57,7 @@ PUBLISHED: dict[str, tuple[str, float, int]] = {
 def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> None:
     """Show the summary as a table, with what was lost on the way, and where everything is."""
     config, pooled = read_config(folder), summary["pooled"]
-    gan = config.run.strategy in GANS
+    gan = config.spec.is_gan
     columns, cut = (GAN_COLUMNS, "cuts") if gan else (COLUMNS, "cut_step")
     title = "Quality and cost" if gan else "Quality, disclosure and cost"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)

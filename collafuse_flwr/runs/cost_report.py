@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import GANS
 from collafuse_flwr.diffusion.schedule import make_schedule
 from collafuse_flwr.privacy.leakage_bounds import snr_db
 
@@ -16,8 +15,8 @@ def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str,
 
     `client_flops` and `client_seconds` are for training; `flops_per_image` is what one generated image costs it.
     """
-    schedule = make_schedule(config.model.schedule, config.model.timesteps)
-    gan = config.run.strategy in GANS
+    schedule = make_schedule(config.diffusion.schedule, config.diffusion.timesteps)
+    gan = config.spec.is_gan
     cuts = {name: cut for row in rounds for name, cut in row["cuts"].items()}
     split = {name: own for row in rounds for name, own in row["server"].get("client_cuts", {}).items()}
     rows = []

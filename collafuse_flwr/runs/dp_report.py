@@ -6,7 +6,6 @@ from functools import cache
 from typing import Any
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import FEDERATED, GANS
 from collafuse_flwr.diffusion.dp_sgd import sampling_rate
 from collafuse_flwr.diffusion.schedule import make_schedule
 from collafuse_flwr.privacy.accounting import VACUOUS, composed_epsilon, epsilon, release_mu, zcdp
@@ -20,25 +19,26 @@ def dp_guarantees(config: Config, values: int, clients: list[dict[str, Any]]) ->
     """Add what is guaranteed for an image of `values` values to every client's row, and give the largest of each.
 
     Neighbours differ in one image that is replaced, and for DP-SGD in its label as well. `dp_mu`, `dp_rho` and
-    `dp_epsilon` (at `dp_delta`) are those of its releases: None where weights leave a client that did not train them by
+    `dp_epsilon` (at `dp.delta`) are those of its releases: None where weights leave a client that did not train them by
     DP-SGD, or where it did not say how often it released. `dp_sgd_epsilon` is that of its steps of DP-SGD, and
     `dp_total_epsilon` that of both; None without DP-SGD. inf is a clean image.
     """
-    snr = make_schedule(config.model.schedule, config.model.timesteps).snr()
-    private = config.train.dp_noise_multiplier > 0
-    weights = config.run.strategy in (*FEDERATED, "hybrid") and not private
+    snr = make_schedule(config.diffusion.schedule, config.diffusion.timesteps).snr()
+    private = config.dp.noise_multiplier > 0
+    weights = "weights" in config.spec.sends and not private
+    unbounded = config.spec.clean_server and config.spec.fixed_cut is None
     composed = cache(composed_epsilon)  # equal clients are not accounted for again, which takes a second each
     for client in clients:
         client.update(dict.fromkeys(NAMES))
-        if client["releases"] is None or weights or config.run.strategy in ("oracle", *GANS):
+        if client["releases"] is None or weights or config.spec.is_gan or unbounded:
             continue
-        own, delta = float(snr[client["cut_step"]]), config.split.dp_delta
+        own, delta = float(snr[client["cut_step"]]), config.dp.delta
         mu = release_mu(own, norm_bound(config, values), releases=client["releases"])
         client.update({"dp_mu": mu, "dp_rho": zcdp(mu), "dp_epsilon": epsilon(mu, delta)})
         if private:
             training = {
-                "noise_multiplier": config.train.dp_noise_multiplier,
-                "sampling_rate": sampling_rate(config.train.client_batch_size, client["num_images"]),
+                "noise_multiplier": config.dp.noise_multiplier,
+                "sampling_rate": sampling_rate(config.client.batch_size, client["num_images"]),
                 "steps": client["dp_steps"],
             }
             client["dp_sgd_epsilon"] = composed(0.0, delta, **training)
@@ -57,7 +57,7 @@ def describe_guarantee(config: Config, pooled: dict[str, Any]) -> str:
     of = "an image's release" if total is None else "an image in its client's network"
     if released and total is not None:
         of = f"an image in its release ({released:.3g}) and in its client's network ({trained:.3g}) together"
-    said = f"Differential privacy of {of}: epsilon {eps:.3g} at delta {config.split.dp_delta:g}"
+    said = f"Differential privacy of {of}: epsilon {eps:.3g} at delta {config.dp.delta:g}"
     if eps > VACUOUS:
         said += f", which guarantees nothing (above {VACUOUS:g}); rely on the measured attacks"
     networks = " It covers uploads only, not the clients' networks." if total is None else ""

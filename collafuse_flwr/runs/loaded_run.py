@@ -13,7 +13,6 @@ from safetensors.torch import load_model
 from torch import nn
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import FEDERATED, GANS
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.federated import FederationData, federation_data
 from collafuse_flwr.diffusion.setup import DiffusionSetup
@@ -62,7 +61,7 @@ class FinishedRun:
     @cached_property
     def backbone(self) -> nn.Module | None:
         """The server's network: the backbone, or the mean of the clients'; None if these share a part of it only."""
-        folder, federated = RunLayout(self.folder).backbone, self.setup.config.run.strategy in FEDERATED
+        folder, federated = RunLayout(self.folder).backbone, self.setup.config.spec.averages_denoisers
         if federated and not folder.is_dir():
             return None
         shape = self.client_info.shape
@@ -121,7 +120,7 @@ def refuse_gan(config: Config, folder: Path) -> None:
     Raises:
         SettingError: it is one.
     """
-    if config.run.strategy in GANS:
+    if config.spec.is_gan:
         raise SettingError("run", str(folder), f"a run of diffusion models, not of {config.run.strategy}")
 
 
@@ -143,6 +142,6 @@ def _pool(folder: Path, setup: DiffusionSetup, client_info: ClientInfo, checkpoi
     if not (folder / X_K).is_file():
         return None
     row = client_info.channels, client_info.size, client_info.size
-    pool = UploadBuffer(folder, row, setup.config.split.upload_dtype, torch.device("cpu"), client_info.num_attributes)
+    pool = UploadBuffer(folder, row, setup.config.upload.dtype, torch.device("cpu"), client_info.num_attributes)
     pool.restore(checkpoint.state["pool"])
     return pool

@@ -31,7 +31,7 @@ def reidentification(config: Config, data: FederationData, clients: list[dict[st
     rows = torch.cat(chosen)
     starts = torch.tensor([0, *map(len, chosen)]).cumsum(0).tolist()
     candidates = clip(config, normalize(data.images.images[rows]))
-    schedule, chance = make_schedule(config.model.schedule, config.model.timesteps), 1 / len(rows)
+    schedule, chance = make_schedule(config.diffusion.schedule, config.diffusion.timesteps), 1 / len(rows)
     for client in clients:
         number, releases = client["client"], client["releases"]
         client |= {"reid": None, "reid_chance": chance}

@@ -13,8 +13,8 @@ from collafuse_flwr.runs.run_layout import LAYOUT, RunLayout
 
 #: Settings that may differ between a run and its continuation: they do not change what is computed.
 RESUMABLE = (
-    *("runner", "output", "resume", "attack", "quiet", "round_timeout", "client_num_cpus", "client_num_gpus"),
-    "cache_path",
+    *("runner", "output", "resume", "attack", "quiet", "federation.round_timeout"),
+    *("resources.client_num_cpus", "resources.client_num_gpus", "data.cache_path"),
 )
 
 

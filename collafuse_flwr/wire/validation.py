@@ -126,7 +126,9 @@ def _largest(upload: Upload, dtype: np.dtype[Any]) -> float:
 def _check_labels(labels: np.ndarray[Any, Any] | None, contract: UploadSpec) -> None:
     if not contract.labels:
         if labels is not None:
-            raise UploadError("`upload.labels` must not be sent when `share_labels` is false or `condition` none")
+            raise UploadError(
+                "`upload.labels` must not be sent when `upload.share_labels` is false or nothing is conditioned on"
+            )
         return
     attributes = contract.num_attributes
     dtype = np.dtype(np.uint8 if attributes else np.int64)

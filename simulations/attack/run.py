@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import GANS
 from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.progress import counted
@@ -76,10 +75,11 @@ def attack_run(request: AttackRequest, console: Console) -> None:
     """
     if not RunLayout(request.run).config.is_file():
         raise SettingError("run", str(request.run), "the folder of a finished run")
-    strategy = read_config(request.run).run.strategy
+    config = read_config(request.run)
+    strategy = config.run.strategy
     if strategy == SPLIT_GAN:
         name, effort, rows, shown = _attack_split(request)
-    elif strategy in GANS:
+    elif config.spec.is_gan:
         raise SettingError("run", str(request.run), f"a run of diffusion models or {SPLIT_GAN}, not of {strategy}")
     else:
         name, effort, rows, shown = _attack_releases(request)
@@ -141,7 +141,7 @@ def check_attack(config: Config, data: FederationData) -> None:
             not fit them.
     """
     strategy = config.run.strategy
-    if strategy in GANS and strategy != SPLIT_GAN:
+    if config.spec.is_gan and strategy != SPLIT_GAN:
         raise SettingError("attack", True, f"false for {strategy}: of GANs only {SPLIT_GAN} is attacked")
     shadows = sum(len(partition.held_out) for partition in data.partitions)
     if shadows < MIN_SHADOWS:
@@ -151,7 +151,7 @@ def check_attack(config: Config, data: FederationData) -> None:
     _, channels, size, _ = data.images.images.shape
     model = default_request(Path()).shadow_model
     try:
-        DiffusionSetup.of(replace(config, model=replace(config.model, model=model))).backbone(
+        DiffusionSetup.of(replace(config, diffusion=replace(config.diffusion, model=model))).backbone(
             channels, size, data.images.num_classes, num_attributes(config, data.images)
         )
     except SettingError as error:

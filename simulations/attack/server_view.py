@@ -44,8 +44,8 @@ def clipped(run: FinishedRun, rows: Tensor) -> Tensor:
 def received(run: FinishedRun, client: int, rows: Tensor) -> ServerView | None:
     """All that came of the training images at `rows` of the data set, of which at most 1000 at even distances.
 
-    The pool has the last upload. With `upload` = once there was no other; the earlier ones of a run with new noise in
-    every round are made again from the client's secret, because a curious server would have kept them.
+    The pool has the last upload. With `upload.noise` = fixed there was no other; the earlier ones of a run with new
+    noise in every round are made again from the client's secret, because a curious server would have kept them.
 
     Returns:
         None if nothing came.
@@ -58,7 +58,7 @@ def received(run: FinishedRun, client: int, rows: Tensor) -> ServerView | None:
     config, share = run.setup.config, run.pool.shares[client]
     train = run.data.partitions[client].train
     rounds = [int(row.round) for row in run.rounds if str(client) in row.clients]
-    rounds = rounds[-1:] if config.split.upload == "once" else rounds[: _uploads(run)]
+    rounds = rounds[-1:] if config.upload.noise == "fixed" else rounds[: _uploads(run)]
     held, _, labels = run.pool.batch(torch.arange(share.begin, share.begin + share.rows))
     again, rounding = _upload(run, client, share.cut, rounds[-1])
     if held.shape != again.shape or (held - again).abs().max() > rounding:
@@ -74,9 +74,9 @@ def received(run: FinishedRun, client: int, rows: Tensor) -> ServerView | None:
 
 
 def _uploads(run: FinishedRun) -> int:
-    """Uploads that a client makes before `max_releases` keeps it from more."""
-    split = run.setup.config.split
-    return (split.max_releases or sys.maxsize) // split.copies_per_image
+    """Uploads that a client makes before `upload.max_releases` keeps it from more."""
+    upload = run.setup.config.upload
+    return (upload.max_releases or sys.maxsize) // upload.draws_per_image
 
 
 def _by_copy(x_k: Tensor, images: int) -> Tensor:
@@ -86,10 +86,10 @@ def _by_copy(x_k: Tensor, images: int) -> Tensor:
 
 def _upload(run: FinishedRun, client: int, cut: int, round_: int) -> tuple[Tensor, float]:
     """A client's upload in a round made again, rounded as it travelled, and by how much it may differ."""
-    split = run.setup.config.split
+    settings = run.setup.config.upload
     x_0 = clipped(run, run.data.partitions[client].train)
-    x_k = release(run.setup.schedule, cut, x_0, run.secret(client), noise_draw_ids(split, round_))
-    upload = encode(x_k, cast(UploadDtype, split.upload_dtype), None)
+    x_k = release(run.setup.schedule, cut, x_0, run.secret(client), noise_draw_ids(settings, round_))
+    upload = encode(x_k, cast(UploadDtype, settings.dtype), None)
     # On another machine a value in the middle between two int8 codes may be rounded to either.
-    rounding = 1.5 * upload.scale if split.upload_dtype == "int8" else ROUNDING
+    rounding = 1.5 * upload.scale if settings.dtype == "int8" else ROUNDING
     return torch.from_numpy(upload.x_k).float() * upload.scale, rounding

@@ -42,7 +42,7 @@ class ShadowAttacker:
         rows, config = subsample_evenly(rows, MAX_SHADOWS), run.setup.config
         images = clipped(run, rows)
         known = conditioning_labels(config, run.data.images) if config.shares_labels() else None
-        setup = DiffusionSetup.of(replace(config, model=replace(config.model, model=model)))
+        setup = DiffusionSetup.of(replace(config, diffusion=replace(config.diffusion, model=model)))
         labels = None if known is None else known[rows]
         return cls(run, setup, images, labels, Wiener.of(images), num_steps, seed)
 

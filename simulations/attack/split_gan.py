@@ -104,7 +104,7 @@ class SplitRun:
         )
         codes = session.answer(0, "latent", {})["gh"]
         # The fake half of the batch is normalised on its own: what is sent down leaves no trace in the real one.
-        rows = self.config.gan.gan_batch_size
+        rows = self.config.gan.batch_size
         gt = torch.zeros((rows, *ActivationShapes(self.architecture, rows, factored=False).cut(cuts, "gt")))
         real = session.answer(0, "fake", {"gt": gt})["dh_real"]
         batch = session.half.tape.batch

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from collafuse_flwr.config.sections import FEDERATED
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.conditioning import conditioning_labels
 from collafuse_flwr.data.images import normalize, subsample_evenly
@@ -65,7 +64,7 @@ def attack(
         row |= numbers | _probed(run, client, names[client], seen, shadow.seed)
         if backbone is not None and cut:
             row["bits_denoised"] = _told(run, client, cut, seen, backbone, shadow.seed)
-    if run.setup.config.run.strategy in FEDERATED and backbone is not None and inversions:
+    if run.setup.config.spec.averages_denoisers and backbone is not None and inversions:
         numbers, worst = invert(run, client, backbone, shadow, inversions)
         row |= numbers
     for name, network, steps in _networks(run, client, cut, backbone, uploaded=seen is not None):
@@ -127,7 +126,7 @@ def _networks(
     run: FinishedRun, client: int, cut: int, backbone: nn.Module | None, *, uploaded: bool
 ) -> Iterator[tuple[str, nn.Module, range]]:
     """The networks that a client's images went into, and the steps that they were trained on."""
-    federated, last = run.setup.config.run.strategy in FEDERATED, run.setup.schedule.timesteps
+    federated, last = run.setup.config.spec.averages_denoisers, run.setup.schedule.timesteps
     if backbone is not None and (federated or uploaded):
         yield "backbone", backbone, range(1 if federated else cut + 1, last + 1)
     if cut:
@@ -138,7 +137,7 @@ def _members(run: FinishedRun, client: int, name: str, network: nn.Module, steps
     """Members are a client's training images, others its held-out images, both with their labels."""
     process, partition, images = run.setup, run.data.partitions[client], run.data.images
     config, device = process.config, process.runtime.device
-    released = name == "backbone" and config.run.strategy not in FEDERATED
+    released = name == "backbone" and not config.spec.averages_denoisers
     known = conditioning_labels(config, images) if config.shares_labels() or not released else None
     denoise, of = process.denoise(network.eval()), (process.schedule, process.objective.prediction)
     losses, norms = [], []

@@ -14,13 +14,13 @@ from collafuse_flwr.core.runtime import available_cores
 #: The least share of the plain loop's speed that each runner should reach.
 TARGETS = {"local": 0.9, "ray": 0.7}
 #: The plain loop knows clients that start by themselves and upload once; nothing is sampled.
-FIXED: dict[str, Any] = {"client_init": "random", "upload": "once", "evaluate_every": 0, "resume": False}
+FIXED: dict[str, Any] = {"client.init_from": "random", "upload.noise": "fixed", "evaluation.every": 0, "resume": False}
 #: What each case has of its own, and what to give instead.
 INSTEAD = {"runner": "runners", "num_rounds": "rounds", "dataset": "sets"}
 #: Rounds of some seconds on two cores.
 SETS: dict[str, dict[str, Any]] = {
-    "digits": {"dataset": "digits", "local_epochs": 2.0},
-    "images32": {"dataset": "npz", "max_images": 1000, "local_epochs": 0.5, "batch_size": 32},
+    "digits": {"dataset": "digits", "train.local_epochs": 2.0},
+    "images32": {"dataset": "npz", "data.max_images": 1000, "train.local_epochs": 0.5, "server.batch_size": 32},
 }
 DEFAULTS: dict[str, Any] = {
     "sets": ",".join(SETS),
@@ -55,10 +55,10 @@ def configure(name: str, runner: str, given: dict[str, Any], folder: Path) -> Co
         "output": str(folder / f"{name}-{runner}"),
     }
     if runner == "local":
-        case["client_threads"] = available_cores()
+        case["resources.client_threads"] = available_cores()
     if SETS[name]["dataset"] == "npz":
         path, own = given["dataset_path"], folder / "images32.npz"
-        case["dataset_path"] = str(Path(path).absolute()) if path else _synthetic(own, SETS[name]["max_images"])
+        case["dataset_path"] = str(Path(path).absolute()) if path else _synthetic(own, SETS[name]["data.max_images"])
     return Config.from_flat({"quiet": True} | FIXED | SETS[name] | case | run)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -32,7 +32,7 @@ from collafuse_flwr.privacy.clipping import clip, norm_bound
 from collafuse_flwr.privacy.leakage_bounds import covariance_eigenvalues, gaussian_bits, snr_db, wiener_psnr
 from collafuse_flwr.privacy.reidentification import MAX_TARGETS, reidentification_rate
 from collafuse_flwr.runs.reidentification import candidate_set
-from simulations.cli import USER_ERROR
+from simulations.cli import USER_ERROR, flat_settings
 
 DEFAULTS = {
     "num_supernodes": 1,
@@ -55,7 +55,7 @@ class Images:
     def at(self, cut: float, releases: list[int]) -> dict[str, float]:
         """What releases at a cut tell: bits and reconstruction of one, re-identification by several."""
         config, seed = self.config, self.config.run.seed
-        schedule = make_schedule(config.model.schedule, config.model.timesteps)
+        schedule = make_schedule(config.diffusion.schedule, config.diffusion.timesteps)
         step = round(cut * schedule.timesteps)
         alpha_bar, snr = float(schedule.alpha_bar[step]), float(schedule.snr()[step])
         x_0 = subsample_evenly(self.candidates, MAX_TARGETS)
@@ -72,7 +72,7 @@ class Images:
         for n in releases:
             drawn = named_generator(seed, "reid", n)
             row[f"reid_{n}"] = reidentification_rate(self.candidates, everyone, alpha_bar, releases=n, generator=drawn)
-        return row | {"dp_mu": mu, "dp_epsilon": epsilon(mu, config.split.dp_delta)}
+        return row | {"dp_mu": mu, "dp_epsilon": epsilon(mu, config.dp.delta)}
 
 
 def measure(config: Config, cuts: list[float], releases: list[int]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Measure, show and keep the table, and return the exit status."""
-    given = DEFAULTS | cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_cli(arguments)))
+    given = DEFAULTS | flat_settings(OmegaConf.from_cli(arguments))
     own = {name: str(given.pop(name)) for name in ("cuts", "releases", "output")}
     try:
         asked = _numbers("cuts", own["cuts"], float), _numbers("releases", own["releases"], int)

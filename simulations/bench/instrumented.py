@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
@@ -48,8 +49,8 @@ class RoundTiming:
 class InstrumentedCollaFuse(CollaFuse):
     """CollaFuse with a clock, and the plain loop after each round."""
 
-    def __init__(self, config: Config, folder: Path, progress: Progress) -> None:
-        super().__init__(config, folder, progress)
+    def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], Any]) -> None:
+        super().__init__(config, folder, progress, clients)
         self.laps: list[RoundTiming] = []
         self.plain: ReferenceLoop
         self._began = 0.0
@@ -101,7 +102,7 @@ def main(grid: Grid, context: Context) -> None:
     logging.getLogger("flwr").setLevel(logging.WARNING)
     with Progress(config.run.quiet) as progress:
         patient = RetryGrid(grid, on_reply=lambda done, asked: progress.step("clients", done, asked))
-        strategy = InstrumentedCollaFuse(config, folder, progress)
+        strategy = InstrumentedCollaFuse(config, folder, progress, lambda _: None)
         arrays = strategy.connect(patient)
         strategy.start(patient, arrays, strategy.rounds_left - 1, config.federation.round_timeout)
     laps = [asdict(lap) for lap in strategy.laps]

@@ -27,8 +27,15 @@ from simulations.cli import FAILED
 
 #: Images, persons, pixels a side, and the settings of the run beside the data's own.
 DEFAULTS: dict[str, Any] = {"images": 50_000, "persons": 1000, "size": 64, "output": "memory.json"}
-RUN = {"num_rounds": 1, "local_epochs": 0.1, "batch_size": 32, "model": "nano", "num_samples": 2000, "tstr": "none"}
-RUN |= {"sampling_steps": 10, "runner": "local"}
+RUN = {
+    "num_rounds": 1,
+    "train.local_epochs": 0.1,
+    "server.batch_size": 32,
+    "model": "nano",
+    "evaluation.num_samples": 2000,
+    "evaluation.tstr": "none",
+}
+RUN |= {"sampling.steps": 10, "runner": "local"}
 #: Seconds between looks at the processes.
 INTERVAL = 0.5
 
@@ -88,7 +95,7 @@ def main(arguments: list[str]) -> int:
         data = {
             "dataset": "celeba",
             "dataset_path": f"{folder}/celeba",
-            "cache_path": f"{folder}/decoded",
+            "data.cache_path": f"{folder}/decoded",
             "image_size": own["size"],
             "partition": "by_identity",
             "num_supernodes": own["persons"],

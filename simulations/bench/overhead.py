@@ -8,8 +8,8 @@ Each case is one run of the real strategy, clients and runner, in which app and 
 formed within each round, and the table gives its median and range. Rounds are far shorter than in a real run, so that
 what a round costs beyond its updates weighs more here than there; the last column is that cost, in seconds.
 
-The plain loop has `server_threads` torch threads (all cores), and so have clients in `local`, where they run one
-after another; in Ray they have `client_threads`. Beside `sets`, `runners`, `rounds`, `dataset_path` and `output`
+The plain loop has `resources.server_threads` torch threads (all cores), and so have clients in `local`, one after
+another; in Ray they have `resources.client_threads`. Beside `sets`, `runners`, `rounds`, `dataset_path` and `output`
 any setting of a run may be given. They are read by OmegaConf, not composed by Hydra: a run's `output` and `runner`
 mean something else here, and there are several runs in one process.
 """
@@ -23,7 +23,7 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -35,7 +35,7 @@ from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.core.runtime import available_cores, choose_runtime
 from simulations.bench.configs import DEFAULTS, TARGETS, configure
 from simulations.bench.instrumented import REPORT
-from simulations.cli import FAILED, USER_ERROR
+from simulations.cli import FAILED, USER_ERROR, flat_settings
 from simulations.runners.local import run_local
 from simulations.runners.result import RunFailed
 
@@ -85,7 +85,7 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
 
 def main(arguments: list[str]) -> int:
     """Measure every case that is asked for, show and keep the results, and return the exit status."""
-    given = DEFAULTS | cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_cli(arguments)))
+    given = DEFAULTS | flat_settings(OmegaConf.from_cli(arguments))
     rows: list[dict[str, Any]] = []
     try:
         with tempfile.TemporaryDirectory(prefix="collafuse-bench-") as folder:

@@ -57,10 +57,10 @@ class Learner:
         rows, setup = self.rows, self.setup
         x, start = rows.x[picked], rows.start[picked]
         labels = None if rows.labels is None else rows.labels[picked]
-        if setup.config.train.flip:
+        if setup.config.train.random_hflip:
             x = random_hflip(x, bernoulli_mask(len(x), 0.5, generator))
-        if setup.config.train.label_dropout and labels is not None:
-            labels = drop_labels(labels, bernoulli_mask(len(labels), setup.config.train.label_dropout, generator))
+        if setup.config.train.cfg_dropout and labels is not None:
+            labels = drop_labels(labels, bernoulli_mask(len(labels), setup.config.train.cfg_dropout, generator))
         t = stratified_steps(start + 1, self.last, generator)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         denoise = setup.denoise(self.network)
@@ -85,11 +85,11 @@ class ReferenceLoop:
         data = federation_data(config.data, len(cuts), config.run.seed)
         told = data.images.num_classes, num_attributes(config, data.images)
         shape = (data.images.images.shape[1], data.images.images.shape[2], *told)
-        self.setup, size = setup, config.train.client_batch_size
+        self.setup, size = setup, config.client.batch_size
         self.clients = {
             i: Learner(setup, setup.denoiser(i, *shape), self._images(i), cut, size) for i, cut in enumerate(cuts)
         }
-        last, batch_size = setup.schedule.timesteps, config.train.batch_size
+        last, batch_size = setup.schedule.timesteps, config.server.batch_size
         self.backbone = Learner(setup, setup.backbone(*shape), pooled, last, batch_size)
 
     def round(self, number: int, client_steps: dict[int, int], backbone_steps: int) -> int:

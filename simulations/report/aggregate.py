@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import ENDS, FEDERATED
+from collafuse_flwr.config.config import DEFAULTS
+from collafuse_flwr.config.strategies import ENDS, strategy_spec
 from simulations.report.load_runs import Run
 from simulations.report.metrics import Measure
+from simulations.sweep.grid import hashable
 
 #: Settings that rows and sections are made of, and variants are not.
-ELSEWHERE = ("seed", "cut_ratio", "client_cut_ratios", "strategy", "dataset", "dataset_path")
+ELSEWHERE = ("seed", "cut_ratio", "cut.client_ratios", "strategy", "dataset", "dataset_path")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Row:
         """The variant and its cut."""
         if self.cut is None:
             return self.variant
-        end = {1.0: " (local)", 0.0: " (centralised)"}.get(self.cut, "") if self.strategy == "collafuse" else ""
+        ends = {cut: f" ({name})" for name, cut in ENDS.items()}
+        end = ends.get(self.cut, "") if self.strategy == "collafuse" else ""
         return f"{self.variant}, c = {self.cut:g}{end}"
 
     @property
@@ -87,7 +89,7 @@ class Section:
         return list({run.folder: run for row in self.rows for run in row.runs}.values())
 
     def baseline(self, row: Row, strategy: str) -> Row | None:
-        """The row of `local`, `centralised` or another strategy whose other settings are those of a row."""
+        """The row of `local`, `centralized` or another strategy whose other settings are those of a row."""
         wanted = {"strategy": "collafuse", "cut_ratio": ENDS[strategy]} if strategy in ENDS else {"strategy": strategy}
         own = _variant_settings(row.runs[0])
         for other in self.rows:
@@ -101,18 +103,14 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     """The runs by data set, each as rows."""
     by_data: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        by_data.setdefault((run.config.data.dataset, run.config.data.dataset_path), []).append(run)
+        by_data.setdefault((run.config.data.name, " ".join(run.config.data.dataset_path)), []).append(run)
     return [_section(" ".join(part for part in name if part), own) for name, own in by_data.items()]
 
 
 def _section(dataset: str, runs: list[Run]) -> Section:
     differing = _differing(runs)
-    default = Config().to_flat()
-    common = {
-        name: value
-        for name, value in runs[0].settings.items()
-        if name not in (*ELSEWHERE, *differing) and name in default and value != default[name]
-    }
+    shared = {name: value for name, value in runs[0].settings.items() if name not in (*ELSEWHERE, *differing)}
+    common = {name: value for name, value in shared.items() if value != hashable(DEFAULTS[name])}
     keys = {id(run): _key(run, differing) for run in runs}
     # At c = 1 nothing is uploaded: one run ends the curves of all ways to upload.
     whole = [key for run in runs if not _is_local(run) for key in [keys[id(run)]] if key[0] == "collafuse"]
@@ -142,10 +140,10 @@ def _differing(runs: list[Run]) -> list[str]:
     return [name for name, known in values.items() if name not in ELSEWHERE and len(known) > 1]
 
 
-def _key(run: Run, differing: list[str]) -> tuple[str, str, tuple[tuple[str, Any], ...]]:
+def _key(run: Run, differing: list[str]) -> tuple[str, tuple[float, ...], tuple[tuple[str, Any], ...]]:
     settings = run.settings
     own = tuple((name, settings[name]) for name in differing if name in settings)
-    return settings["strategy"], settings.get("client_cut_ratios", ""), own
+    return settings["strategy"], settings.get("cut.client_ratios", ()), own
 
 
 def _is_local(run: Run) -> bool:
@@ -166,12 +164,11 @@ def _end(strategy: str, cuts: set[float | None]) -> str | None:
     return next((end for end, cut in ENDS.items() if strategy == "collafuse" and cuts == {cut}), None)
 
 
-def _name(strategy: str, cuts: str, settings: tuple[tuple[str, Any], ...]) -> str:
+def _name(strategy: str, cuts: tuple[float, ...], settings: tuple[tuple[str, Any], ...]) -> str:
     """The strategy, and those settings that differ between the runs and are not default."""
-    default = Config().to_flat()
-    told = [f"{name}={value}" for name, value in settings if value != default.get(name)]
-    return " ".join([strategy, *([f"cuts {cuts}"] if cuts else []), *told])
+    told = [f"{name}={value}" for name, value in settings if value != hashable(DEFAULTS[name])]
+    return " ".join([strategy, *([f"cuts {','.join(map(str, cuts))}"] if cuts else []), *told])
 
 
 def _order(row: Row) -> tuple[Any, ...]:
-    return row.strategy in FEDERATED, row.cut is None, row.variant, row.cut or 0.0
+    return strategy_spec(row.strategy).averages_denoisers, row.cut is None, row.variant, row.cut or 0.0

@@ -32,9 +32,9 @@ def _missing_seeds(section: Section) -> list[str]:
 
 def budget_statement(section: Section) -> str:
     """Which budget the strategies had in common, and whether the rows had as many image updates."""
-    names = sorted({str(run.settings.get("budget", "image_updates")) for run in section.runs})
+    names = sorted({str(run.settings.get("train.match", "image_updates")) for run in section.runs})
     updates = [estimate.mean for row in section.rows if (estimate := row.estimate(BUDGET[-1])) is not None]
-    asked = f"Common to all strategies (setting budget): {', '.join(names)}."
+    asked = f"Common to all strategies (`train.match`): {', '.join(names)}."
     if not updates or max(updates) == 0:
         return asked
     low, high = min(updates), max(updates)
@@ -46,7 +46,7 @@ def budget_statement(section: Section) -> str:
 def _quality(section: Section, row: Row) -> list[str]:
     local = section.baseline(row, "local")
     said = [_better_clients(row, local)] if local else []
-    for strategy in ("centralised", "fedavg"):
+    for strategy in ("centralized", "fedavg"):
         other = section.baseline(row, strategy)
         if other is not None:
             said.append(_against(row, other, strategy))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import FEDERATED, GANS
 from collafuse_flwr.core.errors import SettingError, UserError
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
@@ -56,13 +55,12 @@ class Run:
     @property
     def released(self) -> str:
         """What left the clients where signal-to-noise ratios say nothing, in a word or two; else ''."""
-        strategy = self.settings["strategy"]
-        if strategy in (*FEDERATED, *GANS):
-            return "activations" if strategy == "huscf_gan" else "weights"
+        if "images" not in self.config.spec.sends and self.config.spec.sends:
+            return self.config.spec.sends[0]
         steps = [client["cut_step"] for client in self.clients]
         if 0 in steps:
             return "clean images"
-        return "nothing" if all(step == self.config.model.timesteps for step in steps) else ""
+        return "nothing" if all(step == self.config.diffusion.timesteps for step in steps) else ""
 
 
 def collect(folders: Sequence[Path]) -> list[Run]:

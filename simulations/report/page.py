@@ -71,4 +71,4 @@ def _embedded(path: Path) -> str:
 
 
 def _plain(section: Section) -> str:
-    return section.runs[0].config.data.dataset
+    return section.runs[0].config.data.name

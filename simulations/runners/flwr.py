@@ -38,10 +38,10 @@ def run_flwr(config: Config, *, app_dir: Path = REPOSITORY) -> RunResult:
     """
     if not (app_dir / "pyproject.toml").is_file():
         raise SettingError("runner", "flwr", f"it needs the app's pyproject.toml, and {app_dir} has none")
-    cpus = config.federation.client_num_cpus
+    cpus = config.resources.client_num_cpus
     if cpus != int(cpus) or cpus < 1:
-        raise SettingError("client_num_cpus", cpus, "a whole number from 1 with `runner` = flwr")
-    check_resources(config.federation)
+        raise SettingError("resources.client_num_cpus", cpus, "a whole number from 1 with `runner` = flwr")
+    check_resources(config.resources)
     if config.run.output:
         # The daemon has its own idea of where relative paths begin.
         config = replace(config, run=replace(config.run, output=str(Path(config.run.output).absolute())))
@@ -63,8 +63,8 @@ def _submit(superlink: SuperLink, config: Config, app_dir: Path) -> int:
     settings.write_text(tomli_w.dumps(config.to_flower()))
     federation = {
         "num-supernodes": config.run.num_supernodes,
-        "client-resources-num-cpus": int(config.federation.client_num_cpus),
-        "client-resources-num-gpus": float(config.federation.client_num_gpus),
+        "client-resources-num-cpus": int(config.resources.client_num_cpus),
+        "client-resources-num-gpus": float(config.resources.client_num_gpus),
         "init-args-log-to-driver": "false",
     }
     pairs = " ".join(f"{name}={value}" for name, value in federation.items())

@@ -54,7 +54,7 @@ def run_ray(config: Config, *, server_app: str = SERVER_APP, client_app: str = C
     """
     if not version("flwr").startswith(FLWR_VERSIONS):
         raise SettingError("runner", "ray", f"flwr {version('flwr')} is not known to work, use `local` or `flwr`")
-    check_resources(config.federation)
+    check_resources(config.resources)
     quiet_flwr()
     server, client = ServerThread(load_app(server_app, ServerApp)), load_app(client_app, ClientApp)
     run_id = begin_run()
@@ -86,11 +86,11 @@ def run_ray(config: Config, *, server_app: str = SERVER_APP, client_app: str = C
 def _backend(config: Config) -> BackendConfig:
     """Flower's settings of Ray."""
     cpus, gpus = machine()
-    federation = config.federation
+    resources = config.resources
     return {
         "client_resources": {
-            "num_cpus": federation.client_num_cpus,
-            "num_gpus": federation.client_num_gpus,
+            "num_cpus": resources.client_num_cpus,
+            "num_gpus": resources.client_num_gpus,
             # Handed on to Ray as it is: without it a worker that died stays in the pool and fails what it is given.
             "max_restarts": -1,
         },
@@ -125,7 +125,7 @@ def _calm() -> Iterator[None]:
     logger.addFilter(_is_news)
     try:
         with warnings.catch_warnings():
-            # What the tip suggests would let clients with `client_num_gpus` = 0 use every GPU.
+            # What the tip suggests would let clients with `resources.client_num_gpus` = 0 use every GPU.
             warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
             yield
     finally:

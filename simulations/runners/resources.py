@@ -7,7 +7,7 @@ import os
 import torch
 from ray._private.utils import get_num_cpus
 
-from collafuse_flwr.config.sections import FederationConfig
+from collafuse_flwr.config.run import ResourcesConfig
 from collafuse_flwr.core.errors import SettingError
 
 
@@ -16,7 +16,7 @@ def machine() -> tuple[int, int]:
     return _cpus(), torch.cuda.device_count()
 
 
-def check_resources(federation: FederationConfig) -> None:
+def check_resources(resources: ResourcesConfig) -> None:
     """Refuse what leaves no room for a single client.
 
     Raises:
@@ -24,8 +24,8 @@ def check_resources(federation: FederationConfig) -> None:
     """
     cpus, gpus = machine()
     for name, wanted, there in (
-        ("client_num_cpus", federation.client_num_cpus, cpus),
-        ("client_num_gpus", federation.client_num_gpus, gpus),
+        ("resources.client_num_cpus", resources.client_num_cpus, cpus),
+        ("resources.client_num_gpus", resources.client_num_gpus, gpus),
     ):
         if wanted > there:
             raise SettingError(name, wanted, f"at most {there}, which is what this machine has")

@@ -6,37 +6,15 @@ import hashlib
 import json
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import ENDS, FEDERATED, GANS, DeviceConfig, GanConfig
+from collafuse_flwr.config.config import DEFAULTS, Config
+from collafuse_flwr.config.strategies import ENDS
 from collafuse_flwr.runs.run_dir import RESUMABLE
 
-#: Settings of what crosses the cut in images; without uploads they change nothing.
-UPLOADS = ("upload", "copies_per_image", "max_releases", "upload_dtype")
-#: Settings that matter only with one value of another; `deals` is `partition`, or how it deals each data set.
-ONLY_WITH = {
-    "dirichlet_alpha": ("deals", "dirichlet"),
-    "classes_per_client": ("deals", "by_class"),
-    "dropped_classes": ("deals", "drop_classes"),
-    "size_shares": ("deals", "drop_classes"),
-    "attribute_groups": ("partition", "by_attribute"),
-    "within_domain": ("partition", "by_domain"),
-    "min_snr_gamma": ("loss_weighting", "min_snr"),
-    "proximal_mu": ("strategy", "fedprox"),
-    "generated_batches": ("strategy", "mdgan"),
-    "discriminator_steps": ("strategy", "mdgan"),
-}
-#: Settings of networks that denoise, of their cut, training and sampling; in GANs they change nothing.
-DIFFUSION = (
-    *("model", "client_model", "schedule", "prediction", "loss_weighting", "min_snr_gamma", "label_dropout", "flip"),
-    *("cut_ratio", "client_cut_ratios", *UPLOADS, "share_labels", "effort", "client_init", "client_init_round"),
-    *("budget", "server_effort", "batch_size", "client_batch_size", "learning_rate", "lr_schedule", "ema_decay"),
-    *("sampler", "sampling_steps", "server_steps", "client_steps", "guidance", "proximal_mu"),
-)
 #: What a name always tells, so that it is not told again among the settings that differ.
 IN_EVERY_NAME = ("strategy", "dataset", "cut_ratio", "seed")
 #: Names stay below what file systems allow (255 bytes) and what fits on a line.
@@ -46,51 +24,39 @@ MAX_NAME = 100
 def canonical(config: Config) -> dict[str, Any]:
     """What a run computes: equal for settings that give the same bits, however, wherever and under what name.
 
-    Only rules that are certain: a rule that is missing costs a run, one that is wrong passes off one run as another.
+    Settings that the strategy does not read are at their default already. Only rules that are certain: a rule that is
+    missing costs a run, one that is wrong passes off one run as another. Lists become tuples.
     """
-    flat: dict[str, Any] = {name: value for name, value in config.to_flat().items() if name not in RESUMABLE}
-    by_domain = flat["partition"] == "by_domain"
-    values = flat | {"deals": flat["within_domain"] if by_domain else flat["partition"]}
-    for name, (other, value) in ONLY_WITH.items():
-        if values[other] != value:
-            flat.pop(name, None)
-    _without_a_cut(flat)
-    if flat["strategy"] in GANS:
-        return {name: value for name, value in flat.items() if name not in DIFFUSION}
-    flat = {name: value for name, value in flat.items() if name not in {spec.name for spec in fields(GanConfig)}}
+    strategy = config.run.strategy
+    if strategy in ENDS and config.train.match == "image_updates":
+        run, cut = replace(config.run, strategy="collafuse"), replace(config.cut, cut_ratio=ENDS[strategy])
+        config = replace(config, run=run, cut=cut)
+    flat = {name: hashable(value) for name, value in config.to_flat().items() if name not in RESUMABLE}
+    unused = {name for name in flat if config.unread(name)}
+    if ratios := config.cut.client_ratios:
+        equal = len(set(ratios)) == 1
+        flat |= {"cut_ratio": ratios[0], "cut.client_ratios": ()} if equal else {"cut_ratio": None}
     if config.cut_target() is not None:
         flat["cut_ratio"] = None
-    if flat.get("client_cut_ratios"):
-        ratios = [float(ratio) for ratio in flat["client_cut_ratios"].split(",")]
-        equal = len(set(ratios)) == 1
-        flat |= {"cut_ratio": ratios[0], "client_cut_ratios": ""} if equal else {"cut_ratio": None}
-    return {name: value for name, value in flat.items() if name not in _unused(flat)}
+    return {name: value for name, value in flat.items() if name not in unused | _without_effect(config, flat)}
 
 
-def _without_a_cut(flat: dict[str, Any]) -> None:
-    """Strategies at an end of the chain are CollaFuse with the cut there, and those that average have no uploads.
-
-    Not with another budget: then these strategies are given what CollaFuse would use at the cut ratio.
-    """
-    if flat.get("budget", "image_updates") != "image_updates":
-        return
-    if flat["strategy"] in ENDS:
-        flat |= {"strategy": "collafuse", "cut_ratio": ENDS[flat["strategy"]], "client_cut_ratios": ""}
-    elif flat["strategy"] in FEDERATED:
-        for name in ("cut_ratio", "client_cut_ratios", *UPLOADS):
-            del flat[name]
+def hashable(value: Any) -> Any:
+    """A setting's value with tuples for lists."""
+    return tuple(map(hashable, value)) if isinstance(value, list) else value
 
 
-def _unused(flat: dict[str, Any]) -> set[str]:
-    """Settings that change nothing: of labels where no network is told any, uploads at c = 1, devices."""
-    unused = {"share_labels", "label_dropout"} if flat["condition"] == "none" else set()
-    unused |= set() if flat["dp_noise_multiplier"] else {"dp_max_grad_norm"}
+def _without_effect(config: Config, flat: dict[str, Any]) -> set[str]:
+    """Settings that are read and change nothing: of labels where there are none, uploads at c = 1, devices."""
+    unused = {"upload.share_labels", "train.cfg_dropout"} if flat["data.conditioning"] == "none" else set()
+    unused |= set() if flat["dp.noise_multiplier"] else {"dp.max_grad_norm"}
     if flat["strategy"] == "collafuse":
-        told = flat["share_labels"] and flat["condition"] != "none"
-        untold = set() if told else {"guidance", "label_dropout"}
-        unused |= {1: set(UPLOADS), 0: untold}.get(flat["cut_ratio"], set())
-    if flat["strategy"] not in GANS:
-        unused |= {setting.name for setting in fields(DeviceConfig)} - ({"devices"} if flat["cut_seconds"] else set())
+        unconditional = set() if config.shares_labels() else {"sampling.guidance_scale", "train.cfg_dropout"}
+        uploads = {f"upload.{name}" for name in ("noise", "draws_per_image", "max_releases", "dtype")}
+        unused |= {1: uploads, 0: unconditional}.get(flat["cut_ratio"], set())
+    if not config.spec.is_gan:
+        kept = {"devices.profiles"} if config.cut.criterion == "seconds" else set()
+        unused |= {name for name in flat if name.startswith("devices.")} - kept
     return unused
 
 
@@ -102,8 +68,8 @@ def fingerprint(config: Config) -> str:
 
 def run_name(config: Config, swept: Collection[str] = ()) -> str:
     """A folder's name: strategy, dataset, cut, those of the swept settings that are not default, seed, fingerprint."""
-    known, flat, default = canonical(config), config.to_flat(), Config().to_flat()
-    parts = [config.run.strategy, config.data.dataset]
+    known, flat, default = canonical(config), config.to_flat(), DEFAULTS
+    parts = [config.run.strategy, config.data.name]
     if config.run.strategy not in ENDS and known.get("cut_ratio") is not None:
         parts.append(f"c{known['cut_ratio']:g}")
     told = [name for name in swept if name in known and name not in IN_EVERY_NAME]
@@ -117,12 +83,17 @@ def overrides(config: Config) -> list[str]:
     return [override(name, value) for name, value in config.to_flat().items()]
 
 
-def override(name: str, value: bool | float | str) -> str:
+def override(name: str, value: object) -> str:
     """One setting as an argument for Hydra."""
-    # `model=package.module:factory` goes past Hydra, as it is.
-    if isinstance(value, str) and not (name == "model" and ":" in value):
-        return f"{name}={QuotedString(value, Quote.single).with_quotes()}"
-    return f"{name}={str(value).lower() if isinstance(value, bool) else value}"
+    return f"{name}={_quoted(value)}"
+
+
+def _quoted(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_quoted, value))}]"
+    if isinstance(value, str):
+        return str(QuotedString(value, Quote.single).with_quotes())
+    return str(value) if isinstance(value, float) else json.dumps(value)
 
 
 @dataclass(frozen=True)
@@ -138,7 +109,7 @@ class SweepRun:
 def distinct(configs: list[Config]) -> list[SweepRun]:
     """The runs that some settings mean, each once, in the order of their first occurrence."""
     flats = [config.to_flat() for config in configs]
-    swept = [name for name in flats[0] if len({flat[name] for flat in flats}) > 1]
+    swept = [name for name in flats[0] if any(flat[name] != flats[0][name] for flat in flats)]
     same: dict[str, list[int]] = {}
     for index, config in enumerate(configs):
         same.setdefault(fingerprint(config), []).append(index)

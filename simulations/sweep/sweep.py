@@ -11,19 +11,29 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.config import Config, without_unread
 from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import SettingError, UserError
-from simulations.cli import FAILED, MULTIRUN, command, compose, fresh_folder, launch
+from simulations.cli import (
+    FAILED,
+    MULTIRUN,
+    command,
+    compose,
+    flat_settings,
+    fresh_folder,
+    given_names,
+    launch,
+    settings_usage,
+)
 from simulations.report.page import write_report
-from simulations.run import preflight, usage
+from simulations.run import preflight
 from simulations.sweep.grid import SweepRun, distinct, fingerprint, override
 from simulations.sweep.job import JobResult, run_job
 
@@ -59,7 +69,8 @@ def sweep(arguments: list[str]) -> int:
         UserError: a mistake that no run would survive.
     """
     asked = [argument for argument in arguments if argument not in MULTIRUN]
-    plan, refused = _plan(_configs([argument for argument in asked if not argument.startswith(LAUNCHER)]))
+    settings = [argument for argument in asked if not argument.startswith(LAUNCHER)]
+    plan, refused = _plan(_configs(settings), given_names(settings))
     for line in refused:
         print(f"not run: {line}", file=sys.stderr)
     for cell in plan.cells:
@@ -97,7 +108,7 @@ def _configs(arguments: list[str]) -> list[DictConfig]:
         return compose(["-m", *arguments, override("hydra.sweep.dir", nowhere)])
 
 
-def _plan(composed: list[DictConfig]) -> tuple[SweepPlan, list[str]]:
+def _plan(composed: list[DictConfig], given: Collection[str]) -> tuple[SweepPlan, list[str]]:
     """The plan, and a line for each combination of values that is not allowed.
 
     Raises:
@@ -107,12 +118,12 @@ def _plan(composed: list[DictConfig]) -> tuple[SweepPlan, list[str]]:
     errors: list[UserError] = []
     for job, settings in enumerate(composed):
         try:
-            flat = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
-            configs[job] = Config.from_flat(flat | {"resume": False})
+            configs[job] = Config.from_flat(without_unread(flat_settings(settings) | {"resume": False}))
         except UserError as error:
             errors.append(error)
     if not configs:
         raise errors[0]
+    _refuse_unread(list(configs.values()), composed[0], given)
     outputs = sorted({config.run.output for config in configs.values()})
     if len(outputs) > 1:
         raise SettingError("output", ",".join(outputs), "one folder, for the whole sweep")
@@ -126,6 +137,17 @@ def _plan(composed: list[DictConfig]) -> tuple[SweepPlan, list[str]]:
         # The first job of a cell runs it.
         jobs[job] = numbers.pop(fingerprint(config), None)
     return SweepPlan(folder, cells, jobs), [str(error) for error in errors]
+
+
+def _refuse_unread(configs: list[Config], settings: DictConfig, given: Collection[str]) -> None:
+    """Refuse a setting that was given and that no run reads; where some do, it makes the others no second run.
+
+    Raises:
+        SettingError: there is one.
+    """
+    for name in sorted(given):
+        if all(config.unread(name) for config in configs):
+            raise SettingError(name, flat_settings(settings)[name], f"left out {configs[0].unread(name)}")
 
 
 def _preflight(configs: list[Config]) -> None:
@@ -174,7 +196,7 @@ def _conclude(plan: SweepPlan, outcomes: list[JobResult], refused: int) -> int:
 
 main = command(
     sweep,
-    usage=usage(str(__doc__)),
+    usage=settings_usage(str(__doc__)),
     going_on="the same command with the same `output` goes on",
 )
 

@@ -15,7 +15,9 @@ from collafuse_flwr.diffusion.schedule import make_schedule
 from collafuse_flwr.runs.cost_report import client_costs, failed_contributions, server_costs, total
 from collafuse_flwr.runs.history import History, RoundRecord
 
-CONFIG = Config.from_flat({"num_supernodes": 12, "timesteps": 20, "cut_ratio": 0.3, "schedule": "linear"})
+CONFIG = Config.from_flat(
+    {"num_supernodes": 12, "diffusion.timesteps": 20, "cut_ratio": 0.3, "diffusion.schedule": "linear"}
+)
 
 
 def numbers(seconds: float, flops: int, images: int) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def numbers(seconds: float, flops: int, images: int) -> dict[str, Any]:
 
 def evaluated(bits: float, releases: int = 1) -> dict[str, Any]:
     return {
-        "num_samples": 4,
+        "evaluation.num_samples": 4,
         "held_out_loss": 0.2,
         "kernel_distance": 0.01,
         "seconds": 9.0,
@@ -129,7 +131,7 @@ def test_the_total_adds_costs_and_takes_the_worst_of_disclosure(rounds: list[dic
 
 def test_a_clean_image_is_disclosed_without_bound(tmp_path: Path) -> None:
     """JSON has no infinity, but a client that uploads x_0 must not look like one of which nothing is known."""
-    config = Config.from_flat({"num_supernodes": 3, "timesteps": 20, "client_cut_ratios": "0,0.3,1"})
+    config = Config.from_flat({"num_supernodes": 3, "diffusion.timesteps": 20, "cut.client_ratios": [0, 0.3, 1]})
     row = RoundRecord(1, cuts={"0": 0, "1": 6, "2": 20}, images=dict.fromkeys("012", 10))
     row.evaluation = {"0": evaluated(math.inf), "1": evaluated(5.0), "2": evaluated(0.0, releases=0)}
     clients = client_costs(config, read(tmp_path, row))

@@ -34,8 +34,14 @@ CLUSTERS: tuple[dict[str, int], ...] = ({}, {"0": 0, "1": 0, "2": 0, "3": 0}, {"
 
 
 def settings(folder: Path, **more: Any) -> Config:
-    flat: dict[str, Any] = {"strategy": "huscf_gan", "dataset": "digits+digits", "partition": "by_domain"}
-    flat |= {"joined_classes": "number", "num_supernodes": 4, "max_images": 240, "held_out": 0.5, "output": str(folder)}
+    flat: dict[str, Any] = {"strategy": "huscf_gan", "dataset": ["digits", "digits"], "partition": "by_domain"}
+    flat |= {
+        "data.merge_classes_by": "number",
+        "num_supernodes": 4,
+        "data.max_images": 240,
+        "data.holdout_fraction": 0.5,
+        "output": str(folder),
+    }
     return Config.from_flat(flat | more)
 
 
@@ -44,7 +50,7 @@ def rounds_of(*clusters: dict[str, int]) -> list[RoundRecord]:
     for number, own in enumerate(clusters, start=1):
         work = {"loss": None, "steps": 1, "image_updates": 1, "seconds": 1.0, "flops": 1, "pool": 0}
         row = RoundRecord(number, 64, dict.fromkeys("0123", 100), dict.fromkeys("0123", 50))
-        row.server = work | {"client_cuts": {"0": "0000", "1": "1110", "2": "0000", "3": "1111"}}
+        row.server = work | {"split_gan.client_cuts": {"0": "0000", "1": "1110", "2": "0000", "3": "1111"}}
         row.server |= {"clusters": own} if own else {}
         rows.append(row)
     return rows

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import collafuse_flwr
-from collafuse_flwr.config.config import Config, setting_names
+from collafuse_flwr.config.config import SETTINGS, Config
 from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import SettingError, UserError
 from collafuse_flwr.runs.run_dir import RESUMABLE, open_run, read_config
@@ -34,19 +34,19 @@ OTHER: dict[str, object] = {
     "dataset": "mnist",
     "partition": "iid",
     "model": "small",
-    "client_model": "small",
-    "schedule": "linear",
-    "prediction": "eps",
-    "upload": "fresh",
-    "upload_dtype": "float32",
-    "effort": "full",
-    "client_init": "random",
-    "lr_schedule": "constant",
-    "loss_weighting": "min_snr",
-    "sampler": "ddim",
-    "client_cut_ratios": ",".join(["0.1"] * 10),
-    "fraction_train": 0.5,
-    "ema_decay": 0.5,
+    "client.model": "small",
+    "diffusion.schedule": "linear",
+    "diffusion.prediction_type": "epsilon",
+    "upload.noise": "resampled",
+    "upload.dtype": "float32",
+    "client.update_budget": "full",
+    "client.init_from": "random",
+    "train.lr_schedule": "constant",
+    "train.loss_weighting": "min_snr",
+    "sampling.sampler": "ddim",
+    "cut.client_ratios": ",".join(["0.1"] * 10),
+    "federation.fraction_train": 0.5,
+    "train.ema_decay": 0.5,
 }
 
 
@@ -106,7 +106,7 @@ def test_a_run_is_resumed_with_its_own_settings(tmp_path: Path) -> None:
     assert (tmp_path / "config.json").read_bytes() == before, "as it was begun"
 
 
-@pytest.mark.parametrize("name", setting_names())
+@pytest.mark.parametrize("name", SETTINGS)
 def test_only_what_changes_no_result_may_differ_when_a_run_is_resumed(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +130,7 @@ original = Config.to_flat
 
 
 def test_what_may_differ_are_settings() -> None:
-    assert set(RESUMABLE) < set(setting_names())
+    assert set(RESUMABLE) < set(SETTINGS)
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -71,18 +71,18 @@ def test_clean_images_and_unknown_counts(tmp_path: Path) -> None:
 def test_the_sentence_says_when_a_number_is_vacuous(tmp_path: Path, eps: float, said: str) -> None:
     assert said in describe_guarantee(small(tmp_path), {"dp_epsilon": eps})
     assert ("labels" in describe_guarantee(small(tmp_path), {"dp_epsilon": eps})) == (eps > 0)
-    for settings in ({"share_labels": False}, {"condition": "none"}):
+    for settings in ({"upload.share_labels": False}, {"data.conditioning": "none"}):
         assert "labels" not in describe_guarantee(small(tmp_path, **settings), {"dp_epsilon": eps})
 
 
-TRAINED = {"dp_noise_multiplier": 4.0, "client_batch_size": 20}
+TRAINED = {"dp.noise_multiplier": 4.0, "client.batch_size": 20}
 
 
 @pytest.mark.parametrize(("strategy", "cut", "releases"), [("collafuse", 14, 1), ("fedavg", 20, 0), ("hybrid", 14, 1)])
 def test_privately_trained_networks_are_covered_with_the_releases(
     tmp_path: Path, strategy: str, cut: int, releases: int
 ) -> None:
-    settings = {"schedule": "linear", "clip_norm": 1.0} | TRAINED
+    settings = {"diffusion.schedule": "linear", "upload.clip_norm": 1.0} | TRAINED
     pooled, (client,) = guaranteed(tmp_path, [releases], [cut], strategy=strategy, **settings)
     known: dict[str, Any] = {"noise_multiplier": 4.0, "sampling_rate": 0.2, "steps": 50}
     assert client["dp_sgd_epsilon"] == pytest.approx(composed_epsilon(0, 1e-5, **known))

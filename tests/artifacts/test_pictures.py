@@ -164,7 +164,7 @@ def test_a_curve_is_there_if_there_is_something_to_show(
 def test_the_clients_have_a_legend_when_the_first_of_them_never_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As at `client_cut_ratios` = '0,0.3,1'."""
+    """As at `cut.client_ratios` = [0, 0.3, 1]."""
     labels: list[str | None] = []
     original = module.__dict__["_line"]
 

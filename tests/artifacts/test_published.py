@@ -35,7 +35,13 @@ from tests.strict_json import plain, strict
 from tests.weights import write_clip, write_inception
 
 #: Inception takes an eighth of a second for an image.
-FEW: dict[str, Any] = {"num_supernodes": 2, "partition": "iid", "max_images": 20, "num_samples": 6, "num_rounds": 1}
+FEW: dict[str, Any] = {
+    "num_supernodes": 2,
+    "partition": "iid",
+    "data.max_images": 20,
+    "evaluation.num_samples": 6,
+    "num_rounds": 1,
+}
 NAMES = ("fid", "kid", "clip_fid")
 
 
@@ -43,7 +49,14 @@ NAMES = ("fid", "kid", "clip_fid")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     inception, clip = write_inception(folder.parent), write_clip(folder.parent)
-    config = small(folder, model="nano", tstr="none", inception_weights=inception, clip_weights=clip, **FEW)
+    config = small(
+        folder,
+        model="nano",
+        evaluation__tstr="none",
+        evaluation__inception_weights=inception,
+        evaluation__clip_weights=clip,
+        **FEW,
+    )
     open_run(config, folder)
     federate(config)
     return folder
@@ -102,7 +115,10 @@ def test_every_image_goes_through_a_network_once(measured: tuple[dict[str, Any],
 
 def test_without_weights_nothing_is_called_fid(folder: Path, tmp_path: Path, summary: dict[str, Any]) -> None:
     shutil.copytree(folder, tmp_path / "run")
-    settings = json.loads((folder / "config.json").read_text()) | {"inception_weights": "", "clip_weights": ""}
+    settings = json.loads((folder / "config.json").read_text()) | {
+        "evaluation.inception_weights": "",
+        "evaluation.clip_weights": "",
+    }
     (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
     with threads(1):
         bare = summarize_run(tmp_path / "run")
@@ -135,7 +151,7 @@ def test_the_terminal_shows_what_was_measured_and_of_how_many_images(folder: Pat
     ]
 
 
-@pytest.mark.parametrize("setting", ["inception_weights", "clip_weights"])
+@pytest.mark.parametrize("setting", ["evaluation.inception_weights", "evaluation.clip_weights"])
 def test_the_server_refuses_weights_before_it_makes_anything(tmp_path: Path, setting: str) -> None:
     config = small(tmp_path / "run", runner="local", **{setting: str(tmp_path / "absent")})
     with pytest.raises(SettingError, match=f"`{setting}` = .* there is no file"):
@@ -152,7 +168,7 @@ def test_the_judge_never_holds_all_images_as_floats(tmp_path: Path, monkeypatch:
             largest.append(len(self))
         return original(self, *arguments, **named)
 
-    config = small(tmp_path, max_images=300)
+    config = small(tmp_path, data__max_images=300)
     monkeypatch.setattr(quality, "train_classifier", partial(train_classifier, steps=3))
     monkeypatch.setattr(torch.Tensor, "to", watch)
     judge = SampleEvaluator.trained_on(data_of(config), config)

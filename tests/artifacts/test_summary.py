@@ -43,7 +43,7 @@ def spoil(message: Message, context: Context) -> Message:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three clients, the last of which does everything itself."""
     folder = tmp_path_factory.mktemp("run")
-    config = small(folder, client_cut_ratios="0.3,0.2,1", num_rounds=3, num_samples=40)
+    config = small(folder, cut__client_ratios=[0.3, 0.2, 1], num_rounds=3, evaluation__num_samples=40)
     open_run(config, folder)
     federate(config, connect(config, spoiled(1, spoil, (1, 2))))
     return folder
@@ -78,7 +78,7 @@ def test_figures_have_their_ranges(summary: dict[str, Any]) -> None:
 
 def test_disclosure_is_that_of_each_clients_cut(folder: Path, summary: dict[str, Any]) -> None:
     """The client that uploads nothing discloses nothing; of all, the worst is what counts."""
-    config = small(folder, client_cut_ratios="0.3,0.2,1")
+    config = small(folder, cut__client_ratios=[0.3, 0.2, 1])
     alpha_bar = DiffusionSetup.of(config).schedule.alpha_bar
     clients = summary["clients"]
     assert [client["cut_step"] for client in clients] == [6, 4, 20]
@@ -250,7 +250,7 @@ def test_classifiers_of_samples_are_trained_only_where_asked_for(
 ) -> None:
     shutil.copytree(folder, tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text(
-        json.dumps(json.loads((folder / "config.json").read_text()) | {"tstr": tstr})
+        json.dumps(json.loads((folder / "config.json").read_text()) | {"evaluation.tstr": tstr})
     )
     with threads(1):
         measured = summarize_run(tmp_path / "run")

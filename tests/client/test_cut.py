@@ -22,22 +22,22 @@ def cut_of(config: Config, folder: Path, client: int = 1) -> int:
 
 
 def test_without_a_target_the_settings_say(tmp_path: Path) -> None:
-    assert cut_of(small(tmp_path, client_cut_ratios="0.1,0.4,0.5"), tmp_path / "1") == 8
+    assert cut_of(small(tmp_path, cut__client_ratios=[0.1, 0.4, 0.5]), tmp_path / "1") == 8
     assert not (tmp_path / "1").exists()
 
 
 def test_a_cut_is_chosen_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = small(tmp_path, cut_bits=5)
+    config = small(tmp_path, cut__criterion="bits", cut__target=5)
     chosen = cut_of(config, tmp_path / "1")
     assert 0 < chosen < 20
     monkeypatch.setattr("collafuse_flwr.privacy.cut_selection.choose_cut", None)
     assert cut_of(config, tmp_path / "1") == chosen
-    with pytest.raises(SettingError, match=r"^`cut_bits` = 4.0 is not allowed: as before, .* has chosen its cut"):
-        cut_of(small(tmp_path, cut_bits=4), tmp_path / "1")
+    with pytest.raises(SettingError, match=r"^`cut.target` = 4.0 is not allowed: as before, .* has chosen its cut"):
+        cut_of(small(tmp_path, cut__criterion="bits", cut__target=4), tmp_path / "1")
 
 
 def test_every_client_of_a_run_cuts_where_its_own_images_allow(tmp_path: Path) -> None:
-    config = small(tmp_path, cut_reid=0.5, num_rounds=1)
+    config = small(tmp_path, cut__criterion="reid", cut__target=0.5, num_rounds=1)
     strategy = run_strategy(config)
     expected = {}
     for client in range(3):

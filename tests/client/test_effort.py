@@ -16,7 +16,7 @@ T = 50
 
 
 def some(**given: Any) -> Config:
-    return Config.from_flat({"timesteps": T, "client_init": "random"} | given)
+    return Config.from_flat({"diffusion.timesteps": T, "client.init_from": "random"} | given)
 
 
 def whole_run(config: Config, num_images: int, cut: int, rounds: list[int] | None = None) -> list[RoundPlan]:
@@ -34,18 +34,18 @@ def runs(draw: st.DrawFn) -> tuple[Config, int, int]:
     num_rounds = draw(st.integers(1, 30))
     config = some(
         num_rounds=num_rounds,
-        local_epochs=draw(st.floats(0.01, 20)),
-        client_batch_size=draw(st.integers(1, 200)),
-        effort=draw(st.sampled_from(["proportional", "full"])),
-        client_init=draw(st.sampled_from(["random", "backbone"])),
-        client_init_round=draw(st.integers(0, num_rounds)),
+        train__local_epochs=draw(st.floats(0.01, 20)),
+        client__batch_size=draw(st.integers(1, 200)),
+        client__update_budget=draw(st.sampled_from(["proportional", "full"])),
+        client__init_from=draw(st.sampled_from(["random", "backbone"])),
+        client__start_round=draw(st.integers(0, num_rounds)),
     )
     return config, draw(st.integers(1, 2000)), draw(st.integers(0, T))
 
 
 def budget(config: Config, num_images: int, cut: int) -> float:
     """Image updates of a whole run, from the definition."""
-    share = {"proportional": cut / T, "full": float(cut > 0)}[config.split.effort]
+    share = {"proportional": cut / T, "full": float(cut > 0)}[config.client.update_budget]
     return config.run.num_rounds * config.train.local_epochs * num_images * share
 
 
@@ -54,7 +54,7 @@ def budget(config: Config, num_images: int, cut: int) -> float:
 def test_a_run_spends_the_budget_within_one_batch(run: tuple[Config, int, int]) -> None:
     config, num_images, cut = run
     plans = whole_run(config, num_images, cut)
-    batch, total = config.train.client_batch_size, budget(config, num_images, cut)
+    batch, total = config.client.batch_size, budget(config, num_images, cut)
     done = batch * sum(plan.steps for plan in plans)
     slack = 1e-6 * (1 + total)
     assert total - batch - slack <= done <= total + slack
@@ -68,7 +68,7 @@ def test_no_round_takes_steps_back_or_forgets_updates(run: tuple[Config, int, in
     plans = whole_run(config, num_images, cut)
     spent = 0.0
     for round_, plan in enumerate(plans, start=1):
-        spent += plan.steps * config.train.client_batch_size
+        spent += plan.steps * config.client.batch_size
         assert plan.steps >= 0
         assert plan.ledger.round == round_
         so_far = budget(config, num_images, cut) * round_ / config.run.num_rounds
@@ -91,16 +91,16 @@ def test_a_client_that_waits_for_the_backbone_catches_up_evenly(run: tuple[Confi
 
 
 def test_the_round_it_starts_in_is_the_one_that_the_settings_choose() -> None:
-    plans = whole_run(some(num_rounds=10, client_init="backbone"), 100, 10)
+    plans = whole_run(some(num_rounds=10, client__init_from="backbone"), 100, 10)
     assert [plan.steps > 0 for plan in plans] == [False] * 7 + [True] * 3
     assert [plan.ledger.first_round for plan in plans] == [0] * 7 + [8] * 3
-    assert whole_run(some(num_rounds=10, client_init="backbone", client_init_round=1), 100, 10)[0].steps > 0
+    assert whole_run(some(num_rounds=10, client__init_from="backbone", client__start_round=1), 100, 10)[0].steps > 0
 
 
 @pytest.mark.parametrize("client_init", ["random", "backbone"])
 @pytest.mark.parametrize("effort", ["proportional", "full"])
 def test_a_client_without_a_part_of_the_chain_never_trains(client_init: str, effort: str) -> None:
-    plans = whole_run(some(client_init=client_init, effort=effort), 100, 0)
+    plans = whole_run(some(client__init_from=client_init, client__update_budget=effort), 100, 0)
     assert {plan.steps for plan in plans} == {0}
     assert plans[-1].ledger == ClientState(round=10)
 
@@ -108,14 +108,22 @@ def test_a_client_without_a_part_of_the_chain_never_trains(client_init: str, eff
 @pytest.mark.parametrize("client_init", ["random", "backbone"])
 @pytest.mark.parametrize("effort", ["proportional", "full"])
 def test_a_client_with_the_whole_chain_is_a_local_ddpm_that_waits_for_nobody(client_init: str, effort: str) -> None:
-    plans = whole_run(some(client_init=client_init, effort=effort, local_epochs=2.0, client_batch_size=10), 100, T)
+    plans = whole_run(
+        some(
+            client__init_from=client_init, client__update_budget=effort, train__local_epochs=2.0, client__batch_size=10
+        ),
+        100,
+        T,
+    )
     assert [plan.steps for plan in plans] == [20] * 10
 
 
 def test_the_share_of_the_chain_is_the_share_of_the_work_unless_effort_is_full() -> None:
     for cut in (5, 10, 25, 50):
         done = {
-            effort: sum(plan.steps for plan in whole_run(some(effort=effort, client_batch_size=10), 100, cut))
+            effort: sum(
+                plan.steps for plan in whole_run(some(client__update_budget=effort, client__batch_size=10), 100, cut)
+            )
             for effort in ("proportional", "full")
         }
         assert done["full"] == 1000
@@ -124,13 +132,13 @@ def test_the_share_of_the_chain_is_the_share_of_the_work_unless_effort_is_full()
 
 def test_less_than_a_batch_a_round_is_saved_up() -> None:
     """25 updates a round in batches of 100 are two steps in eight rounds."""
-    plans = whole_run(some(num_rounds=8, local_epochs=1.0, client_batch_size=100), 125, 10)
+    plans = whole_run(some(num_rounds=8, train__local_epochs=1.0, client__batch_size=100), 125, 10)
     assert sum(plan.steps for plan in plans) == 2
     assert plans[-1].ledger.deferred_updates == 0
 
 
 def test_a_client_does_the_work_of_the_rounds_it_is_asked_in() -> None:
-    config = some(num_rounds=10, local_epochs=1.0, client_batch_size=10)
+    config = some(num_rounds=10, train__local_epochs=1.0, client__batch_size=10)
     plans = whole_run(config, 100, 25, rounds=[2, 5, 9])
     assert [plan.steps for plan in plans] == [5, 5, 5]
     assert plans[-1].ledger.first_round == 2

@@ -94,7 +94,7 @@ def test_the_same_generator_draws_the_same_labels(cut: int) -> None:
 
 # Attributes: those of a training image.
 
-CONFIG = Config.from_flat({"condition": "attributes"})
+CONFIG = Config.from_flat({"data.conditioning": "attributes"})
 #: Of the images 0 and 1, dark ones of class 0, and 2 and 3, bright ones of class 2.
 HELD = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 0]], dtype=torch.uint8)
 

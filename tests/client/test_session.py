@@ -30,8 +30,8 @@ ORDER = list(PHASES)
 
 
 def a_client(folder: Path, **settings: Any) -> HuscfGanClient:
-    one = {"num_supernodes": 2, "max_images": 40, "gan_width": 2, "gan_batch_size": 4, "partition": "iid"}
-    config = small(folder, strategy="huscf_gan", client_cuts=str(CUTS), **(one | settings))
+    one = {"num_supernodes": 2, "data.max_images": 40, "gan.width": 2, "gan.batch_size": 4, "partition": "iid"}
+    config = small(folder, strategy="huscf_gan", split_gan__client_cuts=str(CUTS), **(one | settings))
     client = here_is(config, folder, 0)
     assert isinstance(client, HuscfGanClient)
     return client
@@ -136,16 +136,16 @@ def test_a_round_may_begin_again(tmp_path: Path) -> None:
 
 
 def test_a_client_keeps_what_it_is_told_to_keep(tmp_path: Path) -> None:
-    client = a_client(tmp_path, min_d_head=1)
+    client = a_client(tmp_path, split_gan__min_cut="0010")
     request = SplitRequest(1, 0, "latent", "0000", {}, {})
     with pytest.raises(SettingError) as caught:
         client.on_split(request)
     allowed = "at most 0: the server asked for the cuts 0000"
-    assert str(caught.value) == f"`min_d_head` = 1 is not allowed: {allowed}"
+    assert str(caught.value) == f"`split_gan.min_cut` = '0010' is not allowed: {allowed}"
 
 
 def test_a_client_with_images_of_its_own_needs_messages(tmp_path: Path) -> None:
-    config = small(tmp_path, strategy="huscf_gan", engine="fused")
+    config = small(tmp_path, strategy="huscf_gan", gan__transport="in_process")
     node: dict[str, Any] = {"partition-id": 0, "data-path": str(tmp_path), "state-path": str(tmp_path / "state")}
     with pytest.raises(SettingError) as caught:
         client_app._client(config, Context(1, 2, node, RecordDict(), config.to_flower()))
@@ -187,7 +187,7 @@ def test_a_process_keeps_few_sessions_alive(tmp_path: Path) -> None:
 
 
 def test_noise_is_normal_and_known_to_the_secret_alone(tmp_path: Path) -> None:
-    batches = a_client(tmp_path, activation_noise=0.5)._batches()
+    batches = a_client(tmp_path, split_gan__activation_noise=0.5)._batches()
     shape = torch.Size((64, 8, 4, 4))
 
     def noise(own: Batches, step: int, name: str) -> torch.Tensor:

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.data.datasets import LOADERS, load_images
+from collafuse_flwr.data.settings import DataConfig
 
 
 def pixels(*shape: int) -> NDArray[np.uint8]:
@@ -141,10 +141,10 @@ def refused(config: DataConfig, *parts: str) -> None:
 
 
 def at(dataset: str, path: Path, image_size: int = 0, max_images: int = 0) -> DataConfig:
-    return DataConfig(dataset, str(path), image_size=image_size, max_images=max_images)
+    return DataConfig((dataset,), (str(path),), image_size=image_size, max_images=max_images)
 
 
 def in_chunks(config: DataConfig, size: int) -> torch.Tensor:
     """All pixels, read `size` images at a time."""
-    source = LOADERS[config.dataset](config)
+    source = LOADERS[config.name](config)
     return torch.cat([source.read(chunk) for chunk in torch.arange(len(source.labels)).split(size)])

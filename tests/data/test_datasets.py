@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.data.datasets import LOADERS, load_images
+from collafuse_flwr.data.settings import DataConfig
 from tests.data.sets import at, refused
 
 
@@ -39,6 +39,6 @@ def test_image_size_resizes() -> None:
 
 @pytest.mark.parametrize("dataset", [name for name in LOADERS if name != "digits"])
 def test_missing_paths_are_refused(dataset: str, tmp_path: Path) -> None:
-    refused(DataConfig(dataset=dataset), "`dataset_path` is empty", f"'{dataset}' needs")
+    refused(DataConfig(dataset=(dataset,)), "`dataset_path` is empty", f"'{dataset}' needs")
     refused(at(dataset, tmp_path / "no\nwhere"), "there is no", "expected")
     refused(at(dataset, tmp_path), "expected")

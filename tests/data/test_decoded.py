@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.data.image_cache import CHUNK, cache_folder, cached_pixels
 from collafuse_flwr.data.images import LazyImageDataset, center_crop_resize
+from collafuse_flwr.data.settings import DataConfig
 
 
 class Killed(BaseException):
@@ -53,7 +53,7 @@ class Files:
 
 
 def at(cache: Path, size: int = 4) -> DataConfig:
-    return DataConfig(dataset="imagefolder", image_size=size, cache_path=str(cache))
+    return DataConfig(dataset=("imagefolder",), image_size=size, cache_path=str(cache))
 
 
 def test_images_are_decoded_once(tmp_path: Path) -> None:

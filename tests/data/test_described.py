@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.data.datasets import load_images
 from collafuse_flwr.data.federated import federation_data
+from collafuse_flwr.data.settings import DataConfig
 from tests.data.sets import at, pixels, refused
 
 GOOD: dict[str, Any] = {
@@ -32,7 +32,7 @@ def test_patients_persons_and_attributes_are_read(tmp_path: Path) -> None:
 
 def test_patients_of_ones_own_file_are_not_separated(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", **GOOD)
-    config = DataConfig("npz", str(tmp_path / "set.npz"), partition="by_patient", held_out=0.34)
+    config = DataConfig(("npz",), (str(tmp_path / "set.npz"),), partition="by_patient", holdout_fraction=0.34)
     data = federation_data(config, 2, 0)
     patient = data.images.metadata.groups["patient"]
     sides = [set(patient[side].tolist()) for part in data.partitions for side in (part.train, part.held_out)]

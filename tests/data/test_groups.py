@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.images import ImageMetadata, ImageSet
 from collafuse_flwr.data.partition.partitions import Partition, holdout_only_partition, make_partitions
+from collafuse_flwr.data.settings import DataConfig
 
 NAMES = ("Bald", "Smiling", "Hat")
 
@@ -60,7 +60,7 @@ def test_persons_are_with_one_client_and_clients_as_even_as_can_be(
 def test_patients_straddle_neither_clients_nor_splits(kind: str) -> None:
     images = grouped("patient", [5] * 24, group_key="patient")
     patient = images.metadata.groups["patient"]
-    partitions = make_partitions(images, DataConfig(partition=kind, dirichlet_alpha=10.0, held_out=0.25), 3, 0)
+    partitions = make_partitions(images, DataConfig(partition=kind, dirichlet_alpha=10.0, holdout_fraction=0.25), 3, 0)
     sides = [set(patient[side].tolist()) for p in partitions for side in (p.train, p.held_out)]
     assert sum(map(len, sides)) == len(set().union(*sides)) == 24
     assert sum(len(indices(p)) for p in partitions) == len(images)
@@ -70,7 +70,10 @@ def test_patients_straddle_neither_clients_nor_splits(kind: str) -> None:
 
 def test_a_deployed_clients_patients_straddle_no_split() -> None:
     images = grouped("patient", [5] * 10, group_key="patient")
-    split, patient = holdout_only_partition(images, DataConfig(held_out=0.3), 0), images.metadata.groups["patient"]
+    split, patient = (
+        holdout_only_partition(images, DataConfig(holdout_fraction=0.3), 0),
+        images.metadata.groups["patient"],
+    )
     assert len(set(patient[split.held_out].tolist())) == 3
     assert not set(patient[split.train].tolist()) & set(patient[split.held_out].tolist())
 
@@ -82,20 +85,36 @@ def test_three_patients_are_the_least() -> None:
 
 def test_attributes_say_who_gets_an_image() -> None:
     images = attributed([[1, 0, 0]] * 10 + [[0, 1, 1]] * 20 + [[1, 1, 0]] * 30 + [[0, 0, 1]] * 5)
-    config = DataConfig(partition="by_attribute", attribute_groups="Bald; Smiling , Hat")
+    config = DataConfig(
+        partition="by_attribute",
+        attribute_groups=(
+            ("Bald",),
+            (
+                "Smiling",
+                "Hat",
+            ),
+        ),
+    )
     bald, other = (set(indices(p).tolist()) for p in make_partitions(images, config, 2, 0))
     assert bald | other == set(range(65))
     assert not bald & other
     assert set(range(10)) <= bald
     assert set(range(10, 30)) | set(range(60, 65)) <= other
     assert 5 <= len(bald & set(range(30, 60))) <= 25
-    unused = replace(config, attribute_groups="Hat")
+    unused = replace(config, attribute_groups=(("Hat",),))
     assert set(indices(make_partitions(images, unused, 1, 0)[0]).tolist()) == {*range(10, 30), *range(60, 65)}
 
 
 def test_with_overlap_no_image_is_trained_on_here_and_held_out_there() -> None:
     images = attributed([[1, 0, 0]] * 10 + [[1, 1, 0]] * 60 + [[0, 1, 0]] * 10)
-    config = DataConfig(partition="by_attribute", attribute_groups="Bald;Smiling", overlap=True)
+    config = DataConfig(
+        partition="by_attribute",
+        attribute_groups=(
+            ("Bald",),
+            ("Smiling",),
+        ),
+        allow_overlap=True,
+    )
     first, second = make_partitions(images, config, 2, 0)
     assert set(indices(first).tolist()) == set(range(70))
     assert set(indices(second).tolist()) == set(range(10, 80))
@@ -132,14 +151,29 @@ def test_clients_may_be_limited(most: int) -> None:
             DataConfig(partition="by_identity"),
             r"^`partition` = 'by_identity': .* the identity .* are iid, .*, drop_classes$",
         ),
-        (DataConfig(partition="by_attribute", attribute_groups="Hat"), r"^`attribute_groups` = 'Hat' is for 1 clients"),
+        (
+            DataConfig(partition="by_attribute", attribute_groups=(("Hat",),)),
+            r"^`attribute_groups` = 'Hat' is for 1 clients",
+        ),
         (DataConfig(partition="by_attribute"), r"^`attribute_groups` = '' is for 0 clients, but `num_supernodes` = 2"),
         (
-            DataConfig(partition="by_attribute", attribute_groups="Hat;Beard"),
+            DataConfig(
+                partition="by_attribute",
+                attribute_groups=(
+                    ("Hat",),
+                    ("Beard",),
+                ),
+            ),
             r"^`attribute_groups` has 'Beard', which is none of Bald, Smiling, Hat",
         ),
         (
-            DataConfig(partition="by_attribute", attribute_groups="Hat;Bald"),
+            DataConfig(
+                partition="by_attribute",
+                attribute_groups=(
+                    ("Hat",),
+                    ("Bald",),
+                ),
+            ),
             r"^`num_supernodes` = 2 with `partition` = 'by_attribute' leaves client 0 with 0 images",
         ),
         (DataConfig(max_client_images=2, partition="iid"), r"leaves client 0 with 2 images"),

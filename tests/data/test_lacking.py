@@ -9,14 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.errors import DataError, SettingError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.images import ImageMetadata, ImageSet
 from collafuse_flwr.data.partition.partitions import Partition, make_partitions
+from collafuse_flwr.data.settings import DataConfig
 
 #: Scenario 2 of HuSCF-GAN, with its shares of 1.
-MIXED: dict[str, Any] = {"dropped_classes": "0:.25,2:.3,3:.1,4:.1", "size_shares": "1:0.7,0.6667:0.3"}
+MIXED: dict[str, Any] = {
+    "data.missing_classes": [[0, 0.25], [2, 0.3], [3, 0.1], [4, 0.1]],
+    "data.size_skew": [[1, 0.7], [0.6667, 0.3]],
+}
 
 
 def labelled(counts: list[int], domains: int = 1) -> ImageSet:
@@ -40,7 +43,7 @@ def dealt(images: ImageSet, num_clients: int, seed: int = 0, **config: Any) -> l
 
 def test_as_many_clients_as_were_asked_for_lack_classes_and_images() -> None:
     images = labelled([600] * 10)
-    parts = dealt(images, 100, max_client_images=60, **MIXED)
+    parts = dealt(images, 100, data__max_client_images=60, **MIXED)
     lacking = Counter(10 - len(images.labels[part].unique()) for part in parts)
     assert lacking == {0: 34, 2: 40, 3: 13, 4: 13}
     sizes = Counter(map(len, parts))
@@ -55,13 +58,13 @@ def test_as_many_clients_as_were_asked_for_lack_classes_and_images() -> None:
 
 def test_who_wants_more_of_a_class_than_there_is_gets_its_part() -> None:
     """Everybody wants an equal share of all images, but classes are not in equal demand."""
-    parts = dealt(labelled([100] * 10), 20, dropped_classes="4:1")
+    parts = dealt(labelled([100] * 10), 20, data__missing_classes=[[4, 1]])
     assert all(35 <= len(part) <= 50 for part in parts)
 
 
 def test_without_restrictions_everything_is_dealt_evenly() -> None:
     images = labelled([90, 30, 60])
-    parts = dealt(images, 6, dropped_classes="0:1")
+    parts = dealt(images, 6, data__missing_classes=[[0, 1]])
     assert [images.labels[part].bincount().tolist() for part in parts] == [[15, 5, 10]] * 6
 
 
@@ -78,7 +81,7 @@ def test_parts_are_disjoint_and_repeat_or_are_refused_in_one_line(
 ) -> None:
     images, data_error, first = labelled(counts), "", []
     try:
-        first = dealt(images, num_clients, seed, dropped_classes=dropped, size_shares=parts)
+        first = dealt(images, num_clients, seed, data__missing_classes=dropped, data__size_skew=parts)
     except DataError as error:
         data_error = str(error)
     if data_error:
@@ -87,14 +90,14 @@ def test_parts_are_disjoint_and_repeat_or_are_refused_in_one_line(
         return
     every = torch.cat(first)
     assert len(every) == len(every.unique())
-    again = dealt(images, num_clients, seed, dropped_classes=dropped, size_shares=parts)
+    again = dealt(images, num_clients, seed, data__missing_classes=dropped, data__size_skew=parts)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 def test_other_seeds_drop_other_classes() -> None:
     images = labelled([60] * 10)
     first, other = (
-        [images.labels[part].unique().tolist() for part in dealt(images, 10, seed, dropped_classes="3:1")]
+        [images.labels[part].unique().tolist() for part in dealt(images, 10, seed, data__missing_classes=[[3, 1]])]
         for seed in (0, 1)
     )
     assert first != other
@@ -102,7 +105,9 @@ def test_other_seeds_drop_other_classes() -> None:
 
 def test_each_domain_is_dealt_so() -> None:
     images = labelled([40] * 10, domains=2)
-    parts = dealt(images, 8, partition="by_domain", within_domain="drop_classes", dropped_classes="1:1,5:3")
+    parts = dealt(
+        images, 8, partition="by_domain", data__within_domain="drop_classes", data__missing_classes=[[1, 1], [5, 3]]
+    )
     domain = images.metadata.groups["domain"]
     assert [set(domain[part].tolist()) for part in parts] == [{i % 2} for i in range(8)]
     for own in (parts[::2], parts[1::2]):
@@ -110,7 +115,7 @@ def test_each_domain_is_dealt_so() -> None:
 
 
 def test_classes_that_are_not_there_cannot_be_dropped() -> None:
-    config = DataConfig(partition="drop_classes", dropped_classes="0:1,3:1")
+    config = DataConfig(partition="drop_classes", missing_classes=((0, 1), (3, 1)))
     with pytest.raises(DataError, match=r"^`dropped_classes` = '0:1,3:1' drops 3 classes, but only 3 have .* most 2$"):
         make_partitions(labelled([20, 0, 20, 20]), config, 2, 0)
 
@@ -118,7 +123,7 @@ def test_classes_that_are_not_there_cannot_be_dropped() -> None:
 @pytest.mark.parametrize("text", ["", "2", "2:x", "2:1:1", "1.5:1", "-1:1", "2:0", "2:-1", "2:1,2:1", "nan:1", "2:inf"])
 def test_dropped_classes_that_are_no_counts_with_shares_are_refused(text: str) -> None:
     with pytest.raises(SettingError, match=r"^`dropped_classes` = .* whole numbers of classes, .* as '0:0.3,2:0.7'$"):
-        Config.from_flat({"dropped_classes": text})
+        Config.from_flat({"data.missing_classes": text})
 
 
 @pytest.mark.parametrize("text", ["", "1", "0:1", "1.1:1", "1:0", "0.5:1,0.5:2", "nan:1"])
@@ -126,4 +131,4 @@ def test_sizes_that_are_no_parts_with_shares_are_refused(text: str) -> None:
     with pytest.raises(
         SettingError, match=r"^`size_shares` = .* numbers above 0 and at most 1, .* as '1:0.7,0.5:0.3'$"
     ):
-        Config.from_flat({"size_shares": text})
+        Config.from_flat({"data.size_skew": text})

@@ -5,11 +5,11 @@ import torch
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.images import ImageSet
 from collafuse_flwr.data.partition.partitions import Partition, make_partitions, stratified_holdout
+from collafuse_flwr.data.settings import DataConfig
 
 KINDS = ("iid", "dirichlet", "by_class")
 DIGITS = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
@@ -41,14 +41,14 @@ def same(first: tuple[Partition, ...], second: tuple[Partition, ...]) -> bool:
     num_clients=st.integers(1, 12),
     alpha=st.sampled_from([1e-300, 1e-3, 0.3, 100.0]),
     each=st.integers(1, 6),
-    held_out=st.floats(0.01, 0.9),
+    data__holdout_fraction=st.floats(0.01, 0.9),
     seed=st.integers(0, 2**31),
 )
 def test_partitions_are_disjoint_cover_and_repeat_or_are_refused_in_one_line(
     *, kind: str, counts: list[int], num_clients: int, alpha: float, each: int, held_out: float, seed: int
 ) -> None:
     images = labelled(counts)
-    config = DataConfig(partition=kind, dirichlet_alpha=alpha, classes_per_client=each, held_out=held_out)
+    config = DataConfig(partition=kind, dirichlet_alpha=alpha, classes_per_client=each, holdout_fraction=held_out)
     data_error, partitions = "", tuple[Partition, ...]()
     try:
         partitions = make_partitions(images, config, num_clients, seed)

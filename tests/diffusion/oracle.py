@@ -33,7 +33,7 @@ class Gaussian:
 
         def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
             noise, alpha_bar = self.noise(schedule, x_t, t), schedule.at(t)
-            if prediction == "eps":
+            if prediction == "epsilon":
                 return noise
             image = (x_t - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
             return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * image

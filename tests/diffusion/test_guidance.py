@@ -42,12 +42,12 @@ class Mixture:
             variance = alpha_bar * self.std**2 + 1 - alpha_bar
             sign = torch.tanh(centre * x_t / variance) if labels is None else 2.0 * labels.view(-1, 1, 1, 1) - 1
             noise = (1 - alpha_bar).sqrt() * (x_t - sign * centre) / variance
-            return noise if prediction == "eps" else (noise - (1 - alpha_bar).sqrt() * x_t) / alpha_bar.sqrt()
+            return noise if prediction == "epsilon" else (noise - (1 - alpha_bar).sqrt() * x_t) / alpha_bar.sqrt()
 
         return denoise
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, 3.0])
 def test_guided_is_the_score_of_the_densities_raised_to_powers(prediction: Prediction, weight: float) -> None:
     """Noise = -sqrt(1 - alpha_bar) d/dx (w log p(x | y) + (1 - w) log p(x)), here by automatic differentiation."""
@@ -63,7 +63,7 @@ def test_guided_is_the_score_of_the_densities_raised_to_powers(prediction: Predi
 
 
 def test_at_weight_1_it_is_the_network_itself_and_at_0_the_one_without_labels() -> None:
-    denoise = Mixture().denoise(SCHEDULE, "v")
+    denoise = Mixture().denoise(SCHEDULE, "v_prediction")
     assert cfg_denoiser(denoise, 1.0) is denoise
     x_t, t, labels = torch.randn(8, 1, 1, 1, generator=named_generator("x")), torch.arange(1, 9), torch.arange(8) % 2
     assert torch.equal(cfg_denoiser(denoise, 0.0)(x_t, t, labels), denoise(x_t, t, None))

@@ -26,7 +26,7 @@ def _uploads(data: Gaussian, cuts: list[int], schedule_name: str) -> tuple[Tenso
 
 
 @pytest.mark.parametrize("schedule_name", ["cosine", "linear", "sigmoid"])
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("cuts", [[0], [30], [10, 30, 60]])
 def test_the_backbones_loss_is_least_at_the_analytic_denoiser(
     schedule_name: str, prediction: Prediction, cuts: list[int]
@@ -56,14 +56,14 @@ def test_the_backbones_loss_is_least_at_the_analytic_denoiser(
     assert distance.abs().max() < 0.03, distance
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_at_cut_zero_it_is_the_loss_of_ddpm(prediction: Prediction) -> None:
     schedule = cosine(T)
     x_0, noise = torch.randn(16, 1, 4, 4), torch.randn(16, 1, 4, 4)
     t, zero = torch.randint(1, T + 1, (16,)), torch.zeros(16, dtype=torch.int64)
     alpha_bar = schedule.alpha_bar[t].float().view(-1, 1, 1, 1)
     x_t = alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise
-    target = noise if prediction == "eps" else alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x_0
+    target = noise if prediction == "epsilon" else alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x_0
     output = torch.randn(16, 1, 4, 4)
     seen = []
 
@@ -76,7 +76,7 @@ def test_at_cut_zero_it_is_the_loss_of_ddpm(prediction: Prediction) -> None:
     torch.testing.assert_close(loss, (output - target).square().mean(), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize(("prediction", "power"), [("eps", 0), ("v", 1)])
+@pytest.mark.parametrize(("prediction", "power"), [("epsilon", 0), ("v_prediction", 1)])
 def test_min_snr_weighs_each_step_as_the_paper_says(prediction: Prediction, power: int) -> None:
     schedule, gamma = cosine(T), 5.0
     zero = torch.zeros(1, dtype=torch.int64)
@@ -99,7 +99,7 @@ def test_the_loss_stays_finite_over_the_whole_chain() -> None:
         schedule = cosine(timesteps)
         t = torch.arange(1, timesteps + 1)
         x, noise = torch.randn(timesteps, 1, 2, 2), torch.randn(timesteps, 1, 2, 2)
-        for prediction in ("eps", "v"):
+        for prediction in ("epsilon", "v_prediction"):
             for start in (torch.zeros_like(t), t - 1):
                 loss = denoising_loss(
                     schedule, Objective(prediction), lambda x, t, y: torch.zeros_like(x), x, start, t, noise
@@ -110,7 +110,7 @@ def test_the_loss_stays_finite_over_the_whole_chain() -> None:
 
 def test_the_authors_loss_differs_and_is_least_elsewhere() -> None:
     """With the cut at 0 both are the same; above it the double noising is another problem."""
-    schedule, objective, best = cosine(T), Objective("eps"), Gaussian().denoise(cosine(T), "eps")
+    schedule, objective, best = cosine(T), Objective("epsilon"), Gaussian().denoise(cosine(T), "epsilon")
     x, noise = torch.randn(64, 1, 2, 2), torch.randn(64, 1, 2, 2)
     zero, t = torch.zeros(64, dtype=torch.int64), torch.randint(50, T + 1, (64,))
     ours = denoising_loss(schedule, objective, best, x, zero, t, noise)

@@ -19,8 +19,10 @@ SCHEDULES = ["cosine", "linear", "sigmoid"]
 
 
 def _run(schedule: Schedule, x: Tensor, grid: list[int], sampler: Sampler, data: Gaussian) -> Tensor:
-    denoise = data.denoise(schedule, "v")
-    return sample(schedule, "v", denoise, x, grid, sampler=sampler, noise=named_noise(("test",)), clamp=False)
+    denoise = data.denoise(schedule, "v_prediction")
+    return sample(
+        schedule, "v_prediction", denoise, x, grid, sampler=sampler, noise=named_noise(("test",)), clamp=False
+    )
 
 
 @pytest.mark.parametrize("schedule_name", SCHEDULES)
@@ -101,9 +103,9 @@ def test_second_order_needs_fewer_steps_than_first() -> None:
 def test_only_the_estimate_of_the_image_is_clamped() -> None:
     schedule, wide = make_schedule("cosine", T), Gaussian(mean=0.9, std=2.0)
     x_t = torch.randn(4096, 1, 1, 1, generator=torch.Generator().manual_seed(0))
-    denoise = wide.denoise(schedule, "v")
-    handed = sample(schedule, "v", denoise, x_t, sampling_timesteps(T, 25), noise=named_noise(("test",)))
-    images = sample(schedule, "v", denoise, handed, sampling_timesteps(25, 0), noise=named_noise(("test",)))
+    denoise = wide.denoise(schedule, "v_prediction")
+    handed = sample(schedule, "v_prediction", denoise, x_t, sampling_timesteps(T, 25), noise=named_noise(("test",)))
+    images = sample(schedule, "v_prediction", denoise, handed, sampling_timesteps(25, 0), noise=named_noise(("test",)))
     assert handed.abs().max() > 1.5
     assert images.abs().max() <= 1
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch_fidelity import feature_extractor_clip, feature_extractor_inceptionv3
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import EvaluationConfig
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.evaluation.distances import frechet_distance
 from collafuse_flwr.evaluation.features import extract_features
 from collafuse_flwr.evaluation.pretrained import PretrainedFeatures, pretrained_networks
+from collafuse_flwr.evaluation.settings import EvaluationConfig
 from tests.weights import write_clip, write_inception
 
 SETTINGS = {"inception": "inception_weights", "clip": "clip_weights"}

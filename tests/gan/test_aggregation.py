@@ -127,7 +127,7 @@ def test_the_order_of_clients_does_not_matter() -> None:
 
 
 def test_the_servers_blocks_may_be_kept() -> None:
-    renewed, server = averaged(server_agg="keep")
+    renewed, server = averaged(average_server_blocks=False)
     assert_same(server, SERVER)
     assert_same(renewed[3], averaged()[0][3])
 

@@ -27,7 +27,7 @@ def everywhere(model: LatencyModel, cut: str) -> float:
     ("clients", "least", "most"), [(7, 3.5, 194.0), (20, 5.4, 194.3), (80, 14.0, 195.5), (100, 16.9, 196.0)]
 )
 def test_the_papers_model_has_the_figures_of_its_code(clients: int, least: float, most: float) -> None:
-    model = build_latency_model(COST["paper"], parse_devices("paper7", clients), SERVER, model="paper")
+    model = build_latency_model(COST["paper"], parse_devices(("paper7",), clients), SERVER, model="paper")
     assert everywhere(model, "0000") == pytest.approx(least, rel=0.01)
     assert everywhere(model, "1111") == pytest.approx(most, rel=0.001)
 
@@ -84,7 +84,7 @@ def test_bytes_of_a_batch(cut: str, megabytes: float) -> None:
 
 
 def test_memory_counts_weights_four_times_and_two_tapes_of_the_discriminator() -> None:
-    model = build_latency_model(COST["corrected"], parse_devices("1", 1), SERVER)
+    model = build_latency_model(COST["corrected"], parse_devices(("1",), 1), SERVER)
     g, d = COST["corrected"].generator, COST["corrected"].discriminator
     expected = sum(4 * block.weights + block.kept for block in (*g[:2], g[4]))
     expected += sum(4 * block.weights + 2 * block.kept for block in (d[0], *d[3:]))
@@ -92,7 +92,7 @@ def test_memory_counts_weights_four_times_and_two_tapes_of_the_discriminator() -
 
 
 def test_passes_are_the_clients_own_time() -> None:
-    devices = parse_devices("paper7", 7)
+    devices = parse_devices(("paper7",), 7)
     model = build_latency_model(COST["corrected"], devices, Device("server", 1e30, 1e30))
     for cut in ("0000", "0110"):
         alone = [build_latency_model(COST["corrected"], [device], Device("server", 1e30, 1e30)) for device in devices]
@@ -101,7 +101,7 @@ def test_passes_are_the_clients_own_time() -> None:
 
 
 def test_equal_devices_are_one_kind_unless_told_apart() -> None:
-    devices = parse_devices("paper7", 9)
+    devices = parse_devices(("paper7",), 9)
     alike, apart = (build_latency_model(COST["corrected"], devices, SERVER, alike=alike) for alike in (True, False))
     assert (len(alike.kinds), len(apart.kinds)) == (7, 9)
     for cuts in itertools.islice(itertools.product(("0000", "1010"), repeat=7), 0, 128, 17):

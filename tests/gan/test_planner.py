@@ -90,7 +90,7 @@ def test_the_papers_optimum(clients: int, low: float, high: float) -> None:
 
 
 def test_the_papers_cuts_for_each_device() -> None:
-    plan = plan_cuts(build_latency_model(PAPER, parse_devices("paper7", 80), SERVER, model="paper"))
+    plan = plan_cuts(build_latency_model(PAPER, parse_devices(("paper7",), 80), SERVER, model="paper"))
     assert [str(cut) for cut in plan.cuts[:7]] == ["0000", "1111", "1111", "1111", "0010", "1110", "1111"]
     assert plan.cuts[7:14] == plan.cuts[:7]
 
@@ -98,7 +98,7 @@ def test_the_papers_cuts_for_each_device() -> None:
 @pytest.mark.parametrize(("cost", "model"), [(PAPER, "paper"), (TRUE, "corrected")])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_it_is_never_worse_than_the_genetic_search(cost: GanCost, model: str, seed: int) -> None:
-    apart = build_latency_model(cost, parse_devices("paper7", 14), SERVER, model=model, alike=False)  # type: ignore[arg-type]
+    apart = build_latency_model(cost, parse_devices(("paper7",), 14), SERVER, model=model, alike=False)  # type: ignore[arg-type]
     evolved = evolve_cuts(apart, Cuts(d_head=1), population=101, generations=30, seed=seed)
     again = evolve_cuts(apart, Cuts(d_head=1), population=101, generations=30, seed=seed)
     assert evolved == again
@@ -109,7 +109,15 @@ def test_it_is_never_worse_than_the_genetic_search(cost: GanCost, model: str, se
 
 
 def test_the_genetic_search_finds_the_optimum_of_a_small_case() -> None:
-    devices = parse_devices("2,3,5,6", 4)
+    devices = parse_devices(
+        (
+            "2",
+            "3",
+            "5",
+            "6",
+        ),
+        4,
+    )
     model = build_latency_model(TRUE, devices, SERVER, alike=False)
     evolved = evolve_cuts(model, population=200, generations=40)
     assert evolved.seconds == pytest.approx(plan_cuts(model).seconds)
@@ -117,7 +125,17 @@ def test_the_genetic_search_finds_the_optimum_of_a_small_case() -> None:
 
 def test_a_limit_of_memory_moves_blocks_to_the_server() -> None:
     slow = Device("slow", 1e9, 1e9)
-    free = build_latency_model(TRUE, parse_devices("3,3", 2), slow)
+    free = build_latency_model(
+        TRUE,
+        parse_devices(
+            (
+                "3",
+                "3",
+            ),
+            2,
+        ),
+        slow,
+    )
     needed = float(free.memory(free.extra(plan_cuts(free).cuts[:1]))[0])
     tight = build_latency_model(TRUE, [replace(PROFILES["3"], memory=needed - 1)] * 2, slow)
     plan = plan_cuts(tight)
@@ -126,13 +144,23 @@ def test_a_limit_of_memory_moves_blocks_to_the_server() -> None:
 
 
 def test_what_cannot_be_kept_is_refused_in_one_line() -> None:
-    model = build_latency_model(TRUE, parse_devices("3,100:10:20", 2), SERVER)
+    model = build_latency_model(
+        TRUE,
+        parse_devices(
+            (
+                "3",
+                "100:10:20",
+            ),
+            2,
+        ),
+        SERVER,
+    )
     with pytest.raises(
         UserError, match=r"^client 1 \(device 100:10:20\) has 20 MB .*smallest cut that is allowed, 0010, needs \d+"
     ):
         plan_cuts(model, Cuts(d_head=1))
-    with pytest.raises(SettingError, match=r"^`min_d_head` = 2 is not allowed: at most 1 for these networks"):
+    with pytest.raises(SettingError, match=r"^`split_gan.min_cut` = '0020' .* at most 1 for these networks"):
         plan_cuts(model, Cuts(d_head=2))
     limited = build_latency_model(TRUE, [replace(PROFILES["3"], memory=70e6)] * 30, SERVER, alike=False)
-    with pytest.raises(UserError, match="`planner` = genetic found no cuts that fit"):
+    with pytest.raises(UserError, match=r"`cut_planner\.algorithm` = genetic found no cuts that fit"):
         evolve_cuts(limited, population=4, generations=1)

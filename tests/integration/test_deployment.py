@@ -27,7 +27,7 @@ SETTINGS = {
     "num-rounds": 2,
     "dataset": "imagefolder",
     "image-size": 8,
-    "timesteps": 20,
+    "diffusion.timesteps": 20,
     "client-init": "random",
     "local-epochs": 3.0,
     "batch-size": 16,

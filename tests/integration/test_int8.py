@@ -24,16 +24,16 @@ Record = Callable[[str, object], None]
 #: A run whose samples are recognisable digits, in a few seconds.
 SETTINGS = {
     "cut_ratio": 0.2,
-    "timesteps": 100,
-    "max_images": 400,
-    "local_epochs": 6.0,
-    "client_init": "backbone",
-    "client_init_round": 2,
-    "client_batch_size": 32,
-    "num_samples": 240,
-    "sampler": "dpm++",
-    "server_steps": 8,
-    "client_steps": 3,
+    "diffusion.timesteps": 100,
+    "data.max_images": 400,
+    "train.local_epochs": 6.0,
+    "client.init_from": "backbone",
+    "client.start_round": 2,
+    "client.batch_size": 32,
+    "evaluation.num_samples": 240,
+    "sampling.sampler": "dpm++",
+    "sampling.server_steps": 8,
+    "sampling.client_steps": 3,
 }
 #: By this factor the Fréchet distance may exceed that with float32. Another seed moved it by a fifth.
 MARGINS = {"float16": 1.01, "int8": 1.05}
@@ -53,7 +53,7 @@ def test_the_quality_of_samples_does_not_suffer(tmp_path: Path, record_property:
     config = small(tmp_path, **SETTINGS)
     judge = SampleEvaluator.trained_on(federation_data(config.data, config.run.num_supernodes, config.run.seed), config)
     measured = {
-        dtype: fd(small(tmp_path / dtype, upload_dtype=dtype, **SETTINGS), judge)
+        dtype: fd(small(tmp_path / dtype, upload__dtype=dtype, **SETTINGS), judge)
         for dtype in ("float32", "float16", "int8")
     }
     for dtype, value in measured.items():
@@ -67,7 +67,7 @@ def test_quantisation_is_small_beside_the_noise_at_the_cut(cut_ratio: float, rec
     """Rounding to steps of `scale` adds an error of variance scale^2 / 12 to noise of variance 1 - alpha_bar[k]."""
     schedule = make_schedule("cosine", 100)
     cut = round(cut_ratio * 100)
-    config = Config.from_flat({"max_images": 500})
+    config = Config.from_flat({"data.max_images": 500})
     images = normalize(federation_data(config.data, 2, 0).images.images)
     x_k = release(schedule, cut, images, bytes(range(16)), range(1))
     upload = encode(x_k, "int8", None)

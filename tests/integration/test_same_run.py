@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.usefixtures("ray_garbage"),
 ]
 
-SETTINGS = {"num_rounds": 2, "client_init": "backbone", "client_init_round": 2}
+SETTINGS = {"num_rounds": 2, "client.init_from": "backbone", "client.start_round": 2}
 CPUS = machine()[0]
 
 
@@ -51,7 +51,7 @@ def test_every_runner_gives_the_same_bits(
 ) -> None:
     mark, before = uuid4().hex, descendants(os.getpid())
     monkeypatch.setenv("COLLAFUSE_TEST", mark)
-    result = runners.run(small(tmp_path / "out", runner=runner, client_num_cpus=float(cpus), **SETTINGS))
+    result = runners.run(small(tmp_path / "out", runner=runner, resources__client_num_cpus=float(cpus), **SETTINGS))
     deadline = time.monotonic() + 60
     # A process that is just about to end, or to begin, is none that was left behind.
     while (left := (marked(mark), descendants(os.getpid()) - before)) != ({}, set()) and time.monotonic() < deadline:

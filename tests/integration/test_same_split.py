@@ -21,10 +21,17 @@ CPUS = machine()[0]
 
 def test_a_split_gan_gives_the_same_bits_with_two_workers(tmp_path: Path) -> None:
     """The phases of a batch come to either worker, and to one more often than to the other."""
-    gan = {"strategy": "huscf_gan", "num_rounds": 1, "gan_width": 2, "gan_batch_size": 16, "local_epochs": 1.0}
+    gan = {"strategy": "huscf_gan", "num_rounds": 1, "gan.width": 2, "gan.batch_size": 16, "train.local_epochs": 1.0}
     folders = {
         runner: runners.run(
-            small(tmp_path / runner, runner=runner, tstr="none", client_cuts="0010", client_num_cpus=CPUS / 2, **gan)
+            small(
+                tmp_path / runner,
+                runner=runner,
+                evaluation__tstr="none",
+                split_gan__client_cuts="0010",
+                resources__client_num_cpus=CPUS / 2,
+                **gan,
+            )
         ).folder
         for runner in ("local", "ray")
     }

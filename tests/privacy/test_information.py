@@ -44,7 +44,9 @@ def test_the_area_under_the_least_error_is_the_information_of_gaussian_data() ->
 def test_of_the_right_network_for_gaussian_data_it_is_the_gaussian_bound() -> None:
     data = Gaussian(mean=0.1, std=0.2)
     images = data.draw(2000, seed=0)
-    errors = denoising_errors(SCHEDULE, "v", data.denoise(SCHEDULE, "v"), images, STEPS, named_generator("information"))
+    errors = denoising_errors(
+        SCHEDULE, "v_prediction", data.denoise(SCHEDULE, "v_prediction"), images, STEPS, named_generator("information")
+    )
     eigenvalues = torch.full((4,), data.std**2, dtype=torch.float64)
     torch.testing.assert_close(errors, optimal(eigenvalues, SNR[STEPS]), rtol=0.1, atol=0)
     bits = denoised_bits(float(SNR[CUT]), eigenvalues, SNR[STEPS], errors)
@@ -68,7 +70,7 @@ def test_of_two_images_there_is_one_bit_to_tell() -> None:
     images = torch.cat([image, -image]).repeat(300, 1, 1, 1)
     eigenvalues = torch.cat([image.square().sum().double().view(1), torch.zeros(47)])
     steps = torch.linspace(1, 1000, 200).round().long()
-    errors = denoising_errors(SCHEDULE, "eps", coin(SCHEDULE, image), images, steps, named_generator("coin"))
+    errors = denoising_errors(SCHEDULE, "epsilon", coin(SCHEDULE, image), images, steps, named_generator("coin"))
     snr = float(SNR[100])
     assert gaussian_bits(snr, eigenvalues) > 4
     assert denoised_bits(snr, eigenvalues, SNR[steps], errors) == pytest.approx(1, abs=0.02)

@@ -23,8 +23,14 @@ from tests.commands import refused
 from tests.small_runs import connect, federate, small
 
 #: Of a run of three clients whose cuts are at both ends and between them.
-CUTS = {"client_cut_ratios": "0,0.6,1", "upload": "fresh", "copies_per_image": 2, "num_rounds": 3, "max_releases": 4}
-QUICK = {"runner": "local", "model": "nano", "tstr": "none", "max_images": 120}
+CUTS = {
+    "cut.client_ratios": [0, 0.6, 1],
+    "upload.noise": "resampled",
+    "upload.draws_per_image": 2,
+    "num_rounds": 3,
+    "upload.max_releases": 4,
+}
+QUICK = {"runner": "local", "model": "nano", "evaluation.tstr": "none", "data.max_images": 120}
 
 
 @pytest.fixture(scope="module")

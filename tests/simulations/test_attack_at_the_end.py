@@ -20,7 +20,7 @@ from simulations.sweep.job import JobResult, run_job
 from tests.simulations.report.fakes import fake
 from tests.small_runs import small
 
-QUICK = {"runner": "local", "model": "nano", "tstr": "none", "max_images": 60, "attack": True}
+QUICK = {"runner": "local", "model": "nano", "evaluation.tstr": "none", "data.max_images": 60, "attack": True}
 SMALL = {"num_supernodes": 2, "num_rounds": 1}
 
 
@@ -46,7 +46,7 @@ def test_it_is_the_same_run_with_or_without() -> None:
     ("settings", "told"),
     [
         ({"image_size": 7}, r"the attacker's network does not fit \(`image_size` = 7 is not allowed: a multiple of 2"),
-        ({"num_supernodes": 1, "max_images": 4}, "false where 1 image is held out: the attacker needs 2"),
+        ({"num_supernodes": 1, "data.max_images": 4}, "false where 1 image is held out: the attacker needs 2"),
     ],
 )
 def test_where_it_cannot_work_it_is_refused_before_the_run(tmp_path: Path, settings: dict[str, int], told: str) -> None:

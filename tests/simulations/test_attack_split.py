@@ -31,15 +31,15 @@ from tests.small_runs import run_strategy, small
 SPLIT: dict[str, Any] = {
     "strategy": "huscf_gan",
     "num_rounds": 1,
-    "max_images": 60,
+    "data.max_images": 60,
     "image_size": 12,
-    "gan_width": 32,
-    "gan_batch_size": 8,
-    "client_cuts": "0000,0000,0010",
-    "local_epochs": 0.5,
-    "engine": "fused",
+    "gan.width": 32,
+    "gan.batch_size": 8,
+    "split_gan.client_cuts": ["0000", "0000", "0010"],
+    "train.local_epochs": 0.5,
+    "gan.transport": "in_process",
     "runner": "local",
-    "tstr": "none",
+    "evaluation.tstr": "none",
 }
 
 
@@ -118,13 +118,13 @@ def test_it_is_what_the_server_receives_if_the_run_goes_on(
 
 def test_rounding_does_not_help_and_noise_blurs_the_images(finished: Path) -> None:
     run = SplitRun.of(finished)
-    halved = row(under(run, wire_dtype="float16"))
+    halved = row(under(run, gan__wire_dtype="float16"))
     assert halved["labels_split"] == 1
     assert 40 < halved["psnr_split"] < row(run)["psnr_split"]
-    noised = [row(under(run, activation_noise=std))["psnr_split"] for std in (0.01, 0.1, 1.0)]
+    noised = [row(under(run, split_gan__activation_noise=std))["psnr_split"] for std in (0.01, 0.1, 1.0)]
     assert halved["psnr_split"] > noised[0] > noised[1] > noised[2]
     assert noised[1] < 35
-    assert row(under(run, activation_noise=1.0))["labels_codes"] == 1
+    assert row(under(run, split_gan__activation_noise=1.0))["labels_codes"] == 1
 
 
 def test_who_is_not_searched_or_never_took_part_has_no_figures(finished: Path) -> None:

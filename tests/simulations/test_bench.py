@@ -15,14 +15,16 @@ from simulations.bench.configs import DEFAULTS, configure
 from simulations.runners.local import run_local
 from tests.small_runs import small
 
-GIVEN: dict[str, Any] = DEFAULTS | {"rounds": 1, "client_threads": 1, "server_threads": 1}
+GIVEN: dict[str, Any] = DEFAULTS | {"rounds": 1, "resources.client_threads": 1, "resources.server_threads": 1}
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"flip": True, "label_dropout": 0.3, "local_epochs": 0.5}], ids=["", "flip, drop"]
+    "more",
+    [{}, {"train.random_hflip": True, "train.cfg_dropout": 0.3, "train.local_epochs": 0.5}],
+    ids=["", "flip, drop"],
 )
 def test_app_and_plain_loop_make_the_same_updates_and_the_same_weights(tmp_path: Path, more: dict[str, Any]) -> None:
-    config = small(tmp_path, num_rounds=4, runner="local", client_cut_ratios="0.3,0.1,0.6", **more)
+    config = small(tmp_path, num_rounds=4, runner="local", cut__client_ratios=[0.3, 0.1, 0.6], **more)
     run_local(config, server_app=overhead.APP)
     report = json.loads((tmp_path / "overhead.json").read_text())
     assert [lap["round"] for lap in report["laps"]] == [1, 2, 3]
@@ -33,26 +35,29 @@ def test_app_and_plain_loop_make_the_same_updates_and_the_same_weights(tmp_path:
 
 def test_the_command_measures_shows_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "overhead.json"
-    asked = "rounds=1 runners=local sets=digits max_images=120 num_supernodes=2 local_epochs=0.5 batch_size=16"
-    status = overhead.main([*asked.split(), "client_threads=1", "server_threads=1", f"output={output}"])
+    asked = "rounds=1 runners=local sets=digits data.max_images=120 num_supernodes=2 train.local_epochs=0.5"
+    asked += " server.batch_size=16"
+    status = overhead.main(
+        [*asked.split(), "resources.client_threads=1", "resources.server_threads=1", f"output={output}"]
+    )
     assert status == 0
     assert "image updates per second" in capsys.readouterr().out
     (case,) = json.loads(output.read_text())["cases"]
     assert (case["set"], case["runner"], case["weight_difference"]) == ("digits", "local", 0.0)
     assert case["ratio"]["min"] <= case["ratio"]["median"] <= case["ratio"]["max"]
-    assert case["settings"]["evaluate_every"] == 0
+    assert case["settings"]["evaluation.every"] == 0
     assert case["settings"]["num_rounds"] == len(case["laps"]) + 1
 
 
 def test_the_synthetic_set_is_a_data_set(tmp_path: Path) -> None:
     config = configure("images32", "ray", GIVEN, tmp_path)
-    images = np.load(config.data.dataset_path)["images"]
+    images = np.load(config.data.path)["images"]
     assert images.shape == (config.data.max_images, 32, 32, 3)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("client_init", "backbone"), ("upload", "fresh"), ("rounds", 0), ("runner", "ray"), ("no_such", 1)],
+    [("client.init_from", "backbone"), ("upload.noise", "resampled"), ("rounds", 0), ("runner", "ray"), ("no_such", 1)],
 )
 def test_what_cannot_be_measured_is_refused(tmp_path: Path, name: str, value: object) -> None:
     with pytest.raises(SettingError, match=name):

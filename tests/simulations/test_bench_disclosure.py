@@ -8,7 +8,13 @@ from collafuse_flwr.config.config import Config
 from simulations.bench import disclosure
 from tests.commands import refused
 
-SETTINGS = {"num_supernodes": 1, "partition": "iid", "max_images": 200, "schedule": "linear", "timesteps": 1000}
+SETTINGS = {
+    "num_supernodes": 1,
+    "partition": "iid",
+    "data.max_images": 200,
+    "diffusion.schedule": "linear",
+    "diffusion.timesteps": 1000,
+}
 
 
 def test_more_noise_tells_less_and_more_releases_tell_more() -> None:

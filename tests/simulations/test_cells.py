@@ -7,72 +7,102 @@ from typing import Any
 
 import pytest
 
-from collafuse_flwr.config.config import Config
-from simulations.cli import compose, register_schema
+from collafuse_flwr.config.config import DEFAULTS, Config
+from simulations.cli import compose, flat_settings, register_schema
 from simulations.sweep.grid import MAX_NAME, canonical, distinct, fingerprint, overrides, run_name
 from tests.simulations.report.fakes import settings
 
 GAN = {"strategy": "huscf_gan"}
 SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({}, {"runner": "local", "output": "there", "quiet": True, "resume": True, "round_timeout": 5.0}),
+    ({}, {"runner": "local", "output": "there", "quiet": True, "resume": True, "federation.round_timeout": 5.0}),
     ({"strategy": "local"}, {"cut_ratio": 1.0}),
     ({"strategy": "local", "cut_ratio": 0.4}, {"strategy": "local", "cut_ratio": 0.6}),
-    ({"strategy": "centralised"}, {"cut_ratio": 0.0}),
-    ({"cut_ratio": 1.0, "upload": "official"}, {"cut_ratio": 1.0, "copies_per_image": 3, "upload_dtype": "float32"}),
-    ({"strategy": "fedavg", "cut_ratio": 0.2}, {"strategy": "fedavg", "cut_ratio": 0.8, "upload": "fresh"}),
-    ({"cut_ratio": 0.3}, {"client_cut_ratios": "0.3,0.3,0.30,0.3"}),
-    ({"client_cut_ratios": "0.1,0.2,0.3,0.4"}, {"client_cut_ratios": "0.1,0.2,0.3,0.4", "cut_ratio": 0.9}),
-    ({"cut_epsilon": 8}, {"cut_epsilon": 8, "cut_ratio": 0.9}),
-    ({}, {"devices": "paper7", "server_gflops": 3.0, "min_g_tail": 1}),
-    ({"condition": "none"}, {"condition": "none", "share_labels": False, "label_dropout": 0.1}),
-    ({}, {"dp_max_grad_norm": 2.0}),
+    ({"strategy": "centralized"}, {"cut_ratio": 0.0}),
     (
-        {"cut_ratio": 0.0, "share_labels": False},
-        {"strategy": "centralised", "share_labels": False, "label_dropout": 0.1, "guidance": 2.0},
+        {"cut_ratio": 1.0, "upload.noise": "official"},
+        {"cut_ratio": 1.0, "upload.draws_per_image": 3, "upload.dtype": "float32"},
     ),
-    ({"partition": "iid"}, {"partition": "iid", "dirichlet_alpha": 9.0, "classes_per_client": 5}),
-    ({}, {"attribute_groups": "a;b", "within_domain": "by_class", "cache_path": "there"}),
-    ({"partition": "by_domain"}, {"partition": "by_domain", "dirichlet_alpha": 9.0, "classes_per_client": 5}),
-    ({}, {"gan_width": 8, "client_cuts": "0010", "warmup_rounds": 0}),
-    (GAN, GAN | {"cut_ratio": 0.9, "model": "small", "upload": "fresh", "sampling_steps": 3, "learning_rate": 0.1}),
+    ({"strategy": "fedavg", "cut_ratio": 0.2}, {"strategy": "fedavg", "cut_ratio": 0.8, "upload.noise": "resampled"}),
+    ({"cut_ratio": 0.3}, {"cut.client_ratios": [0.3, 0.3, 0.30, 0.3]}),
+    ({"cut.client_ratios": [0.1, 0.2, 0.3, 0.4]}, {"cut.client_ratios": [0.1, 0.2, 0.3, 0.4], "cut_ratio": 0.9}),
+    ({"cut.criterion": "epsilon", "cut.target": 8}, {"cut.criterion": "epsilon", "cut.target": 8, "cut_ratio": 0.9}),
+    ({}, {"devices.profiles": "paper7", "devices.server_gflops": 3.0, "split_gan.min_cut": "0100"}),
+    (
+        {"data.conditioning": "none"},
+        {"data.conditioning": "none", "upload.share_labels": False, "train.cfg_dropout": 0.1},
+    ),
+    ({}, {"dp.max_grad_norm": 2.0}),
+    (
+        {"cut_ratio": 0.0, "upload.share_labels": False},
+        {
+            "strategy": "centralized",
+            "upload.share_labels": False,
+            "train.cfg_dropout": 0.1,
+            "sampling.guidance_scale": 2.0,
+        },
+    ),
+    ({"partition": "iid"}, {"partition": "iid", "data.dirichlet_alpha": 9.0, "data.classes_per_client": 5}),
+    ({}, {"data.attribute_groups": [["a"], ["b"]], "data.within_domain": "by_class", "data.cache_path": "there"}),
+    ({"partition": "by_domain"}, {"partition": "by_domain", "data.dirichlet_alpha": 9.0, "data.classes_per_client": 5}),
+    ({}, {"gan.width": 8, "split_gan.client_cuts": "0010", "clustering.warmup_rounds": 0}),
+    (
+        GAN,
+        GAN
+        | {
+            "cut_ratio": 0.9,
+            "model": "small",
+            "upload.noise": "resampled",
+            "sampling.steps": 3,
+            "train.learning_rate": 0.1,
+        },
+    ),
 ]
 
 OTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"seed": 1}),
-    ({}, {"client_threads": 2}),
-    ({}, {"server_threads": 2}),
+    ({}, {"resources.client_threads": 2}),
+    ({}, {"resources.server_threads": 2}),
     ({}, {"device": "cpu"}),
-    ({}, {"upload": "fresh"}),
-    ({"cut_ratio": 0.0}, {"cut_ratio": 0.0, "upload": "fresh"}),
-    ({"cut_ratio": 1.0}, {"cut_ratio": 1.0, "effort": "full"}),
-    ({"client_cut_ratios": "0.1,0.2,0.3,0.4"}, {"client_cut_ratios": "0.4,0.3,0.2,0.1"}),
-    ({"partition": "dirichlet"}, {"partition": "dirichlet", "dirichlet_alpha": 9.0}),
+    ({}, {"upload.noise": "resampled"}),
+    ({"cut_ratio": 0.0}, {"cut_ratio": 0.0, "upload.noise": "resampled"}),
+    ({"cut_ratio": 1.0}, {"cut_ratio": 1.0, "client.update_budget": "full"}),
+    ({"cut.client_ratios": [0.1, 0.2, 0.3, 0.4]}, {"cut.client_ratios": [0.4, 0.3, 0.2, 0.1]}),
+    ({"partition": "dirichlet"}, {"partition": "dirichlet", "data.dirichlet_alpha": 9.0}),
     (
-        {"partition": "by_domain", "within_domain": "dirichlet"},
-        {"partition": "by_domain", "within_domain": "dirichlet", "dirichlet_alpha": 9.0},
+        {"partition": "by_domain", "data.within_domain": "dirichlet"},
+        {"partition": "by_domain", "data.within_domain": "dirichlet", "data.dirichlet_alpha": 9.0},
     ),
-    ({"partition": "by_attribute"}, {"partition": "by_attribute", "attribute_groups": "a;b"}),
-    ({}, {"condition": "attributes"}),
-    ({}, {"condition": "none"}),
-    ({}, {"flip": True}),
-    ({"dp_noise_multiplier": 2.0}, {"dp_noise_multiplier": 2.0, "dp_max_grad_norm": 2.0}),
-    ({"cut_epsilon": 8}, {"cut_epsilon": 9}),
-    ({"cut_seconds": 8, "devices": "paper7"}, {"cut_seconds": 8, "devices": "1,1,1,1"}),
-    ({"cut_epsilon": 8}, {"cut_bits": 8}),
-    ({}, {"label_dropout": 0.1}),
-    ({"cut_ratio": 0.0}, {"cut_ratio": 0.0, "label_dropout": 0.1}),
-    ({"label_dropout": 0.1}, {"label_dropout": 0.1, "guidance": 2.0}),
-    ({"cut_ratio": 0.0, "label_dropout": 0.1}, {"cut_ratio": 0.0, "label_dropout": 0.1, "guidance": 2.0}),
-    ({"strategy": "fedavg", "label_dropout": 0.1}, {"strategy": "fedavg", "label_dropout": 0.1, "guidance": 2.0}),
+    ({"partition": "by_attribute"}, {"partition": "by_attribute", "data.attribute_groups": [["a"], ["b"]]}),
+    ({}, {"data.conditioning": "attributes"}),
+    ({}, {"data.conditioning": "none"}),
+    ({}, {"train.random_hflip": True}),
+    ({"dp.noise_multiplier": 2.0}, {"dp.noise_multiplier": 2.0, "dp.max_grad_norm": 2.0}),
+    ({"cut.criterion": "epsilon", "cut.target": 8}, {"cut.criterion": "epsilon", "cut.target": 9}),
+    (
+        {"cut.criterion": "seconds", "cut.target": 8, "devices.profiles": "paper7"},
+        {"cut.criterion": "seconds", "cut.target": 8, "devices.profiles": ["1", "1", "1", "1"]},
+    ),
+    ({"cut.criterion": "epsilon", "cut.target": 8}, {"cut.criterion": "bits", "cut.target": 8}),
+    ({}, {"train.cfg_dropout": 0.1}),
+    ({"cut_ratio": 0.0}, {"cut_ratio": 0.0, "train.cfg_dropout": 0.1}),
+    ({"train.cfg_dropout": 0.1}, {"train.cfg_dropout": 0.1, "sampling.guidance_scale": 2.0}),
+    (
+        {"cut_ratio": 0.0, "train.cfg_dropout": 0.1},
+        {"cut_ratio": 0.0, "train.cfg_dropout": 0.1, "sampling.guidance_scale": 2.0},
+    ),
+    (
+        {"strategy": "fedavg", "train.cfg_dropout": 0.1},
+        {"strategy": "fedavg", "train.cfg_dropout": 0.1, "sampling.guidance_scale": 2.0},
+    ),
     ({"strategy": "fedavg"}, {"strategy": "fedprox"}),
     ({"strategy": "fedavg"}, {"strategy": "local"}),
     ({"strategy": "hybrid", "cut_ratio": 1.0}, {"strategy": "local"}),
     ({"strategy": "pfdm", "cut_ratio": 0.2}, {"strategy": "pfdm", "cut_ratio": 0.4}),
-    (GAN, GAN | {"gan_width": 8}),
-    (GAN, GAN | {"client_cuts": "0010"}),
-    (GAN, GAN | {"local_epochs": 3.0}),
-    (GAN, GAN | {"num_samples": 30}),
-    (GAN, GAN | {"devices": "paper7"}),
+    (GAN, GAN | {"gan.width": 8}),
+    (GAN, GAN | {"split_gan.client_cuts": "0010"}),
+    (GAN, GAN | {"train.local_epochs": 3.0}),
+    (GAN, GAN | {"evaluation.num_samples": 30}),
+    (GAN, GAN | {"devices.profiles": "paper7"}),
     (GAN, {"strategy": "fedavg"}),
 ]
 
@@ -89,12 +119,13 @@ def test_another_run(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert fingerprint(settings(**one)) != fingerprint(settings(**other))
 
 
-def test_a_budget_in_terms_of_the_cut_makes_it_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Config.to_flat
-    monkeypatch.setattr(Config, "to_flat", lambda self: original(self) | {"budget": "client_flops"})
-    for strategy in ("fedavg", "local"):
-        runs = [canonical(settings(strategy, cut_ratio=cut)) for cut in (0.2, 0.4)]
+def test_a_budget_in_terms_of_the_cut_makes_it_matter() -> None:
+    for strategy, match in (("fedavg", "client_flops"), ("fedavg", "traffic"), ("local", "client_flops")):
+        runs = [canonical(settings(strategy, cut_ratio=cut, train__match=match)) for cut in (0.2, 0.4)]
         assert runs[0] != runs[1]
+        assert canonical(settings("local", train__match=match)) != canonical(settings(cut_ratio=1.0))
+    whole, half = (settings("fedavg", train__match="traffic", upload__dtype=kind) for kind in ("float32", "float16"))
+    assert canonical(whole) != canonical(half)
 
 
 def test_each_run_once_and_the_first_name_wins() -> None:
@@ -108,17 +139,17 @@ def test_each_run_once_and_the_first_name_wins() -> None:
 
 
 def test_a_name_says_what_was_swept() -> None:
-    config = settings(cut_ratio=0.25, seed=3, upload="fresh")
-    assert run_name(config, ["seed", "cut_ratio", "upload"]) == (
-        f"collafuse-digits-c0.25-upload-fresh-s3-{fingerprint(config)}"
+    config = settings(cut_ratio=0.25, seed=3, upload__noise="resampled")
+    assert run_name(config, ["seed", "cut_ratio", "upload.noise"]) == (
+        f"collafuse-digits-c0.25-upload.noise-resampled-s3-{fingerprint(config)}"
     )
     assert run_name(settings("local"), ["cut_ratio"]).startswith("local-digits-s0-")
     assert run_name(settings("fedavg"), ["cut_ratio"]).startswith("fedavg-digits-s0-")
 
 
 def test_a_name_is_one_folder_whatever_is_swept() -> None:
-    config = settings(dataset_path="/data/ä b/" + "x" * 300, client_cut_ratios="0.1,0.2,0.3,0.4")
-    name = run_name(config, ["dataset_path", "client_cut_ratios"])
+    config = settings(dataset_path="/data/ä b/" + "x" * 300, cut__client_ratios=[0.1, 0.2, 0.3, 0.4])
+    name = run_name(config, ["dataset_path", "cut.client_ratios"])
     assert "/" not in name
     assert " " not in name
     assert len(name) < MAX_NAME + 20
@@ -128,13 +159,50 @@ def test_a_name_is_one_folder_whatever_is_swept() -> None:
 def test_arguments_are_the_settings(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", os.environ | {"HYDRA_FULL_ERROR": "1"})
     register_schema()
-    config = settings(dataset_path=text, cut_ratio=1e-2, quiet=True, client_cut_ratios="0.1,0.2,0.3,0.4", model="small")
+    config = settings(
+        dataset_path=[text, "b"], cut_ratio=1e-2, quiet=True, cut__client_ratios=[0.1, 0.2, 0.3, 0.4], model="small"
+    )
     (composed,) = compose(overrides(config))
-    assert dict(composed) == config.to_flat()
+    assert flat_settings(composed) == config.to_flat()
+    assert Config.from_flat(flat_settings(composed)) == config
 
 
 def test_a_network_of_the_users_own_goes_past_hydra() -> None:
     register_schema()
-    config = settings(model="nets.plain:build", client_model="nets.plain:build")
+    config = settings(model="nets.plain:build", client__model="nets.plain:build")
     (composed,) = compose(overrides(config))
-    assert dict(composed) == config.to_flat()
+    assert flat_settings(composed) == config.to_flat()
+    assert Config.from_flat(flat_settings(composed)) == config
+
+
+@pytest.mark.parametrize("text", ["", "plain", "it's", "x=1,y", "ä", '"'])
+def test_one_text_is_as_a_list_of_it_in_arguments(text: str) -> None:
+    register_schema()
+    config = settings(dataset_path=text)
+    assert config == settings(dataset_path=[text] if text else [])
+    (composed,) = compose(overrides(config))
+    assert flat_settings(composed) == config.to_flat()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"partition": "drop_classes", "data.missing_classes": [[0, 0.3], [2, 0.7]], "data.size_skew": [[0.5, 1]]},
+        {
+            "partition": "by_attribute",
+            "data.attribute_groups": [["it's", "a,b"], [], ['"']],
+            "data.allow_overlap": True,
+        },
+        {"dataset": ["mnist", "kmnist"], "dataset_path": ["/a b", "/c"]},
+        GAN
+        | {"split_gan.client_cuts": ["0010", "1111", "0010", "0000"], "devices.profiles": ["1", "2", "48:150", "3"]},
+        GAN | {"split_gan.client_cuts": "0010", "split_gan.min_cut": "0010", "devices.profiles": "paper7"},
+        {"cut.criterion": "snr_db", "cut.target": -12.5},
+    ],
+)
+def test_lists_go_past_hydra(given: dict[str, Any]) -> None:
+    register_schema()
+    config = settings(**given)
+    assert all(config.get(name) != DEFAULTS[name] for name in given if name != "strategy"), "none was dropped"
+    (composed,) = compose(overrides(config))
+    assert Config.from_flat(flat_settings(composed)) == config

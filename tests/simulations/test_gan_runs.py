@@ -18,13 +18,13 @@ from tests.small_runs import small
 GAN = {
     "strategy": "huscf_gan",
     "num_rounds": 1,
-    "gan_width": 2,
-    "gan_batch_size": 16,
-    "local_epochs": 0.5,
-    "num_samples": 24,
-    "engine": "fused",
+    "gan.width": 2,
+    "gan.batch_size": 16,
+    "train.local_epochs": 0.5,
+    "evaluation.num_samples": 24,
+    "gan.transport": "in_process",
     "runner": "local",
-    "tstr": "none",
+    "evaluation.tstr": "none",
 }
 
 

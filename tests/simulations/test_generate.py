@@ -18,7 +18,7 @@ from tests.small_runs import small
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    return runners.run(small(folder, runner="local", client_cut_ratios="0,0.3,1", num_rounds=1)).folder
+    return runners.run(small(folder, runner="local", cut__client_ratios=[0, 0.3, 1], num_rounds=1)).folder
 
 
 def call(*arguments: str) -> int:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.data.federated import federation_data
+from collafuse_flwr.data.settings import DataConfig
 from simulations import partition
 from tests.commands import refused
 
@@ -30,7 +30,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def test_the_table_is_what_a_run_would_deal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "report"
-    assert call("num_supernodes=4", "max_images=200", "seed=3", f"output={output}") == 0
+    assert call("num_supernodes=4", "data.max_images=200", "seed=3", f"output={output}") == 0
     data = federation_data(DataConfig(max_images=200), 4, 3)
     for row, own in zip(rows(output), map(data.client, range(4)), strict=True):
         assert (int(row["train"]), int(row["held_out"])) == (len(own.train), len(own.held_out))
@@ -43,12 +43,12 @@ def test_the_table_is_what_a_run_would_deal(tmp_path: Path, capsys: pytest.Captu
         assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 10
 
 
-def test_sets_joined_with_a_plus_are_counted_by_domain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sets_of_a_list_are_counted_by_domain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [tmp_path / f"{name}.npz" for name in "ab"]
     for each in paths:
         np.savez(each, images=np.zeros((120, 8, 8), np.uint8), labels=np.arange(120) % 30)
-    output, path = tmp_path / "report", ";".join(map(str, paths))
-    arguments = ("dataset=npz+npz", f"dataset_path={path}", "partition=by_domain", "num_supernodes=40")
+    output, path = tmp_path / "report", ",".join(f"'{path}'" for path in paths)
+    arguments = ("dataset=[npz,npz]", f"dataset_path=[{path}]", "partition=by_domain", "num_supernodes=40")
     assert call(*arguments, f"output={output}") == 0
     assert {row["domain"] for row in rows(output)} == {"1"}
     assert len(rows(output)) == 40
@@ -61,7 +61,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (tmp_path / "file").touch()
     for arguments, parts in (
         (["partition=by_identity"], ("`partition` = 'by_identity'", "iid, dirichlet, by_class")),
-        (["partition=by_attribute", "attribute_groups=Hat,Bald;Smiling"], ("`partition` = 'by_attribute'",)),
+        (["partition=by_attribute", "data.attribute_groups=[[Hat,Bald],[Smiling]]"], ("`partition` = 'by_attribute'",)),
         (["num_supernodes=5000"], ("`num_supernodes` = 5000", "1797")),
         ([f"output={tmp_path / 'file'}"], ("`output`", "a folder")),
     ):

@@ -11,6 +11,8 @@ from collafuse_flwr.config.config import Config
 from simulations import plan_cuts as plan
 from tests.commands import refused
 
+SECONDS = ("fleet=paper7", "cut.criterion=seconds")
+
 
 def call(*arguments: str) -> int:
     """The command in this process."""
@@ -25,7 +27,13 @@ def rows(printed: str) -> list[list[str]]:
 
 
 def test_the_cuts_of_a_gan(capsys: pytest.CaptureFixture[str]) -> None:
-    flat = {"strategy": "huscf_gan", "devices": "1,3,1", "num_supernodes": 3, "gan_width": 8, "min_d_head": 1}
+    flat = {
+        "strategy": "huscf_gan",
+        "devices.profiles": ["1", "3", "1"],
+        "num_supernodes": 3,
+        "gan.width": 8,
+        "split_gan.min_cut": "0010",
+    }
     plan.plan(Config.from_flat(flat), Console(width=100, highlight=False))
     printed = capsys.readouterr().out
     table = rows(printed)
@@ -37,8 +45,15 @@ def test_the_cuts_of_a_gan(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_rounds_of_diffusion(capsys: pytest.CaptureFixture[str]) -> None:
-    common = ("devices=1:1,2:1", "num_supernodes=2", "max_images=100", "model=nano", "partition=iid", "num_rounds=2")
-    assert call(*common, "cut_ratio=0.5", "client_init=random") == 0
+    common = (
+        "devices.profiles=['1:1','2:1']",
+        "num_supernodes=2",
+        "data.max_images=100",
+        "model=nano",
+        "partition=iid",
+        "num_rounds=2",
+    )
+    assert call(*common, "cut_ratio=0.5", "client.init_from=random") == 0
     slow, fast = rows(capsys.readouterr().out)
     assert slow[1:4] == ["1:1", "40", "50"]
     assert float(slow[-2]) / float(fast[-2]) == pytest.approx(2, rel=0.02)
@@ -46,10 +61,10 @@ def test_the_rounds_of_diffusion(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, parts in (
-        ([], ("`devices` = ''", "paper7")),
-        (["devices=1,9", "num_supernodes=2"], ("`devices` = '1,9'", "1, 2, 3")),
-        (["devices=paper7", "cut_seconds=1e-6", "model=nano"], ("`cut_seconds` = 1e-06", "client 0 (device 1)")),
-        (["devices=paper7", "cut_seconds=0"], ("`cut_seconds` = '0'", "above 0")),
+        ([], ("`devices.profiles` = ", "paper7")),
+        (["devices.profiles=[1,9]", "num_supernodes=2"], ("`devices.profiles` = ", "9", "1, 2, 3")),
+        ([*SECONDS, "cut.target=1e-6", "model=nano"], ("`cut.target` = 1e-06 s", "client 0 (device 1)")),
+        ([*SECONDS, "cut.target=0"], ("`cut.target` = 0", "above 0")),
     ):
         assert call(*arguments) == 2
         message = refused(capsys)

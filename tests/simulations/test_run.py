@@ -90,7 +90,7 @@ def test_the_table_is_printed(whole: tuple[Path, str]) -> None:
 
 
 def test_without_output_a_new_folder_below_runs_is_made(tmp_path: Path) -> None:
-    arguments = [*ARGUMENTS, "num_rounds=1", "num_samples=2", "max_images=60"]
+    arguments = [*ARGUMENTS, "num_rounds=1", "evaluation.num_samples=2", "data.max_images=60"]
     assert call(tmp_path, *arguments) == 0
     (made,) = (tmp_path / "runs").iterdir()
     assert made.name.endswith("-collafuse-digits-c0.3")
@@ -102,26 +102,30 @@ WRONG = {
     "cut_ratio=nan": "`cut_ratio` = nan is not allowed",
     "cut_ratio=much": "`cut_ratio` = 'much' is not allowed",
     "cut_ratio=": "`cut_ratio` = ",
-    "client_cut_ratios='0.1,0.2'": "`client_cut_ratios`",
-    "condition=attributes": (
-        "`condition` = 'attributes' is not allowed: classes or none: the images of `dataset` = digits have no "
+    "cut.client_ratios=[0.1,0.2]": "`cut.client_ratios` = [0.1, 0.2] is not allowed: 3 numbers in [0, 1]",
+    "cut.client_ratios='0.1,0.2,0.3'": "`cut.client_ratios` = '0.1,0.2,0.3' is not allowed: a list of numbers",
+    "strategy=fedavg cut_ratio=0.4": "`cut_ratio` = 0.4 is not allowed: 0.2, its default, as `strategy` = fedavg does",
+    "gan.width=8": "`gan.width` = 8 is not allowed: 64, its default, as `strategy` = collafuse does not read it",
+    "partition=iid data.dirichlet_alpha=1": "its default, unless `partition` is dirichlet or `partition` is by_domain",
+    "data.conditioning=attributes": (
+        "`data.conditioning` = 'attributes' is not allowed: classes or none: the images of `dataset` = digits have no "
     ),
-    "conditional=false": "`conditional` is not a setting; did you mean `condition`",
-    "guidance=2": "`guidance` = 2.0 is not allowed: 1 when `label_dropout` is 0",
+    "conditioning=none": "`conditioning`: no such setting; did you mean `data.conditioning`?",
+    "sampling.guidance_scale=2": "`sampling.guidance_scale` = 2.0 is not allowed: 1 when `train.cfg_dropout` is 0",
     "num_rounds=1.5": "`num_rounds` = 1.5 is not allowed: a whole number >= 1",
-    "dataset=foo": "`dataset` = 'foo' is not allowed: one of awa2, brats2020, celeba",
-    "strategy=bar": "`strategy` = 'bar' is not allowed: one of centralised, collafuse",
+    "dataset=foo": "`dataset` = 'foo' is not allowed: one or a list of digits, imagefolder, npz, mnist",
+    "strategy=bar": "`strategy` = 'bar' is not allowed: one of collafuse, pfdm",
     "model=huge": "`model` = 'huge' is not allowed",
     "model=absent.module:build": "`model` = 'absent.module:build' is not allowed",
-    "cut_rato=0.2": "`cut_rato` is not a setting; did you mean `cut_ratio`",
+    "cut_rato=0.2": "`cut_rato`: no such setting; did you mean `cut_ratio`",
     "num_supernodes=5000": "num_supernodes",
     "dataset=npz": "dataset_path",
     "dataset=npz dataset_path=missing.npz": "dataset_path",
     "dataset=imagefolder dataset_path=missing": "dataset_path",
     "image_size=7": "`image_size` = 7 is not allowed: a multiple of 2 for `model` = tiny",
-    "inception_weights=missing.pth": "`inception_weights` = 'missing.pth' is not allowed: there is no file /",
-    "clip_weights=missing.pt": "`clip_weights` = 'missing.pt' is not allowed: there is no file /",
-    "attack=true num_supernodes=1 max_images=4": "`attack` = True is not allowed: false where 1 image is held out",
+    "evaluation.inception_weights=missing.pth": "weights` = 'missing.pth' is not allowed: there is no file /",
+    "evaluation.clip_weights=missing.pt": "`evaluation.clip_weights` = 'missing.pt' is not allowed: there is no file /",
+    "attack=true num_supernodes=1 data.max_images=4": "`attack` = True is not allowed: false where 1 image is held out",
     "resume=true output=absent": "`output`",
 }
 
@@ -223,10 +227,10 @@ def bring_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_network_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bring_network(tmp_path, monkeypatch)
-    arguments = [*ARGUMENTS, "output=out", "model=nets.plain:build", "client_model=nets.plain:build"]
+    arguments = [*ARGUMENTS, "output=out", "model=nets.plain:build", "client.model=nets.plain:build"]
     assert call(tmp_path, *arguments) == 0
     settings = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert settings["model"] == settings["client_model"] == "nets.plain:build"
+    assert settings["model"] == settings["client.model"] == "nets.plain:build"
     assert (tmp_path / "out" / "server" / "backbone" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
     assert (tmp_path / "out" / "summary.json").is_file()
 

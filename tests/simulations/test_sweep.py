@@ -76,16 +76,16 @@ Calls = Callable[[], list[dict[str, object]]]
 
 
 def test_every_combination_is_run_once(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("-m", "cut_ratio=0.3,1", "upload=once,fresh", "seed=0,1", "runner=local", "output=out") == 0
-    made = [(run["cut_ratio"], run["upload"], run["seed"]) for run in calls()]
-    twice = [(0.3, "once", 0), (0.3, "once", 1), (0.3, "fresh", 0), (0.3, "fresh", 1)]
-    assert made == [*twice, (1.0, "once", 0), (1.0, "once", 1)]
+    assert call("-m", "cut_ratio=0.3,1", "upload.noise=fixed,resampled", "seed=0,1", "runner=local", "output=out") == 0
+    made = [(run["cut_ratio"], run["upload.noise"], run["seed"]) for run in calls()]
+    twice = [(0.3, "fixed", 0), (0.3, "fixed", 1), (0.3, "resampled", 0), (0.3, "resampled", 1)]
+    assert made == [*twice, (1.0, "fixed", 0), (1.0, "fixed", 1)]
     assert all(run["quiet"] and not run["resume"] and run["runner"] == "local" for run in calls())
     printed = capsys.readouterr()
     assert printed.err == ""
     out = Path("out").absolute()
     names = [Path(str(run["output"])).name for run in calls()]
-    assert f"seed=0 cut_ratio=1.0 upload=fresh: same run as {names[4]}" in printed.out
+    assert f"seed=0 cut_ratio=1.0 upload.noise=resampled: same run as {names[4]}" in printed.out
     assert f"cell 2 of 6: {names[1]}: starts" in printed.out
     assert f"cell 2 of 6: {names[1]}: done" in printed.out
     assert "FD 1.66, TSTR 0.967; 4 left" in printed.out
@@ -126,13 +126,13 @@ def test_a_cell_that_is_killed_takes_nothing_with_it(capsys: pytest.CaptureFixtu
 
 def test_an_interrupted_cell_goes_on_under_the_name_it_has(calls: Calls) -> None:
     """Also when more is swept than before, and its settings are spelt in another way."""
-    assert call("seed=13,1", "output=out", "client_cut_ratios='0.3,0.3'", "num_supernodes=2") == 1
+    assert call("seed=13,1", "output=out", "cut.client_ratios=[0.3,0.3]", "num_supernodes=2") == 1
     folder = next(path for path in Path("out").absolute().iterdir() if "-s13-" in path.name)
     (folder / "server").mkdir()
     (folder / "server" / "state.safetensors").touch()
-    call("seed=13,1", "output=out", "cut_ratio=0.3", "num_supernodes=2", "upload=once,fresh")
+    call("seed=13,1", "output=out", "cut_ratio=0.3", "num_supernodes=2", "upload.noise=fixed,resampled")
     again = [run for run in calls()[2:] if run["output"] == str(folder)]
-    assert [(run["resume"], run["client_cut_ratios"]) for run in again] == [(True, "0.3,0.3")]
+    assert [(run["resume"], run["cut.client_ratios"]) for run in again] == [(True, [0.3, 0.3])]
 
 
 def test_what_never_came_to_a_checkpoint_begins_afresh(root: Path) -> None:
@@ -181,8 +181,8 @@ def test_who_stops_the_sweep_stops_the_cell(tmp_path: Path, monkeypatch: pytest.
 
 
 WRONG = {
-    "cut_rato=0,1": "`cut_rato` is not a setting; did you mean `cut_ratio`",
-    "strategy=collafuse,foo": "`strategy` = 'foo' is not allowed: one of centralised, collafuse",
+    "cut_rato=0,1": "`cut_rato`: no such setting; did you mean `cut_ratio`",
+    "strategy=foo seed=0,1": "`strategy` = 'foo' is not allowed: one of collafuse, pfdm",
     "num_rounds=0 seed=0,1": "`num_rounds` = 0 is not allowed: a whole number >= 1",
     "output=here,there": "`output` = 'here,there' is not allowed: one folder, for the whole sweep",
     "dataset=npz seed=0,1": "dataset_path",
@@ -204,9 +204,20 @@ def test_a_mistake_in_all_is_told_in_one_line(
 
 
 def test_a_combination_that_is_not_allowed_stops_no_other(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("upload=once,official", "copies_per_image=1,2", "output=out") == 1
-    assert [(run["upload"], run["copies_per_image"]) for run in calls()] == [("once", 1), ("once", 2), ("official", 1)]
-    assert capsys.readouterr().err == "not run: `copies_per_image` = 2 is not allowed: 1 when `upload` is official\n"
+    assert call("upload.noise=fixed,official", "upload.draws_per_image=1,2", "output=out") == 1
+    made = [(run["upload.noise"], run["upload.draws_per_image"]) for run in calls()]
+    assert made == [("fixed", 1), ("fixed", 2), ("official", 1)]
+    assert capsys.readouterr().err == (
+        "not run: `upload.draws_per_image` = 2 is not allowed: 1 when `upload.noise` is official\n"
+    )
+
+
+def test_what_a_strategy_does_not_read_is_not_swept(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    """Cuts are of CollaFuse: FedAvg runs once, and a strategy that there is not stops no other."""
+    assert call("strategy=collafuse,fedavg,foo", "cut_ratio=0.3,0.4", "output=out") == 1
+    made = [(run["strategy"], run["cut_ratio"]) for run in calls()]
+    assert sorted(map(str, made)) == sorted(map(str, [("collafuse", 0.3), ("collafuse", 0.4), ("fedavg", 0.2)]))
+    assert "same run as" in capsys.readouterr().out
 
 
 def test_one_run_is_not_a_sweep(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from collafuse_flwr.client.gan_base import GanClient
 from collafuse_flwr.client.huscf_gan import HuscfGanClient
 from collafuse_flwr.client.mdgan import MdGanClient
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import ENDS, FEDERATED, GANS, SPLIT
+from collafuse_flwr.config.strategies import ENDS
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.wire.codec import encode
 from collafuse_flwr.wire.collafuse import TrainReply
@@ -25,14 +25,28 @@ from collafuse_flwr.wire.split_gan import ActivationsReply, EndRoundReply, Split
 from strategies.collafuse import CollaFuse
 from tests.message_guard import ANY_WEIGHT, MESSAGES, WEIGHTS, Tap, guard, guard_pixels
 from tests.small_runs import connect, run_strategy, small
+from tests.strategy_kinds import FEDERATED, GANS, SPLIT
 
-QUICK = {"num_supernodes": 2, "num_rounds": 1, "max_images": 60, "timesteps": 10, "model": "nano", "num_samples": 4}
-GAN = {"num_rounds": 2, "gan_width": 2, "gan_batch_size": 8, "generated_batches": 2, "client_cuts": "0000,1111"}
+QUICK = {
+    "num_supernodes": 2,
+    "num_rounds": 1,
+    "data.max_images": 60,
+    "diffusion.timesteps": 10,
+    "model": "nano",
+    "evaluation.num_samples": 4,
+}
+GAN = {
+    "num_rounds": 2,
+    "gan.width": 2,
+    "gan.batch_size": 8,
+    "mdgan.k": 2,
+    "split_gan.client_cuts": ["0000", "1111"],
+}
 
 
 def crossed(folder: Path, strategy: str) -> tuple[Config, Tap]:
     """All messages of a small run in which clients also start from the backbone."""
-    begin = GAN if strategy in GANS else {"client_init": "backbone", "client_init_round": 1}
+    begin = GAN if strategy in GANS else {"client.init_from": "backbone", "client.start_round": 1}
     config, tap = small(folder, **(QUICK | {"strategy": strategy} | begin)), Tap()
     run_strategy(config, connect(config, tap.app))
     return config, tap
@@ -47,7 +61,7 @@ def test_no_field_is_listed_for_what_must_never_leave() -> None:
     listed = [allowed for messages in MESSAGES.values() for allowed in messages.values()]
     fields = {key for allowed in listed for keys in allowed.values() for key in keys}
     assert fields.isdisjoint({"noise", "eps", "x_0", "x_t", "t", "image", "images", "seed", "secret", "x", "z"})
-    assert not any(WEIGHTS in MESSAGES[name]["train", "up"].values() for name in ("collafuse", "pfdm", "oracle"))
+    assert not any(WEIGHTS in MESSAGES[name]["train", "up"].values() for name in ("collafuse", "pfdm", "clean_server"))
     for strategy in GANS:
         up = [allowed for (_, way), allowed in MESSAGES[strategy].items() if way == "up"]
         assert not any({"labels", "codes"} & {*allowed, *keys} for allowed in up for keys in allowed.values())
@@ -58,7 +72,7 @@ def test_a_run_sends_what_is_listed_and_no_more(tmp_path: Path, strategy: str) -
     config, tap = crossed(tmp_path, strategy)
     seen = guard(config, tap.crossed)
     uploads = {key for kind, way, name, key in seen if (kind, way, name) == ("train", "up", "upload")}
-    sends_images = strategy in {*SPLIT, "centralised"}
+    sends_images = strategy in {*SPLIT, "centralized"}
     assert uploads == ({"x_k", "scale", "labels"} if sends_images else set())
     assert ("train", "up", "weights", ANY_WEIGHT) not in seen or strategy in {*FEDERATED, "hybrid"}
     assert {kind for kind, *_ in seen} == {"query.client_info", "train", "evaluate"}
@@ -81,7 +95,7 @@ def test_what_clients_of_collafuse_send_is_no_function_of_an_image(tmp_path: Pat
 
 def test_the_guard_sees_images_where_they_are_sent(tmp_path: Path) -> None:
     """Centralised training has its images sent as they are."""
-    config, tap = crossed(tmp_path, "centralised")
+    config, tap = crossed(tmp_path, "centralized")
     with pytest.raises(AssertionError, match=r"train up upload.x_k is a function of an image"):
         guard_pixels(config, tap.crossed)
 

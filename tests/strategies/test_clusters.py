@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
-from collafuse_flwr.config.sections import GanConfig
+from collafuse_flwr.gan.settings import ClusteringConfig
 from strategies.client_clustering import ActivationStats, initial_cluster
 
 
 def seen(laws: dict[int, int], num_clusters: int = 0) -> ActivationStats:
     """What was observed of clients whose activations follow these laws."""
-    observed = ActivationStats(GanConfig(num_clusters=num_clusters))
+    observed = ActivationStats(ClusteringConfig(num_clusters=num_clusters))
     level = {client: torch.full((4, 2, 2, 2), float(law)) for client, law in laws.items()}
     noise = {c: 0.01 * torch.randn((4, 2, 2, 2), generator=torch.Generator().manual_seed(c)) for c in laws}
     observed.see({client: level[client] + noise[client] for client in laws})
@@ -49,7 +49,7 @@ def test_who_was_never_averaged_is_at_home_in_the_largest_cluster() -> None:
 
 
 def test_fewer_clients_than_clusters_are_clusters_of_one() -> None:
-    observed = ActivationStats(GanConfig(num_clusters=3))
+    observed = ActivationStats(ClusteringConfig(num_clusters=3))
     activations = {c: torch.randn((4, 2, 2, 2), generator=torch.Generator().manual_seed(c)) for c in (1, 4)}
     observed.see(activations)
     weighing = observed.weigh({1: 10, 4: 30}, {}, warm_up=False)

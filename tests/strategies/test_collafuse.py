@@ -51,7 +51,9 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("moment", ["aggregate_train", "configure_evaluate", "aggregate_evaluate"])
-@pytest.mark.parametrize("settings", [{}, {"upload": "fresh", "client_init": "backbone", "fraction_train": 0.7}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"upload.noise": "resampled", "client.init_from": "backbone", "federation.fraction_train": 0.7}]
+)
 def test_a_killed_run_resumes_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, settings: dict[str, Any]
 ) -> None:
@@ -131,7 +133,7 @@ def _sends_nothing(message: Message, context: Context) -> Message:
 )
 def test_a_bad_contribution_costs_only_itself(tmp_path: Path, spoil: Any, kind: str, reason: str) -> None:
     """Round 1 goes on without it, and the client is back in round 2."""
-    config = small(tmp_path, upload_dtype="float32")
+    config = small(tmp_path, upload__dtype="float32")
     strategy = federate(config, connect(config, spoiled(1, spoil)))
     first, second = metrics(tmp_path)
     assert reason in first[kind]["1"]
@@ -144,7 +146,7 @@ def test_a_bad_contribution_costs_only_itself(tmp_path: Path, spoil: Any, kind: 
 
 
 def test_a_run_in_which_nobody_contributes_ends_with_a_reason(tmp_path: Path) -> None:
-    config = small(tmp_path, num_supernodes=1, max_images=60)
+    config = small(tmp_path, num_supernodes=1, data__max_images=60)
     with pytest.raises(UserError, match=r"round 1: .*the disk is full"):
         federate(config, connect(config, spoiled(0, _raises)))
 
@@ -152,11 +154,11 @@ def test_a_run_in_which_nobody_contributes_ends_with_a_reason(tmp_path: Path) ->
 def test_a_client_whose_images_have_no_attributes_says_so(tmp_path: Path) -> None:
     """In a deployment, where nobody could look beforehand."""
     with pytest.raises(UserError, match=r"^`condition` = 'attributes' is not allowed: classes or none: .* digits have"):
-        federate(small(tmp_path, condition="attributes"))
+        federate(small(tmp_path, data__conditioning="attributes"))
 
 
 def test_a_late_joiner_uploads_when_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = small(tmp_path, min_supernodes=2, num_rounds=3)
+    config = small(tmp_path, federation__min_available_nodes=2, num_rounds=3)
     grid = connect(config, partitions=[0, 2])
     original = CollaFuse.aggregate_evaluate
 
@@ -174,7 +176,7 @@ def test_a_late_joiner_uploads_when_it_comes(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_share_of_the_clients_takes_part(tmp_path: Path) -> None:
-    federate(small(tmp_path, fraction_train=0.34, num_rounds=4))
+    federate(small(tmp_path, federation__fraction_train=0.34, num_rounds=4))
     rows = metrics(tmp_path)
     assert [len(row["clients"]) for row in rows] == [1] * 4
     assert len({name for row in rows for name in row["clients"]}) > 1
@@ -183,7 +185,7 @@ def test_a_share_of_the_clients_takes_part(tmp_path: Path) -> None:
 
 def test_every_client_may_cut_elsewhere(tmp_path: Path) -> None:
     """One keeps nothing, one a part and one everything; the backbone serves all."""
-    config = small(tmp_path, client_cut_ratios="0,0.3,1")
+    config = small(tmp_path, cut__client_ratios=[0, 0.3, 1])
     strategy = federate(config)
     assert {client: share.cut for client, share in strategy.pool.shares.items()} == {0: 0, 1: 6}
     last = metrics(tmp_path)[-1]
@@ -195,7 +197,7 @@ def test_every_client_may_cut_elsewhere(tmp_path: Path) -> None:
 def test_clients_begin_with_the_backbone_and_catch_up(tmp_path: Path) -> None:
     """They train no less than those that start at once, only later; the weights are sent once."""
     federate(small(tmp_path / "random", num_rounds=4))
-    federate(small(tmp_path / "backbone", num_rounds=4, client_init="backbone", client_init_round=3))
+    federate(small(tmp_path / "backbone", num_rounds=4, client__init_from="backbone", client__start_round=3))
     rows = {name: metrics(tmp_path / name) for name in ("random", "backbone")}
     assert [row["clients"]["0"]["steps"] > 0 for row in rows["backbone"]] == [False, False, True, True]
     down = [row["bytes_down"]["0"] for row in rows["backbone"]]
@@ -206,18 +208,18 @@ def test_clients_begin_with_the_backbone_and_catch_up(tmp_path: Path) -> None:
         assert abs(done["random"] - done["backbone"]) <= 8
 
 
-@pytest.mark.parametrize(("upload", "releases"), [("once", 1), ("fresh", 3), ("official", 3)])
+@pytest.mark.parametrize(("upload", "releases"), [("fixed", 1), ("resampled", 3), ("official", 3)])
 def test_an_image_leaves_once_or_with_new_noise_in_every_round(tmp_path: Path, upload: str, releases: int) -> None:
-    federate(small(tmp_path, upload=upload, num_rounds=3))
+    federate(small(tmp_path, upload__noise=upload, num_rounds=3))
     rows = metrics(tmp_path)
     assert rows[-1]["evaluation"]["0"]["releases"] == releases
     uploaded = [row["bytes_up"]["0"] > 2000 for row in rows]
-    assert uploaded == [True, upload != "once", upload != "once"]
+    assert uploaded == [True, upload != "fixed", upload != "fixed"]
 
 
 def test_a_client_releases_no_more_than_it_may(tmp_path: Path) -> None:
     """Whatever the server asks for: the fourth copy never leaves, and training goes on with what is there."""
-    federate(small(tmp_path, upload="fresh", num_rounds=5, max_releases=3))
+    federate(small(tmp_path, upload__noise="resampled", num_rounds=5, upload__max_releases=3))
     rows = metrics(tmp_path)
     assert rows[-1]["evaluation"]["0"]["releases"] == 3
     assert [row["bytes_up"]["0"] > 2000 for row in rows] == [True] * 3 + [False] * 2
@@ -225,7 +227,7 @@ def test_a_client_releases_no_more_than_it_may(tmp_path: Path) -> None:
 
 
 def test_fixed_copies_are_so_many_releases(tmp_path: Path) -> None:
-    strategy = federate(small(tmp_path, copies_per_image=3))
+    strategy = federate(small(tmp_path, upload__draws_per_image=3))
     assert metrics(tmp_path)[-1]["evaluation"]["0"]["releases"] == 3
     assert len(strategy.pool) == 3 * sum(
         client_info.num_images for client_info in strategy.client_manager.client_infos.values()
@@ -233,7 +235,7 @@ def test_fixed_copies_are_so_many_releases(tmp_path: Path) -> None:
 
 
 def test_labels_stay_with_the_client_when_they_are_not_shared(tmp_path: Path) -> None:
-    strategy = federate(small(tmp_path, share_labels=False))
+    strategy = federate(small(tmp_path, upload__share_labels=False))
     assert strategy.pool.labels_of(0) is None
     assert not strategy.backbone.conditional
     assert "class_embedding.weight" not in strategy.backbone.network.state_dict()
@@ -242,7 +244,7 @@ def test_labels_stay_with_the_client_when_they_are_not_shared(tmp_path: Path) ->
 
 
 def test_evaluations_come_as_often_as_asked(tmp_path: Path) -> None:
-    federate(small(tmp_path, num_rounds=3, evaluate_every=2))
+    federate(small(tmp_path, num_rounds=3, evaluation__every=2))
     assert [bool(row["evaluation"]) for row in metrics(tmp_path)] == [False, True, True]
 
 
@@ -264,7 +266,7 @@ def test_no_half_written_file_is_left(tmp_path: Path) -> None:
 
 
 def test_a_client_with_a_single_held_out_image_is_evaluated(tmp_path: Path) -> None:
-    federate(small(tmp_path, num_rounds=1, max_images=12, partition="iid"))
+    federate(small(tmp_path, num_rounds=1, data__max_images=12, partition="iid"))
     last = metrics(tmp_path)[-1]
     assert not last["failed"]
     assert set(last["evaluation"]) == {"0", "1", "2"}

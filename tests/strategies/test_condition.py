@@ -28,9 +28,14 @@ from tests.commands import refused
 from tests.messages import HELLO
 from tests.small_runs import bytes_of, federate, metrics, run_strategy, small
 
-ATTRIBUTES: dict[str, Any] = {"condition": "attributes", "model": "nano"}
+ATTRIBUTES: dict[str, Any] = {"data.conditioning": "attributes", "model": "nano"}
 #: What changes every draw of training.
-EVERYTHING: dict[str, Any] = {"label_dropout": 0.3, "flip": True, "guidance": 2.0, "model": "nano"}
+EVERYTHING: dict[str, Any] = {
+    "train.cfg_dropout": 0.3,
+    "train.random_hflip": True,
+    "sampling.guidance_scale": 2.0,
+    "model": "nano",
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -44,12 +49,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Long enough for the brightness, which half of the images have inverted, to be learnt."""
     folder = tmp_path_factory.mktemp("finished")
     more = {
-        "local_epochs": 10.0,
-        "batch_size": 16,
-        "num_samples": 60,
-        "label_dropout": 0.2,
-        "tstr": "pooled",
-        "sampler": "dpm++",
+        "train.local_epochs": 10.0,
+        "server.batch_size": 16,
+        "evaluation.num_samples": 60,
+        "train.cfg_dropout": 0.2,
+        "evaluation.tstr": "pooled",
+        "sampling.sampler": "dpm++",
     }
     return runners.run(small(folder, runner="local", **ATTRIBUTES | more)).folder
 
@@ -137,23 +142,28 @@ def test_the_networks_are_diffusers_folders(finished: Path) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"share_labels": False, "client_init": "backbone"},
-        {"strategy": "oracle", "guidance": 2.0, "label_dropout": 0.2},
-        {"strategy": "hybrid", "guidance": 0.5, "label_dropout": 0.2, "client_init": "backbone"},
-        {"strategy": "usplit", "guidance": 2.0, "label_dropout": 0.2},
-        {"client_cut_ratios": "0,0.3,1", "copies_per_image": 2},
+        {"upload.share_labels": False, "client.init_from": "backbone"},
+        {"strategy": "clean_server", "sampling.guidance_scale": 2.0, "train.cfg_dropout": 0.2},
+        {
+            "strategy": "hybrid",
+            "sampling.guidance_scale": 0.5,
+            "train.cfg_dropout": 0.2,
+            "client.init_from": "backbone",
+        },
+        {"strategy": "usplit", "sampling.guidance_scale": 2.0, "train.cfg_dropout": 0.2},
+        {"cut.client_ratios": [0, 0.3, 1], "upload.draws_per_image": 2},
     ],
     ids=lambda settings: " ".join(map(str, settings.values())),
 )
 def test_every_strategy_runs_with_attributes(tmp_path: Path, settings: dict[str, Any]) -> None:
-    config = small(tmp_path, num_rounds=1, local_epochs=0.5, **ATTRIBUTES | settings)
+    config = small(tmp_path, num_rounds=1, train__local_epochs=0.5, **ATTRIBUTES | settings)
     strategy = run_strategy(config)
     assert set(metrics(tmp_path)[-1]["evaluation"]) == {"0", "1", "2"}
     if isinstance(strategy, CollaFuse):
         for client in strategy.pool.shares:
             held = federation_data(config.data, 3, 0).client(client).train.metadata.attributes
             assert held is not None
-            shared = torch.cat([held] * config.split.copies_per_image) if config.split.share_labels else None
+            shared = torch.cat([held] * config.upload.draws_per_image) if config.upload.share_labels else None
             pooled = strategy.pool.labels_of(client)
             assert (pooled is None) if shared is None else torch.equal(pooled, shared)  # type: ignore[arg-type]
     for client in range(3):
@@ -166,7 +176,7 @@ def test_a_killed_run_that_drops_and_mirrors_resumes_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, condition: str
 ) -> None:
     def config(name: str) -> Any:
-        return small(tmp_path / name, condition=condition, local_epochs=0.5, **EVERYTHING)
+        return small(tmp_path / name, data__conditioning=condition, train__local_epochs=0.5, **EVERYTHING)
 
     federate(config("whole"))
     original = CollaFuse.configure_evaluate
@@ -188,7 +198,9 @@ def test_a_killed_run_that_drops_and_mirrors_resumes_to_the_same_bits(
 def test_guidance_costs_a_second_call_and_changes_samples_alone(tmp_path: Path) -> None:
     folders = {weight: tmp_path / str(weight) for weight in (1.0, 2.0)}
     for weight, folder in folders.items():
-        federate(small(folder, num_rounds=1, local_epochs=0.5, **EVERYTHING | {"guidance": weight}))
+        federate(
+            small(folder, num_rounds=1, train__local_epochs=0.5, **EVERYTHING | {"sampling.guidance_scale": weight})
+        )
     (plain,), (cfg_denoiser,) = (metrics(folder) for folder in folders.values())
     for client in "012":
         for flops in ("flops_per_image", "server_flops_per_image"):
@@ -202,13 +214,13 @@ def test_guidance_costs_a_second_call_and_changes_samples_alone(tmp_path: Path) 
 
 @pytest.mark.parametrize(("attributes", "reason"), [(4, "with 4 attributes, client 0 has"), (0, "describes no images")])
 def test_all_clients_must_have_the_same_attributes(attributes: int, reason: str) -> None:
-    members = ClientManager(Config.from_flat({"condition": "attributes"}))
+    members = ClientManager(Config.from_flat({"data.conditioning": "attributes"}))
     members.restore([replace(HELLO, partition_id=0, num_attributes=5)])
     with pytest.raises(UploadError, match=reason):
         members._check(replace(HELLO, num_attributes=attributes))
 
 
 def test_nothing_that_nothing_is_conditioned_on_is_sent(tmp_path: Path) -> None:
-    strategy = federate(small(tmp_path, num_rounds=1, condition="none", model="nano", local_epochs=0.5))
+    strategy = federate(small(tmp_path, num_rounds=1, data__conditioning="none", model="nano", train__local_epochs=0.5))
     assert strategy.pool.labels_of(0) is None
     assert "class_embedding.weight" not in strategy.backbone.network.state_dict()

@@ -58,11 +58,11 @@ def attributed() -> Iterator[None]:
     "settings",
     [
         {},
-        {"share_labels": False},
-        {"condition": "none"},
-        {"client_cut_ratios": "0.3,0.6,1"},
-        {"condition": "attributes", "copies_per_image": 2},
-        {"condition": "attributes", "share_labels": False},
+        {"upload.share_labels": False},
+        {"data.conditioning": "none"},
+        {"cut.client_ratios": [0.3, 0.6, 1]},
+        {"data.conditioning": "attributes", "upload.draws_per_image": 2},
+        {"data.conditioning": "attributes", "upload.share_labels": False},
     ],
 )
 def test_no_message_holds_more_than_the_schema_lists(
@@ -74,14 +74,14 @@ def test_no_message_holds_more_than_the_schema_lists(
     labels = ["labels"] if config.shares_labels() else []
     data = federation_data(config.data, 3, 0)
     for client, cut in enumerate(config.cut_steps()):
-        uploads = [] if cut == config.model.timesteps else sorted(["x_k", "scale", *labels])
+        uploads = [] if cut == config.diffusion.timesteps else sorted(["x_k", "scale", *labels])
         assert sorted(name for name, _ in tap.arrays(client)) == uploads
         images = data.client(client).train
-        told = images.metadata.attributes if config.model.condition == "attributes" else images.labels
+        told = images.metadata.attributes if config.data.conditioning == "attributes" else images.labels
         assert told is not None
         for sent in (array for name, array in tap.arrays(client) if name == "labels"):
-            assert sent.dtype == (np.uint8 if config.model.condition == "attributes" else np.int64)
-            assert np.array_equal(sent, np.concatenate([told] * config.split.copies_per_image))
+            assert sent.dtype == (np.uint8 if config.data.conditioning == "attributes" else np.int64)
+            assert np.array_equal(sent, np.concatenate([told] * config.upload.draws_per_image))
         for content in tap.replies[client]:
             assert not content.config_records
             assert set(content.metric_records) == {"metrics"}
@@ -98,7 +98,7 @@ def _best_fit(x_0: NDArray[Any], seen: list[NDArray[Any]]) -> float:
 
 def test_no_combination_of_what_was_received_beats_one_noised_image(tmp_path: Path) -> None:
     """All arrays of all rounds together, and the labels, rebuild x_0 no better than x_k alone."""
-    tap, config = Tap(), small(tmp_path, num_rounds=4, upload_dtype="float32", evaluate_every=1)
+    tap, config = Tap(), small(tmp_path, num_rounds=4, upload__dtype="float32", evaluation__every=1)
     federate(config, connect(config, tap.app))
     setup, data = DiffusionSetup.of(config), federation_data(config.data, 3, 0)
     for client, cut in enumerate(config.cut_steps()):
@@ -117,17 +117,17 @@ def test_no_combination_of_what_was_received_beats_one_noised_image(tmp_path: Pa
 def test_fresh_uploads_can_be_averaged_and_once_cannot(tmp_path: Path) -> None:
     """Why an image leaves once: with new noise in every round, the error falls with the number of rounds."""
     errors = {}
-    for upload in ("once", "fresh"):
-        tap, config = Tap(), small(tmp_path / upload, num_rounds=4, upload_dtype="float32", upload=upload)
+    for upload in ("fixed", "resampled"):
+        tap, config = Tap(), small(tmp_path / upload, num_rounds=4, upload__dtype="float32", upload__noise=upload)
         federate(config, connect(config, tap.app))
         x_0 = normalize(federation_data(config.data, 3, 0).client(0).train.images).numpy().astype(np.float64)
         errors[upload] = _best_fit(x_0, [array for name, array in tap.arrays(0) if name == "x_k"])
-    assert errors["fresh"] < 0.5 * errors["once"]
+    assert errors["resampled"] < 0.5 * errors["fixed"]
 
 
 def test_the_first_papers_triple_would_give_the_image_away(tmp_path: Path) -> None:
     """(x_t, noise, t) is inverted exactly; the same with our upload fails, for the noise is not in it."""
-    tap, config = Tap(), small(tmp_path, upload_dtype="float32", num_rounds=1)
+    tap, config = Tap(), small(tmp_path, upload__dtype="float32", num_rounds=1)
     federate(config, connect(config, tap.app))
     alpha_bar = float(DiffusionSetup.of(config).schedule.alpha_bar[config.cut_steps()[0]])
     x_0 = normalize(federation_data(config.data, 3, 0).client(0).train.images).numpy()
@@ -155,7 +155,7 @@ def test_a_reply_with_any_other_field_is_refused(tmp_path: Path, extra: str) -> 
 
 def test_the_server_sends_no_more_than_weights_and_samples(tmp_path: Path) -> None:
     """Down go the round, the backbone's weights and hand-overs: nothing that one client said reaches another."""
-    strategy = federate(small(tmp_path, num_rounds=1, client_init="backbone", client_init_round=1))
+    strategy = federate(small(tmp_path, num_rounds=1, client__init_from="backbone", client__start_round=1))
     shapes = {tuple(value.shape) for value in strategy.backbone.state.ema_state_dict().values()}
     strategy.initialised.clear()
     assert {tuple(array.shape) for array in strategy.arrays.values()} <= shapes

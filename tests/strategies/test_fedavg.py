@@ -13,12 +13,13 @@ from torch import Tensor
 
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.client_app import app as client_app
-from collafuse_flwr.config.sections import FEDERATED
+from collafuse_flwr.config.strategies import STRATEGIES
 from collafuse_flwr.diffusion.partial_sharing import shared_names
 from collafuse_flwr.diffusion.unet import WEIGHTS, ImageShape, build_network
 from collafuse_flwr.runs.run_layout import RunLayout
 from strategies.fedavg import PartialFedAvg
 from tests.small_runs import bytes_of, connect, metrics, run_strategy, small, spoiled
+from tests.strategy_kinds import FEDERATED
 
 
 def run(folder: Path, **settings: Any) -> PartialFedAvg:
@@ -38,7 +39,7 @@ def weights(folder: Path, client: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedprox"])
 def test_one_client_alone_trains_locally_bit_for_bit(tmp_path: Path, strategy: str) -> None:
-    alone = {"num_supernodes": 1, "proximal_mu": 0.0}
+    alone = {"num_supernodes": 1, "fedprox.proximal_mu": 0.0}
     run(tmp_path / "federated", strategy=strategy, **alone)
     run_strategy(small(tmp_path / "local", strategy="local", **alone))
     federated, local = state(tmp_path / "federated", 0), state(tmp_path / "local", 0)
@@ -68,8 +69,8 @@ def test_the_shared_weights_are_the_mean_weighted_by_images(tmp_path: Path) -> N
 def test_fedprox_without_its_term_is_fedavg_and_with_it_stays_closer(tmp_path: Path) -> None:
     one = {"num_rounds": 1}
     plain = run(tmp_path / "avg", **one)
-    zero = run(tmp_path / "zero", strategy="fedprox", proximal_mu=0.0, **one)
-    strong = run(tmp_path / "strong", strategy="fedprox", proximal_mu=100.0, **one)
+    zero = run(tmp_path / "zero", strategy="fedprox", fedprox__proximal_mu=0.0, **one)
+    strong = run(tmp_path / "strong", strategy="fedprox", fedprox__proximal_mu=100.0, **one)
     assert bytes_of(tmp_path / "avg") == bytes_of(tmp_path / "zero")
     start = build_network("tiny", ImageShape(1, 8, 10), 0, "client 0").state_dict()
 
@@ -84,7 +85,7 @@ def test_fedprox_without_its_term_is_fedavg_and_with_it_stays_closer(tmp_path: P
 def test_a_partial_scheme_shares_exactly_its_parts(tmp_path: Path, scheme: str) -> None:
     strategy = run(tmp_path, strategy=scheme, num_rounds=2)
     start = build_network("tiny", ImageShape(1, 8, 10), 0, "client 0").state_dict()
-    shared = set(shared_names(scheme, start))
+    shared = set(shared_names(STRATEGIES[scheme], start))
     assert set(strategy.shared) == shared
     denoisers = [load_file(RunLayout(tmp_path).client(client).denoiser / WEIGHTS) for client in range(3)]
     for name in start:
@@ -103,7 +104,7 @@ def test_usplit_halves_what_clients_send(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
-    settings = {"num_rounds": 3, "strategy": "ulatdec", "fraction_train": 0.7}
+    settings = {"num_rounds": 3, "strategy": "ulatdec", "federation.fraction_train": 0.7}
     run(tmp_path / "straight", **settings)
     config = small(tmp_path / "resumed", **settings)
 
@@ -159,17 +160,17 @@ def test_other_weights_than_asked_for_are_refused(tmp_path: Path, change: Any, r
 
 def test_traffic_that_pays_for_no_exchange_leaves_local_training(tmp_path: Path) -> None:
     """Uploads of digits weigh far less than a network."""
-    made = run(tmp_path / "paid", budget="traffic")
+    made = run(tmp_path / "paid", train__match="traffic")
     assert made.exchanges == set()
     assert all(up < 1000 for row in metrics(tmp_path / "paid") for up in row["bytes_up"].values())
-    run_strategy(small(tmp_path / "local", strategy="local", budget="traffic"))
+    run_strategy(small(tmp_path / "local", strategy="local", train__match="traffic"))
     paid, local = (weights(tmp_path / kind, 0) for kind in ("paid", "local"))
     assert all(torch.equal(paid[name], value) for name, value in local.items())
 
 
 def test_an_equal_flops_budget_gives_clients_the_work_of_the_cut(tmp_path: Path) -> None:
-    settings = {"cut_ratio": 0.5, "num_rounds": 4, "client_batch_size": 2}
-    run(tmp_path / "flops", budget="client_flops", **settings)
+    settings = {"cut_ratio": 0.5, "num_rounds": 4, "client.batch_size": 2}
+    run(tmp_path / "flops", train__match="client_flops", **settings)
     run_strategy(small(tmp_path / "split", strategy="collafuse", **settings))
     for kind in ("flops", "split"):
         assert sum(row["clients"]["0"]["image_updates"] for row in metrics(tmp_path / kind)) > 0

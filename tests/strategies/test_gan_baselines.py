@@ -27,7 +27,7 @@ from strategies.huscf_gan import HuscfGan
 from strategies.mdgan import MdGan
 from tests.small_runs import bytes_of, connect, here_is, metrics, run_strategy, small, spoiled
 
-TINY: dict[str, Any] = {"gan_width": 1, "gan_batch_size": 6, "max_images": 36, "num_samples": 6}
+TINY: dict[str, Any] = {"gan.width": 1, "gan.batch_size": 6, "data.max_images": 36, "evaluation.num_samples": 6}
 BASELINES = ("fedgan", "mdgan")
 #: The message in which a client trains.
 KIND = {"fedgan": "train", "mdgan": "train.feedback"}
@@ -52,13 +52,13 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run of two rounds with three clients, of either."""
     folders = {strategy: tmp_path_factory.mktemp(strategy) for strategy in BASELINES}
     for strategy, folder in folders.items():
-        run_strategy(settings(folder, strategy, generated_batches=2))
+        run_strategy(settings(folder, strategy, mdgan__k=2))
     return folders
 
 
 def test_fedgan_alone_is_split_training_bit_for_bit(tmp_path: Path) -> None:
     whole = run_strategy(settings(tmp_path / "whole", "fedgan", num_supernodes=1))
-    split = run_strategy(settings(tmp_path / "split", "huscf_gan", num_supernodes=1, engine="fused"))
+    split = run_strategy(settings(tmp_path / "split", "huscf_gan", num_supernodes=1, gan__transport="in_process"))
     assert isinstance(whole, FedGan)
     assert isinstance(split, HuscfGan)
     same(state(tmp_path / "whole", 0), state(tmp_path / "split", 0) | split.half.state())
@@ -117,13 +117,13 @@ def test_mdgan_alone_is_a_textbook_gan_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_mdgan_in_one_process_is_mdgan_by_messages(tmp_path: Path, straight: dict[str, Path]) -> None:
-    run_strategy(settings(tmp_path, "mdgan", generated_batches=2, engine="fused"))
+    run_strategy(settings(tmp_path, "mdgan", mdgan__k=2, gan__transport="in_process"))
     assert metrics(tmp_path) == metrics(straight["mdgan"])
     assert bytes_of(tmp_path) == bytes_of(straight["mdgan"])
 
 
 def test_a_discriminator_goes_to_another_client(tmp_path: Path) -> None:
-    strategy = run_strategy(settings(tmp_path, "mdgan", num_rounds=1, engine="fused"))
+    strategy = run_strategy(settings(tmp_path, "mdgan", num_rounds=1, gan__transport="in_process"))
     assert isinstance(strategy, MdGan)
     swapped = {int(sender): receiver for sender, receiver in metrics(tmp_path)[0]["server"]["swapped"].items()}
     assert len(swapped) == 3
@@ -142,7 +142,7 @@ def test_a_discriminator_goes_to_another_client(tmp_path: Path) -> None:
 def test_a_resumed_run_with_clients_in_another_order_is_the_same(
     tmp_path: Path, straight: dict[str, Path], strategy: str
 ) -> None:
-    config = settings(tmp_path, strategy, generated_batches=2)
+    config = settings(tmp_path, strategy, mdgan__k=2)
 
     def die(message: Message, context: Context) -> Message | None:
         raise KeyboardInterrupt
@@ -204,5 +204,5 @@ def test_what_a_client_of_mdgan_sends_in_an_iteration_is_one_gradient(tmp_path: 
 
 
 def test_more_batches_than_clients_are_refused() -> None:
-    with pytest.raises(SettingError, match=r"`generated_batches` = 4 .* at most `num_supernodes` = 3"):
-        Config.from_flat({"strategy": "mdgan", "num_supernodes": 3, "generated_batches": 4})
+    with pytest.raises(SettingError, match=r"`mdgan.k` = 4 .* at most `num_supernodes` = 3"):
+        Config.from_flat({"strategy": "mdgan", "num_supernodes": 3, "mdgan.k": 4})

@@ -30,14 +30,14 @@ GAN: dict[str, Any] = {
     "strategy": "huscf_gan",
     "num_supernodes": 4,
     "num_rounds": 2,
-    "max_images": 80,
+    "data.max_images": 80,
     "partition": "iid",
-    "gan_width": 2,
-    "gan_batch_size": 8,
-    "local_epochs": 1.0,
-    "num_samples": 16,
-    "client_cuts": "0000,0010,1110,1111",
-    "warmup_rounds": 1,
+    "gan.width": 2,
+    "gan.batch_size": 8,
+    "train.local_epochs": 1.0,
+    "evaluation.num_samples": 16,
+    "split_gan.client_cuts": ["0000", "0010", "1110", "1111"],
+    "clustering.warmup_rounds": 1,
 }
 Spoil = Callable[[Message, Context], Message | None]
 
@@ -85,21 +85,26 @@ def state(folder: Path, client: int) -> dict[str, Tensor]:
     "settings",
     [
         {},
-        {"wire_dtype": "float16", "client_cuts": "0010"},
-        {"factored_tails": True, "wire_dtype": "bfloat16", "activation_noise": 0.1},
-        {"factored_tails": True, "precision": "bfloat16"},
-        {"gan_init": "common", "fraction_train": 0.5, "num_clusters": 4, "server_aggregation": "keep"},
+        {"gan.wire_dtype": "float16", "split_gan.client_cuts": "0010"},
+        {"split_gan.factor_tail_gradients": True, "gan.wire_dtype": "bfloat16", "split_gan.activation_noise": 0.1},
+        {"split_gan.factor_tail_gradients": True, "precision": "bfloat16"},
+        {
+            "split_gan.init": "common",
+            "federation.fraction_train": 0.5,
+            "clustering.num_clusters": 4,
+            "split_gan.average_server_blocks": False,
+        },
     ],
     ids=["mixed cuts", "float16", "factors, bfloat16 and noise", "factors of bfloat16", "a share of the clients"],
 )
 def test_one_process_gives_the_bits_of_messages(tmp_path: Path, settings: dict[str, Any]) -> None:
-    for engine in ("messages", "fused"):
-        run(tmp_path / engine, engine=engine, **settings)
-    ours, theirs = bytes_of(tmp_path / "messages"), bytes_of(tmp_path / "fused")
+    for engine in ("messages", "in_process"):
+        run(tmp_path / engine, gan__transport=engine, **settings)
+    ours, theirs = bytes_of(tmp_path / "messages"), bytes_of(tmp_path / "in_process")
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == []
     assert "server/middle.safetensors" in ours
-    for one, other in zip(metrics(tmp_path / "messages"), metrics(tmp_path / "fused"), strict=True):
+    for one, other in zip(metrics(tmp_path / "messages"), metrics(tmp_path / "in_process"), strict=True):
         counts = ("bytes_up", "bytes_down")
         assert {k: v for k, v in one.items() if k not in counts} == {k: v for k, v in other.items() if k not in counts}
         # In one process the frames of messages are not counted, only what is in them.
@@ -166,14 +171,28 @@ def test_an_absent_client_comes_back_to_the_blocks_of_its_cluster(tmp_path: Path
     def at(kind: str, phase: str, round_: int, step: int) -> bool:
         return round_ == 2 and phase == "latent"
 
-    made = run(tmp_path, spoiled(3, at, fail), num_rounds=1, warmup_rounds=0, client_cuts="0000", num_clusters=4)
+    made = run(
+        tmp_path,
+        spoiled(3, at, fail),
+        num_rounds=1,
+        clustering__warmup_rounds=0,
+        split_gan__client_cuts="0000",
+        clustering__num_clusters=4,
+    )
     assert len(set(made.cluster_of.values())) == 4
     mine = made.cluster_of[3]
     known = {name: value.clone() for name, value in made.models[mine].items()}
     # A cluster of one has its client's own blocks.
     own = state(tmp_path, 3)["g_head.blocks.0.linear.weight"]
     assert torch.equal(known["generator.0.linear.weight"], own)
-    again = run(tmp_path, spoiled(3, at, fail), num_rounds=2, warmup_rounds=0, client_cuts="0000", num_clusters=4)
+    again = run(
+        tmp_path,
+        spoiled(3, at, fail),
+        num_rounds=2,
+        clustering__warmup_rounds=0,
+        split_gan__client_cuts="0000",
+        clustering__num_clusters=4,
+    )
     row = metrics(tmp_path)[-1]
     assert list(row["failed"]) == ["3"]
     assert again.cluster_of[3] == mine
@@ -183,7 +202,7 @@ def test_an_absent_client_comes_back_to_the_blocks_of_its_cluster(tmp_path: Path
 
 
 def test_all_of_a_warm_up_are_one_cluster_and_begin_the_next_round_alike(tmp_path: Path) -> None:
-    made = run(tmp_path, client_cuts="0000", warmup_rounds=2)
+    made = run(tmp_path, split_gan__client_cuts="0000", clustering__warmup_rounds=2)
     for row in metrics(tmp_path):
         assert set(row["server"]["clusters"].values()) == {0}
         assert sum(row["server"]["weights"].values()) == pytest.approx(1)
@@ -194,13 +213,20 @@ def test_all_of_a_warm_up_are_one_cluster_and_begin_the_next_round_alike(tmp_pat
 def test_clients_begin_alike_only_if_they_are_to(tmp_path: Path) -> None:
     """With a learning rate of next to nothing, what they end with is what they began with."""
     for init in ("common", "independent"):
-        run(tmp_path / init, gan_init=init, num_rounds=1, gan_learning_rate=1e-30, client_cuts="0000", engine="fused")
+        run(
+            tmp_path / init,
+            split_gan__init=init,
+            num_rounds=1,
+            gan__learning_rate=1e-30,
+            split_gan__client_cuts="0000",
+            gan__transport="in_process",
+        )
         heads = [state(tmp_path / init, client)["g_head.blocks.0.linear.weight"] for client in range(4)]
         assert [torch.equal(heads[0], other) for other in heads[1:]] == [init == "common"] * 3
 
 
 def test_a_client_that_was_never_asked_samples_and_begins_with_the_blocks_of_the_others(tmp_path: Path) -> None:
-    made = run(tmp_path, fraction_train=0.25, num_rounds=1)
+    made = run(tmp_path, federation__fraction_train=0.25, num_rounds=1)
     (row,) = metrics(tmp_path)
     (asked,) = row["clients"]
     assert sorted(row["evaluation"]) == ["0", "1", "2", "3"]
@@ -216,9 +242,9 @@ def test_a_client_that_was_never_asked_samples_and_begins_with_the_blocks_of_the
     ("strategy", "engine"),
     [
         ("huscf_gan", "messages"),
-        ("huscf_gan", "fused"),
+        ("huscf_gan", "in_process"),
         ("mdgan", "messages"),
-        ("mdgan", "fused"),
+        ("mdgan", "in_process"),
         ("fedgan", "messages"),
     ],
 )
@@ -231,7 +257,10 @@ def test_a_round_without_anybody_to_ask_is_none(
         return [] if round_ == 2 else choose(members, round_)
 
     monkeypatch.setattr(ClientManager, "sample", nobody_in_the_second)
-    config = small(tmp_path, **(GAN | {"strategy": strategy, "engine": engine, "client_cuts": "", "num_rounds": 3}))
+    config = small(
+        tmp_path,
+        **(GAN | {"strategy": strategy, "gan.transport": engine, "split_gan.client_cuts": "", "num_rounds": 3}),
+    )
     run_strategy(config, connect(config))
     assert [sorted(row["clients"]) for row in metrics(tmp_path)] == [list("0123"), [], list("0123")]
 
@@ -247,15 +276,17 @@ def test_who_diverges_in_this_process_is_left_out_as_by_messages(
         return replace(batch, x=batch.x * math.nan) if batches.secret == his and (round_, step) == (1, 1) else batch
 
     monkeypatch.setattr(Batches, "draw", hot)
-    for engine in ("messages", "fused"):
-        config = small(tmp_path / engine, **(GAN | {"strategy": strategy, "engine": engine, "client_cuts": ""}))
+    for engine in ("messages", "in_process"):
+        config = small(
+            tmp_path / engine, **(GAN | {"strategy": strategy, "gan.transport": engine, "split_gan.client_cuts": ""})
+        )
         run_strategy(config, connect(config))
         first, second = metrics(tmp_path / engine)
         assert list(first["rejected"]) == ["2"]
         assert "must be finite" in first["rejected"]["2"]
         assert sorted(first["clients"]) == list("013")
         assert second["rejected"] == {} or sorted(second["rejected"]) == ["2"]
-    ours, theirs = bytes_of(tmp_path / "messages"), bytes_of(tmp_path / "fused")
+    ours, theirs = bytes_of(tmp_path / "messages"), bytes_of(tmp_path / "in_process")
     assert [name for name in ours if name.startswith("server") and ours[name] != theirs[name]] == []
 
 

@@ -30,8 +30,8 @@ def denoiser(folder: Path, client: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("start", ["random", "backbone"])
 def test_all_clients_finish_with_one_denoiser_and_the_backbone_is_collafuse_s(tmp_path: Path, start: str) -> None:
-    run(tmp_path / "hybrid", client_init=start)
-    run_strategy(small(tmp_path / "split", client_init=start))
+    run(tmp_path / "hybrid", client__init_from=start)
+    run_strategy(small(tmp_path / "split", client__init_from=start))
     first = denoiser(tmp_path / "hybrid", 0)
     for client in (1, 2):
         assert all(torch.equal(value, first[name]) for name, value in denoiser(tmp_path / "hybrid", client).items())

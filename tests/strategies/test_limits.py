@@ -65,7 +65,7 @@ def _assert_same(expected: TrainState, saved: dict[str, Tensor]) -> None:
 
 def test_cut_zero_is_centralised_training(tmp_path: Path) -> None:
     """With the whole process on the server, pooling clean uploads trains what pooled images would."""
-    config = small(tmp_path, cut_ratio=0, upload_dtype="float32", prediction="eps")
+    config = small(tmp_path, cut_ratio=0, upload__dtype="float32", diffusion__prediction_type="epsilon")
     federate(config)
     data = federation_data(config.data, 3, 0)
     parts = [data.client(client).train for client in range(3)]
@@ -86,7 +86,7 @@ def test_cut_zero_is_centralised_training(tmp_path: Path) -> None:
 
 def test_cut_one_is_local_training(tmp_path: Path) -> None:
     """With the whole process on the clients, each trains alone, and nothing is uploaded."""
-    config = small(tmp_path, cut_ratio=1, prediction="eps", client_init="backbone")
+    config = small(tmp_path, cut_ratio=1, diffusion__prediction_type="epsilon", client__init_from="backbone")
     federate(config)
     data = federation_data(config.data, 3, 0)
     for client in range(3):

@@ -29,7 +29,7 @@ class FakeFederation:
     """Clients that say what they are told to, over a grid in this process."""
 
     def __init__(self, count: int, **settings: Any) -> None:
-        self.config = Config.from_flat({"num_supernodes": count, "round_timeout": 5.0} | settings)
+        self.config = Config.from_flat({"num_supernodes": count, "federation.round_timeout": 5.0} | settings)
         self.says: dict[int, Any] = {client: replace(HELLO, partition_id=client) for client in range(count)}
         self.selected: list[int] = []
         app = ClientApp()
@@ -171,7 +171,7 @@ def test_a_client_that_mends_its_ways_is_taken_in() -> None:
 
 def known(count: int, fraction: float, seed: int = 0) -> ClientManager:
     members = ClientManager(
-        Config.from_flat({"num_supernodes": max(count, 1), "fraction_train": fraction, "seed": seed})
+        Config.from_flat({"num_supernodes": max(count, 1), "federation.fraction_train": fraction, "seed": seed})
     )
     members.nodes = {client: 10**9 - client for client in reversed(range(count))}
     return members
@@ -262,7 +262,7 @@ def test_waiting_ends_with_a_reason() -> None:
     federation = FakeFederation(3, round_timeout=0.05)
     federation.connect(1)
     began = time.monotonic()
-    with pytest.raises(UserError, match=re.escape("only 1 of 3 clients came within `round_timeout`")):
+    with pytest.raises(UserError, match=re.escape("only 1 of 3 clients came within `federation.round_timeout`")):
         federation.client_manager.wait(federation.grid)
     assert time.monotonic() - began < 5
 

@@ -15,11 +15,11 @@ from tests.small_runs import bytes_of, connect, metrics, run_strategy, small, sp
 PRIVATE: dict[str, Any] = {
     "model": "nano",
     "num_supernodes": 2,
-    "max_images": 60,
-    "client_batch_size": 12,
+    "data.max_images": 60,
+    "client.batch_size": 12,
     "cut_ratio": 0.5,
-    "dp_noise_multiplier": 2.0,
-    "dp_max_grad_norm": 0.5,
+    "dp.noise_multiplier": 2.0,
+    "dp.max_grad_norm": 0.5,
 }
 
 
@@ -57,6 +57,6 @@ def test_the_noise_is_keyed_by_the_secret_not_by_the_seed(tmp_path: Path) -> Non
 
 
 def test_ordinary_training_counts_no_private_steps(tmp_path: Path) -> None:
-    run_strategy(small(tmp_path, model="nano", num_rounds=1, max_images=60))
+    run_strategy(small(tmp_path, model="nano", num_rounds=1, data__max_images=60))
     assert {row["dp_steps"] for row in metrics(tmp_path)[-1]["evaluation"].values()} == {0}
     assert not (RunLayout(tmp_path).client(0).dp_steps).exists()

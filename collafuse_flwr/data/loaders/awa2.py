@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.data.image_io import ImageFiles
 from collafuse_flwr.data.images import ImageMetadata, LazyImageDataset
+from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.data.validation import data_error, read_lines, unpacked
 
 IMAGES, CLASSES, PREDICATES, MATRIX = "JPEGImages", "classes.txt", "predicates.txt", "predicate-matrix-binary.txt"

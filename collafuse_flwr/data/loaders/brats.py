@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.data.images import UNLABELLED, ImageMetadata, LazyImageDataset, center_crop_resize
+from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.data.validation import data_error, read_lines, unpacked
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.image_io import ImageFiles
 from collafuse_flwr.data.images import UNLABELLED, ImageMetadata, LazyImageDataset
+from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.data.validation import data_error, read_lines, unpacked
 
 IMAGES, ATTRIBUTES, IDENTITIES = "img_align_celeba", "list_attr_celeba.txt", "identity_CelebA.txt"
@@ -26,11 +26,11 @@ EXPECTED = (
 
 
 def load_celeba(config: DataConfig) -> LazyImageDataset:
-    """List the images of CelebA; `class_attribute` gives two classes, which are named after it.
+    """List the images of CelebA; `data.class_attribute` gives two classes, which are named after it.
 
     Raises:
         DataError: a file is missing or does not have the official form, or (when it is read) an image is damaged.
-        SettingError: `class_attribute` is none of the attributes.
+        SettingError: `data.class_attribute` is none of the attributes.
     """
     root = unpacked(config, "celeba", EXPECTED)
     names, attribute_names, attributes = _attributes(config, root / ATTRIBUTES)
@@ -96,5 +96,5 @@ def _classes(
     if not wanted:
         return (UNLABELLED,), np.zeros(len(attributes), np.int64)
     if wanted not in names:
-        raise SettingError("class_attribute", wanted, f"empty, or one of {', '.join(names)}")
+        raise SettingError("data.class_attribute", wanted, f"empty, or one of {', '.join(names)}")
     return (f"not {wanted}", wanted), attributes[:, names.index(wanted)].astype(np.int64)

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.data.images import LazyImageDataset
+from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.data.validation import checked_labels, data_error, existing_path
 
 FOLDER = "cifar-10-batches-py"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.data.image_io import ImageFiles
 from collafuse_flwr.data.images import LazyImageDataset
+from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.data.validation import data_error, existing_path
 
 

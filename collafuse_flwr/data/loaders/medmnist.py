@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.data.images import UNLABELLED, ImageMetadata, LazyImageDataset
 from collafuse_flwr.data.loaders.npz import Archive, Pixels, labelled
+from collafuse_flwr.data.settings import DataConfig
 
 IMAGES, LABELS = "train_images", "train_labels"
 EXPECTED = (

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.data.images import LazyImageDataset
 from collafuse_flwr.data.loaders.imagefolder import list_classes
+from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.data.validation import checked_labels, data_error, existing_path
 
 #: The classes of notMNIST, which torchvision does not know.
@@ -30,7 +30,7 @@ def load_idx(config: DataConfig) -> LazyImageDataset:
     """
     from torchvision.datasets import mnist  # noqa: PLC0415 - slow, and other data sets do not need it
 
-    dataset = {"mnist": mnist.MNIST, "fashion_mnist": mnist.FashionMNIST, "kmnist": mnist.KMNIST}[config.dataset]
+    dataset = {"mnist": mnist.MNIST, "fashion_mnist": mnist.FashionMNIST, "kmnist": mnist.KMNIST}[config.name]
     folder = dataset.__name__
     expected = (
         f"the folder that holds {folder}/raw/train-images-idx3-ubyte and train-labels-idx1-ubyte (uncompressed), "

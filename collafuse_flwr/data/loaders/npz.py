@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.data.images import UNLABELLED, ImageMetadata, LazyImageDataset
+from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.data.validation import checked_labels, data_error, existing_path
 
 #: Pairs of keys under which images and labels are looked for, in this order.

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.core.rng import derive_seed, named_generator
 from collafuse_flwr.data.partition.missing_classes import drop_classes
+from collafuse_flwr.data.settings import DataConfig
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
@@ -43,7 +43,7 @@ def dirichlet(labels: Tensor, config: DataConfig, num_clients: int, seed: int) -
         seed=derive_seed(seed, "dirichlet"),
     )
     problem = (
-        f"`dirichlet_alpha` = {config.dirichlet_alpha:g} does not give each of {num_clients} clients at least "
+        f"`data.dirichlet_alpha` = {config.dirichlet_alpha:g} does not give each of {num_clients} clients at least "
         f"{MIN_CLIENT} of {len(labels)} images; raise it, lower `num_supernodes` or use more images"
     )
     try:
@@ -57,19 +57,19 @@ def dirichlet(labels: Tensor, config: DataConfig, num_clients: int, seed: int) -
 
 
 def by_class(labels: Tensor, config: DataConfig, num_clients: int, seed: int) -> list[Tensor]:
-    """Deal `classes_per_client` classes to each client, every class shared evenly by the clients that have it.
+    """Deal `data.classes_per_client` classes to each client, every class shared evenly by the clients that have it.
 
     The partitioner's own ways to pick several classes leave classes out or use them unevenly. So it deals hands of
-    one class, in turn, and a client takes the next `classes_per_client` hands: distinct classes, all of them used.
+    one class, in turn, and a client takes the next `data.classes_per_client` hands: distinct classes, all of them used.
     """
     from flwr_datasets.partitioner import PathologicalPartitioner  # noqa: PLC0415 - slow, as above
 
     each, present = config.classes_per_client, len(torch.unique(labels))
     if each > present:
-        raise DataError(f"`classes_per_client` = {each} is more than the {present} classes that have images")
+        raise DataError(f"`data.classes_per_client` = {each} is more than the {present} classes that have images")
     if each * num_clients < present:
         raise DataError(
-            f"`classes_per_client` = {each} leaves {present - each * num_clients} of {present} classes to none of "
+            f"`data.classes_per_client` = {each} leaves {present - each * num_clients} of {present} classes to none of "
             f"{num_clients} clients; raise it to {-(-present // num_clients)} or more, or raise `num_supernodes`"
         )
     renamed = torch.randperm(int(labels.max()) + 1, generator=named_generator(seed, "class order"))[labels]
@@ -77,7 +77,7 @@ def by_class(labels: Tensor, config: DataConfig, num_clients: int, seed: int) ->
         each * num_clients, "label", 1, class_assignment_mode="deterministic", shuffle=False
     )
     problem = (
-        f"`classes_per_client` = {each} for {num_clients} clients shares a class of few images among too many; "
+        f"`data.classes_per_client` = {each} for {num_clients} clients shares a class of few images among too many; "
         "lower it, lower `num_supernodes` or use more images"
     )
     try:

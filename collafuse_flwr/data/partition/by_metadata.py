@@ -7,11 +7,11 @@ import heapq
 import torch
 from torch import Tensor
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.core.rng import derive_seed, named_generator
 from collafuse_flwr.data.images import ImageMetadata
 from collafuse_flwr.data.partition.by_label import LABEL_PARTITIONERS
+from collafuse_flwr.data.settings import DataConfig
 
 
 def by_group(metadata: ImageMetadata, name: str, config: DataConfig, num_clients: int, seed: int) -> list[Tensor]:
@@ -39,12 +39,12 @@ def by_group(metadata: ImageMetadata, name: str, config: DataConfig, num_clients
 
 
 def by_attribute(metadata: ImageMetadata, config: DataConfig, num_clients: int, seed: int) -> list[Tensor]:
-    """Give client i the images with any attribute of the i-th list of `attribute_groups`; the others are not used.
+    """Give client i the images with any attribute of the i-th list of `data.attribute_groups`; the others are not used.
 
-    An image that fits several clients is with one of them, drawn alike, or with `overlap` with all of them.
+    An image that fits several clients is with one of them, drawn alike, or with `data.allow_overlap` with all of them.
     """
     matches = _matches(metadata, config, num_clients)
-    if not config.overlap:
+    if not config.allow_overlap:
         draws = torch.rand(matches.shape, generator=named_generator(seed, "attributes")) * matches
         drawn = torch.zeros_like(matches)
         drawn[torch.arange(len(draws)), draws.argmax(1)] = True
@@ -53,7 +53,7 @@ def by_attribute(metadata: ImageMetadata, config: DataConfig, num_clients: int, 
 
 
 def by_domain(metadata: ImageMetadata, labels: Tensor, config: DataConfig, num_clients: int, seed: int) -> list[Tensor]:
-    """Give client i the domain i mod D of D, dealt among its clients as `within_domain` says."""
+    """Give client i the domain i mod D of D, dealt among its clients as `data.within_domain` says."""
     domain = _group(metadata, "domain", config)
     count = int(domain.max()) + 1
     if num_clients < count:
@@ -80,7 +80,7 @@ def _group(metadata: ImageMetadata, name: str, config: DataConfig) -> Tensor:
         allowed = ", ".join([*LABEL_PARTITIONERS, *([known] if known else [])])
         raise DataError(
             f"`partition` = {config.partition!r}: nothing is known of the {name} of an image in `dataset` = "
-            f"{config.dataset!r}; allowed are {allowed}"
+            f"{config.name!r}; allowed are {allowed}"
         )
     return metadata.groups[name]
 
@@ -90,17 +90,19 @@ def _matches(metadata: ImageMetadata, config: DataConfig, num_clients: int) -> T
     if metadata.attributes is None:
         raise DataError(
             f"`partition` = {config.partition!r}: nothing is known of the attributes of an image in `dataset` = "
-            f"{config.dataset!r}"
+            f"{config.name!r}"
         )
-    lists = [[name.strip() for name in part.split(",")] for part in config.attribute_groups.split(";")]
-    if not config.attribute_groups or len(lists) != num_clients:
+    lists = config.attribute_groups
+    if len(lists) != num_clients:
         raise DataError(
-            f"`attribute_groups` = {config.attribute_groups!r} is for {len(lists) if config.attribute_groups else 0} "
-            f"clients, but `num_supernodes` = {num_clients}; expected one list of attributes per client: 'a,b;c;...'"
+            f"`data.attribute_groups` is for {len(lists)} clients, but `num_supernodes` = "
+            f"{num_clients}; expected a list of attributes for each client, as [[a,b],[c]]"
         )
     columns = {name: column for column, name in enumerate(metadata.attribute_names)}
     for name in (name for names in lists for name in names):
         if name not in columns:
-            raise DataError(f"`attribute_groups` has {name!r}, which is none of {', '.join(metadata.attribute_names)}")
+            raise DataError(
+                f"`data.attribute_groups` has {name!r}, which is none of {', '.join(metadata.attribute_names)}"
+            )
     picked = [metadata.attributes[:, [columns[name] for name in names]].bool().any(1) for names in lists]
     return torch.stack(picked, dim=1)

@@ -8,16 +8,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from collafuse_flwr.config.parsing import dropped_classes, size_shares
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.data.settings import DataConfig, missing_classes, size_skew
 
 T = TypeVar("T", int, float)
 
 
 def drop_classes(labels: Tensor, config: DataConfig, num_clients: int, seed: int) -> list[Tensor]:
-    """Deal images of all classes but some to each client, drawn as `dropped_classes` and `size_shares` say.
+    """Deal images of all classes but some to each client, drawn as `data.missing_classes` and `data.size_skew` say.
 
     With s_c images of class c, and A_i the classes that client i of size n_i has, it gets
 
@@ -31,10 +30,10 @@ def drop_classes(labels: Tensor, config: DataConfig, num_clients: int, seed: int
     """
     supply = labels.bincount()
     present = supply.nonzero().flatten()
-    dropped = _each(dropped_classes(config), num_clients, named_generator(seed, "dropped classes"))
+    dropped = _each(missing_classes(config), num_clients, named_generator(seed, "dropped classes"))
     if max(dropped) >= len(present):
         raise DataError(
-            f"`dropped_classes` = {config.dropped_classes!r} drops {max(dropped)} classes, but only {len(present)} "
+            f"`data.missing_classes` drops {max(dropped)} classes, but only {len(present)} "
             f"have images; expected at most {len(present) - 1}"
         )
     has = torch.zeros((num_clients, len(supply)), dtype=torch.float64)
@@ -42,7 +41,7 @@ def drop_classes(labels: Tensor, config: DataConfig, num_clients: int, seed: int
         order = torch.randperm(len(present), generator=named_generator(seed, "classes", client))
         has[client, present[order[count:]]] = 1
     most = min(config.max_client_images or len(labels), len(labels) // num_clients)
-    sizes = [part * most for part in _each(size_shares(config), num_clients, named_generator(seed, "sizes"))]
+    sizes = [part * most for part in _each(size_skew(config), num_clients, named_generator(seed, "sizes"))]
     wanted = has * supply
     wanted *= torch.tensor(sizes, dtype=torch.float64)[:, None] / wanted.sum(1, keepdim=True)
     wanted *= (supply / wanted.sum(0).clamp(min=1e-9)).clamp(max=1)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.images import ImageMetadata, ImageSet
 from collafuse_flwr.data.partition.by_label import LABEL_PARTITIONERS, MIN_CLIENT, MIN_HELD_OUT, MIN_TRAIN
 from collafuse_flwr.data.partition.by_metadata import by_attribute, by_domain, by_group
+from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.data.validation import data_error
 
 
@@ -57,7 +57,7 @@ class PartitionUnits:
         return chosen[self.of_image].nonzero().flatten()
 
     def limited(self, units: Tensor, max_images: int, generator: torch.Generator) -> Tensor:
-        """As many of the units, drawn at random, as have `max_images` images at most; 0 means all."""
+        """As many of the units, drawn at random, as have `data.max_images` images at most; 0 means all."""
         if not max_images:
             return units
         shuffled = units[torch.randperm(len(units), generator=generator)]
@@ -68,8 +68,8 @@ class PartitionUnits:
 def make_partitions(images: ImageSet, config: DataConfig, num_clients: int, seed: int) -> tuple[Partition, ...]:
     """Deal the images to `num_clients` clients, as `partition` says, and hold out a share of each client's.
 
-    No image is with two clients (unless `overlap` is set, and then none is trained on by one and held out by another),
-    and images that the data set calls inseparable are with one client, on one side of the split.
+    No image is with two clients, unless `data.allow_overlap` is set; then none is trained on by one and held out by
+    another. Images that the data set calls inseparable are with one client, on one side of the split.
 
     Raises:
         DataError: there are too few images, classes or groups for that many clients, or the groups are not known.
@@ -78,7 +78,7 @@ def make_partitions(images: ImageSet, config: DataConfig, num_clients: int, seed
     if len(units.labels) < MIN_CLIENT * num_clients:
         raise DataError(
             f"`num_supernodes` = {num_clients} clients need at least {MIN_CLIENT} {units.name}s each, "
-            f"but there are {len(units.labels)}; lower it or raise `max_images`"
+            f"but there are {len(units.labels)}; lower it or raise `data.max_images`"
         )
     parts = [
         units.limited(part, config.max_client_images, named_generator(seed, "max_client_images", client))
@@ -106,7 +106,7 @@ def holdout_only_partition(images: ImageSet, config: DataConfig, seed: int) -> P
     if len(units.labels) < MIN_CLIENT:
         raise data_error(config, f"a client needs at least {MIN_CLIENT} {units.name}s, there are {len(units.labels)}")
     everything = torch.arange(len(units.labels))
-    split = stratified_holdout(units.labels, everything, config.held_out, named_generator(seed, "held_out", 0))
+    split = stratified_holdout(units.labels, everything, config.holdout_fraction, named_generator(seed, "held_out", 0))
     return Partition(units.images(split.train), units.images(split.held_out))
 
 
@@ -126,20 +126,23 @@ def _dealt(units: PartitionUnits, config: DataConfig, num_clients: int, seed: in
 
 def _split(units: PartitionUnits, parts: list[Tensor], config: DataConfig, seed: int) -> list[Partition]:
     """Hold out a share of each client's units; of all units at once where clients may have the same."""
-    if not config.overlap:
+    if not config.allow_overlap:
         return [
-            stratified_holdout(units.labels, part, config.held_out, named_generator(seed, "held_out", client))
+            stratified_holdout(units.labels, part, config.holdout_fraction, named_generator(seed, "held_out", client))
             for client, part in enumerate(parts)
         ]
     used = torch.cat(parts).unique()
     held = torch.zeros(len(units.labels), dtype=torch.bool)
-    held[stratified_holdout(units.labels, used, config.held_out, named_generator(seed, "held_out")).held_out] = True
+    held[
+        stratified_holdout(units.labels, used, config.holdout_fraction, named_generator(seed, "held_out")).held_out
+    ] = True
     splits = [Partition(part[~held[part]], part[held[part]]) for part in parts]
     for client, split in enumerate(splits):
         if len(split.train) < MIN_TRAIN or len(split.held_out) < MIN_HELD_OUT:
             raise DataError(
-                f"`held_out` = {config.held_out:g} leaves client {client} {len(split.train)} {units.name}s to train "
-                f"on and {len(split.held_out)} held out; expected at least {MIN_TRAIN} and {MIN_HELD_OUT}"
+                f"`data.holdout_fraction` = {config.holdout_fraction:g} leaves client {client} "
+                f"{len(split.train)} {units.name}s to train on and {len(split.held_out)} held out; "
+                f"expected at least {MIN_TRAIN} and {MIN_HELD_OUT}"
             )
     return splits
 

@@ -84,7 +84,7 @@ def bounds(model: LatencyModel, least: Cuts) -> tuple[IntArray, IntArray]:
     most = [end.levels - 1 for end in model.ends]
     for name, end in zip(ENDS, most, strict=True):
         if getattr(least, name) > end:
-            raise SettingError(f"min_{name}", getattr(least, name), f"at most {end} for these networks")
+            raise SettingError("split_gan.min_cut", str(least), f"at most {end} for these networks in {name}")
     for kind in np.flatnonzero(model.memory(low) > model.capacity()):
         device, needed = model.kinds[kind], model.memory(low)[kind]
         raise UserError(

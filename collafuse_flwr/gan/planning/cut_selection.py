@@ -19,30 +19,30 @@ from collafuse_flwr.gan.split_gan.precision import DTYPES
 
 
 def select_cuts(config: Config, architecture: Architecture) -> tuple[Cuts, ...]:
-    """The cuts of every client: as `client_cuts` says, else planned for their `devices`, else the least allowed.
+    """The cuts of every client: `split_gan.client_cuts`, else planned for `devices.profiles`, else the least allowed.
 
     Raises:
         UserError: they are not cuts, not one for each client, or none fits.
     """
-    if config.hardware.devices and not config.gan.client_cuts:
+    if config.devices.profiles and not config.split_gan.client_cuts:
         return plan_client_cuts(config, architecture).cuts
     return configured_cuts(config)
 
 
 def plan_client_cuts(config: Config, architecture: Architecture) -> CutPlan:
-    """Cuts for the devices that the settings name, by `planner`.
+    """Cuts for the devices that the settings name, by `cut_planner.algorithm`.
 
     Raises:
         UserError: no devices are named, or no cut keeps to the least that is asked for and fits a device's memory.
     """
-    hardware, least = config.hardware, min_cuts(config)
-    if hardware.planner == "exact":
+    planner, least = config.cut_planner, min_cuts(config)
+    if planner.algorithm == "exact":
         return plan_cuts(configured_latency_model(config, architecture), least)
     return evolve_cuts(
         configured_latency_model(config, architecture, alike=False),
         least,
-        population=hardware.genetic_population,
-        generations=hardware.genetic_generations,
+        population=planner.population,
+        generations=planner.generations,
         seed=config.run.seed,
     )
 
@@ -53,7 +53,7 @@ def modelled_seconds(config: Config, architecture: Architecture, cuts: Sequence[
     Raises:
         SettingError: the devices are not one for each client.
     """
-    if not config.hardware.devices:
+    if not config.devices.profiles:
         return None
     model = configured_latency_model(config, architecture, alike=False)
     return float(model.seconds(model.extra(cuts)))
@@ -67,13 +67,15 @@ def configured_latency_model(
     Raises:
         SettingError: no devices are named.
     """
-    devices, server, hardware = config.client_devices(), config.server_device(), config.hardware
+    devices, server, settings = config.client_devices(), config.server_device(), config.devices
     if not devices:
-        raise SettingError("devices", "", "the clients' devices, to plan for: paper7, or each client's with commas")
-    model = cast(LatencyVariant, hardware.latency_model)
-    cost = measure(architecture, config.gan.gan_batch_size, model, DTYPES[config.gan.wire_dtype].itemsize)
+        raise SettingError(
+            "devices.profiles", "", "the clients' devices, to plan for: paper7, or each client's with commas"
+        )
+    model = cast(LatencyVariant, settings.latency_model)
+    cost = measure(architecture, config.gan.batch_size, model, DTYPES[config.gan.wire_dtype].itemsize)
     if not links:
         devices = tuple(replace(device, link=math.inf) for device in devices)
         server = replace(server, link=math.inf)
-    latency = hardware.message_latency if links else 0.0
+    latency = settings.message_seconds if links else 0.0
     return build_latency_model(cost, devices, server, model=model, message_latency=latency, alike=alike)

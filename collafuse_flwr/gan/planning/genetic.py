@@ -1,4 +1,4 @@
-"""The genetic search for cuts of HuSCF-GAN's authors, to compare: no better than `planner`, and slower."""
+"""The genetic search for cuts of HuSCF-GAN's authors, to compare: no better than the exact one, and slower."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def evolve_cuts(
         genes = np.where(redrawn, other, children)
     fitness = _fitness(model, genes)
     if np.isinf(fitness.min()):
-        raise UserError("`planner` = genetic found no cuts that fit the clients' memory; exact finds them")
+        raise UserError("`cut_planner.algorithm` = genetic found no cuts that fit the memory; exact finds them")
     return finished(model, genes[fitness.argmin()].reshape(4, -1))
 
 

@@ -39,15 +39,15 @@ def by_heart(known: Tensor) -> Denoise:
 
 def attacked(denoise: Denoise, members: Tensor, others: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     both = members, others
-    loss = [denoising_losses(SCHEDULE, "eps", denoise, x, STEPS, seed=0) for x in both]
-    norm = [predicted_noise_norms(SCHEDULE, "eps", denoise, x, STEPS[0]) for x in both]
+    loss = [denoising_losses(SCHEDULE, "epsilon", denoise, x, STEPS, seed=0) for x in both]
+    norm = [predicted_noise_norms(SCHEDULE, "epsilon", denoise, x, STEPS[0]) for x in both]
     return {"loss": (loss[0], loss[1]), "sima": (norm[0], norm[1])}
 
 
 @pytest.mark.parametrize("attack", ["loss", "sima"])
 def test_a_network_that_has_seen_neither_tells_nobody_apart(attack: str) -> None:
     members, others = images(600, "members"), images(600, "others")
-    found = membership(*attacked(Gaussian(0, 0.5).denoise(SCHEDULE, "eps"), members, others)[attack])
+    found = membership(*attacked(Gaussian(0, 0.5).denoise(SCHEDULE, "epsilon"), members, others)[attack])
     assert found.error == pytest.approx(math.sqrt(1201 / (12 * 600 * 600)))
     assert found.auc == pytest.approx(0.5, abs=4 * found.error)
     assert found.tpr < 0.05
@@ -66,7 +66,7 @@ def test_the_loss_is_that_of_the_best_denoiser() -> None:
     data, step = Gaussian(0, 0.5), 12
     alpha_bar = float(SCHEDULE.alpha_bar[step])
     x_0 = torch.cat([images(3000, "members")])
-    many = denoising_losses(SCHEDULE, "eps", data.denoise(SCHEDULE, "eps"), x_0, range(step, step + 1), seed=0)
+    many = denoising_losses(SCHEDULE, "epsilon", data.denoise(SCHEDULE, "epsilon"), x_0, range(step, step + 1), seed=0)
     assert many.shape == (3000,)
     noise = torch.randn((1, 4, 4), generator=named_generator(0, "membership", step))
     signal, left = alpha_bar * 0.25, 1 - alpha_bar

@@ -96,10 +96,12 @@ def test_the_right_denoiser_reaches_the_least_error() -> None:
     """On Gaussian data E[x_0 | x_k] is linear, so the estimate is the Wiener filter's; a sample has twice its error."""
     schedule, data, cut = cosine(50), Gaussian(mean=0.1, std=0.2), 25
     x_0, alpha_bar = data.draw(4000, seed=0), float(schedule.alpha_bar[cut])
-    x, denoise = released(x_0, alpha_bar), data.denoise(schedule, "v")
+    x, denoise = released(x_0, alpha_bar), data.denoise(schedule, "v_prediction")
     expected = wiener_psnr(alpha_bar / (1 - alpha_bar), torch.full((4,), data.std**2))
-    assert image_similarity(x_0, predict_x0(schedule, "v", denoise, x, cut)).psnr == pytest.approx(expected, abs=0.1)
-    sampled = continue_sampling(schedule, "v", denoise, x, cut)
+    assert image_similarity(x_0, predict_x0(schedule, "v_prediction", denoise, x, cut)).psnr == pytest.approx(
+        expected, abs=0.1
+    )
+    sampled = continue_sampling(schedule, "v_prediction", denoise, x, cut)
     assert expected - 3.1 < image_similarity(x_0, sampled).psnr < expected
     assert sampled.std().item() == pytest.approx(data.std, rel=0.05)
 
@@ -114,10 +116,10 @@ def test_a_shadow_denoiser_learns_to_rebuild() -> None:
     x_t = add_noise(schedule, x_0, torch.zeros_like(t), t, normal(256, 1, 4, 4, name="noise"))
 
     def psnr() -> float:
-        return image_similarity(x_0, predict_x0(schedule, "v", denoise, x_t, step)).psnr
+        return image_similarity(x_0, predict_x0(schedule, "v_prediction", denoise, x_t, step)).psnr
 
     before = psnr()
-    objective, generator = Objective("v"), named_generator("shadow")
+    objective, generator = Objective("v_prediction"), named_generator("shadow")
     source = ImageSource(shadows.contiguous(), None)
     effort = {"step": step, "num_steps": 40, "learning_rate": 5e-3}
     train_shadow(state, denoise, source, schedule, objective, generator=generator, **effort)  # type: ignore[arg-type]

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from collafuse_flwr.config.sections import DataConfig
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.datasets import load_images
 from collafuse_flwr.data.images import normalize
+from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.gan.networks import Blocks, build_architecture
 from collafuse_flwr.privacy.attacks.activation_inversion import InvertedBatch, SolvableStem, invert_activations
 from collafuse_flwr.privacy.attacks.activation_inversion_search import search_activation_inversion
@@ -165,7 +165,7 @@ def test_more_blocks_on_the_client_do_not_hide_the_image(extra: int, record_prop
 def test_real_images_come_back_exactly(record_property: Record) -> None:
     if not (REAL_DATA / "MNIST" / "raw").is_dir():
         pytest.skip(f"THE REAL MNIST IMAGES ARE NOT TESTED: there is no {REAL_DATA / 'MNIST' / 'raw'}")
-    data = load_images(DataConfig(dataset="mnist", dataset_path=str(REAL_DATA)), seed=0)
+    data = load_images(DataConfig(dataset=("mnist",), dataset_path=(str(REAL_DATA),)), seed=0)
     images, labels = normalize(data.images[:16]), data.labels[:16]
     own = head(images)
     found = invert_activations(stem_of(own), uploaded(own, images, labels))

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.sections import ENDS, FEDERATED
+from collafuse_flwr.config.config import Config, without_unread
+from collafuse_flwr.config.strategies import ENDS
 from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.runs.run_dir import write_config
 from simulations.report.load_runs import Run
 from simulations.sweep.grid import run_name
+from tests.small_runs import dotted
+from tests.strategy_kinds import FEDERATED
 
 CLIENTS = 4
 
 
 def settings(strategy: str = "collafuse", **given: Any) -> Config:
-    """Settings with any strategy, also those that this version cannot run."""
-    config = Config.from_flat({"num_supernodes": CLIENTS} | given)
-    return replace(config, run=replace(config.run, strategy=strategy))
+    """Settings without those that the strategy does not read; `gan__width=2` stands for `gan.width=2`."""
+    return Config.from_flat(without_unread({"num_supernodes": CLIENTS, "strategy": strategy} | dotted(given)))
 
 
 def fake(root: Path, strategy: str = "collafuse", *, fd: float | None = None, **given: Any) -> Run:
     """A run at some settings, in a folder of its own; all its numbers follow from them, or from a given pooled FD."""
     config = settings(strategy, **given)
-    cut = ENDS.get(strategy, 1.0 if strategy in FEDERATED else config.split.cut_ratio)
+    cut = ENDS.get(strategy, 1.0 if strategy in FEDERATED else config.cut.cut_ratio)
     seed, weights = config.run.seed, strategy in FEDERATED
     fd = fd if fd is not None else 1.5 + (4 * cut**2 if not weights else 2.2) + 0.1 * seed
     summary = {
@@ -79,7 +79,7 @@ def _costs(cut: float, weights: bool, times: int) -> dict[str, Any]:
 
 def attacked(run: Run) -> Run:
     """The run with what attacks on it achieved: of two clients, less of the first, of which nothing was rebuilt."""
-    cut = run.config.split.cut_ratio
+    cut = run.config.cut.cut_ratio
     chances = {"bits_chance": 0.0, "dp_epsilon_chance": 0.0, "reid_chance": 0.01, "psnr_chance": 11.0}
     known = {"snr_db": 20 - 40 * cut, "bits": 40 * (1 - cut), "bits_denoised": 30 * (1 - cut), "dp_epsilon": None}
     rows = [

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from collafuse_flwr.config.config import DEFAULTS
 from simulations.report.aggregate import Section, sections
 from simulations.report.metrics import BITS, FD, FLOPS, REID, SNR, UP
 from tests.simulations.report.fakes import fake
@@ -39,40 +41,50 @@ def test_costs_are_a_clients(tmp_path: Path) -> None:
 
 
 def test_variants_are_named_by_what_differs(tmp_path: Path) -> None:
-    runs = [fake(tmp_path, cut_ratio=cut, upload=upload) for cut in (0.2, 0.4) for upload in ("once", "fresh")]
-    runs += [fake(tmp_path, "hybrid"), fake(tmp_path, "fedavg"), fake(tmp_path, client_cut_ratios="0.1,0.2,0.3,0.4")]
+    runs = [
+        fake(tmp_path, cut_ratio=cut, upload__noise=upload) for cut in (0.2, 0.4) for upload in ("fixed", "resampled")
+    ]
+    runs += [
+        fake(tmp_path, "hybrid"),
+        fake(tmp_path, "fedavg"),
+        fake(tmp_path, cut__client_ratios=[0.1, 0.2, 0.3, 0.4]),
+    ]
     (section,) = sections(runs)
     assert labels(section) == [
         "collafuse, c = 0.2",
         "collafuse, c = 0.4",
-        "collafuse upload=fresh, c = 0.2",
-        "collafuse upload=fresh, c = 0.4",
+        "collafuse upload.noise=resampled, c = 0.2",
+        "collafuse upload.noise=resampled, c = 0.4",
         "hybrid, c = 0.2",
         "collafuse cuts 0.1,0.2,0.3,0.4",
         "fedavg",
     ]
-    assert list(section.curves) == ["collafuse", "collafuse upload=fresh", "hybrid"]
+    assert list(section.curves) == ["collafuse", "collafuse upload.noise=resampled", "hybrid"]
     assert list(section.levels) == ["collafuse cuts 0.1,0.2,0.3,0.4", "fedavg"]
     assert section.common == {"num_supernodes": 4}
 
 
 def test_what_is_uploaded_how_does_not_matter_where_nothing_is(tmp_path: Path) -> None:
     """One run at c = 1 ends the curves of all ways to upload, but not those of other settings."""
-    runs = [fake(tmp_path, cut_ratio=0.2, upload=upload) for upload in ("once", "fresh")]
-    runs += [fake(tmp_path, cut_ratio=0.2, local_epochs=3.0), fake(tmp_path, "local")]
+    runs = [fake(tmp_path, cut_ratio=0.2, upload__noise=upload) for upload in ("fixed", "resampled")]
+    runs += [fake(tmp_path, cut_ratio=0.2, train__local_epochs=3.0), fake(tmp_path, "local")]
     (section,) = sections(runs)
     ends = {name: [row.cut for row in rows] for name, rows in section.curves.items()}
-    assert ends == {"collafuse": [0.2, 1], "collafuse upload=fresh": [0.2, 1], "collafuse local_epochs=3.0": [0.2]}
+    assert ends == {
+        "collafuse": [0.2, 1],
+        "collafuse upload.noise=resampled": [0.2, 1],
+        "collafuse train.local_epochs=3.0": [0.2],
+    }
     assert len(section.runs) == 4
 
 
 def test_an_end_alone_is_a_level(tmp_path: Path) -> None:
-    runs = [fake(tmp_path, "local"), fake(tmp_path, "centralised"), fake(tmp_path, "fedavg")]
+    runs = [fake(tmp_path, "local"), fake(tmp_path, "centralized"), fake(tmp_path, "fedavg")]
     assert labels(sections(runs[:1])[0]) == ["local"]
     assert labels(sections([runs[0], runs[2]])[0]) == ["local", "fedavg"]
-    assert labels(sections([runs[1]])[0]) == ["centralised"]
+    assert labels(sections([runs[1]])[0]) == ["centralized"]
     # With the other end, or a cut between, it is the end of a curve.
-    assert labels(sections(runs)[0]) == ["collafuse, c = 0 (centralised)", "collafuse, c = 1 (local)", "fedavg"]
+    assert labels(sections(runs)[0]) == ["collafuse, c = 0 (centralized)", "collafuse, c = 1 (local)", "fedavg"]
 
 
 def test_each_data_set_is_a_section(tmp_path: Path) -> None:
@@ -92,12 +104,26 @@ def test_disclosure_without_a_number(tmp_path: Path) -> None:
 
 def test_baselines_have_the_same_other_settings(tmp_path: Path) -> None:
     runs = [
-        fake(tmp_path, strategy, local_epochs=e) for strategy in ("collafuse", "fedavg", "local") for e in (3.0, 4.0)
+        fake(tmp_path, strategy, train__local_epochs=e)
+        for strategy in ("collafuse", "fedavg", "local")
+        for e in (3.0, 4.0)
     ]
     (section,) = sections(runs)
-    row = next(row for row in section.rows if row.label == "collafuse local_epochs=4.0, c = 0.2")
+    row = next(row for row in section.rows if row.label == "collafuse train.local_epochs=4.0, c = 0.2")
     for strategy in ("fedavg", "local"):
         baseline = section.baseline(row, strategy)
         assert baseline is not None
         assert [run.config.train.local_epochs for run in baseline.runs] == [4]
-    assert section.baseline(row, "centralised") is None
+    assert section.baseline(row, "centralized") is None
+
+
+def test_a_list_at_its_default_is_not_told(tmp_path: Path) -> None:
+    drops: dict[str, Any] = {"partition": "drop_classes"}
+    missing = [[[0, 0.5], [1, 0.5]], DEFAULTS["data.missing_classes"]]
+    runs = [fake(tmp_path, data__missing_classes=share, **drops) for share in missing]
+    (section,) = sections(runs)
+    assert section.common == {"num_supernodes": 4, "partition": "drop_classes"}
+    assert set(labels(section)) == {
+        "collafuse, c = 0.2",
+        "collafuse data.missing_classes=((0.0, 0.5), (1.0, 0.5)), c = 0.2",
+    }

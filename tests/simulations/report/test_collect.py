@@ -26,7 +26,7 @@ def test_runs_are_found_below_a_folder_and_in_it(tmp_path: Path) -> None:
 
 def test_the_same_run_counts_once(tmp_path: Path) -> None:
     fake(tmp_path / "a", cut_ratio=1.0)
-    fake(tmp_path / "b", cut_ratio=1.0, upload="fresh", runner="local")
+    fake(tmp_path / "b", cut_ratio=1.0, upload__noise="resampled", runner="local")
     (run,) = collect([tmp_path])
     assert run.folder.parent == tmp_path / "a"
 

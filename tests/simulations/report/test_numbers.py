@@ -86,7 +86,7 @@ def test_the_budget_is_shown_and_judged(tmp_path: Path, section: Section) -> Non
 def test_sentences_say_where_splitting_wins_and_where_not(section: Section) -> None:
     assert statements(section) == [
         "collafuse, c = 0.4: 8 of 8 clients have a lower FD than alone (2 seeds); "
-        "FD 2.19 against 1.55 of centralised, lower for 0 of 2 seeds; "
+        "FD 2.19 against 1.55 of centralized, lower for 0 of 2 seeds; "
         "FD 2.19 against 2.20 of fedavg, lower for 1 of 2 seeds; "
         "0.064% of fedavg's upload and 40% of its client training."
     ]

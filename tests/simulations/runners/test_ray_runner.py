@@ -17,7 +17,7 @@ from simulations.runners.resources import machine
 
 WriteApps = Callable[[str, str], str]
 #: Two workers.
-CONFIG = Config.from_flat({"num_supernodes": 6, "client_num_cpus": machine()[0] / 2, "output": "out"})
+CONFIG = Config.from_flat({"num_supernodes": 6, "resources.client_num_cpus": machine()[0] / 2, "output": "out"})
 
 pytestmark = [
     # Ray opens sockets, files and processes that it leaves to the garbage collector.
@@ -88,7 +88,7 @@ def test_an_error_meant_for_the_user_reaches_the_caller(write_apps: WriteApps) -
 
 def test_too_large_clients_and_unknown_versions_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingError, match="client_num_cpus"):
-        run_ray(Config.from_flat({"client_num_cpus": 4096}))
+        run_ray(Config.from_flat({"resources.client_num_cpus": 4096}))
     monkeypatch.setattr(runner, "version", lambda name: "1.43.0")
     with pytest.raises(SettingError, match=r"flwr 1.43.0 is not known to work"):
         run_ray(CONFIG)

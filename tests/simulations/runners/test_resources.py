@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from collafuse_flwr.config.sections import FederationConfig
+from collafuse_flwr.config.run import ResourcesConfig
 from collafuse_flwr.core.errors import SettingError
 from simulations.runners import resources
 
@@ -14,7 +14,7 @@ def machine_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("cpus", "gpus"), [(1.0, 0.0), (4.0, 2.0), (0.5, 0.25)])
 def test_what_fits_passes(cpus: float, gpus: float) -> None:
-    resources.check_resources(FederationConfig(client_num_cpus=cpus, client_num_gpus=gpus))
+    resources.check_resources(ResourcesConfig(client_num_cpus=cpus, client_num_gpus=gpus))
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_what_fits_passes(cpus: float, gpus: float) -> None:
 )
 def test_what_does_not_fit_is_refused_in_one_line(cpus: float, gpus: float, message: str) -> None:
     with pytest.raises(SettingError, match=message):
-        resources.check_resources(FederationConfig(client_num_cpus=cpus, client_num_gpus=gpus))
+        resources.check_resources(ResourcesConfig(client_num_cpus=cpus, client_num_gpus=gpus))
 
 
 def test_the_machine_has_a_cpu() -> None:

@@ -1,0 +1,89 @@
+"""Settings that are fine alone but not together."""
+
+from __future__ import annotations
+
+import math
+
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.gan import check_gan
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.data.settings import missing_classes, size_skew
+from collafuse_flwr.privacy.settings import CRITERIA
+
+
+def check_together(config: Config) -> None:
+    """Refuse settings that are fine alone but not together.
+
+    Raises:
+        SettingError: one of them, with what the others allow.
+    """
+    _check_target(config)
+    _check_cuts(config)
+    _check_uploads(config)
+    devices = config.client_devices()
+    if config.cut.criterion == "seconds" and not devices:
+        raise SettingError(
+            "cut.criterion", "seconds", "another one unless `devices.profiles` lists the clients' devices"
+        )
+    if config.spec.is_gan:
+        check_gan(config)
+    if config.data.class_attribute and "celeba" not in config.data.dataset:
+        raise SettingError("data.class_attribute", config.data.class_attribute, "empty unless `dataset` is celeba")
+    missing_classes(config.data)
+    size_skew(config.data)
+    n, least = config.run.num_supernodes, config.federation.min_available_nodes
+    if least > n:
+        raise SettingError("federation.min_available_nodes", least, f"at most `num_supernodes` = {n}")
+    if config.client.start_round > config.run.num_rounds:
+        allowed = f"at most `num_rounds` = {config.run.num_rounds}, or clients would never train"
+        raise SettingError("client.start_round", config.client.start_round, allowed)
+    if config.dp.noise_multiplier and config.spec.clean_server:
+        allowed = f"0 when `strategy` is {config.run.strategy}, whose server sees clean images"
+        raise SettingError("dp.noise_multiplier", config.dp.noise_multiplier, allowed)
+    check_guidance(config, config.sampling.guidance_scale)
+
+
+def check_guidance(config: Config, guidance: float) -> None:
+    """Refuse guidance by networks that are not conditioned, or were never trained without their condition.
+
+    Raises:
+        SettingError: `sampling.guidance_scale` is not 1 all the same.
+    """
+    if guidance != 1 and config.data.conditioning == "none":
+        raise SettingError("sampling.guidance_scale", guidance, "1 when `data.conditioning` is none")
+    if guidance != 1 and not config.train.cfg_dropout:
+        allowed = "1 when `train.cfg_dropout` is 0: the networks know no dropped condition"
+        raise SettingError("sampling.guidance_scale", guidance, allowed)
+
+
+def _check_target(config: Config) -> None:
+    """Refuse targets out of range."""
+    cut = config.cut
+    if cut.criterion == "none":
+        return
+    low, high = CRITERIA[cut.criterion]
+    if not low < cut.target <= high:
+        bounds = f"a number above {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
+        raise SettingError("cut.target", cut.target, f"{bounds} when `cut.criterion` is {cut.criterion}")
+
+
+def _check_cuts(config: Config) -> None:
+    """Refuse lists that are not one cut per client, and cuts that would upload clean images without saying so."""
+    ratios, n = config.cut.client_ratios, config.run.num_supernodes
+    if ratios and (len(ratios) != n or not all(0 <= c <= 1 for c in ratios)):
+        raise SettingError("cut.client_ratios", list(ratios), f"{n} numbers in [0, 1], one per client")
+    smallest = 0.5 / config.diffusion.timesteps
+    for ratio in config.cut_ratios():
+        if ratio > 0 and round(ratio * config.diffusion.timesteps) == 0:
+            name = "cut.client_ratios" if ratios else "cut_ratio"
+            allowed = f"0, or more than {smallest:g}: less than a step would upload clean images"
+            raise SettingError(name, ratio, allowed)
+
+
+def _check_uploads(config: Config) -> None:
+    """Refuse more draws of noise than there may be."""
+    draws, most = config.upload.draws_per_image, config.upload.max_releases
+    if config.upload.noise == "official" and draws > 1:
+        raise SettingError("upload.draws_per_image", draws, "1 when `upload.noise` is official")
+    if 0 < most < draws:
+        raise SettingError("upload.max_releases", most, f"0, or at least `upload.draws_per_image` = {draws}")

@@ -1,0 +1,44 @@
+"""What is run, who takes part in it, and on which machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from collafuse_flwr.config.strategies import STRATEGIES
+from collafuse_flwr.core.fields import setting
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What is run, where it goes and how it is started."""
+
+    strategy: str = setting("collafuse", "the algorithm", choices=tuple(STRATEGIES), or_path=True, top=True)
+    seed: int = setting(0, "seeds every random stream of the run", low=0, top=True)
+    num_rounds: int = setting(10, "rounds of the federation", low=1, top=True)
+    num_supernodes: int = setting(10, "clients (SuperNodes)", low=1, top=True)
+    runner: str = setting("ray", "what runs the clients", choices=("ray", "local", "flwr"), top=True)
+    output: str = setting("", "the run's folder; empty: a new one below runs/", top=True)
+    resume: bool = setting(False, "continue the run in `output`", top=True)
+    attack: bool = setting(False, "attack the run at its end, as simulations.attack does any finished run", top=True)
+    quiet: bool = setting(False, "plain log lines instead of a progress bar", top=True)
+    device: str = setting("auto", "where networks run", choices=("auto", "cpu", "cuda", "mps"), top=True)
+    precision: str = setting("auto", "arithmetic of the networks", choices=("auto", "float32", "bfloat16"), top=True)
+
+
+@dataclass(frozen=True)
+class FederationConfig:
+    """Who takes part."""
+
+    fraction_train: float = setting(1.0, "share of the clients that train in each round", above=0, high=1)
+    min_available_nodes: int = setting(0, "clients to wait for before the first round; 0: all", low=0)
+    round_timeout: float = setting(3600.0, "seconds to wait for the clients' replies", above=0)
+
+
+@dataclass(frozen=True)
+class ResourcesConfig:
+    """What a client and the server may use of the machine."""
+
+    client_num_cpus: float = setting(1.0, "CPUs per client in Ray", above=0)
+    client_num_gpus: float = setting(0.0, "GPUs per client in Ray; fractions share a card", low=0)
+    client_threads: int = setting(1, "torch threads of a client", low=1)
+    server_threads: int = setting(0, "torch threads of the server; 0: all cores", low=0)

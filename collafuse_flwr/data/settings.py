@@ -1,0 +1,121 @@
+"""Settings of the images and of who holds them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.fields import NumberPairs, TextLists, Texts, setting
+
+#: Data sets, by what they are on disk: nothing, our own forms, idx files, and what others publish.
+DATASETS = (
+    *("digits", "imagefolder", "npz"),
+    *("mnist", "fashion_mnist", "kmnist", "notmnist"),
+    *("cifar10", "celeba", "awa2", "brats2020", "medmnist"),
+)
+#: Ways to deal images by their classes alone.
+LABEL_PARTITIONS = ("iid", "dirichlet", "by_class", "drop_classes")
+
+
+def _deals(way: str) -> tuple[dict[str, object], ...]:
+    """Where images are dealt in this way: all of them, or those of each domain."""
+    return {"partition": way}, {"partition": "by_domain", "data.within_domain": way}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images there are, what the networks are conditioned on, and who holds them."""
+
+    dataset: Texts = setting(
+        ("digits",), "the images; a list takes several sets together", choices=DATASETS, or_path=True, top=True
+    )
+    dataset_path: Texts = setting(
+        (), "folder or file of the data set, or one each of a list; digits needs none", top=True
+    )
+    image_size: int = setting(0, "images are resized to this many pixels a side; 0: their own size", low=0, top=True)
+    conditioning: str = setting(
+        "classes", "what the networks are conditioned on", choices=("classes", "attributes", "none")
+    )
+    class_attribute: str = setting("", "attribute that gives the classes of celeba; empty: one class")
+    max_images: int = setting(0, "use only this many images, drawn by seed; 0: all", low=0)
+    max_client_images: int = setting(0, "use only this many images of each client; 0: all", low=0)
+    holdout_fraction: float = setting(0.2, "share of each client's images that is never trained on", above=0, high=0.9)
+    merge_classes_by: str = setting(
+        "name", "classes of several sets are the same if they share this", choices=("name", "number")
+    )
+    cache_path: str = setting("", "folder for decoded images; empty: collafuse_flwr in the user's cache")
+    partition: str = setting(
+        "dirichlet",
+        "how images are dealt",
+        choices=(*LABEL_PARTITIONS, "by_identity", "by_patient", "by_attribute", "by_domain"),
+        top=True,
+    )
+    dirichlet_alpha: float = setting(
+        0.3, "concentration of the Dirichlet distribution", above=0, when=_deals("dirichlet")
+    )
+    classes_per_client: int = setting(2, "classes that a client holds", low=1, when=_deals("by_class"))
+    missing_classes: NumberPairs = setting(
+        ((0.0, 0.33), (2.0, 0.40), (3.0, 0.13), (4.0, 0.13)),
+        "[number of missing classes, share of the clients that miss so many], ...",
+        when=_deals("drop_classes"),
+    )
+    size_skew: NumberPairs = setting(
+        ((1.0, 1.0),),
+        "[part of `data.max_client_images` or of an equal share, share of the clients that have as much], ...",
+        when=_deals("drop_classes"),
+    )
+    attribute_groups: TextLists = setting(
+        (), "the attributes of each client, as [[a,b],[c]]", when=({"partition": "by_attribute"},)
+    )
+    allow_overlap: bool = setting(
+        False, "an image is with every client that it fits", when=({"partition": "by_attribute"},)
+    )
+    within_domain: str = setting(
+        "iid", "how a data set is dealt among its clients", choices=LABEL_PARTITIONS, when=({"partition": "by_domain"},)
+    )
+
+    @property
+    def name(self) -> str:
+        """The data set, or all of them, in one word."""
+        return "+".join(self.dataset)
+
+    @property
+    def path(self) -> str:
+        """The one folder or file; empty where there is none."""
+        return self.dataset_path[0] if self.dataset_path else ""
+
+
+def missing_classes(config: DataConfig) -> dict[int, float]:
+    """Number of missing classes -> share of the clients that miss so many; the shares add up to 1.
+
+    Raises:
+        SettingError: it is not what the setting may be.
+    """
+    wanted = "[whole number of classes, share of the clients above 0], each number once, as [[0,0.3],[2,0.7]]"
+    pairs = config.missing_classes
+    if not all(count >= 0 and float(count).is_integer() for count, _ in pairs):
+        raise SettingError("data.missing_classes", [list(pair) for pair in pairs], wanted)
+    shares = _shares("data.missing_classes", pairs, wanted)
+    return {int(count): share for count, share in shares.items()}
+
+
+def size_skew(config: DataConfig) -> dict[float, float]:
+    """Part of what a client may have -> share of the clients that have as much; the shares add up to 1.
+
+    Raises:
+        SettingError: it is not what the setting may be.
+    """
+    wanted = "[part above 0 and at most 1, share of the clients above 0], each part once, as [[1,0.7],[0.5,0.3]]"
+    pairs = config.size_skew
+    if not all(0 < part <= 1 for part, _ in pairs):
+        raise SettingError("data.size_skew", [list(pair) for pair in pairs], wanted)
+    return _shares("data.size_skew", pairs, wanted)
+
+
+def _shares(name: str, pairs: NumberPairs, wanted: str) -> dict[float, float]:
+    shares = dict(pairs)
+    if len(shares) < len(pairs) or not pairs or not all(0 < share < math.inf for share in shares.values()):
+        raise SettingError(name, [list(pair) for pair in pairs], wanted)
+    total = sum(shares.values())
+    return {value: share / total for value, share in shares.items()}

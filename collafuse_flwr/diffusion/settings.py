@@ -1,0 +1,82 @@
+"""Settings of the diffusion process, of both sides' training, and of sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from collafuse_flwr.core.fields import setting
+
+#: Presets of networks, from the smallest.
+MODELS = ("nano", "tiny", "small", "base", "paper")
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The diffusion process that both sides share, and its network."""
+
+    model: str = setting(
+        "tiny", "preset of the network, the backbone's in a split", choices=MODELS, or_path=True, top=True
+    )
+    timesteps: int = setting(100, "T, the steps of the diffusion process", low=2, high=10000)
+    schedule: str = setting("cosine", "the noise schedule", choices=("cosine", "linear", "sigmoid"))
+    prediction_type: str = setting("v_prediction", "what the networks predict", choices=("epsilon", "v_prediction"))
+
+
+@dataclass(frozen=True)
+class ClientConfig:
+    """A client's denoiser and how much it trains."""
+
+    model: str = setting("same", "preset of the clients' denoisers", choices=("same", *MODELS), or_path=True)
+    batch_size: int = setting(8, "images in a batch of a client", low=1)
+    update_budget: str = setting("proportional", "image updates of a client", choices=("proportional", "full"))
+    init_from: str = setting("backbone", "start of a client's denoiser", choices=("random", "backbone"))
+    start_round: int = setting(
+        0, "round in which clients take the backbone; 0: chosen", low=0, when=({"client.init_from": "backbone"},)
+    )
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How much the backbone trains."""
+
+    batch_size: int = setting(128, "images in a batch of the server", low=1)
+    update_multiplier: float = setting(1.0, "the backbone's image updates, in multiples of its share", above=0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How both sides are optimised."""
+
+    match: str = setting(
+        "image_updates", "what strategies have in common", choices=("image_updates", "client_flops", "traffic")
+    )
+    local_epochs: float = setting(10.0, "passes over the images that a full DDPM would make in a round", above=0)
+    learning_rate: float = setting(2e-3, "Adam's step size", above=0)
+    lr_schedule: str = setting("cosine", "learning rate over the rounds", choices=("constant", "cosine"))
+    ema_decay: float = setting(0.999, "decay of the averaged weights that sample", low=0, high=1)
+    loss_weighting: str = setting("uniform", "weight of a step in the loss", choices=("uniform", "min_snr"))
+    min_snr_gamma: float = setting(
+        5.0, "gamma of min-SNR weighting", above=0, when=({"train.loss_weighting": "min_snr"},)
+    )
+    cfg_dropout: float = setting(
+        0.0, "share of training images whose condition is dropped, for `sampling.guidance_scale`", low=0, high=1
+    )
+    random_hflip: bool = setting(False, "mirror training images left to right at random, on both sides")
+
+
+@dataclass(frozen=True)
+class FedProxConfig:
+    """FedProx (arXiv 1812.06127)."""
+
+    proximal_mu: float = setting(0.01, "pull towards the global weights", low=0)
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How images are sampled."""
+
+    sampler: str = setting("dpm++", "the sampler", choices=("ddpm", "ddim", "dpm++"))
+    steps: int = setting(40, "sampling steps of the whole chain; 0: every step", low=0)
+    server_steps: int = setting(0, "sampling steps above the cut; 0: its share of `sampling.steps`", low=0)
+    client_steps: int = setting(0, "sampling steps below the cut; 0: its share of `sampling.steps`", low=0)
+    guidance_scale: float = setting(1.0, "weight of the condition in every network that has it; 1: plain", low=0)
