@@ -46,6 +46,8 @@ class BaseStrategy(Strategy, ABC):
 
     #: What clients answer at the end of a round's training.
     train_reply: ClassVar[type[Any]]
+    #: How activations travel.
+    wire_dtype = "float32"
 
     def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], Any]) -> None:
         """`clients` gives a client of a simulation, for strategies that can do without messages."""
@@ -191,7 +193,7 @@ class BaseStrategy(Strategy, ABC):
         return threads(self.config.resources.server_threads or available_cores())
 
     def _message(self, client: int, request: object, kind: str) -> Message:
-        row, content = self.history.rounds[-1], encode(request, self.config.gan.wire_dtype)
+        row, content = self.history.rounds[-1], encode(request, self.wire_dtype)
         row.count(row.bytes_down, client, count_bytes(content))
         return Message(content, self.client_manager.nodes[client], kind, group_id=str(row.round))
 
@@ -244,7 +246,7 @@ class BaseStrategy(Strategy, ABC):
                 self._accept(client, partial(self._read, client, reply.content, kind, accept))
 
     def _read(self, client: int, content: RecordDict, kind: type[M], accept: Callable[[int, M], None]) -> None:
-        accept(client, decode(kind, content, self.config.gan.wire_dtype))
+        accept(client, decode(kind, content, self.wire_dtype))
 
     def _accept(self, client: int, accept: Callable[[], None]) -> bool:
         """Whether what a client sent is accepted; if not, that is noted, and costs only this client."""

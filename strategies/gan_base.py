@@ -32,6 +32,10 @@ class GanStrategy(BaseStrategy):
 
     train_reply = EndRoundReply
 
+    def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], Any]) -> None:
+        super().__init__(config, folder, progress, clients)
+        self.wire_dtype = config.gan.wire_dtype
+
     def _build(self, client_info: ClientInfo) -> None:
         channels, size, num_classes, _ = client_info.shape
         self.architecture = build_gan_architecture(self.config, channels, size, num_classes)
@@ -57,7 +61,7 @@ class GanStrategy(BaseStrategy):
         self, client: int, request: R, answer: Callable[[R], object], kind: type[M], accept: Callable[[int, M], None]
     ) -> None:
         """A round trip with a client in this process, with the rounding, the bytes and the checks of messages."""
-        row, dtype = self.history.rounds[-1], self.config.gan.wire_dtype
+        row, dtype = self.history.rounds[-1], self.wire_dtype
         down = encode(request, dtype)
         row.count(row.bytes_down, client, count_bytes(down))
         # As many threads as it would have at the other end of messages: bits depend on it.

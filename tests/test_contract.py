@@ -187,7 +187,7 @@ def test_an_attribute_that_is_neither_0_nor_1_is_refused_wherever_it_is(place: i
 def test_labels_that_were_not_to_be_shared_are_refused() -> None:
     contract = replace(CONTRACT, labels=False)
     assert bad(an_upload(), contract) == (
-        "`upload.labels` must not be sent when `share_labels` is false or `condition` none"
+        "`upload.labels` must not be sent when `upload.share_labels` is false or nothing is conditioned on"
     )
     check_upload(an_upload(labels=False), contract)
 

@@ -72,6 +72,7 @@ HARMLESS = {
     "upload.noise": "at its default, a chain starts at its cut",
     "upload.share_labels": "nothing is uploaded that has labels",
     "dp.noise_multiplier": "at its default, nothing is private",
+    "gan.wire_dtype": "no activations travel: weights do, as they are",
     "split_gan.activation_noise": "at its default, there is none",
     "devices.client_memory_mb": "networks of diffusion are not planned by it",
     "diffusion.timesteps": DEFAULT_PROCESS,

@@ -31,6 +31,8 @@ class BaseClient(ABC):
 
     #: The cut step that is agreed on at the start.
     cut: int
+    #: How activations travel.
+    wire_dtype = "float32"
 
     def __init__(
         self, client: int, config: Config, data: ClientData, store: ClientStore, *, seeded_secret: bool
@@ -59,8 +61,7 @@ class BaseClient(ABC):
         if kind not in handlers:
             raise UserError(f"`strategy` = {self.config.run.strategy} has no message {kind}")
         request, act = handlers[kind]
-        dtype = self.config.gan.wire_dtype
-        return encode(act(decode(request, content, dtype)), dtype)
+        return encode(act(decode(request, content, self.wire_dtype)), self.wire_dtype)
 
     def client_info(self) -> ClientInfo:
         """Who this client is, where it cuts, and the shape of its images."""

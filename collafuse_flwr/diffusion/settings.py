@@ -15,7 +15,12 @@ class DiffusionConfig:
     """The diffusion process that both sides share, and its network."""
 
     model: str = setting(
-        "tiny", "preset of the network, the backbone's in a split", choices=MODELS, or_path=True, top=True
+        "tiny",
+        "the network, the backbone's in a split: nano (0.2 M parameters), tiny (0.6 M), small (2.5 M), base (15.7 M), "
+        "or paper (3.9 M)",
+        choices=MODELS,
+        or_path=True,
+        top=True,
     )
     timesteps: int = setting(100, "T, the steps of the diffusion process", low=2, high=10000)
     schedule: str = setting("cosine", "the noise schedule", choices=("cosine", "linear", "sigmoid"))

@@ -50,7 +50,7 @@ def rounds_of(*clusters: dict[str, int]) -> list[RoundRecord]:
     for number, own in enumerate(clusters, start=1):
         work = {"loss": None, "steps": 1, "image_updates": 1, "seconds": 1.0, "flops": 1, "pool": 0}
         row = RoundRecord(number, 64, dict.fromkeys("0123", 100), dict.fromkeys("0123", 50))
-        row.server = work | {"split_gan.client_cuts": {"0": "0000", "1": "1110", "2": "0000", "3": "1111"}}
+        row.server = work | {"client_cuts": {"0": "0000", "1": "1110", "2": "0000", "3": "1111"}}
         row.server |= {"clusters": own} if own else {}
         rows.append(row)
     return rows

@@ -31,7 +31,7 @@ OTHER: dict[str, object] = {
     "runner": "local",
     "device": "cpu",
     "precision": "float32",
-    "dataset": "mnist",
+    "dataset": ["mnist"],
     "partition": "iid",
     "model": "small",
     "client.model": "small",
@@ -44,7 +44,7 @@ OTHER: dict[str, object] = {
     "train.lr_schedule": "constant",
     "train.loss_weighting": "min_snr",
     "sampling.sampler": "ddim",
-    "cut.client_ratios": ",".join(["0.1"] * 10),
+    "cut.client_ratios": [0.1] * 10,
     "federation.fraction_train": 0.5,
     "train.ema_decay": 0.5,
 }
@@ -55,6 +55,8 @@ def other(name: str) -> object:
     default = Config().to_flat()[name]
     if name in OTHER:
         return OTHER[name]
+    if isinstance(default, list):
+        return [*default, "another"]
     return "elsewhere" if isinstance(default, str) else not default if isinstance(default, bool) else default / 2 or 1
 
 
@@ -171,7 +173,7 @@ OLD = "older than 0.1.0 with the layout 1"
             {"layout": LAYOUT, "version": "0.1.1", "no_such": 1},
             "version 0.1.1 with settings that this version does not",
         ),
-        ({"layout": LAYOUT, "version": "0.1.1", "cut_ratio": 2}, "does not read: `cut_ratio` = 2.0 is not allowed"),
+        ({"layout": LAYOUT, "version": "0.1.1", "cut_ratio": 2}, "does not read: `cut_ratio` = 2 is not allowed"),
         ({"layout": LAYOUT, "version": "0.1.1", "cut_ratio": None}, "does not read: `cut_ratio` = None is not allowed"),
     ],
 )

@@ -28,7 +28,9 @@ def guaranteed(
 
 
 def test_every_client_has_the_guarantee_of_its_cut_and_releases(tmp_path: Path) -> None:
-    pooled, clients = guaranteed(tmp_path, [1, 4, 0], [14, 18, 20], schedule="linear", clip_norm=4.3, dp_delta=1e-4)
+    pooled, clients = guaranteed(
+        tmp_path, [1, 4, 0], [14, 18, 20], diffusion__schedule="linear", upload__clip_norm=4.3, dp__delta=1e-4
+    )
     alpha_bar = make_schedule("linear", 20).alpha_bar
     for client, cut, count in zip(clients, (14, 18), (1, 4), strict=False):
         mu = 2 * 4.3 * math.sqrt(count * float(alpha_bar[cut] / (1 - alpha_bar[cut])))
@@ -40,7 +42,7 @@ def test_every_client_has_the_guarantee_of_its_cut_and_releases(tmp_path: Path) 
 
 
 def test_without_clipping_the_bound_is_that_of_any_image(tmp_path: Path) -> None:
-    clipped, free = (guaranteed(tmp_path, [1], clip_norm=norm)[0]["dp_mu"] for norm in (4.0, 0.0))
+    clipped, free = (guaranteed(tmp_path, [1], upload__clip_norm=norm)[0]["dp_mu"] for norm in (4.0, 0.0))
     assert clipped is not None
     assert free == pytest.approx(2 * clipped)
     assert guaranteed(tmp_path, [1], strategy="pfdm")[0]["dp_mu"] == pytest.approx(1.5 * clipped)

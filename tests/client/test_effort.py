@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from collafuse_flwr.client.state_store import ClientState
 from collafuse_flwr.client.training_plan import RoundPlan, plan_round
 from collafuse_flwr.config.config import Config
+from tests.small_runs import dotted
 
 T = 50
 
 
 def some(**given: Any) -> Config:
-    return Config.from_flat({"diffusion.timesteps": T, "client.init_from": "random"} | given)
+    return Config.from_flat({"diffusion.timesteps": T, "client.init_from": "random"} | dotted(given))
 
 
 def whole_run(config: Config, num_images: int, cut: int, rounds: list[int] | None = None) -> list[RoundPlan]:

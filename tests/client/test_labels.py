@@ -154,7 +154,7 @@ def test_attributes_of_the_server_have_the_class_of_an_image_that_has_them() -> 
 
 @pytest.mark.parametrize("condition", ["classes", "none"])
 def test_classes_are_a_condition_only_where_they_are_asked_for(condition: str) -> None:
-    config, images = Config.from_flat({"condition": condition}), some_images(20, 20)
+    config, images = Config.from_flat({"data.conditioning": condition}), some_images(20, 20)
     told = condition_samples(
         config, SCHEDULE, 100, images, SampleHandoff(round=1, x_k=noised(images, 100)), named_generator(0)
     )

@@ -150,7 +150,7 @@ def test_a_client_with_images_of_its_own_needs_messages(tmp_path: Path) -> None:
     with pytest.raises(SettingError) as caught:
         client_app._client(config, Context(1, 2, node, RecordDict(), config.to_flower()))
     allowed = "messages where clients hold images of their own"
-    assert str(caught.value) == f"`engine` = 'fused' is not allowed: {allowed}"
+    assert str(caught.value) == f"`gan.transport` = 'in_process' is not allowed: {allowed}"
 
 
 def test_every_phase_says_what_it_moves(tmp_path: Path) -> None:

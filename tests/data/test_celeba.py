@@ -31,7 +31,7 @@ def test_an_attribute_makes_classes(tmp_path: Path) -> None:
     images = load_images(replace(config, class_attribute="Smiling"), seed=0)
     assert images.class_names == ("not Smiling", "Smiling")
     assert images.labels.tolist() == [0, 0, 1, 1, 0, 0]
-    with pytest.raises(SettingError, match=r"^`class_attribute` = 'smiling' .* Male, Smiling, Young$"):
+    with pytest.raises(SettingError, match=r"^`data.class_attribute` = 'smiling' .* Male, Smiling, Young$"):
         load_images(replace(config, class_attribute="smiling"), seed=0)
 
 

@@ -132,7 +132,9 @@ def test_what_is_in_memory_is_not_written(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"^`cache_path` = '.*file/cache': decoded images cannot be kept .* expected"):
+    with pytest.raises(
+        DataError, match=r"^`data.cache_path` = '.*file/cache': decoded images cannot be kept .* expected"
+    ):
         cached_pixels(at(tmp_path / "file" / "cache"), Files(tmp_path / "images", 3).source, torch.arange(3))
 
 

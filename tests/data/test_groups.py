@@ -153,9 +153,12 @@ def test_clients_may_be_limited(most: int) -> None:
         ),
         (
             DataConfig(partition="by_attribute", attribute_groups=(("Hat",),)),
-            r"^`attribute_groups` = 'Hat' is for 1 clients",
+            r"^`data.attribute_groups` is for 1 clients",
         ),
-        (DataConfig(partition="by_attribute"), r"^`attribute_groups` = '' is for 0 clients, but `num_supernodes` = 2"),
+        (
+            DataConfig(partition="by_attribute"),
+            r"^`data.attribute_groups` is for 0 clients, but `num_supernodes` = 2",
+        ),
         (
             DataConfig(
                 partition="by_attribute",
@@ -164,7 +167,7 @@ def test_clients_may_be_limited(most: int) -> None:
                     ("Beard",),
                 ),
             ),
-            r"^`attribute_groups` has 'Beard', which is none of Bald, Smiling, Hat",
+            r"^`data.attribute_groups` has 'Beard', which is none of Bald, Smiling, Hat",
         ),
         (
             DataConfig(

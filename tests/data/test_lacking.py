@@ -1,5 +1,6 @@
 """Clients that lack classes and differ in size."""
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -14,6 +15,7 @@ from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.images import ImageMetadata, ImageSet
 from collafuse_flwr.data.partition.partitions import Partition, make_partitions
 from collafuse_flwr.data.settings import DataConfig
+from tests.small_runs import dotted
 
 #: Scenario 2 of HuSCF-GAN, with its shares of 1.
 MIXED: dict[str, Any] = {
@@ -37,7 +39,7 @@ def indices(partition: Partition) -> torch.Tensor:
 
 
 def dealt(images: ImageSet, num_clients: int, seed: int = 0, **config: Any) -> list[torch.Tensor]:
-    settings = {"partition": "drop_classes"} | config
+    settings = {"partition": "drop_classes"} | dotted(config)
     return [indices(p) for p in make_partitions(images, Config.from_flat(settings).data, num_clients, seed)]
 
 
@@ -72,12 +74,12 @@ def test_without_restrictions_everything_is_dealt_evenly() -> None:
 @given(
     counts=st.lists(st.integers(0, 60), min_size=3, max_size=6).filter(lambda counts: sum(counts) > 0),
     num_clients=st.integers(1, 9),
-    dropped=st.sampled_from(["0:1", "1:1", "0:2,1:1,2:5"]),
-    parts=st.sampled_from(["1:1", "0.5:1,1:3"]),
+    dropped=st.sampled_from([[[0, 1]], [[1, 1]], [[0, 2], [1, 1], [2, 5]]]),
+    parts=st.sampled_from([[[1, 1]], [[0.5, 1], [1, 3]]]),
     seed=st.integers(0, 99),
 )
 def test_parts_are_disjoint_and_repeat_or_are_refused_in_one_line(
-    counts: list[int], num_clients: int, dropped: str, parts: str, seed: int
+    counts: list[int], num_clients: int, dropped: list[list[float]], parts: list[list[float]], seed: int
 ) -> None:
     images, data_error, first = labelled(counts), "", []
     try:
@@ -85,7 +87,7 @@ def test_parts_are_disjoint_and_repeat_or_are_refused_in_one_line(
     except DataError as error:
         data_error = str(error)
     if data_error:
-        assert data_error.startswith(("`num_supernodes`", "`dropped_classes`"))
+        assert data_error.startswith(("`num_supernodes`", "`data.missing_classes`"))
         assert "\n" not in data_error
         return
     every = torch.cat(first)
@@ -116,19 +118,23 @@ def test_each_domain_is_dealt_so() -> None:
 
 def test_classes_that_are_not_there_cannot_be_dropped() -> None:
     config = DataConfig(partition="drop_classes", missing_classes=((0, 1), (3, 1)))
-    with pytest.raises(DataError, match=r"^`dropped_classes` = '0:1,3:1' drops 3 classes, but only 3 have .* most 2$"):
+    with pytest.raises(
+        DataError,
+        match=r"^`data.missing_classes` drops 3 classes, but only 3 have images; expected at most 2$",
+    ):
         make_partitions(labelled([20, 0, 20, 20]), config, 2, 0)
 
 
-@pytest.mark.parametrize("text", ["", "2", "2:x", "2:1:1", "1.5:1", "-1:1", "2:0", "2:-1", "2:1,2:1", "nan:1", "2:inf"])
-def test_dropped_classes_that_are_no_counts_with_shares_are_refused(text: str) -> None:
-    with pytest.raises(SettingError, match=r"^`dropped_classes` = .* whole numbers of classes, .* as '0:0.3,2:0.7'$"):
-        Config.from_flat({"data.missing_classes": text})
+NO_PAIRS: list[object] = ["2:1", [2], [[2]], [["x", 1]], [[2, 1, 1]], [[math.nan, 1]], [[2, math.inf]], {"2": 1}]
 
 
-@pytest.mark.parametrize("text", ["", "1", "0:1", "1.1:1", "1:0", "0.5:1,0.5:2", "nan:1"])
-def test_sizes_that_are_no_parts_with_shares_are_refused(text: str) -> None:
-    with pytest.raises(
-        SettingError, match=r"^`size_shares` = .* numbers above 0 and at most 1, .* as '1:0.7,0.5:0.3'$"
-    ):
-        Config.from_flat({"data.size_skew": text})
+@pytest.mark.parametrize("value", [*NO_PAIRS, "", [], [[1.5, 1]], [[-1, 1]], [[2, 0]], [[2, -1]], [[2, 1], [2, 1]]])
+def test_dropped_classes_that_are_no_counts_with_shares_are_refused(value: object) -> None:
+    with pytest.raises(SettingError, match=r"^`data.missing_classes` = [^\n]*\[\[0,0.3\],\[2,0.7\]\]$"):
+        Config.from_flat({"partition": "drop_classes", "data.missing_classes": value})
+
+
+@pytest.mark.parametrize("value", [*NO_PAIRS, "", [], [[0, 1]], [[1.1, 1]], [[1, 0]], [[0.5, 1], [0.5, 2]]])
+def test_sizes_that_are_no_parts_with_shares_are_refused(value: object) -> None:
+    with pytest.raises(SettingError, match=r"^`data.size_skew` = [^\n]*\[\[\d,0.\d\],\[\d[^\n]*\]\]$"):
+        Config.from_flat({"partition": "drop_classes", "data.size_skew": value})

@@ -41,7 +41,7 @@ def same(first: tuple[Partition, ...], second: tuple[Partition, ...]) -> bool:
     num_clients=st.integers(1, 12),
     alpha=st.sampled_from([1e-300, 1e-3, 0.3, 100.0]),
     each=st.integers(1, 6),
-    data__holdout_fraction=st.floats(0.01, 0.9),
+    held_out=st.floats(0.01, 0.9),
     seed=st.integers(0, 2**31),
 )
 def test_partitions_are_disjoint_cover_and_repeat_or_are_refused_in_one_line(
@@ -56,7 +56,7 @@ def test_partitions_are_disjoint_cover_and_repeat_or_are_refused_in_one_line(
         data_error = str(error)
     event("refused" if data_error else "dealt")
     if data_error:
-        assert data_error.startswith(("`num_supernodes`", "`dirichlet_alpha`", "`classes_per_client`"))
+        assert data_error.startswith(("`num_supernodes`", "`data.dirichlet_alpha`", "`data.classes_per_client`"))
         assert "\n" not in data_error
         return
     assert len(partitions) == num_clients
@@ -135,17 +135,19 @@ def test_too_many_clients_are_refused() -> None:
 
 def test_classes_that_cannot_be_dealt_are_refused() -> None:
     config, images = DataConfig(partition="by_class"), labelled([20, 20, 20, 20, 20, 0])
-    with pytest.raises(DataError, match=r"^`classes_per_client` = 6 .* the 5 classes that have images"):
+    with pytest.raises(DataError, match=r"^`data.classes_per_client` = 6 .* the 5 classes that have images"):
         make_partitions(images, replace(config, classes_per_client=6), 2, 0)
-    with pytest.raises(DataError, match=r"^`classes_per_client` = 2 leaves 1 of 5 classes .* raise it to 3 or more"):
+    with pytest.raises(
+        DataError, match=r"^`data.classes_per_client` = 2 leaves 1 of 5 classes .* raise it to 3 or more"
+    ):
         make_partitions(images, config, 2, 0)
     assert len(make_partitions(images, replace(config, classes_per_client=3), 2, 0)) == 2
     for counts in ([40, 1], [40, 2]):
-        with pytest.raises(DataError, match=r"^`classes_per_client` = 1 .* few images among too many"):
+        with pytest.raises(DataError, match=r"^`data.classes_per_client` = 1 .* few images among too many"):
             make_partitions(labelled(counts), replace(config, classes_per_client=1), 4, 0)
 
 
 def test_dirichlet_that_cannot_be_satisfied_is_refused() -> None:
     config = DataConfig(partition="dirichlet", dirichlet_alpha=1e-4)
-    with pytest.raises(DataError, match=r"^`dirichlet_alpha` = 0.0001 does not give each of 10 clients"):
+    with pytest.raises(DataError, match=r"^`data.dirichlet_alpha` = 0.0001 does not give each of 10 clients"):
         make_partitions(labelled([30, 30]), config, 10, 0)

@@ -223,5 +223,5 @@ def test_networks_with_attention_and_attributes_train(attributes: int) -> None:
 
 
 def test_batch_normalisation_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"`dp_noise_multiplier` = 1\.0 .*: 0 for networks with batch"):
+    with pytest.raises(SettingError, match=r"`dp.noise_multiplier` = 1\.0 .*: 0 for networks with batch"):
         trained(TrainState(nn.BatchNorm2d(1), 0.9), 1)

@@ -25,7 +25,7 @@ from collafuse_flwr.evaluation.pretrained import PretrainedFeatures, pretrained_
 from collafuse_flwr.evaluation.settings import EvaluationConfig
 from tests.weights import write_clip, write_inception
 
-SETTINGS = {"inception": "inception_weights", "clip": "clip_weights"}
+SETTINGS = {"inception": "evaluation.inception_weights", "clip": "evaluation.clip_weights"}
 
 
 @pytest.fixture(autouse=True)

@@ -114,7 +114,7 @@ def test_a_batch_costs_gh_and_gt_and_three_times_dh_and_dt_each_way(
 
 @pytest.mark.parametrize("text", ["", "001", "00100", "001x", "-001", "0.10", " 010", "00²0"])
 def test_cuts_are_four_digits(text: str) -> None:
-    with pytest.raises(SettingError, match=r"^`client_cuts` = .* is not allowed: four digits"):
+    with pytest.raises(SettingError, match=r"^`split_gan.client_cuts` = .* is not allowed: four digits"):
         Cuts.parse(text)
 
 

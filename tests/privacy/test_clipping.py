@@ -7,10 +7,11 @@ import torch
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.privacy.clipping import clip
+from tests.small_runs import dotted
 
 
 def some(**given: Any) -> Config:
-    return Config.from_flat(given)
+    return Config.from_flat(dotted(given))
 
 
 def test_clipping_bounds_the_norm_and_keeps_the_direction() -> None:

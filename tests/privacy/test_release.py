@@ -178,7 +178,7 @@ def test_another_secret_releases_something_else() -> None:
 
 
 def test_copies_average_to_the_image_as_independent_noise_does() -> None:
-    """The error of the mean of n copies has variance (1 - alpha_bar) / n: what `copies_per_image` costs."""
+    """The error of the mean of n copies has variance (1 - alpha_bar) / n: what `upload.draws_per_image` costs."""
     schedule, x_0, n = make_schedule("cosine", 100), images(100), 16
     x_k = release(schedule, 40, x_0, SECRET, range(n)).view(n, *x_0.shape)
     alpha_bar = float(schedule.alpha_bar[40])

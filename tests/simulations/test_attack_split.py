@@ -63,9 +63,11 @@ def call(*arguments: str) -> int:
         return attack.main()
 
 
-def under(run: SplitRun, **settings: Any) -> SplitRun:
+def under(run: SplitRun, wire_dtype: str = "float32", activation_noise: float = 0.0) -> SplitRun:
     """A run whose clients would go on with other settings."""
-    return replace(run, config=replace(run.config, gan=replace(run.config.gan, **settings)))
+    gan = replace(run.config.gan, wire_dtype=wire_dtype)
+    split_gan = replace(run.config.split_gan, activation_noise=activation_noise)
+    return replace(run, config=replace(run.config, gan=gan, split_gan=split_gan))
 
 
 def row(run: SplitRun, client: int = 0, num_steps: int = 0) -> dict[str, Any]:
@@ -118,13 +120,13 @@ def test_it_is_what_the_server_receives_if_the_run_goes_on(
 
 def test_rounding_does_not_help_and_noise_blurs_the_images(finished: Path) -> None:
     run = SplitRun.of(finished)
-    halved = row(under(run, gan__wire_dtype="float16"))
+    halved = row(under(run, wire_dtype="float16"))
     assert halved["labels_split"] == 1
     assert 40 < halved["psnr_split"] < row(run)["psnr_split"]
-    noised = [row(under(run, split_gan__activation_noise=std))["psnr_split"] for std in (0.01, 0.1, 1.0)]
+    noised = [row(under(run, activation_noise=std))["psnr_split"] for std in (0.01, 0.1, 1.0)]
     assert halved["psnr_split"] > noised[0] > noised[1] > noised[2]
     assert noised[1] < 35
-    assert row(under(run, split_gan__activation_noise=1.0))["labels_codes"] == 1
+    assert row(under(run, activation_noise=1.0))["labels_codes"] == 1
 
 
 def test_who_is_not_searched_or_never_took_part_has_no_figures(finished: Path) -> None:

@@ -44,7 +44,7 @@ def test_the_table_ends_with_what_a_guess_would_reach(capsys: pytest.CaptureFixt
     [
         ("cuts=0", "`cuts` = '0' is not allowed"),
         ("releases=1.5", "`releases` = '1.5' is not allowed"),
-        ("cut_ratio=2", "`cut_ratio` = 2.0 is not allowed"),
+        ("cut_ratio=2", "`cut_ratio` = 2 is not allowed"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(wrong: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:

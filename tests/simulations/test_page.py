@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from collafuse_flwr.config.config import Config
 from simulations import suite as page
-from simulations.cli import CONF, USER_ERROR, register_schema
+from simulations.cli import CONF, USER_ERROR, config_of, register_schema
 
 SUITES = sorted(path.stem for path in page.SUITES.glob("*.yaml"))
 
@@ -26,7 +25,7 @@ def test_every_run_of_every_page_has_settings_that_are_allowed(name: str) -> Non
                 each = [values] if values.startswith("'") else values.split(",")
                 grid = [[*cell, f"{setting}={value}"] for cell in grid for value in each]
             for cell in grid:
-                Config.from_flat(dict(compose("config", cell)))
+                config_of(compose("config", cell), ())
 
 
 def test_settings_that_are_given_take_the_place_of_the_page_s() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,23 +32,21 @@ QUICK = {
     "num_supernodes": 2,
     "num_rounds": 1,
     "data.max_images": 60,
-    "diffusion.timesteps": 10,
-    "model": "nano",
     "evaluation.num_samples": 4,
 }
-GAN = {
-    "num_rounds": 2,
-    "gan.width": 2,
-    "gan.batch_size": 8,
-    "mdgan.k": 2,
-    "split_gan.client_cuts": ["0000", "1111"],
+DENOISER = {"diffusion.timesteps": 10, "model": "nano"}
+GAN = {"num_rounds": 2, "gan.width": 2, "gan.batch_size": 8}
+OWN: dict[str, dict[str, Any]] = {
+    "mdgan": {"mdgan.k": 2},
+    "huscf_gan": {"split_gan.client_cuts": ["0000", "1111"]},
 }
 
 
 def crossed(folder: Path, strategy: str) -> tuple[Config, Tap]:
     """All messages of a small run in which clients also start from the backbone."""
-    begin = GAN if strategy in GANS else {"client.init_from": "backbone", "client.start_round": 1}
-    config, tap = small(folder, **(QUICK | {"strategy": strategy} | begin)), Tap()
+    begin = {"client.init_from": "backbone", "client.start_round": 1} if strategy not in FEDERATED else {}
+    kind = GAN | OWN.get(strategy, {}) if strategy in GANS else DENOISER | begin
+    config, tap = small(folder, **(QUICK | {"strategy": strategy} | kind)), Tap()
     run_strategy(config, connect(config, tap.app))
     return config, tap
 

@@ -153,7 +153,9 @@ def test_a_run_in_which_nobody_contributes_ends_with_a_reason(tmp_path: Path) ->
 
 def test_a_client_whose_images_have_no_attributes_says_so(tmp_path: Path) -> None:
     """In a deployment, where nobody could look beforehand."""
-    with pytest.raises(UserError, match=r"^`condition` = 'attributes' is not allowed: classes or none: .* digits have"):
+    with pytest.raises(
+        UserError, match=r"^`data.conditioning` = 'attributes' is not allowed: classes or none: .* digits have"
+    ):
         federate(small(tmp_path, data__conditioning="attributes"))
 
 

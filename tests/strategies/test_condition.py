@@ -121,8 +121,8 @@ def test_guidance_of_generation_is_the_runs_own_unless_given(finished: Path, tmp
     [
         ("attributes=one,grey", f"`attributes` = 'grey' is not allowed: names among {', '.join(NAMES)}"),
         ("label=3", "`label` = 3 is not allowed: -1: the networks of this run know no classes"),
-        ("guidance=-1", "`guidance` = -1 is not allowed: a number >= 0"),
-        ("guidance=much", "`guidance` = 'much' is not allowed: a number >= 0"),
+        ("guidance=-1", "`sampling.guidance_scale` = -1 is not allowed: a number >= 0"),
+        ("guidance=much", "`sampling.guidance_scale` = 'much' is not allowed: a number >= 0"),
     ],
 )
 def test_what_cannot_be_generated_is_refused(

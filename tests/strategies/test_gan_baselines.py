@@ -52,7 +52,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run of two rounds with three clients, of either."""
     folders = {strategy: tmp_path_factory.mktemp(strategy) for strategy in BASELINES}
     for strategy, folder in folders.items():
-        run_strategy(settings(folder, strategy, mdgan__k=2))
+        run_strategy(settings(folder, strategy, **({"mdgan.k": 2} if strategy == "mdgan" else {})))
     return folders
 
 
@@ -85,7 +85,7 @@ def test_fedgans_mean_is_weighted_by_images(tmp_path: Path) -> None:
         expected = sum((count * own[c][name].double() for c, count in counts.items()), torch.zeros(()))
         torch.testing.assert_close(value.double(), expected / sum(counts.values()), rtol=1e-5, atol=1e-7)
     steps = {row["steps"] for row in metrics(tmp_path)[0]["clients"].values()}
-    assert steps == {-(-max(counts.values()) // TINY["gan_batch_size"])}
+    assert steps == {-(-max(counts.values()) // TINY["gan.batch_size"])}
 
 
 def test_mdgan_alone_is_a_textbook_gan_bit_for_bit(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_mdgan_alone_is_a_textbook_gan_bit_for_bit(tmp_path: Path) -> None:
 
     for round_ in (1, 2):
         for step in range(metrics(tmp_path)[0]["clients"]["0"]["steps"]):
-            z, labels = draw_codes(TINY["gan_batch_size"], 10, named_generator(0, "fake", round_, step, 0))
+            z, labels = draw_codes(TINY["gan.batch_size"], 10, named_generator(0, "fake", round_, step, 0))
             real, fake = batches.draw(round_, step), generator.blocks(z, labels)
             on_fake, on_real = judge.blocks(fake.detach(), labels), judge.blocks(real.x, real.labels)
             judge.optimiser.zero_grad()

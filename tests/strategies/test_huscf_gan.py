@@ -42,6 +42,15 @@ GAN: dict[str, Any] = {
 Spoil = Callable[[Message, Context], Message | None]
 
 
+def of(strategy: str, transport: str) -> dict[str, Any]:
+    """The same run of any GAN, with its least cuts; FedGAN has no transport to choose."""
+    common = {name: value for name, value in GAN.items() if not name.startswith(("split_gan", "clustering"))}
+    chosen = {} if strategy == "fedgan" else {"gan.transport": transport}
+    return (
+        common | {"strategy": strategy} | ({"clustering.warmup_rounds": 1} if strategy == "huscf_gan" else {}) | chosen
+    )
+
+
 def run(folder: Path, app: ClientApp = client_app, **settings: Any) -> HuscfGan:
     config = small(folder, **(GAN | settings))
     made = run_strategy(config, connect(config, app))
@@ -259,7 +268,7 @@ def test_a_round_without_anybody_to_ask_is_none(
     monkeypatch.setattr(ClientManager, "sample", nobody_in_the_second)
     config = small(
         tmp_path,
-        **(GAN | {"strategy": strategy, "gan.transport": engine, "split_gan.client_cuts": "", "num_rounds": 3}),
+        **of(strategy, engine) | {"num_rounds": 3},
     )
     run_strategy(config, connect(config))
     assert [sorted(row["clients"]) for row in metrics(tmp_path)] == [list("0123"), [], list("0123")]
@@ -277,9 +286,7 @@ def test_who_diverges_in_this_process_is_left_out_as_by_messages(
 
     monkeypatch.setattr(Batches, "draw", hot)
     for engine in ("messages", "in_process"):
-        config = small(
-            tmp_path / engine, **(GAN | {"strategy": strategy, "gan.transport": engine, "split_gan.client_cuts": ""})
-        )
+        config = small(tmp_path / engine, **of(strategy, engine))
         run_strategy(config, connect(config))
         first, second = metrics(tmp_path / engine)
         assert list(first["rejected"]) == ["2"]

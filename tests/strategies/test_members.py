@@ -19,6 +19,7 @@ from simulations.runners.app_loading import begin_run
 from simulations.runners.local_grid import LocalGrid
 from strategies import client_manager as module
 from strategies.client_manager import ClientManager, last_line
+from tests.small_runs import dotted
 
 HELLO = ClientInfo(
     partition_id=0, cut_step=20, timesteps=100, num_images=9, channels=1, size=8, num_classes=10, num_attributes=0
@@ -29,7 +30,7 @@ class FakeFederation:
     """Clients that say what they are told to, over a grid in this process."""
 
     def __init__(self, count: int, **settings: Any) -> None:
-        self.config = Config.from_flat({"num_supernodes": count, "federation.round_timeout": 5.0} | settings)
+        self.config = Config.from_flat({"num_supernodes": count, "federation.round_timeout": 5.0} | dotted(settings))
         self.says: dict[int, Any] = {client: replace(HELLO, partition_id=client) for client in range(count)}
         self.selected: list[int] = []
         app = ClientApp()
@@ -221,9 +222,9 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize(("min_supernodes", "present"), [(0, 3), (2, 2), (1, 1)])
-def test_the_run_begins_when_enough_clients_are_there(min_supernodes: int, present: int) -> None:
-    federation = FakeFederation(3, min_supernodes=min_supernodes)
+@pytest.mark.parametrize(("min_nodes", "present"), [(0, 3), (2, 2), (1, 1)])
+def test_the_run_begins_when_enough_clients_are_there(min_nodes: int, present: int) -> None:
+    federation = FakeFederation(3, federation__min_available_nodes=min_nodes)
     federation.connect(*range(present))
     federation.client_manager.wait(federation.grid)
     assert set(federation.client_manager.nodes) == set(range(present))
@@ -259,7 +260,7 @@ def test_a_resumed_run_waits_for_the_clients_that_it_knows(monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("hurried")
 def test_waiting_ends_with_a_reason() -> None:
-    federation = FakeFederation(3, round_timeout=0.05)
+    federation = FakeFederation(3, federation__round_timeout=0.05)
     federation.connect(1)
     began = time.monotonic()
     with pytest.raises(UserError, match=re.escape("only 1 of 3 clients came within `federation.round_timeout`")):

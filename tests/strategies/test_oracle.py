@@ -25,8 +25,8 @@ def test_clients_do_and_send_what_they_do_in_collafuse(tmp_path: Path) -> None:
 def test_at_c_0_it_is_centralised_training(tmp_path: Path) -> None:
     """There x_k is x_0, but for the int8 of the wire."""
     made = [
-        run_strategy(small(tmp_path / name, strategy=name, cut_ratio=0.0, upload__dtype="float32"))
-        for name in ("clean_server", "centralized")
+        run_strategy(small(tmp_path / name, strategy=name, upload__dtype="float32", **own))
+        for name, own in (("clean_server", {"cut_ratio": 0.0}), ("centralized", {}))
     ]
     first, second = (strategy.backbone.state.ema_state_dict() for strategy in made if hasattr(strategy, "backbone"))
     for name, value in first.items():

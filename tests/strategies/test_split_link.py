@@ -26,7 +26,7 @@ def test_the_time_of_clients_is_not_the_servers(tmp_path: Path, strategy: str) -
     for kind in (app.train(), app.train("split"), app.train("feedback"), app.evaluate("latent"), app.evaluate()):
         kind(slow)
     app.query("client_info")(client_app)
-    one = {"num_supernodes": 1, "max_images": 20, "num_rounds": 1, "gan_width": 2, "gan_batch_size": 8}
+    one = {"num_supernodes": 1, "data.max_images": 20, "num_rounds": 1, "gan.width": 2, "gan.batch_size": 8}
     config = small(tmp_path, strategy=strategy, **one)
     run_strategy(config, connect(config, app))
     (row,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

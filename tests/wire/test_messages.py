@@ -59,7 +59,7 @@ def test_the_schema_has_these_fields_and_no_others() -> None:
     assert [spec.name for spec in fields(SampleHandoff)] == ["round", "x_k", "labels"]
     assert [spec.name for spec in fields(ClientError)] == ["reason"]
     assert {spec.name: spec.type for spec in fields(EvaluateReply)} == {
-        "evaluation.num_samples": "int",
+        "num_samples": "int",
         "held_out_loss": "float",
         "kernel_distance": "float",
         "seconds": "float",

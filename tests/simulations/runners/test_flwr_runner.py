@@ -63,7 +63,7 @@ def test_an_error_meant_for_the_user_reaches_the_caller(app_dir: Path) -> None:
 
 
 def test_what_flower_cannot_do_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"`client_num_cpus` = 0.5 is not allowed: a whole number from 1"):
+    with pytest.raises(SettingError, match=r"`resources.client_num_cpus` = 0.5 is not allowed: a whole number from 1"):
         run_flwr(Config.from_flat({**SETTINGS, "resources.client_num_cpus": 0.5}))
     with pytest.raises(SettingError, match=r"needs the app's pyproject.toml"):
         run_flwr(Config.from_flat(SETTINGS), app_dir=tmp_path)

@@ -20,9 +20,9 @@ def test_what_fits_passes(cpus: float, gpus: float) -> None:
 @pytest.mark.parametrize(
     ("cpus", "gpus", "message"),
     [
-        (5.0, 0.0, "`client_num_cpus` = 5.0 is not allowed: at most 4"),
-        (1.0, 3.0, "`client_num_gpus` = 3.0 is not allowed: at most 2"),
-        (1.5, 0.0, "`client_num_cpus` = 1.5 is not allowed: a whole number, or a fraction below 1"),
+        (5.0, 0.0, "`resources.client_num_cpus` = 5.0 is not allowed: at most 4"),
+        (1.0, 3.0, "`resources.client_num_gpus` = 3.0 is not allowed: at most 2"),
+        (1.5, 0.0, "`resources.client_num_cpus` = 1.5 is not allowed: a whole number, or a fraction below 1"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(cpus: float, gpus: float, message: str) -> None:
