@@ -46,13 +46,13 @@ class BaseStrategy(Strategy, ABC):
 
     #: What clients answer at the end of a round's training.
     train_reply: ClassVar[type[Any]]
-    #: How activations travel.
-    wire_dtype = "float32"
 
     def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], Any]) -> None:
         """`clients` gives a client of a simulation, for strategies that can do without messages."""
         self.config, self.layout, self.progress, self.clients = config, RunLayout(folder), progress, clients
         self.runtime = choose_runtime(config.run.device, config.run.precision)
+        #: How activations travel.
+        self.wire_dtype = config.gan.wire_dtype if config.spec.is_gan else "float32"
         self.client_manager = ClientManager(config)
         self.history = History(folder)
         self.done = 0

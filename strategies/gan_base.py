@@ -32,10 +32,6 @@ class GanStrategy(BaseStrategy):
 
     train_reply = EndRoundReply
 
-    def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], Any]) -> None:
-        super().__init__(config, folder, progress, clients)
-        self.wire_dtype = config.gan.wire_dtype
-
     def _build(self, client_info: ClientInfo) -> None:
         channels, size, num_classes, _ = client_info.shape
         self.architecture = build_gan_architecture(self.config, channels, size, num_classes)

@@ -58,6 +58,6 @@ def test_what_is_no_device_is_refused(text: str) -> None:
 def test_there_is_a_device_for_each_client() -> None:
     with pytest.raises(
         SettingError,
-        match=r"^`devices.profiles` = \['1', '2'\] is not allowed: paper7, or a list of 3 devices, one per client",
+        match=r"^`devices.profiles` = \['1', '2'\] is not allowed: paper7, or a list of 3 devices",
     ):
         Config.from_flat({"devices.profiles": ["1", "2"], "num_supernodes": 3})

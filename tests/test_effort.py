@@ -17,6 +17,7 @@ from collafuse_flwr.config.training_budget import (
     starts_from_backbone,
     updates_per_round,
 )
+from collafuse_flwr.core.errors import SettingError
 from tests.small_runs import dotted
 
 

@@ -31,8 +31,6 @@ class BaseClient(ABC):
 
     #: The cut step that is agreed on at the start.
     cut: int
-    #: How activations travel.
-    wire_dtype = "float32"
 
     def __init__(
         self, client: int, config: Config, data: ClientData, store: ClientStore, *, seeded_secret: bool
@@ -45,6 +43,8 @@ class BaseClient(ABC):
         self.client, self.config, self.data, self.store = client, config, data, store
         self.seeded_secret = seeded_secret
         self.runtime = choose_runtime(config.run.device, config.run.precision)
+        #: How activations travel.
+        self.wire_dtype = config.gan.wire_dtype if config.spec.is_gan else "float32"
 
     @abstractmethod
     def handlers(self) -> Mapping[str, Handler]:

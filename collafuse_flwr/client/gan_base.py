@@ -29,7 +29,6 @@ class GanClient(BaseClient):
         super().__init__(client, config, data, store, seeded_secret=seeded_secret)
         # Of no use to a GAN; like everything that clients say of themselves, it must be what the settings say.
         self.cut = config.cut_steps()[client]
-        self.wire_dtype = config.gan.wire_dtype
 
     def _keep(self, samples: Tensor, labels: Tensor, flops: int, *, bits: float, began: float) -> EvaluateReply:
         """Keep samples, and say what they are like; `flops` is what one of them cost, `began` the time."""

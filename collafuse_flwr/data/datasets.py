@@ -74,11 +74,10 @@ def _source(config: DataConfig) -> LazyImageDataset:
         allowed = f"one for all of `dataset` = {config.name!r}, or one each"
         raise data_error(config, f"{len(paths)} paths; expected {allowed}")
     paths = paths * len(names) if len(paths) == 1 else paths
-    configs = [
-        replace(config, dataset=(name,), dataset_path=(path,) * bool(path))
+    sources = [
+        LOADERS[name](replace(config, dataset=(name,), dataset_path=(path,) if path else ()))
         for name, path in zip(names, paths, strict=True)
     ]
-    sources = [LOADERS[own.name](own) for own in configs]
     return sources[0] if len(names) == 1 else concat_datasets(sources, config.image_size, config.merge_classes_by)
 
 

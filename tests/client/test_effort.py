@@ -33,13 +33,15 @@ def whole_run(config: Config, num_images: int, cut: int, rounds: list[int] | Non
 def runs(draw: st.DrawFn) -> tuple[Config, int, int]:
     """Settings, the number of images and the cut of one client."""
     num_rounds = draw(st.integers(1, 30))
+    init_from = draw(st.sampled_from(["random", "backbone"]))
+    start_round = draw(st.integers(0, num_rounds)) if init_from == "backbone" else 0
     config = some(
         num_rounds=num_rounds,
         train__local_epochs=draw(st.floats(0.01, 20)),
         client__batch_size=draw(st.integers(1, 200)),
         client__update_budget=draw(st.sampled_from(["proportional", "full"])),
-        client__init_from=draw(st.sampled_from(["random", "backbone"])),
-        client__start_round=draw(st.integers(0, num_rounds)),
+        client__init_from=init_from,
+        client__start_round=start_round,
     )
     return config, draw(st.integers(1, 2000)), draw(st.integers(0, T))
 

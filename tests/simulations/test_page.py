@@ -22,7 +22,7 @@ def test_every_run_of_every_page_has_settings_that_are_allowed(name: str) -> Non
             grid: list[list[str]] = [[]]
             for argument in chosen:
                 setting, values = argument.split("=", 1)
-                each = [values] if values.startswith("'") else values.split(",")
+                each = [values] if values.startswith("[") else values.split(",")
                 grid = [[*cell, f"{setting}={value}"] for cell in grid for value in each]
             for cell in grid:
                 config_of(compose("config", cell), ())

@@ -29,6 +29,7 @@ from tests.small_runs import bytes_of, connect, here_is, metrics, run_strategy, 
 
 TINY: dict[str, Any] = {"gan.width": 1, "gan.batch_size": 6, "data.max_images": 36, "evaluation.num_samples": 6}
 BASELINES = ("fedgan", "mdgan")
+TWO_BATCHES: dict[str, dict[str, Any]] = {"fedgan": {}, "mdgan": {"mdgan.k": 2}}
 #: The message in which a client trains.
 KIND = {"fedgan": "train", "mdgan": "train.feedback"}
 
@@ -52,7 +53,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run of two rounds with three clients, of either."""
     folders = {strategy: tmp_path_factory.mktemp(strategy) for strategy in BASELINES}
     for strategy, folder in folders.items():
-        run_strategy(settings(folder, strategy, **({"mdgan.k": 2} if strategy == "mdgan" else {})))
+        run_strategy(settings(folder, strategy, **TWO_BATCHES[strategy]))
     return folders
 
 
@@ -142,7 +143,7 @@ def test_a_discriminator_goes_to_another_client(tmp_path: Path) -> None:
 def test_a_resumed_run_with_clients_in_another_order_is_the_same(
     tmp_path: Path, straight: dict[str, Path], strategy: str
 ) -> None:
-    config = settings(tmp_path, strategy, mdgan__k=2)
+    config = settings(tmp_path, strategy, **TWO_BATCHES[strategy])
 
     def die(message: Message, context: Context) -> Message | None:
         raise KeyboardInterrupt
