@@ -28,12 +28,12 @@ SETTINGS = {
     "dataset": "imagefolder",
     "image-size": 8,
     "diffusion.timesteps": 20,
-    "client-init": "random",
-    "local-epochs": 3.0,
-    "batch-size": 16,
-    "num-samples": 12,
-    "server-steps": 3,
-    "client-steps": 2,
+    "client.init-from": "random",
+    "train.local-epochs": 3.0,
+    "server.batch-size": 16,
+    "evaluation.num-samples": 12,
+    "sampling.server-steps": 3,
+    "sampling.client-steps": 2,
     "quiet": True,
 }
 #: Seconds for a round, in which every message is a new process.
