@@ -23,12 +23,12 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.rng import named_generator
-from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.runs.figures import save_grid, save_picture
 from collafuse_flwr.runs.history import History
 from collafuse_flwr.runs.loaded_run import load_trained, refuse_gan
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
+from collafuse_flwr.setup.diffusion import diffusion_setup
 from collafuse_flwr.wire.common import ClientInfo
 from simulations.cli import entry
 from simulations.cli_args import check_whole_numbers, folders
@@ -93,7 +93,7 @@ def generate(request: GenerateRequest) -> Path:
     if history.load() is None or not RunLayout(request.run).client(request.client).samples.is_file():
         raise SettingError("run", str(request.run), "the folder of a run that has reached its last round")
     client_info = history.client_infos[request.client]
-    images, classes = _sample(request, guidance, DiffusionSetup.of(config), client_info)
+    images, classes = _sample(request, guidance, config, client_info)
     width = len(str(len(images) - 1))
     for index, image in enumerate(images):
         suffix = f"-class-{int(classes[index])}" if classes is not None else ""
@@ -114,10 +114,10 @@ def generate(request: GenerateRequest) -> Path:
 
 
 def _sample(
-    request: GenerateRequest, guidance: float, setup: DiffusionSetup, client_info: ClientInfo
+    request: GenerateRequest, guidance: float, config: Config, client_info: ClientInfo
 ) -> tuple[Tensor, Tensor | None]:
     """Both halves of the chain, from noise to images in [-1, 1]; and their classes, if they were asked for."""
-    client, config = request.client, setup.config
+    client, setup = request.client, diffusion_setup(config)
     layout = RunLayout(request.run)
     own = layout.client(client)
     shape = client_info.shape

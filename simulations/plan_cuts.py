@@ -19,13 +19,13 @@ from collafuse_flwr.client.cut_selection import work_unit
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.federated import federation_data
-from collafuse_flwr.diffusion.cost_model import largest_cut_within_time, round_cost, round_seconds
-from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.gan.networks import Architecture, Cuts, build_architecture
 from collafuse_flwr.gan.planning.block_cost import measure
-from collafuse_flwr.gan.planning.cut_selection import configured_latency_model, plan_client_cuts
 from collafuse_flwr.gan.planning.latency_model import batch_bytes
 from collafuse_flwr.gan.split_gan.precision import DTYPES
+from collafuse_flwr.setup.diffusion import diffusion_setup
+from collafuse_flwr.setup.gan_cuts import configured_latency_model, plan_client_cuts
+from collafuse_flwr.setup.round_cost import largest_cut_within_time, round_cost, round_seconds
 from simulations.cli import entry, settings_usage
 from simulations.run import configured
 
@@ -100,7 +100,7 @@ def _gan(config: Config, architecture: Architecture, console: Console) -> None:
 def _diffusion(config: Config, console: Console) -> None:
     """What each client should have to do, and how long that takes it in the longest round."""
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
-    unit, rounds = work_unit(DiffusionSetup.of(config), data.images), range(1, config.run.num_rounds + 1)
+    unit, rounds = work_unit(config, diffusion_setup(config), data.images), range(1, config.run.num_rounds + 1)
     columns = ("client", "device", "images", "cut", "GFLOP", "MB up", "MB down", "s", "mostly")
     table = _table("Predicted work in all rounds of training, and the longest round in seconds", *columns)
     for client, own in enumerate(data.partitions[:SHOWN]):

@@ -14,13 +14,13 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.data.conditioning import num_attributes
 from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.data.images import normalize
-from collafuse_flwr.diffusion.cost_model import largest_cut_within_time
-from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.evaluation.pretrained import pretrained_networks
-from collafuse_flwr.gan.build import build_gan_architecture
-from collafuse_flwr.gan.planning.cut_selection import select_cuts
 from collafuse_flwr.privacy.cut_selection import choose_cut
 from collafuse_flwr.runs.run_dir import read_config
+from collafuse_flwr.setup.diffusion import diffusion_setup
+from collafuse_flwr.setup.gan import build_gan_architecture
+from collafuse_flwr.setup.gan_cuts import select_cuts
+from collafuse_flwr.setup.round_cost import largest_cut_within_time
 from simulations import runners
 from simulations.attack.run import attack_run, check_attack, default_request
 from simulations.cli import config_of, entry, flat_settings, fresh_folder, given_names, settings_usage
@@ -47,8 +47,8 @@ def preflight(config: Config) -> None:
         UserError: there is one.
     """
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
-    setup, (_, channels, size, _) = DiffusionSetup.of(config), data.images.images.shape
-    told = data.images.num_classes, num_attributes(config, data.images)
+    setup, (_, channels, size, _) = diffusion_setup(config), data.images.images.shape
+    told = data.images.num_classes, num_attributes(config.data.conditioning, data.images)
     if config.spec.is_gan:
         select_cuts(config, build_gan_architecture(config, channels, size, told[0]))
     else:
@@ -62,7 +62,7 @@ def preflight(config: Config) -> None:
         # Any images do: these targets do not depend on them. For the others every client finds its own cut.
         choose_cut(config, setup.schedule, normalize(data.images.images[:2]), 0)
     if config.cut.criterion == "seconds":
-        unit = work_unit(setup, data.images)
+        unit = work_unit(config, setup, data.images)
         for client, own in enumerate(data.partitions):
             largest_cut_within_time(config, unit, len(own.train), client)
 

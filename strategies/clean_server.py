@@ -26,9 +26,12 @@ class CleanServer(CollaFuse):
         data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
         for client in self.pool.shares:
             if len(data.client(client).train) != self.client_manager.client_infos[client].num_images:
-                raise UserError("`strategy` = oracle reads the clients' images itself: it is for simulations only")
+                raise UserError(
+                    "`strategy` = clean_server reads the clients' images itself: it is for simulations only"
+                )
         own = [data.client(client).train for client in self.pool.shares]
-        known = [labels for images in own if (labels := conditioning_labels(config, images)) is not None]
+        conditions = (conditioning_labels(config.data.conditioning, images) for images in own)
+        known = [labels for labels in conditions if labels is not None]
         labels = torch.cat(known).to(device) if self.backbone.conditional else None
         clean = ImageSource(normalize(torch.cat([images.images for images in own])).to(device), labels)
         (cut,) = {self.client_manager.client_infos[client].cut_step for client in self.pool.shares}

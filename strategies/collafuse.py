@@ -10,10 +10,10 @@ import torch
 from flwr.app import ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
-from collafuse_flwr.config.training_budget import client_start_round, starts_from_backbone, updates_per_round
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.runs.history import Checkpoint
 from collafuse_flwr.runs.upload_buffer import UploadBuffer
+from collafuse_flwr.setup.training_budget import client_start_round, starts_from_backbone, updates_per_round
 from collafuse_flwr.wire.collafuse import SampleHandoff, TrainReply, TrainRequest
 from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.validation import UploadSpec, check_upload
@@ -51,7 +51,7 @@ class CollaFuse(DiffusionStrategy):
         self.backbone.save(self.layout.backbone)
 
     def _build(self, client_info: ClientInfo) -> None:
-        self.backbone = Backbone(self.setup, *client_info.shape)
+        self.backbone = Backbone(self.config, self.setup, *client_info.shape)
         row = (client_info.channels, client_info.size, client_info.size)
         dtype, attributes = self.config.upload.dtype, client_info.num_attributes
         self.pool = UploadBuffer(self.layout.pool, row, dtype, self.runtime.device, attributes)

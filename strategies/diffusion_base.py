@@ -8,7 +8,7 @@ from typing import Any
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.progress import Progress
-from collafuse_flwr.diffusion.setup import DiffusionSetup
+from collafuse_flwr.setup.diffusion import diffusion_setup
 from strategies.base import BaseStrategy
 
 
@@ -17,7 +17,7 @@ class DiffusionStrategy(BaseStrategy):
 
     def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], Any]) -> None:
         super().__init__(config, folder, progress, clients)
-        self.setup = DiffusionSetup.of(config)
+        self.setup = diffusion_setup(config)
 
     def _cuts_in_words(self) -> str:
         cuts = sorted({client_info.cut_step for client_info in self.client_manager.client_infos.values()})

@@ -15,12 +15,13 @@ from flwr.serverapp.strategy import FedAvg
 from torch import Tensor, nn
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.training_budget import averaging_rounds
+from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.diffusion.partial_sharing import part_names, shared_names, uploaded_part
 from collafuse_flwr.diffusion.unet import save_network
 from collafuse_flwr.runs.history import Checkpoint
+from collafuse_flwr.setup.training_budget import averaging_rounds
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.fedavg import WeightsHandoff, WeightsReply, WeightsRequest
@@ -67,7 +68,11 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
     def _build(self, client_info: ClientInfo) -> None:
         self.network = self.setup.denoiser(0, *client_info.shape)
         whole = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
-        self.shared = {name: whole[name] for name in shared_names(self.config.spec, whole)}
+        shared = shared_names(self.config.spec.shared_parts, whole)
+        if not shared:
+            allowed = "one that averages whole networks: this network is no U-Net of diffusers"
+            raise SettingError("strategy", self.config.run.strategy, allowed)
+        self.shared = {name: whole[name] for name in shared}
         self.averaged = dict(self.shared)
         self.aggregator = WeightAggregator(self, self.shared)
         sizes = [own.num_images for own in self.client_manager.client_infos.values()]
@@ -109,7 +114,7 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
         """Which part a client is to send after a round, and whether its averaged weights too."""
         if round_ not in self.exchanges:
             return "none", False
-        return uploaded_part(self.config.spec, client, round_), self._is_eval_round(round_)
+        return uploaded_part(self.config.spec.shared_parts, client, round_), self._is_eval_round(round_)
 
     def _accept_training(self, client: int, reply: WeightsReply) -> None:
         row = self.history.rounds[-1]

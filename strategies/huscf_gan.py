@@ -16,12 +16,12 @@ from torch.nn.functional import interpolate
 from collafuse_flwr.core.atomic_io import write_tensors
 from collafuse_flwr.gan.aggregation import Own, aggregate
 from collafuse_flwr.gan.networks import NETS, flatten_blocks, group_by_block
-from collafuse_flwr.gan.planning.cut_selection import modelled_seconds, select_cuts
 from collafuse_flwr.gan.split_gan.ops import PASSES, Tensors
 from collafuse_flwr.gan.split_gan.precision import QuantizingTransport
 from collafuse_flwr.gan.split_gan.server_half import ServerHalf
 from collafuse_flwr.gan.split_gan.train_batch import Transport, train_batch
 from collafuse_flwr.runs.history import Checkpoint
+from collafuse_flwr.setup.gan_cuts import modelled_seconds, select_cuts
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.split_gan import (

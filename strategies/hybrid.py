@@ -8,9 +8,9 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
-from collafuse_flwr.config.training_budget import client_start_round
 from collafuse_flwr.diffusion.partial_sharing import part_names
 from collafuse_flwr.runs.history import Checkpoint
+from collafuse_flwr.setup.training_budget import client_start_round
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.collafuse import TrainReply
 from collafuse_flwr.wire.common import ClientInfo

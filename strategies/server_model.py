@@ -12,6 +12,7 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
+from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.diffusion.setup import DiffusionSetup
@@ -35,14 +36,20 @@ class Backbone:
     """The shared denoiser of the steps t > k, on the server."""
 
     def __init__(
-        self, setup: DiffusionSetup, channels: int, size: int, num_classes: int, num_attributes: int = 0
+        self,
+        config: Config,
+        setup: DiffusionSetup,
+        channels: int,
+        size: int,
+        num_classes: int,
+        num_attributes: int = 0,
     ) -> None:
-        self.setup = setup
+        self.config, self.setup = config, setup
         self.shape = (channels, size, size)
         self.network = setup.backbone(channels, size, num_classes, num_attributes)
-        self.conditional = setup.config.shares_labels()
+        self.conditional = config.shares_labels()
         self._label = torch.zeros((1, num_attributes) if num_attributes else 1, dtype=torch.int64)
-        self.state = TrainState(self.network, setup.config.train.ema_decay)
+        self.state = TrainState(self.network, config.train.ema_decay)
         self._forward = self._count_forward()
 
     def arrays(self) -> ArrayRecord:
@@ -57,7 +64,7 @@ class Backbone:
         self, source: BatchSource, round_: int, num_rounds: int, steps: int, progress: Progress, above: int = 0
     ) -> ServerWork:
         """Take the steps of one round on batches pooled over all clients; steps t up to `above` are left out."""
-        began, config = time.perf_counter(), self.setup.config
+        began, config = time.perf_counter(), self.config
 
         def learning_rate(fraction: float) -> float:
             if config.train.lr_schedule == "constant":
@@ -92,7 +99,7 @@ class Backbone:
     ) -> Tensor:
         """Generate samples from T down to the cut with the given weights, shape (count, channels, size, size)."""
         x_t = torch.randn((count, *self.shape), generator=named_generator(*name, "x_T"))
-        guidance = self.setup.config.sampling.guidance_scale
+        guidance = self.setup.sampling.guidance_scale
         with self._swapped_weights(weights(arrays)):
             return self.setup.sample(self.network, x_t, self.setup.server_grid(cut), labels, name, guidance)
 

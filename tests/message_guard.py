@@ -17,10 +17,10 @@ from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.data.images import normalize
-from collafuse_flwr.diffusion.setup import DiffusionSetup
-from collafuse_flwr.gan.build import build_gan_architecture, build_optim_config
 from collafuse_flwr.gan.fedgan import UnsplitGan
 from collafuse_flwr.gan.mdgan import Discriminator, Generator
+from collafuse_flwr.setup.diffusion import diffusion_setup
+from collafuse_flwr.setup.gan import build_gan_architecture, build_optim_config
 from collafuse_flwr.wire.common import ClientInfo, EvaluateReply, TrainMetrics
 from collafuse_flwr.wire.split_gan import GanTrainMetrics
 from tests.strategy_kinds import FEDERATED, GANS, SPLIT
@@ -160,7 +160,7 @@ def guard(config: Config, crossed: Crossed) -> set[tuple[str, Way, str, str]]:
 def _weights(config: Config) -> Iterable[tuple[str, Tensor]]:
     """The weights of all networks of a strategy."""
     if config.run.strategy not in GANS:
-        setup = DiffusionSetup.of(config)
+        setup = diffusion_setup(config)
         networks = [setup.backbone(1, 8, 10).state_dict(), setup.denoiser(0, 1, 8, 10).state_dict()]
     else:
         given = build_gan_architecture(config, 1, 8, 10), ("guard",), build_optim_config(config)

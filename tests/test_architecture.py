@@ -23,6 +23,7 @@ LAYERS: tuple[set[str], ...] = (
     SETTINGS,
     {"collafuse_flwr.config"},
     PURE,
+    {"collafuse_flwr.setup"},
     {"collafuse_flwr.wire"},
     {"collafuse_flwr.runs"},
     {"collafuse_flwr.client", "strategies"},
@@ -99,6 +100,15 @@ def test_server_and_clients_do_not_know_each_other() -> None:
 @pytest.mark.parametrize("name", [name for name in MODULES if unit(name) in PURE | {"collafuse_flwr.config"}])
 def test_the_core_knows_no_framework(name: str) -> None:
     assert {target.split(".")[0] for target in imports(name)} & FRAMEWORKS == set()
+
+
+#: The core that has not yet been freed of it.
+WITH_CONFIG = {"collafuse_flwr.privacy.clipping", "collafuse_flwr.privacy.cut_selection"}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if unit(name) in PURE and name not in WITH_CONFIG])
+def test_the_core_takes_values_and_not_the_settings_of_a_whole_run(name: str) -> None:
+    assert "collafuse_flwr.config.config" not in set(imports(name))
 
 
 def test_hydra_stays_with_what_starts_a_run() -> None:

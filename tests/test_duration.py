@@ -12,8 +12,8 @@ from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.data.federated import federation_data
-from collafuse_flwr.diffusion.cost_model import WorkUnit, largest_cut_within_time, round_cost, round_seconds
-from collafuse_flwr.diffusion.setup import DiffusionSetup
+from collafuse_flwr.setup.diffusion import diffusion_setup
+from collafuse_flwr.setup.round_cost import WorkUnit, largest_cut_within_time, round_cost, round_seconds
 from tests.small_runs import dotted, federate, metrics, small
 
 UNIT = WorkUnit(flops=1000, network=500, upload=10)
@@ -34,7 +34,7 @@ def test_the_work_of_a_round_is_what_a_run_does(tmp_path: Path) -> None:
     config = small(tmp_path, client__init_from="backbone", client__start_round=2, train__local_epochs=8.0)
     strategy = federate(config)
     images = federation_data(config.data, 3, 0)
-    unit = work_unit(DiffusionSetup.of(config), images.images)
+    unit = work_unit(config, diffusion_setup(config), images.images)
     for row in metrics(tmp_path):
         for client, client_info in strategy.client_manager.client_infos.items():
             load = round_cost(config, unit, client_info.num_images, client_info.cut_step, row["round"])
@@ -85,9 +85,9 @@ def test_a_limit_that_no_cut_keeps_to_is_refused_in_one_line() -> None:
 
 def test_a_client_takes_the_cut_that_its_device_allows(tmp_path: Path) -> None:
     config = small(tmp_path, devices__profiles=["1", "2", "0.01:1"], cut__criterion="seconds", cut__target=30)
-    setup, data = DiffusionSetup.of(config), federation_data(config.data, 3, 0)
-    cuts = [select_cut(setup, data.client(c).train, c, ClientStore(tmp_path / str(c))) for c in range(3)]
-    unit = work_unit(setup, data.images)
+    setup, data = diffusion_setup(config), federation_data(config.data, 3, 0)
+    cuts = [select_cut(config, setup, data.client(c).train, c, ClientStore(tmp_path / str(c))) for c in range(3)]
+    unit = work_unit(config, setup, data.images)
     assert cuts == [largest_cut_within_time(config, unit, len(data.client(c).train), c) for c in range(3)]
     assert cuts[1] == 19
     assert cuts[2] < cuts[0] <= 19

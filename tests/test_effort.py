@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.training_budget import (
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.setup.training_budget import (
     averaging_rounds,
     client_start_round,
     client_step_share,
     starts_from_backbone,
     updates_per_round,
 )
-from collafuse_flwr.core.errors import SettingError
 from tests.small_runs import dotted
 
 

@@ -12,11 +12,12 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.diffusion.schedule import make_schedule
 from collafuse_flwr.diffusion.setup import DiffusionSetup, named_noise
+from collafuse_flwr.setup.diffusion import diffusion_setup
 from tests.small_runs import dotted
 
 
 def setup(**given: Any) -> DiffusionSetup:
-    return DiffusionSetup.of(
+    return diffusion_setup(
         Config.from_flat({"device": "cpu", "diffusion.timesteps": 20, "sampling.steps": 0} | dotted(given))
     )
 

@@ -71,7 +71,7 @@ class BaseClient(ABC):
         """Channels and side of the images, classes, and attributes that networks are conditioned on."""
         images = self.data.train
         _, channels, size, _ = images.images.shape
-        return channels, size, images.num_classes, num_attributes(self.config, images)
+        return channels, size, images.num_classes, num_attributes(self.config.data.conditioning, images)
 
     def _secret(self) -> bytes:
         return self.store.secret(self.config.run.seed if self.seeded_secret else None, self.client)

@@ -56,7 +56,7 @@ class CollaFuseClient(DiffusionClient):
         images = self.data.train
         x_0 = clip(self.config, normalize(images.images))
         x_k = release(self.setup.schedule, self.cut, x_0, self._secret(), copies)
-        labels = conditioning_labels(self.config, images) if self.config.shares_labels() else None
+        labels = conditioning_labels(self.config.data.conditioning, images) if self.config.shares_labels() else None
         rows = None if labels is None else torch.cat([labels] * len(copies))
         return encode(x_k, cast(UploadDtype, upload.dtype), rows)
 

@@ -7,16 +7,17 @@ import json
 import torch
 
 from collafuse_flwr.client.state_store import ClientStore
+from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.conditioning import conditioning_labels, num_attributes
 from collafuse_flwr.data.images import ImageSet, normalize
-from collafuse_flwr.diffusion.cost_model import WorkUnit, largest_cut_within_time
 from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.evaluation.cost import forward_flops
+from collafuse_flwr.setup.round_cost import WorkUnit, largest_cut_within_time
 
 
-def select_cut(setup: DiffusionSetup, images: ImageSet, client: int, store: ClientStore) -> int:
+def select_cut(config: Config, setup: DiffusionSetup, images: ImageSet, client: int, store: ClientStore) -> int:
     """The cut step of a client, chosen once: it is kept on the client's disk before anything is uploaded.
 
     A second release at another cut would add to the first, so a cut that was chosen for another target is refused.
@@ -25,36 +26,35 @@ def select_cut(setup: DiffusionSetup, images: ImageSet, client: int, store: Clie
         SettingError: this client chose its cut for another target before.
         UserError: no cut keeps to the target.
     """
-    config = setup.config
     target = config.cut_target()
     if target is None:
         return config.cut_steps()[client]
     path, asked = store.layout.cut, [*target, setup.schedule.timesteps, config.diffusion.schedule]
     if not path.exists():
-        write_json(path, {"asked": asked, "cut_step": _chosen(setup, images, client)})
+        write_json(path, {"asked": asked, "cut_step": _chosen(config, setup, images, client)})
     kept = json.loads(path.read_text())
     if kept["asked"] != asked:
         raise SettingError("cut.target", target[1], f"as before, {kept['asked']}: client {client} has chosen its cut")
     return int(kept["cut_step"])
 
 
-def _chosen(setup: DiffusionSetup, images: ImageSet, client: int) -> int:
+def _chosen(config: Config, setup: DiffusionSetup, images: ImageSet, client: int) -> int:
     """The cut that keeps to the target: the last for a limit of time, the first for one of disclosure."""
-    if setup.config.cut.criterion == "seconds":
-        return largest_cut_within_time(setup.config, work_unit(setup, images), len(images), client)
+    if config.cut.criterion == "seconds":
+        return largest_cut_within_time(config, work_unit(config, setup, images), len(images), client)
     # Slow to import, for a deployed client at every message.
     from collafuse_flwr.privacy.cut_selection import choose_cut  # noqa: PLC0415
 
-    return choose_cut(setup.config, setup.schedule, normalize(images.images), client)
+    return choose_cut(config, setup.schedule, normalize(images.images), client)
 
 
-def work_unit(setup: DiffusionSetup, images: ImageSet) -> WorkUnit:
+def work_unit(config: Config, setup: DiffusionSetup, images: ImageSet) -> WorkUnit:
     """What work on such images is counted in: the cost of a client's network, counted for one of them."""
-    config, attributes = setup.config, num_attributes(setup.config, images)
+    attributes = num_attributes(setup.conditioning, images)
     _, channels, size, _ = images.images.shape
     network = setup.denoiser(0, channels, size, images.num_classes, attributes)
     one = images.subset(torch.zeros(1, dtype=torch.int64))
-    device, labels = setup.runtime.device, conditioning_labels(config, one)
+    device, labels = setup.runtime.device, conditioning_labels(setup.conditioning, one)
     step = torch.ones(1, dtype=torch.int64, device=device)
     x = normalize(one.images).to(device)
     flops = forward_flops(setup.denoise(network.eval()), x, step, None if labels is None else labels.to(device))

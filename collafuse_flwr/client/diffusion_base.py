@@ -22,12 +22,12 @@ from collafuse_flwr.data.images import ImageSet, ImageSource, normalize
 from collafuse_flwr.diffusion.dp_sgd import DpSgdConfig, train_dp_sgd
 from collafuse_flwr.diffusion.loss import denoising_loss, stratified_steps
 from collafuse_flwr.diffusion.settings import DiffusionConfig
-from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.diffusion.train import TimestepRange, TrainResult, TrainState, cosine_rate, train
 from collafuse_flwr.diffusion.unet import import_diffusers, save_network
 from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, training_flops
 from collafuse_flwr.privacy.clipping import clip
 from collafuse_flwr.privacy.leakage_bounds import covariance_eigenvalues, gaussian_bits
+from collafuse_flwr.setup.diffusion import diffusion_setup
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.collafuse import SampleHandoff
 from collafuse_flwr.wire.common import EvaluateReply, TrainMetrics
@@ -53,8 +53,8 @@ class DiffusionClient(BaseClient):
         self, client: int, config: Config, data: ClientData, store: ClientStore, *, seeded_secret: bool
     ) -> None:
         super().__init__(client, config, data, store, seeded_secret=seeded_secret)
-        self.setup = DiffusionSetup.of(config)
-        self.cut = select_cut(self.setup, data.train, client, store)
+        self.setup = diffusion_setup(config)
+        self.cut = select_cut(config, self.setup, data.train, client, store)
 
     def _train_round(
         self,
@@ -175,7 +175,7 @@ class DiffusionClient(BaseClient):
 
     def _source(self, images: ImageSet) -> ImageSource:
         device = self.runtime.device
-        labels = conditioning_labels(self.config, images)
+        labels = conditioning_labels(self.config.data.conditioning, images)
         return ImageSource(normalize(images.images).to(device), None if labels is None else labels.to(device))
 
     def _conditioning(self, handoff: SampleHandoff) -> SampleConditioning:

@@ -10,8 +10,8 @@ from collafuse_flwr.client.base import Handler
 from collafuse_flwr.client.gan_base import GeneratorClient
 from collafuse_flwr.client.split_session import batch_flops
 from collafuse_flwr.client.state_store import ClientState
-from collafuse_flwr.gan.build import build_optim_config
 from collafuse_flwr.gan.fedgan import UnsplitGan
+from collafuse_flwr.setup.gan import build_optim_config
 from collafuse_flwr.wire.gan import GanWorkRequest
 from collafuse_flwr.wire.split_gan import EndRoundReply, GanTrainMetrics
 

@@ -13,9 +13,9 @@ from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.federated import ClientData
-from collafuse_flwr.gan.build import build_gan_architecture, build_optim_config
 from collafuse_flwr.gan.mdgan import Generator
 from collafuse_flwr.gan.networks import LATENT, Architecture
+from collafuse_flwr.setup.gan import build_gan_architecture, build_optim_config
 from collafuse_flwr.wire.common import EvaluateReply
 from collafuse_flwr.wire.gan import GanWorkRequest
 

@@ -18,9 +18,9 @@ from collafuse_flwr.client.state_store import ClientState
 from collafuse_flwr.core.atomic_io import write_tensors
 from collafuse_flwr.core.errors import SettingError, UserError
 from collafuse_flwr.evaluation.cost import forward_flops
-from collafuse_flwr.gan.build import build_optim_config
 from collafuse_flwr.gan.networks import LATENT, Cuts
 from collafuse_flwr.gan.split_gan.client_half import ClientHalf
+from collafuse_flwr.setup.gan import build_optim_config
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import EvaluateReply
 from collafuse_flwr.wire.split_gan import (

@@ -19,8 +19,8 @@ from collafuse_flwr.client.split_session import Batches
 from collafuse_flwr.client.state_store import ClientState
 from collafuse_flwr.core.atomic_io import write_tensors
 from collafuse_flwr.core.errors import UserError
-from collafuse_flwr.gan.build import build_optim_config
 from collafuse_flwr.gan.mdgan import Discriminator
+from collafuse_flwr.setup.gan import build_optim_config
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.gan import DiscriminatorFeedbackRequest, GanWorkRequest
 from collafuse_flwr.wire.split_gan import ActivationsReply, EndRoundReply, GanTrainMetrics

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from collafuse_flwr.client.state_store import ClientState
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.training_budget import (
+from collafuse_flwr.setup.training_budget import (
     client_start_round,
     client_step_share,
     starts_from_backbone,

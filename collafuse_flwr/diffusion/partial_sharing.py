@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from collafuse_flwr.config.strategies import StrategySpec
-from collafuse_flwr.core.errors import SettingError
+from collections.abc import Iterable, Sequence
 
 #: How the names of diffusers' U-Nets begin in each part; the embeddings of t and of the label are input.
 PARTS = {
@@ -15,28 +12,20 @@ PARTS = {
 }
 
 
-def uploaded_part(strategy: StrategySpec, client: int, round_: int) -> str:
+def uploaded_part(parts: Sequence[str], client: int, round_: int) -> str:
     """The part that a client uploads after a round: USplit's halves alternate over clients and rounds.
 
     The schemes are those of FedDiffuse (de Goede, Cox, Decouchant, arXiv 2406.12575). Its abstract and names say which
     parts are shared; that the embeddings belong to the encoder, and who uploads which half when, is our reading.
     """
-    return strategy.shared_parts[(client + round_) % len(strategy.shared_parts)]
+    return parts[(client + round_) % len(parts)]
 
 
-def shared_names(strategy: StrategySpec, names: Iterable[str]) -> list[str]:
-    """The names in a state dict that a strategy averages.
-
-    Raises:
-        SettingError: it averages parts, and the network has none of the names that tell them.
-    """
-    known = list(names)
-    shared = {name for part in strategy.shared_parts for name in part_names(known, part)}
-    if not shared:
-        raise SettingError(
-            "strategy", strategy.name, "one that averages whole networks: this network is no U-Net of diffusers"
-        )
-    return [name for name in known if name in shared]
+def shared_names(parts: Sequence[str], names: Iterable[str]) -> list[str]:
+    """The names in a state dict that belong to the shared parts; none where the network has no such parts."""
+    every = list(names)
+    shared = {name for part in parts for name in part_names(every, part)}
+    return [name for name in every if name in shared]
 
 
 def part_names(names: Iterable[str], part: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The diffusion process of a run, as its settings describe it: what server and clients must agree on."""
+"""The diffusion process of a run: what server and clients must agree on."""
 
 from __future__ import annotations
 
@@ -8,62 +8,63 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.rng import named_generator
-from collafuse_flwr.core.runtime import Runtime, choose_runtime
+from collafuse_flwr.core.runtime import Runtime
 from collafuse_flwr.diffusion.guidance import cfg_denoiser
-from collafuse_flwr.diffusion.loss import Objective, Weighting
-from collafuse_flwr.diffusion.parametrization import Denoise, Prediction
+from collafuse_flwr.diffusion.loss import Objective
+from collafuse_flwr.diffusion.parametrization import Denoise
 from collafuse_flwr.diffusion.sampling import Sampler, StepNoise, sample, sampling_timesteps
-from collafuse_flwr.diffusion.schedule import Schedule, make_schedule
+from collafuse_flwr.diffusion.schedule import Schedule
+from collafuse_flwr.diffusion.settings import SamplingConfig
 from collafuse_flwr.diffusion.unet import ImageShape, as_denoise, build_network
 
 
 @dataclass(frozen=True)
 class DiffusionSetup:
-    """Schedule, objective, sampler and where networks run."""
+    """Schedule, objective, sampler, networks and where they run.
 
-    config: Config
+    Attributes:
+        schedule: alpha_bar_t for t = 0..T.
+        objective: what networks predict, and how its error is weighed.
+        sampling: sampler, steps and guidance.
+        runtime: device and arithmetic.
+        seed: that of the run.
+        backbone_model: preset of the server's network, or package.module:factory.
+        client_model: the same of the clients' networks.
+        conditioning: classes, attributes or none.
+        null_label: whether labels are dropped in training, which takes one label more.
+        shares_labels: whether the backbone is conditioned as the clients' networks are.
+        official_start: whether clients start at k (2 - c), as the authors' code does, and not at k.
+    """
+
     schedule: Schedule
     objective: Objective
+    sampling: SamplingConfig
     runtime: Runtime
-
-    @classmethod
-    def of(cls, config: Config) -> DiffusionSetup:
-        """The process that the settings describe.
-
-        Raises:
-            SettingError: the device asked for is not there.
-        """
-        prediction = cast(Prediction, config.diffusion.prediction_type)
-        return cls(
-            config,
-            make_schedule(config.diffusion.schedule, config.diffusion.timesteps),
-            Objective(prediction, cast(Weighting, config.train.loss_weighting), config.train.min_snr_gamma),
-            choose_runtime(config.run.device, config.run.precision),
-        )
+    seed: int
+    backbone_model: str
+    client_model: str
+    conditioning: str
+    null_label: bool
+    shares_labels: bool
+    official_start: bool
 
     def backbone(self, channels: int, size: int, num_classes: int, num_attributes: int = 0) -> nn.Module:
         """The server's network, freshly initialised; conditional only if labels are shared."""
-        told = (num_classes, num_attributes) if self.config.upload.share_labels else (0, 0)
-        shape = self._shape(channels, size, *told)
-        return build_network(self.config.diffusion.model, shape, self.config.run.seed, "backbone").to(
-            self.runtime.device
-        )
+        labels = (num_classes, num_attributes) if self.shares_labels else (0, 0)
+        shape = self._shape(channels, size, *labels)
+        return build_network(self.backbone_model, shape, self.seed, "backbone").to(self.runtime.device)
 
     def denoiser(self, client: int, channels: int, size: int, num_classes: int, num_attributes: int = 0) -> nn.Module:
         """A client's network, freshly initialised."""
-        preset = self.config.client.model
-        model = self.config.diffusion.model if preset == "same" else preset
         shape = self._shape(channels, size, num_classes, num_attributes)
-        return build_network(model, shape, self.config.run.seed, f"client {client}").to(self.runtime.device)
+        return build_network(self.client_model, shape, self.seed, f"client {client}").to(self.runtime.device)
 
     def _shape(self, channels: int, size: int, num_classes: int, num_attributes: int) -> ImageShape:
         """A network's input for such images, by `data.conditioning`; one label more where some are dropped."""
-        condition, null = self.config.data.conditioning, bool(self.config.train.cfg_dropout)
-        classes = num_classes if condition == "classes" else 0
-        attributes = num_attributes if condition == "attributes" else 0
-        null = null and bool(classes or attributes)
+        classes = num_classes if self.conditioning == "classes" else 0
+        attributes = num_attributes if self.conditioning == "attributes" else 0
+        null = self.null_label and bool(classes or attributes)
         return ImageShape(channels, size, classes and classes + null, attributes and attributes + null, null)
 
     def denoise(self, network: nn.Module) -> Denoise:
@@ -72,31 +73,29 @@ class DiffusionSetup:
 
     def client_start_step(self, cut: int) -> int:
         """The step at which a client takes over: its cut, or k (2 - c) as in the authors' code (`official`)."""
-        if self.config.upload.noise == "official":
+        if self.official_start:
             return min(self.schedule.timesteps, round(cut * (2 - cut / self.schedule.timesteps)))
         return cut
 
     def server_grid(self, cut: int) -> list[int]:
         """The steps of the server's half, from T down to the cut."""
-        sampling = self.config.sampling
-        total = sampling.steps
-        steps = sampling.server_steps or (total and max(1, total - self._client_share(cut)))
+        total = self.sampling.steps
+        steps = self.sampling.server_steps or (total and max(1, total - self._client_share(cut)))
         return sampling_timesteps(self.schedule.timesteps, cut, steps)
 
     def client_grid(self, cut: int) -> list[int]:
         """The steps of the client's half, down to the image."""
-        return sampling_timesteps(
-            self.client_start_step(cut), 0, self.config.sampling.client_steps or self._client_share(cut)
-        )
+        steps = self.sampling.client_steps or self._client_share(cut)
+        return sampling_timesteps(self.client_start_step(cut), 0, steps)
 
     def _client_share(self, cut: int) -> int:
         """The client's part of `sampling.steps`, at least one where it has a part; 0 if every step is asked for."""
-        total = self.config.sampling.steps
+        total = self.sampling.steps
         return max(1, round(total * cut / self.schedule.timesteps)) if total and cut else 0
 
-    def num_function_evaluations(self, grid: list[int], told: bool) -> int:
-        """How often `reverse` calls a network to carry images down the grid, if it is `told` labels or not."""
-        return (len(grid) - 1) * (2 if told and self.config.sampling.guidance_scale != 1 else 1)
+    def num_function_evaluations(self, grid: list[int], conditional: bool) -> int:
+        """How often a network is called to carry images down the grid, if it is `conditional` on labels or not."""
+        return (len(grid) - 1) * (2 if conditional and self.sampling.guidance_scale != 1 else 1)
 
     def sample(
         self,
@@ -115,7 +114,7 @@ class DiffusionSetup:
             cfg_denoiser(self.denoise(network.eval()), 1.0 if labels is None else guidance),
             x.to(device),
             grid,
-            sampler=cast(Sampler, self.config.sampling.sampler),
+            sampler=cast(Sampler, self.sampling.sampler),
             labels=None if labels is None else labels.to(device),
             noise=named_noise(name, device),
         ).cpu()

@@ -15,9 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.runtime import choose_runtime
-from collafuse_flwr.data.domains import client_domains
 from collafuse_flwr.data.federated import FederationData
 from collafuse_flwr.data.images import subsample_evenly
 from collafuse_flwr.evaluation.classifier import ImageClassifier, accuracy, train_classifier
@@ -25,6 +22,7 @@ from collafuse_flwr.evaluation.coverage import measure_coverage
 from collafuse_flwr.evaluation.distances import frechet_distance, kernel_distance
 from collafuse_flwr.evaluation.features import extract_features
 from collafuse_flwr.evaluation.pretrained import BATCH, PretrainedFeatures, pretrained_networks
+from collafuse_flwr.evaluation.settings import EvaluationConfig
 from collafuse_flwr.evaluation.tstr import train_synthetic_test_real
 from collafuse_flwr.evaluation.utility import Utility, dataset_score
 
@@ -65,21 +63,22 @@ class SampleEvaluator:
     domains: dict[int, str]
 
     @classmethod
-    def trained_on(cls, data: FederationData, config: Config) -> SampleEvaluator:
+    def trained_on(
+        cls, data: FederationData, config: EvaluationConfig, device: torch.device, domains: dict[int, str]
+    ) -> SampleEvaluator:
         """Train the judge on all clients' training images, and load the networks that the settings name.
 
         Raises:
             SettingError: as `pretrained_networks`.
         """
-        published = pretrained_networks(config.evaluation)
-        device = choose_runtime(config.run.device, config.run.precision).device
+        published = pretrained_networks(config)
         rows = torch.cat([partition.train for partition in data.partitions]).sort().values
         images = data.images
         classifier = train_classifier(
             images.images, images.labels, images.num_classes, EVALUATOR_SEED, rows=rows, device=device
         )
         published = {name: network.to(device) for name, network in published.items()}
-        return cls(data, classifier, published, device, config.evaluation.tstr, client_domains(config.data, data))
+        return cls(data, classifier, published, device, config.tstr, domains)
 
     def measure(
         self, samples: dict[int, Samples]

@@ -21,6 +21,7 @@ from collafuse_flwr.runs.history import Checkpoint, History, RoundRecord
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.runs.upload_buffer import X_K, UploadBuffer
+from collafuse_flwr.setup.diffusion import diffusion_setup
 from collafuse_flwr.wire.common import ClientInfo
 
 
@@ -29,6 +30,7 @@ class FinishedRun:
     """What a finished simulation left; `clients` are its summary's rows, `pool` is None if nothing was uploaded."""
 
     folder: Path
+    config: Config
     setup: DiffusionSetup
     data: FederationData
     clients: list[dict[str, Any]]
@@ -47,21 +49,22 @@ class FinishedRun:
         config = read_config(folder, "run")
         refuse_gan(config, folder)
         history, checkpoint = load_history(folder)
-        setup, client_info = DiffusionSetup.of(config), next(iter(history.client_infos.values()))
+        setup, client_info = diffusion_setup(config), next(iter(history.client_infos.values()))
         return cls(
             folder,
+            config,
             setup,
             federation_data(config.data, config.run.num_supernodes, config.run.seed),
             summary_of(folder),
             history.rounds,
             client_info,
-            _pool(RunLayout(folder).pool, setup, client_info, checkpoint),
+            _pool(RunLayout(folder).pool, config, client_info, checkpoint),
         )
 
     @cached_property
     def backbone(self) -> nn.Module | None:
         """The server's network: the backbone, or the mean of the clients'; None if these share a part of it only."""
-        folder, federated = RunLayout(self.folder).backbone, self.setup.config.spec.averages_denoisers
+        folder, federated = RunLayout(self.folder).backbone, self.config.spec.averages_denoisers
         if federated and not folder.is_dir():
             return None
         shape = self.client_info.shape
@@ -137,11 +140,11 @@ def load_trained(network: nn.Module, folder: Path) -> nn.Module:
     return network
 
 
-def _pool(folder: Path, setup: DiffusionSetup, client_info: ClientInfo, checkpoint: Checkpoint) -> UploadBuffer | None:
+def _pool(folder: Path, config: Config, client_info: ClientInfo, checkpoint: Checkpoint) -> UploadBuffer | None:
     """The server's pool as it was at the end."""
     if not (folder / X_K).is_file():
         return None
     row = client_info.channels, client_info.size, client_info.size
-    pool = UploadBuffer(folder, row, setup.config.upload.dtype, torch.device("cpu"), client_info.num_attributes)
+    pool = UploadBuffer(folder, row, config.upload.dtype, torch.device("cpu"), client_info.num_attributes)
     pool.restore(checkpoint.state["pool"])
     return pool

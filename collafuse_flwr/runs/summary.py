@@ -16,6 +16,7 @@ from torch import Tensor
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.core.runtime import choose_runtime
 from collafuse_flwr.data.domains import client_domains
 from collafuse_flwr.data.federated import FederationData, federation_data
 from collafuse_flwr.data.images import normalize
@@ -43,8 +44,9 @@ def summarize_run(folder: Path) -> dict[str, Any]:
     domains: dict[str, dict[str, Any]] = {}
     known = {} if data is None else client_domains(config.data, data)
     if data is not None:
+        device = choose_runtime(config.run.device, config.run.precision).device
         samples = {c["client"]: s for c in clients if (s := _samples(layout, c["client"])) is not None}
-        pooled, rows, domains = SampleEvaluator.trained_on(data, config).measure(samples)
+        pooled, rows, domains = SampleEvaluator.trained_on(data, config.evaluation, device, known).measure(samples)
         pooled |= reidentification(config, data, clients)
         for client in clients:
             client.update(rows.get(client["client"], {}))

@@ -29,7 +29,7 @@ def invert(
     """
     setup, images = run.setup, run.data.images
     device, network = setup.runtime.device, network.eval()
-    denoise, known = setup.denoise(network), conditioning_labels(setup.config, images)
+    denoise, known = setup.denoise(network), conditioning_labels(setup.conditioning, images)
     half = torch.full((1,), setup.schedule.timesteps // 2, device=device)
     rows = subsample_evenly(run.data.partitions[client].train, count)
     x_0, rebuilt = normalize(images.images[rows]), []

@@ -16,11 +16,11 @@ from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.progress import counted
 from collafuse_flwr.data.conditioning import num_attributes
 from collafuse_flwr.data.federated import FederationData
-from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.diffusion.unet import PRESETS
 from collafuse_flwr.runs.loaded_run import FinishedRun
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import ATTACK_RESULTS, RunLayout
+from collafuse_flwr.setup.diffusion import diffusion_setup
 from simulations.attack.reconstruction import BestReconstructions
 from simulations.attack.render import draw_card, draw_reconstructions, show_card
 from simulations.attack.report_spec import CARD, SPLIT_CARD
@@ -151,8 +151,8 @@ def check_attack(config: Config, data: FederationData) -> None:
     _, channels, size, _ = data.images.images.shape
     model = default_request(Path()).shadow_model
     try:
-        DiffusionSetup.of(replace(config, diffusion=replace(config.diffusion, model=model))).backbone(
-            channels, size, data.images.num_classes, num_attributes(config, data.images)
+        diffusion_setup(replace(config, diffusion=replace(config.diffusion, model=model))).backbone(
+            channels, size, data.images.num_classes, num_attributes(config.data.conditioning, data.images)
         )
     except SettingError as error:
         raise SettingError("attack", True, f"false where the attacker's network does not fit ({error})") from error

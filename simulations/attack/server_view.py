@@ -38,7 +38,7 @@ class ServerView:
 
 def clipped(run: FinishedRun, rows: Tensor) -> Tensor:
     """Images as they are before they are noised, in [-1, 1]."""
-    return clip(run.setup.config, normalize(run.data.images.images[rows]))
+    return clip(run.config, normalize(run.data.images.images[rows]))
 
 
 def received(run: FinishedRun, client: int, rows: Tensor) -> ServerView | None:
@@ -55,7 +55,7 @@ def received(run: FinishedRun, client: int, rows: Tensor) -> ServerView | None:
     """
     if run.pool is None or client not in run.pool:
         return None
-    config, share = run.setup.config, run.pool.shares[client]
+    config, share = run.config, run.pool.shares[client]
     train = run.data.partitions[client].train
     rounds = [int(row.round) for row in run.rounds if str(client) in row.clients]
     rounds = rounds[-1:] if config.upload.noise == "fixed" else rounds[: _uploads(run)]
@@ -75,7 +75,7 @@ def received(run: FinishedRun, client: int, rows: Tensor) -> ServerView | None:
 
 def _uploads(run: FinishedRun) -> int:
     """Uploads that a client makes before `upload.max_releases` keeps it from more."""
-    upload = run.setup.config.upload
+    upload = run.config.upload
     return (upload.max_releases or sys.maxsize) // upload.draws_per_image
 
 
@@ -86,7 +86,7 @@ def _by_copy(x_k: Tensor, images: int) -> Tensor:
 
 def _upload(run: FinishedRun, client: int, cut: int, round_: int) -> tuple[Tensor, float]:
     """A client's upload in a round made again, rounded as it travelled, and by how much it may differ."""
-    settings = run.setup.config.upload
+    settings = run.config.upload
     x_0 = clipped(run, run.data.partitions[client].train)
     x_k = release(run.setup.schedule, cut, x_0, run.secret(client), noise_draw_ids(settings, round_))
     upload = encode(x_k, cast(UploadDtype, settings.dtype), None)

@@ -16,6 +16,7 @@ from collafuse_flwr.diffusion.train import TrainState
 from collafuse_flwr.privacy.attacks.denoiser_reconstruction import train_shadow
 from collafuse_flwr.privacy.attacks.wiener import Wiener
 from collafuse_flwr.runs.loaded_run import FinishedRun
+from collafuse_flwr.setup.diffusion import diffusion_setup
 from simulations.attack.server_view import clipped
 
 #: Shadow images, taken from all clients.
@@ -39,17 +40,17 @@ class ShadowAttacker:
     def of(cls, run: FinishedRun, model: str, num_steps: int, seed: int) -> ShadowAttacker:
         """An attacker with a denoiser of a preset `model`, trained for so many optimiser steps."""
         rows = torch.cat([partition.held_out for partition in run.data.partitions]).unique()
-        rows, config = subsample_evenly(rows, MAX_SHADOWS), run.setup.config
+        rows, config = subsample_evenly(rows, MAX_SHADOWS), run.config
         images = clipped(run, rows)
-        known = conditioning_labels(config, run.data.images) if config.shares_labels() else None
-        setup = DiffusionSetup.of(replace(config, diffusion=replace(config.diffusion, model=model)))
+        known = conditioning_labels(config.data.conditioning, run.data.images) if config.shares_labels() else None
+        setup = diffusion_setup(replace(config, diffusion=replace(config.diffusion, model=model)))
         labels = None if known is None else known[rows]
         return cls(run, setup, images, labels, Wiener.of(images), num_steps, seed)
 
     def denoiser(self, step: int) -> Denoise:
         """A denoiser of the step t = `step`, told what the backbone is told; trained at the first call."""
         if step not in self.trained:
-            device, config = self.setup.runtime.device, self.setup.config
+            device, config = self.setup.runtime.device, self.run.config
             client_info = self.run.client_info
             shape = client_info.channels, client_info.size, client_info.num_classes, client_info.num_attributes
             state = TrainState(self.setup.backbone(*shape), config.train.ema_decay)

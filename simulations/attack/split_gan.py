@@ -15,7 +15,6 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.data.federated import FederationData, federation_data
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.evaluation.image_similarity import image_similarity
-from collafuse_flwr.gan.build import build_gan_architecture
 from collafuse_flwr.gan.networks import Architecture, Blocks, Cuts
 from collafuse_flwr.gan.split_gan.precision import quantize_roundtrip
 from collafuse_flwr.privacy.attacks.activation_inversion import InvertedBatch, SolvableStem, invert_activations
@@ -25,6 +24,7 @@ from collafuse_flwr.runs.history import Checkpoint
 from collafuse_flwr.runs.loaded_run import load_history, secret_of, summary_of
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
+from collafuse_flwr.setup.gan import build_gan_architecture
 from simulations.attack.reconstruction import SHOWN, BestReconstructions
 from strategies.client_clustering import clusters_restored, initial_blocks
 from strategies.split_transport import ActivationShapes

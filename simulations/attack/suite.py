@@ -64,7 +64,7 @@ def attack(
         row |= numbers | _probed(run, client, names[client], seen, shadow.seed)
         if backbone is not None and cut:
             row["bits_denoised"] = _told(run, client, cut, seen, backbone, shadow.seed)
-    if run.setup.config.spec.averages_denoisers and backbone is not None and inversions:
+    if run.config.spec.averages_denoisers and backbone is not None and inversions:
         numbers, worst = invert(run, client, backbone, shadow, inversions)
         row |= numbers
     for name, network, steps in _networks(run, client, cut, backbone, uploaded=seen is not None):
@@ -126,7 +126,7 @@ def _networks(
     run: FinishedRun, client: int, cut: int, backbone: nn.Module | None, *, uploaded: bool
 ) -> Iterator[tuple[str, nn.Module, range]]:
     """The networks that a client's images went into, and the steps that they were trained on."""
-    federated, last = run.setup.config.spec.averages_denoisers, run.setup.schedule.timesteps
+    federated, last = run.config.spec.averages_denoisers, run.setup.schedule.timesteps
     if backbone is not None and (federated or uploaded):
         yield "backbone", backbone, range(1 if federated else cut + 1, last + 1)
     if cut:
@@ -136,9 +136,9 @@ def _networks(
 def _members(run: FinishedRun, client: int, name: str, network: nn.Module, steps: range, seed: int) -> dict[str, Any]:
     """Members are a client's training images, others its held-out images, both with their labels."""
     process, partition, images = run.setup, run.data.partitions[client], run.data.images
-    config, device = process.config, process.runtime.device
+    config, device = run.config, process.runtime.device
     released = name == "backbone" and not config.spec.averages_denoisers
-    known = conditioning_labels(config, images) if config.shares_labels() or not released else None
+    known = conditioning_labels(config.data.conditioning, images) if config.shares_labels() or not released else None
     denoise, of = process.denoise(network.eval()), (process.schedule, process.objective.prediction)
     losses, norms = [], []
     for rows in (subsample_evenly(partition.train, MAX_TARGETS), subsample_evenly(partition.held_out, MAX_TARGETS)):

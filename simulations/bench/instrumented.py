@@ -73,7 +73,7 @@ class InstrumentedCollaFuse(CollaFuse):
         if row.failed or row.rejected:
             raise UserError(f"clients failed in round {row.round}: {row.failed | row.rejected}")
         if not self.laps:
-            self.plain = ReferenceLoop(self.setup, Rows(*self.pool.batch(torch.arange(len(self.pool)))))
+            self.plain = ReferenceLoop(self.config, self.setup, Rows(*self.pool.batch(torch.arange(len(self.pool)))))
         steps = {int(client): int(numbers["steps"]) for client, numbers in row.clients.items()}
         app_updates = sum(numbers["image_updates"] for numbers in (row.server, *row.clients.values()))
         with self._threads():

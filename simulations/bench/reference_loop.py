@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.conditioning import conditioning_labels, num_attributes
 from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.diffusion.guidance import drop_labels
 from collafuse_flwr.diffusion.loss import denoising_loss, stratified_steps
+from collafuse_flwr.diffusion.settings import TrainConfig
 from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.diffusion.train import bernoulli_mask, cosine_rate, random_hflip
 
@@ -34,8 +36,10 @@ class Rows:
 class Learner:
     """One network with Adam and averaged weights, trained on t = start + 1..last."""
 
-    def __init__(self, setup: DiffusionSetup, network: nn.Module, rows: Rows, last: int, batch_size: int) -> None:
-        self.setup, self.network, self.rows = setup, network.train(), rows
+    def __init__(
+        self, train: TrainConfig, setup: DiffusionSetup, network: nn.Module, rows: Rows, last: int, batch_size: int
+    ) -> None:
+        self.train_config, self.setup, self.network, self.rows = train, setup, network.train(), rows
         self.last, self.batch_size = last, batch_size
         self.parameters: list[Tensor] = list(network.parameters())
         self.average = [p.detach().clone() for p in self.parameters]
@@ -54,13 +58,13 @@ class Learner:
         return num_steps * self.batch_size
 
     def _descend(self, picked: Tensor, rate: float, generator: torch.Generator) -> None:
-        rows, setup = self.rows, self.setup
+        rows, setup, config = self.rows, self.setup, self.train_config
         x, start = rows.x[picked], rows.start[picked]
         labels = None if rows.labels is None else rows.labels[picked]
-        if setup.config.train.random_hflip:
+        if config.random_hflip:
             x = random_hflip(x, bernoulli_mask(len(x), 0.5, generator))
-        if setup.config.train.cfg_dropout and labels is not None:
-            labels = drop_labels(labels, bernoulli_mask(len(labels), setup.config.train.cfg_dropout, generator))
+        if config.cfg_dropout and labels is not None:
+            labels = drop_labels(labels, bernoulli_mask(len(labels), config.cfg_dropout, generator))
         t = stratified_steps(start + 1, self.last, generator)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         denoise = setup.denoise(self.network)
@@ -70,7 +74,7 @@ class Learner:
         self.adam.param_groups[0]["lr"] = rate * min(1.0, (self.steps + 1) / 20)
         self.adam.step()
         self.adam.zero_grad()
-        decay = min(setup.config.train.ema_decay, (1 + self.steps) / (10 + self.steps)) if self.steps else 0.0
+        decay = min(config.ema_decay, (1 + self.steps) / (10 + self.steps)) if self.steps else 0.0
         with torch.no_grad():
             torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
         self.steps += 1
@@ -79,22 +83,23 @@ class Learner:
 class ReferenceLoop:
     """All clients' denoisers and the backbone, one after another."""
 
-    def __init__(self, setup: DiffusionSetup, pooled: Rows) -> None:
+    def __init__(self, config: Config, setup: DiffusionSetup, pooled: Rows) -> None:
         """Build the networks as the app does; `pooled` is what the clients uploaded, in the pool's order."""
-        config, cuts = setup.config, setup.config.cut_steps()
+        cuts = config.cut_steps()
         data = federation_data(config.data, len(cuts), config.run.seed)
-        told = data.images.num_classes, num_attributes(config, data.images)
+        told = data.images.num_classes, num_attributes(config.data.conditioning, data.images)
         shape = (data.images.images.shape[1], data.images.images.shape[2], *told)
-        self.setup, size = setup, config.client.batch_size
+        self.config, self.setup, size, train = config, setup, config.client.batch_size, config.train
         self.clients = {
-            i: Learner(setup, setup.denoiser(i, *shape), self._images(i), cut, size) for i, cut in enumerate(cuts)
+            i: Learner(train, setup, setup.denoiser(i, *shape), self._images(i), cut, size)
+            for i, cut in enumerate(cuts)
         }
         last, batch_size = setup.schedule.timesteps, config.server.batch_size
-        self.backbone = Learner(setup, setup.backbone(*shape), pooled, last, batch_size)
+        self.backbone = Learner(train, setup, setup.backbone(*shape), pooled, last, batch_size)
 
     def round(self, number: int, client_steps: dict[int, int], backbone_steps: int) -> int:
         """Repeat one round of the app, and return the image updates made."""
-        seed, device, updates = self.setup.config.run.seed, self.setup.runtime.device, 0
+        seed, device, updates = self.config.run.seed, self.setup.runtime.device, 0
         for i, steps in client_steps.items():
             generator = named_generator(seed, "client", i, "round", number, device=device)
             updates += self.clients[i].train(steps, self._rate(number), generator)
@@ -105,14 +110,14 @@ class ReferenceLoop:
         return updates
 
     def _rate(self, number: int) -> Callable[[float], float]:
-        config = self.setup.config
+        config = self.config
         if config.train.lr_schedule == "constant":
             return lambda _: config.train.learning_rate
         return lambda done: cosine_rate(config.train.learning_rate, (number - 1 + done) / config.run.num_rounds)
 
     def _images(self, client: int) -> Rows:
-        config, device = self.setup.config, self.setup.runtime.device
+        config, device = self.config, self.setup.runtime.device
         images = federation_data(config.data, config.run.num_supernodes, config.run.seed).client(client).train
-        labels = conditioning_labels(config, images)
+        labels = conditioning_labels(config.data.conditioning, images)
         start = torch.zeros(len(images), dtype=torch.int64, device=device)
         return Rows(normalize(images.images).to(device), start, None if labels is None else labels.to(device))

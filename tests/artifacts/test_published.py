@@ -171,6 +171,6 @@ def test_the_judge_never_holds_all_images_as_floats(tmp_path: Path, monkeypatch:
     config = small(tmp_path, data__max_images=300)
     monkeypatch.setattr(quality, "train_classifier", partial(train_classifier, steps=3))
     monkeypatch.setattr(torch.Tensor, "to", watch)
-    judge = SampleEvaluator.trained_on(data_of(config), config)
+    judge = SampleEvaluator.trained_on(data_of(config), config.evaluation, torch.device("cpu"), {})
     assert judge.classifier.num_features == 64
     assert max(largest) <= 128

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from flwr.app import Context, Message
 from rich.console import Console
 from safetensors.torch import load_file
@@ -18,12 +19,12 @@ from safetensors.torch import load_file
 from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.data.federated import federation_data
-from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.evaluation.evaluator import SampleEvaluator, Samples
 from collafuse_flwr.privacy.leakage_bounds import snr_db
 from collafuse_flwr.runs.console import print_summary
 from collafuse_flwr.runs.run_dir import open_run, read_config
 from collafuse_flwr.runs.summary import summarize_run
+from collafuse_flwr.setup.diffusion import diffusion_setup
 from tests.small_runs import connect, federate, small, spoiled
 from tests.strict_json import plain, strict
 
@@ -79,7 +80,7 @@ def test_figures_have_their_ranges(summary: dict[str, Any]) -> None:
 def test_disclosure_is_that_of_each_clients_cut(folder: Path, summary: dict[str, Any]) -> None:
     """The client that uploads nothing discloses nothing; of all, the worst is what counts."""
     config = small(folder, cut__client_ratios=[0.3, 0.2, 1])
-    alpha_bar = DiffusionSetup.of(config).schedule.alpha_bar
+    alpha_bar = diffusion_setup(config).schedule.alpha_bar
     clients = summary["clients"]
     assert [client["cut_step"] for client in clients] == [6, 4, 20]
     assert [client["snr_db"] for client in clients[:2]] == [pytest.approx(snr_db(float(alpha_bar[k]))) for k in (6, 4)]
@@ -234,7 +235,9 @@ def test_samples_of_unknown_class_are_left_out_of_tstr_if_they_are_few(folder: P
     samples = load_file(folder / "clients" / "2" / "samples.safetensors")
     images, labels = samples["images"].repeat(3, 1, 1, 1), samples["labels"].repeat(3)
     with threads(1):
-        judge = SampleEvaluator.trained_on(federation_data(config.data, 3, 0), config)
+        judge = SampleEvaluator.trained_on(
+            federation_data(config.data, 3, 0), config.evaluation, torch.device("cpu"), {}
+        )
         left = len(labels) // 2 + 1
         known = judge.measure({2: Samples(images[:left], labels[:left])})[1][2]["tstr"]
         labels[left:] = -1

@@ -11,14 +11,14 @@ from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.federated import federation_data
-from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.privacy.cut_selection import choose_cut
+from collafuse_flwr.setup.diffusion import diffusion_setup
 from tests.small_runs import metrics, run_strategy, small
 
 
 def cut_of(config: Config, folder: Path, client: int = 1) -> int:
     data = federation_data(config.data, 3, 0).client(client)
-    return select_cut(DiffusionSetup.of(config), data.train, client, ClientStore(folder))
+    return select_cut(config, diffusion_setup(config), data.train, client, ClientStore(folder))
 
 
 def test_without_a_target_the_settings_say(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_every_client_of_a_run_cuts_where_its_own_images_allow(tmp_path: Path) -
     expected = {}
     for client in range(3):
         images = federation_data(config.data, 3, 0).client(client).train.images
-        expected[str(client)] = choose_cut(config, DiffusionSetup.of(config).schedule, images / 127.5 - 1, client)
+        expected[str(client)] = choose_cut(config, diffusion_setup(config).schedule, images / 127.5 - 1, client)
     assert {str(c): client_info.cut_step for c, client_info in strategy.client_manager.client_infos.items()} == expected
     assert metrics(tmp_path)[0]["cuts"] == expected
     assert len(set(expected.values())) > 1

@@ -17,10 +17,10 @@ from collafuse_flwr.client.huscf_gan import HuscfGanClient
 from collafuse_flwr.client.session_store import MAX_LIVE, MOVED, SessionStore
 from collafuse_flwr.client.split_session import Batches, PhaseCursor
 from collafuse_flwr.core.errors import SettingError, UserError
-from collafuse_flwr.gan.build import build_gan_architecture
 from collafuse_flwr.gan.networks import Cuts
 from collafuse_flwr.gan.split_gan.client_half import PARTS
 from collafuse_flwr.gan.split_gan.ops import PHASES, Tensors
+from collafuse_flwr.setup.gan import build_gan_architecture
 from collafuse_flwr.wire.split_gan import EndRoundRequest, SplitRequest
 from strategies.split_transport import ActivationShapes
 from tests.small_runs import here_is, small

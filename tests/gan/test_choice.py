@@ -9,7 +9,7 @@ import pytest
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.gan.networks import Cuts, build_architecture
-from collafuse_flwr.gan.planning.cut_selection import modelled_seconds, plan_client_cuts, select_cuts
+from collafuse_flwr.setup.gan_cuts import modelled_seconds, plan_client_cuts, select_cuts
 from tests.small_runs import dotted
 
 NETS = build_architecture(1, 28, 10)

@@ -51,7 +51,12 @@ def fd(config: Config, judge: SampleEvaluator) -> float:
 
 def test_the_quality_of_samples_does_not_suffer(tmp_path: Path, record_property: Record) -> None:
     config = small(tmp_path, **SETTINGS)
-    judge = SampleEvaluator.trained_on(federation_data(config.data, config.run.num_supernodes, config.run.seed), config)
+    judge = SampleEvaluator.trained_on(
+        federation_data(config.data, config.run.num_supernodes, config.run.seed),
+        config.evaluation,
+        torch.device("cpu"),
+        {},
+    )
     measured = {
         dtype: fd(small(tmp_path / dtype, upload__dtype=dtype, **SETTINGS), judge)
         for dtype in ("float32", "float16", "int8")

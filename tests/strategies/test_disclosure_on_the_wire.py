@@ -17,7 +17,7 @@ from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.core.errors import UploadError
 from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.data.images import normalize
-from collafuse_flwr.diffusion.setup import DiffusionSetup
+from collafuse_flwr.setup.diffusion import diffusion_setup
 from collafuse_flwr.wire.codec import decode, encode
 from collafuse_flwr.wire.collafuse import TrainReply
 from tests.attributes import digits_with_attributes
@@ -100,7 +100,7 @@ def test_no_combination_of_what_was_received_beats_one_noised_image(tmp_path: Pa
     """All arrays of all rounds together, and the labels, rebuild x_0 no better than x_k alone."""
     tap, config = Tap(), small(tmp_path, num_rounds=4, upload__dtype="float32", evaluation__every=1)
     federate(config, connect(config, tap.app))
-    setup, data = DiffusionSetup.of(config), federation_data(config.data, 3, 0)
+    setup, data = diffusion_setup(config), federation_data(config.data, 3, 0)
     for client, cut in enumerate(config.cut_steps()):
         x_0 = normalize(data.client(client).train.images).numpy().astype(np.float64)
         images = [array.astype(np.float64) for _, array in tap.arrays(client) if array.shape == x_0.shape]
@@ -129,7 +129,7 @@ def test_the_first_papers_triple_would_give_the_image_away(tmp_path: Path) -> No
     """(x_t, noise, t) is inverted exactly; the same with our upload fails, for the noise is not in it."""
     tap, config = Tap(), small(tmp_path, upload__dtype="float32", num_rounds=1)
     federate(config, connect(config, tap.app))
-    alpha_bar = float(DiffusionSetup.of(config).schedule.alpha_bar[config.cut_steps()[0]])
+    alpha_bar = float(diffusion_setup(config).schedule.alpha_bar[config.cut_steps()[0]])
     x_0 = normalize(federation_data(config.data, 3, 0).client(0).train.images).numpy()
     x_k = next(array for name, array in tap.arrays(0) if name == "x_k")
     noise = (x_k - alpha_bar**0.5 * x_0) / (1 - alpha_bar) ** 0.5

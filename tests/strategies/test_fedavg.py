@@ -85,7 +85,7 @@ def test_fedprox_without_its_term_is_fedavg_and_with_it_stays_closer(tmp_path: P
 def test_a_partial_scheme_shares_exactly_its_parts(tmp_path: Path, scheme: str) -> None:
     strategy = run(tmp_path, strategy=scheme, num_rounds=2)
     start = build_network("tiny", ImageShape(1, 8, 10), 0, "client 0").state_dict()
-    shared = set(shared_names(STRATEGIES[scheme], start))
+    shared = set(shared_names(STRATEGIES[scheme].shared_parts, start))
     assert set(strategy.shared) == shared
     denoisers = [load_file(RunLayout(tmp_path).client(client).denoiser / WEIGHTS) for client in range(3)]
     for name in start:

@@ -19,9 +19,9 @@ from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.rng import named_generator
-from collafuse_flwr.gan.build import build_optim_config
 from collafuse_flwr.gan.mdgan import Discriminator, Generator, draw_codes
 from collafuse_flwr.runs.run_layout import RunLayout
+from collafuse_flwr.setup.gan import build_optim_config
 from strategies.fedgan import FedGan
 from strategies.huscf_gan import HuscfGan
 from strategies.mdgan import MdGan

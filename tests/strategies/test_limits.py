@@ -18,6 +18,7 @@ from collafuse_flwr.diffusion.loss import stratified_steps
 from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.diffusion.train import TrainState, cosine_rate, epoch_batches
 from collafuse_flwr.runs.history import History
+from collafuse_flwr.setup.diffusion import diffusion_setup
 from tests.small_runs import federate, metrics, small
 
 
@@ -26,6 +27,7 @@ class PlainDdpm:
     """DDPM training written out (arXiv 2006.11239, algorithm 1), with none of the code for the cut."""
 
     setup: DiffusionSetup
+    learning_rate: float
     state: TrainState
     images: Tensor
     labels: Tensor
@@ -42,19 +44,18 @@ class PlainDdpm:
             x_t = alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise
             output = self.state.network(x_t, t - 1, class_labels=self.labels[rows]).sample
             loss = (output - noise).square().mean()
-            self.state.optimizer_step(
-                loss, cosine_rate(self.setup.config.train.learning_rate, (number - 1 + done / steps) / rounds)
-            )
+            self.state.optimizer_step(loss, cosine_rate(self.learning_rate, (number - 1 + done / steps) / rounds))
 
 
 def _reference(config: Config, name: str, images: Tensor, labels: Tensor) -> PlainDdpm:
-    setup = DiffusionSetup.of(config)
+    setup = diffusion_setup(config)
     _, channels, size, _ = images.shape
     if name == "backbone":
         network = setup.backbone(channels, size, 10)
     else:
         network = setup.denoiser(int(name), channels, size, 10)
-    return PlainDdpm(setup, TrainState(network, config.train.ema_decay), normalize(images), labels)
+    state = TrainState(network, config.train.ema_decay)
+    return PlainDdpm(setup, config.train.learning_rate, state, normalize(images), labels)
 
 
 def _assert_same(expected: TrainState, saved: dict[str, Tensor]) -> None:

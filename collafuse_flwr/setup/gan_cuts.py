@@ -9,13 +9,13 @@ from typing import cast
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
-from collafuse_flwr.gan.build import configured_cuts, min_cuts
 from collafuse_flwr.gan.networks import Architecture, Cuts
 from collafuse_flwr.gan.planning.block_cost import LatencyVariant, measure
 from collafuse_flwr.gan.planning.cut_planner import CutPlan, plan_cuts
 from collafuse_flwr.gan.planning.genetic import evolve_cuts
 from collafuse_flwr.gan.planning.latency_model import LatencyModel, build_latency_model
 from collafuse_flwr.gan.split_gan.precision import DTYPES
+from collafuse_flwr.setup.gan import configured_cuts, min_cuts
 
 
 def select_cuts(config: Config, architecture: Architecture) -> tuple[Cuts, ...]:

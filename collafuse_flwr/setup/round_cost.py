@@ -9,14 +9,14 @@ from functools import partial
 import numpy as np
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.training_budget import (
+from collafuse_flwr.core.errors import UserError
+from collafuse_flwr.evaluation.cost import training_flops
+from collafuse_flwr.setup.training_budget import (
     client_start_round,
     client_step_share,
     starts_from_backbone,
     updates_per_round,
 )
-from collafuse_flwr.core.errors import UserError
-from collafuse_flwr.evaluation.cost import training_flops
 
 
 @dataclass(frozen=True)
