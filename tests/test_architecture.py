@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -44,8 +45,13 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(name: str) -> Iterator[str]:
+@cache
+def imports(name: str) -> tuple[str, ...]:
     """The modules that a module imports, wherever in it; `from package import module` counts as the module."""
+    return tuple(_imports(name))
+
+
+def _imports(name: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(MODULES[name].read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -66,10 +72,11 @@ def unit(module: str) -> str:
 UNITS = {unit(name) for name in MODULES} - {"collafuse_flwr"}
 
 
-def needs(name: str) -> set[str]:
+@cache
+def needs(name: str) -> frozenset[str]:
     """The units of our own that a unit imports, without itself."""
     own = (target for module in MODULES if unit(module) == name for target in imports(module))
-    return {unit(target) for target in own if target.split(".")[0] in OWN} - {name, "collafuse_flwr"}
+    return frozenset(unit(target) for target in own if target.split(".")[0] in OWN) - {name, "collafuse_flwr"}
 
 
 def test_every_module_has_its_place() -> None:
