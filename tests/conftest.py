@@ -34,6 +34,22 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
+#: The marker of each folder: `pytest -m unit` is what can be run while one types.
+TIERS = {
+    "unit": "unit",
+    "component": "component",
+    "adversarial": "component",
+    "examples": "component",
+    "integration": "integration",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test by its folder."""
+    for item in items:
+        item.add_marker(TIERS[item.path.relative_to(Path(__file__).parent).parts[0]])
+
+
 @pytest.fixture
 def ray_garbage() -> Iterator[None]:
     """Collect what Ray leaves to the garbage collector here, before its warnings come up in another test."""

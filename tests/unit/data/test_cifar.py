@@ -1,0 +1,102 @@
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from collafuse_flwr.data.datasets import load_images
+from collafuse_flwr.data.loaders.cifar import load_cifar10
+from tests.unit.data.sets import at, in_chunks, python2_pickle, refused, write_cifar10
+
+
+def test_training_batches_are_read_in_order(tmp_path: Path) -> None:
+    written = write_cifar10(tmp_path)
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"not read")
+    images = load_images(at("cifar10", tmp_path), seed=0)
+    assert np.array_equal(images.images.numpy(), written)
+    assert images.labels.tolist() == [0, 1, 2, 3] * 5
+    assert images.class_names[::9] == ("airplane", "truck")
+    for size in (1, 3, 7):
+        assert torch.equal(in_chunks(at("cifar10", tmp_path), size), images.images)
+
+
+def test_only_the_batches_that_are_asked_for_are_read(tmp_path: Path) -> None:
+    written = write_cifar10(tmp_path)
+    source = load_cifar10(at("cifar10", tmp_path))
+    some = torch.tensor([3, 4, 18])
+    assert [path.name for path in source.files(some)] == ["data_batch_1", "data_batch_2", "data_batch_5"]
+    for number in (3, 4):
+        (tmp_path / "cifar-10-batches-py" / f"data_batch_{number}").unlink()
+    assert np.array_equal(source.read(some).numpy(), written[some])
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_batches_that_python_3_wrote_are_read(protocol: int, tmp_path: Path) -> None:
+    written = write_cifar10(tmp_path)
+    batch = {b"data": np.asfortranarray(written[:4].reshape(4, 3072)), b"labels": [9, 8, 7, 6]}
+    (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(pickle.dumps(batch, protocol))
+    images = load_images(at("cifar10", tmp_path), seed=0)
+    assert np.array_equal(images.images.numpy(), written)
+    assert images.labels[:5].tolist() == [9, 8, 7, 6, 0]
+
+
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["batches.meta", "data_batch_3"])
+def test_code_in_a_file_is_not_run(name: str, tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    path, made = tmp_path / "cifar-10-batches-py" / name, tmp_path / "made"
+    path.write_bytes(pickle.dumps(Hostile(made), 2))
+    refused(at("cifar10", tmp_path), name, "posix.mkdir, which is not allowed")
+    assert not made.exists()
+    pickle.loads(path.read_bytes())
+    assert made.exists()
+
+
+GOOD = {"labels": [0, 1], "data": np.zeros((2, 3072), np.uint8)}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ([], "no batch of CIFAR-10"),
+        ({"labels": [0, 1]}, "b'data'"),
+        ({"data": GOOD["data"]}, "b'labels'"),
+        (GOOD | {"data": [0]}, "no batch of CIFAR-10"),
+        (GOOD | {"data": np.zeros((2, 3072))}, "its type is f8"),
+        (GOOD | {"data": np.zeros((2, 1024), np.uint8)}, "shape (2, 1024); expected (N, 3072)"),
+        (GOOD | {"data": np.zeros((0, 3072), np.uint8)}, "shape (0, 3072)"),
+        (GOOD | {"labels": [0]}, "shape (1,); expected (2,)"),
+        (GOOD | {"labels": [0, 10]}, "0 to 10; expected 0..9"),
+        (GOOD | {"labels": ["cat", "dog"]}, "labels are |S3"),
+        (GOOD | {"labels": [[0], [0, 1]]}, "no batch of CIFAR-10"),
+    ],
+)
+def test_wrong_batches_are_refused(content: object, told: str, tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    (tmp_path / "cifar-10-batches-py" / "data_batch_2").write_bytes(python2_pickle(content))
+    refused(at("cifar10", tmp_path), told)
+
+
+def test_damaged_and_missing_files_are_refused(tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    path = tmp_path / "cifar-10-batches-py" / "data_batch_4"
+    whole = path.read_bytes()
+    for damaged in (b"", b"text", whole[:-1], whole[:500], whole.replace(b"M\0\x0c\x86", b"M\0\x0d\x86")):
+        path.write_bytes(damaged)
+        refused(at("cifar10", tmp_path), "data_batch_4", "expected")
+    path.unlink()
+    refused(at("cifar10", tmp_path), "there is no file", "data_batch_4", "expected")
+    (path.parent / "batches.meta").write_bytes(python2_pickle({"num_vis": 3072}))
+    refused(at("cifar10", tmp_path), "no `label_names`", "expected")

@@ -1,0 +1,72 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from collafuse_flwr.data.datasets import load_images
+from tests.unit.data.sets import at, in_chunks, pixels, refused
+
+
+def write(path: Path, images: Any, labels: Any) -> None:
+    """An archive of MedMNIST's, with its six arrays."""
+    arrays: dict[str, Any] = {
+        f"{split}_{kind}": np.zeros((1, 1)) for split in ("val", "test") for kind in ("images", "labels")
+    }
+    np.savez_compressed(path, **arrays, train_images=images, train_labels=labels)
+
+
+@pytest.mark.parametrize("shape", [(6, 28, 28), (6, 28, 28, 3)])
+def test_training_images_are_read(shape: tuple[int, ...], tmp_path: Path) -> None:
+    written, path = pixels(*shape), tmp_path / "pathmnist.npz"
+    write(path, written, np.array([[2], [0], [1], [0], [0], [0]], np.uint8))
+    images = load_images(at("medmnist", path), seed=0)
+    assert np.array_equal(images.images.permute(0, 2, 3, 1).numpy(), written.reshape(6, 28, 28, -1))
+    assert images.labels.tolist() == [2, 0, 1, 0, 0, 0]
+    assert images.class_names == ("0", "1", "2")
+    assert torch.equal(in_chunks(at("medmnist", path), 4), images.images)
+
+
+def test_several_findings_are_attributes(tmp_path: Path) -> None:
+    findings, path = np.random.default_rng(0).integers(0, 2, (6, 14), dtype=np.uint8), tmp_path / "chestmnist.npz"
+    write(path, pixels(6, 28, 28), findings)
+    images = load_images(at("medmnist", path), seed=0)
+    assert images.num_classes == 1
+    assert images.metadata.attributes is not None
+    assert np.array_equal(images.metadata.attributes.numpy(), findings)
+    assert images.metadata.attribute_names == tuple(map(str, range(14)))
+
+
+IMAGES, LABELS = np.zeros((2, 28, 28), np.uint8), np.zeros((2, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "told"),
+    [
+        (np.zeros((2, 28, 28, 28), np.uint8), LABELS, "`train_images` has shape (2, 28, 28, 28); expected (N, H, W)"),
+        (IMAGES.astype(float), LABELS, "`train_images` is float64"),
+        (IMAGES, LABELS[:1], "shape (1, 1); expected (2,)"),
+        (IMAGES, LABELS - 0.5, "labels are float64"),
+        (IMAGES, np.array([[0], [9]]), "0 to 9"),
+        (IMAGES, np.zeros((3, 14), np.uint8), "`train_labels` has shape (3, 14) for 2 images"),
+        (IMAGES, np.full((2, 14), 2, np.uint8), "other values than 0 and 1"),
+        (IMAGES, np.full((2, 14), 0.0), "other values than 0 and 1"),
+    ],
+)
+def test_wrong_archives_are_refused(images: Any, labels: Any, told: str, tmp_path: Path) -> None:
+    write(tmp_path / "set.npz", images, labels)
+    refused(at("medmnist", tmp_path / "set.npz"), told)
+
+
+def test_damaged_archives_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.npz"
+    write(path, pixels(2, 28, 28), LABELS)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:100], whole[:-1]):
+        path.write_bytes(damaged)
+        refused(at("medmnist", path), "no .npz file, or it is cut short; expected one of MedMNIST's")
+    np.savez(path, images=IMAGES, labels=LABELS)
+    refused(at("medmnist", path), "there is no `train_images`, only images, labels")
+    np.savez(path, train_images=IMAGES)
+    refused(at("medmnist", path), "there is no `train_labels`, only train_images")
