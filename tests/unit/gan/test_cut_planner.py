@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from collafuse_flwr.config.devices import PROFILES, Device, parse_devices
@@ -63,8 +63,7 @@ def test_it_is_the_best_of_all(
     apart = build_latency_model(cost, devices, server, model=model, message_latency=0.5, alike=False)  # type: ignore[arg-type]
     searched = built if limited else apart
     least = Cuts(d_head=int(private and built.ends[2].levels > 1))
-    if len(choices(searched, least)) ** len(searched.kinds) > 5_000:
-        return
+    assume(len(choices(searched, least)) ** len(searched.kinds) <= 5_000)
     best = brute_force(searched, least)
     if math.isinf(best):
         with pytest.raises(UserError, match=r"^client \d \(device d\) has \S+ MB for its networks, and the"):
@@ -105,7 +104,7 @@ def test_it_is_never_worse_than_the_genetic_search(cost: GanCost, model: str, se
     assert all(cut.d_head == 1 for cut in evolved.cuts)
     assert plan_cuts(apart, Cuts(d_head=1)).seconds <= evolved.seconds
     first = float(apart.seconds(apart.extra([Cuts(d_head=1)] * 14)))
-    assert evolved.seconds < 1e3 * first
+    assert evolved.seconds < first
 
 
 def test_the_genetic_search_finds_the_optimum_of_a_small_case() -> None:

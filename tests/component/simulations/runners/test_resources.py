@@ -30,5 +30,10 @@ def test_what_does_not_fit_is_refused_in_one_line(cpus: float, gpus: float, mess
         resources.check_resources(ResourcesConfig(client_num_cpus=cpus, client_num_gpus=gpus))
 
 
-def test_the_machine_has_a_cpu() -> None:
-    assert resources._cpus() >= 1
+@pytest.mark.parametrize(("quota", "affinity", "cpus"), [(3.0, {0, 5}, 2), (1.0, {0, 1, 2, 3}, 1), (2.5, {0, 1, 2}, 2)])
+def test_cpus_are_the_smaller_of_quota_and_affinity(
+    monkeypatch: pytest.MonkeyPatch, quota: float, affinity: set[int], cpus: int
+) -> None:
+    monkeypatch.setattr(resources, "get_num_cpus", lambda **_: quota)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: affinity, raising=False)
+    assert resources._cpus() == cpus
