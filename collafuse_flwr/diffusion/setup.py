@@ -90,12 +90,12 @@ class DiffusionSetup:
         )
 
     def _client_share(self, cut: int) -> int:
-        """The client's part of `sampling.steps`, at least one where it has a part; 0 if every step is asked for."""
+        """The client's part of `sampling.steps`, at least one where it has a part; 0 for every step."""
         total = self.config.sampling.steps
         return max(1, round(total * cut / self.schedule.timesteps)) if total and cut else 0
 
     def num_function_evaluations(self, grid: list[int], told: bool) -> int:
-        """How often `reverse` calls a network to carry images down the grid, if it is `told` labels or not."""
+        """Calls of a network by `sample` for the whole grid; twice as many where guidance needs both predictions."""
         return (len(grid) - 1) * (2 if told and self.config.sampling.guidance_scale != 1 else 1)
 
     def sample(
