@@ -33,7 +33,7 @@ MULTIRUN = {"-m", "--multirun"}
 #: Settings whose value is taken as it is: Hydra would read its commas as a sweep.
 LITERAL = ("runs", "attributes")
 
-#: Exit statuses: the run broke, there is a mistake in what was asked, the user stopped it.
+#: Exit statuses: the run failed, there is a mistake in the arguments, the user stopped it.
 FAILED = 1
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -99,7 +99,7 @@ def command(
 def compose(arguments: list[str], config_name: str = "config") -> list[DictConfig]:
     """The settings that some arguments describe: one, or with -m one for each combination of values."""
     composed: list[DictConfig] = []
-    # Hydra announces errors of what it calls, so it is only asked for the settings.
+    # Hydra announces errors of what it calls, so it only composes the settings.
     launch(arguments, composed.append, config_name)
     literal = dict(argument.split("=", 1) for argument in arguments if _is_literal(argument))
     for settings in composed:
@@ -187,7 +187,7 @@ def _is_literal(argument: str) -> bool:
 
 
 def _in_one_line(error: Exception, config_name: str) -> str:
-    """What is wrong with a setting: its name, what it was given, what is allowed; Hydra would take several lines."""
+    """The error about a setting: its name, its value, what is allowed; Hydra would take several lines."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).partition("/")
         return f"`{group}` = {choice!r} is not allowed: one of {', '.join(sorted(error.options))}"

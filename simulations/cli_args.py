@@ -1,4 +1,4 @@
-"""What commands on a finished run are asked: whole numbers, the run's folder, and where results go."""
+"""Arguments of commands on a finished run: whole numbers, the run's folder, and the folder of results."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A suite of sweeps: `python -m simulations.suite digits output=FOLDER [SETTING=VALUE ...]`.
 
 Runs every sweep that conf/suite/NAME.yaml lists into one folder, and makes the report of them all. Settings that are
-given replace the suite's. The same command again goes on where it was stopped; failed runs are tried again.
+given replace the suite's. The same command again continues where it was stopped; failed runs are repeated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every strategy's server does alike: who takes part, what is noted, when to evaluate, how to go on."""
+"""What every strategy's server does: select clients, record rounds, decide when to evaluate, resume."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class BaseStrategy(Strategy, ABC):
 
     @abstractmethod
     def _train_request(self, client: int, round_: int) -> object:
-        """What a client is asked to do in a round."""
+        """The request to a client in a round."""
 
     @abstractmethod
     def _accept_training(self, client: int, reply: Any) -> None:
@@ -171,7 +171,7 @@ class BaseStrategy(Strategy, ABC):
         return MetricRecord(losses) if losses else None
 
     def summary(self) -> None:
-        """Say what is about to run."""
+        """Show what is about to run."""
         self.progress.say(
             f"{self.config.run.strategy}: {len(self.client_manager.client_infos)} clients{self._cuts_in_words()}, "
             f"{self.rounds_left} rounds on {self.runtime.device}"

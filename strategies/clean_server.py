@@ -16,7 +16,7 @@ class CleanServer(CollaFuse):
     """CollaFuse, except that the backbone is trained on the clients' clean images for t = k + 1..T.
 
     Clients do, and send, what they do in CollaFuse. The server takes the images of those that have uploaded from the
-    data set that it has in common with them, so nothing more crosses the wire, and a deployment cannot be an oracle.
+    data set that it has in common with them, so no further message is needed, and it cannot be deployed.
     """
 
     def _train_backbone(self, round_: int, steps: int) -> ServerWork:
@@ -26,9 +26,7 @@ class CleanServer(CollaFuse):
         data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
         for client in self.pool.shares:
             if len(data.client(client).train) != self.client_manager.client_infos[client].num_images:
-                raise UserError(
-                    "`strategy` = clean_server reads the clients' images itself: it is for simulations only"
-                )
+                raise UserError("`strategy` = clean_server reads the clients' images: it is for simulations only")
         own = [data.client(client).train for client in self.pool.shares]
         conditions = (conditioning_labels(config.data.conditioning, images) for images in own)
         known = [labels for labels in conditions if labels is not None]

@@ -1,4 +1,4 @@
-"""Who is like whom, and how much each client counts: what the split GAN's server makes of activations."""
+"""Clusters and weights of the split GAN's clients, from their activations."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from strategies.server_model import Backbone, ServerWork
 class CollaFuse(DiffusionStrategy):
     """CollaFuse (arXiv 2406.14429) with exact training of the backbone from x_k alone.
 
-    The global arrays are the backbone's averaged weights. At c = 0 it is centralised training, at c = 1 local training,
+    The global arrays are the backbone's averaged weights. At c = 0 it is centralized training, at c = 1 local training,
     and with clipped images PFDM (arXiv 2504.00952).
     """
 

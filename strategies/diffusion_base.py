@@ -1,4 +1,4 @@
-"""What the servers of diffusion models do alike: the process, and its cuts."""
+"""What the servers of all diffusion models do: set up the process, and agree on cuts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the servers of GANs do alike: how long a round is, clients in this process, and samples by a whole generator."""
+"""What the servers of all GANs do: the length of a round, clients in this process, samples by a whole generator."""
 
 from __future__ import annotations
 

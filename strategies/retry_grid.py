@@ -87,7 +87,7 @@ class RetryGrid(Grid):
         replies = []
         for reply in sorted(self._grid.pull_messages(set(under_way)), key=lambda reply: reply.metadata.created_at):
             original = under_way[reply.metadata.reply_to_message_id]
-            # Of a node that is gone the SuperLink tells, in its own name.
+            # The SuperLink itself replies for a node that is gone.
             node = self._sent[original].metadata.dst_node_id
             reply.metadata.__dict__.update(_reply_to_message_id=original, _src_node_id=node)
             if self._was_spared(reply):

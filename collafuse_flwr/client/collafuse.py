@@ -29,12 +29,12 @@ class CollaFuseClient(DiffusionClient):
         return {"train": (TrainRequest, self.on_train), "evaluate": (SampleHandoff, self._evaluate)}
 
     def on_train(self, request: TrainRequest) -> TrainReply:
-        """Upload if asked to, and train."""
+        """Upload if the request says so, and train."""
         result, upload = self._round(request)
         return TrainReply(metrics=result.metrics, upload=upload)
 
     def _round(self, request: TrainRequest, weights: Weights | None = None) -> tuple[RoundResult, Upload | None]:
-        """One round; `weights` are what the denoiser goes on from in any case.
+        """One round; `weights`, if given, replace those of the denoiser.
 
         Raises:
             UserError: a setting does not fit this client's images.
@@ -61,7 +61,7 @@ class CollaFuseClient(DiffusionClient):
         return encode(x_k, cast(UploadDtype, upload.dtype), rows)
 
     def _may_release(self, ledger: ClientState) -> bool:
-        """Whether an upload keeps to `upload.max_releases`; the client decides, whatever the server asks for."""
+        """Whether an upload keeps to `upload.max_releases`; the client decides, whatever the server requests."""
         if self.cut == self.setup.schedule.timesteps:
             return False
         most = self.config.upload.max_releases

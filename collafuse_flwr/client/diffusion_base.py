@@ -1,4 +1,4 @@
-"""What clients with a denoiser do alike: train it on steps 1..k, and finish samples with its averaged weights."""
+"""What all clients with a denoiser do: train it on steps 1..k, and finish samples with its averaged weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the clients of all GANs do alike: their batches, and samples with the labels of their own choice."""
+"""What the clients of all GANs do: draw batches, and generate samples with labels of their own choice."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class HuscfGanClient(GanClient):
         return reply
 
     def on_latent(self, request: GenerateHeadRequest) -> ActivationsReply:
-        """Begin samples: what the generator's head makes of fresh codes and labels; without weights, its own does."""
+        """Start samples: the generator's head (without weights, the client's own) on new codes and labels."""
         blocks = request.weights or self.open_round(request.round + 1, request.cuts, {}).half.blocks()
         generator = {name: value for name, value in blocks.items() if name.startswith("generator.")}
         write_tensors(self.store.layout.generator, generator)

@@ -19,7 +19,7 @@ class HybridClient(CollaFuseClient):
         return {"train": (HybridRequest, self.on_hybrid_train), "evaluate": (WeightsHandoff, self.on_hybrid_evaluate)}
 
     def on_hybrid_train(self, request: HybridRequest) -> HybridReply:
-        """Upload if asked to, and train from the shared weights."""
+        """Upload if the request says so, and train from the shared weights."""
         result, upload = self._round(request, request.weights)
         return HybridReply(metrics=result.metrics, upload=upload, **wanted_weights(request, result))
 

@@ -1,4 +1,4 @@
-"""Files that are either there whole or not at all."""
+"""Atomic writes: a file is either complete or absent."""
 
 from __future__ import annotations
 

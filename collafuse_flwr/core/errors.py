@@ -4,20 +4,20 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """A mistake the user can mend, told in one line that names what was given and what is allowed."""
+    """A mistake that the user can correct: one line that names the value given and what is allowed."""
 
 
 class SettingError(UserError):
     """A setting has a value that is not allowed."""
 
     def __init__(self, name: str, value: object, allowed: str) -> None:
-        """Name the setting, the value it was given and what is allowed."""
+        """Name the setting, its value and what is allowed."""
         self.name, self.value, self.allowed = name, value, allowed
         super().__init__(f"`{name}` = {value!r} is not allowed: {allowed}")
 
 
 class DataError(UserError):
-    """A data set is missing, damaged, or too small for what was asked of it."""
+    """A data set is missing, damaged, or too small for the settings."""
 
 
 class UploadError(UserError):

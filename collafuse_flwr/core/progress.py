@@ -79,7 +79,7 @@ class Progress:
         )
 
     def end_round(self, round_: int, backbone: float | None, clients: list[float], lost: int) -> None:
-        """Say how a round went."""
+        """Show the result of a round."""
         losses = [f"backbone loss {backbone:.4f}"] if backbone is not None else []
         losses += [f"client loss {statistics.fmean(clients):.4f} ({len(clients)} trained)"] if clients else []
         notes = [f"{lost} of {self._clients} clients lost"] if lost else []

@@ -1,4 +1,4 @@
-"""Named random streams: what is drawn depends on its name, never on who drew before."""
+"""Named random streams: a draw depends on the stream's name, never on earlier draws elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def named_generator(*name: int | str, device: torch.device | str = "cpu") -> tor
 
 
 def keyed_generator(secret: bytes, content: bytes) -> np.random.Generator:
-    """A Philox counter-based generator (Salmon et al., SC 2011) that only who knows the secret can repeat.
+    """A Philox counter-based generator (Salmon et al., SC 2011) that cannot be repeated without the secret.
 
     It is keyed by a keyed hash (BLAKE2b) of the content: the same secret and content give the same numbers anywhere.
     A torch generator would not do, as the CPU's takes 32 bits of its seed.

@@ -1,4 +1,4 @@
-"""Data sets by name. Nothing is ever downloaded: what is not there is an error that says what to put where."""
+"""Data sets by name. Nothing is ever downloaded: for a missing file the error says what to put where."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class ClientData:
 
 @dataclass(frozen=True, eq=False)
 class FederationData:
-    """All images of a simulated federation and who holds which."""
+    """All images of a simulated federation, and the partition of each client."""
 
     images: ImageSet
     partitions: tuple[Partition, ...]

@@ -75,7 +75,7 @@ class _Entry:
     keep: Tensor
 
     def complete(self) -> None:
-        """Decode what is not there yet."""
+        """Decode the rows that are not in the cache yet."""
         if self.path.exists():
             return
         part, rows = self.path.with_suffix(".part"), self.path.with_suffix(".rows")

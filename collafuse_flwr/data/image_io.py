@@ -1,4 +1,4 @@
-"""Image files as the pixels of a data set, decoded only when they are asked for."""
+"""Image files as the pixels of a data set, decoded on demand."""
 
 from __future__ import annotations
 

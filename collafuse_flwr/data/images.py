@@ -22,7 +22,7 @@ UNLABELLED = "unlabelled"
 
 @dataclass(frozen=True, eq=False)
 class ImageMetadata:
-    """What is known of N images besides their classes.
+    """Metadata of N images besides their classes.
 
     `attributes` has shape (N, A), uint8, 0 or 1, and `attribute_names` A names, all different. `groups` holds, under
     names such as identity, patient or domain, which group every image is of: shape (N,), int64, counted from 0.
@@ -35,7 +35,7 @@ class ImageMetadata:
     group_key: str = ""
 
     def subset(self, indices: Tensor) -> ImageMetadata:
-        """What is known of the images at `indices`, shape (M,), int64."""
+        """Metadata of the images at `indices`, shape (M,), int64."""
         return ImageMetadata(
             None if self.attributes is None else self.attributes[indices],
             self.attribute_names,

@@ -1,4 +1,4 @@
-"""Settings of the images and of who holds them."""
+"""Settings of the images and of their partition."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _deals(way: str) -> tuple[dict[str, object], ...]:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images there are, what the networks are conditioned on, and who holds them."""
+    """Which images there are, what the networks are conditioned on, and how clients share them."""
 
     dataset: Texts = setting(
         ("digits",), "the images; a list takes several sets together", choices=DATASETS, or_path=True, top=True

@@ -1,4 +1,4 @@
-"""What all loaders check of `dataset_path` and of labels, and how they say what is wrong."""
+"""Checks of `dataset_path` and of labels that all loaders share, and their error messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from collafuse_flwr.data.settings import DataConfig
 
 
 def data_error(config: DataConfig, problem: str) -> DataError:
-    """Tell in one line what is wrong with the data at `dataset_path`."""
+    """The error in one line about the data at `dataset_path`."""
     return DataError(" ".join(f"`dataset_path` = {plain(config.dataset_path)!r}: {problem}".split()))
 
 

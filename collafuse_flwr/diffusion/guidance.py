@@ -15,8 +15,8 @@ def drop_labels(labels: Tensor, dropped: Tensor) -> Tensor:
 def cfg_denoiser(denoise: Denoise, weight: float) -> Denoise:
     """null + w (prediction - null), with null the prediction without labels (Ho and Salimans, arXiv 2207.12598, eq. 6).
 
-    Their w is ours minus 1: at w = 1 it is the prediction itself, at 0 the one without labels. For both v and eps it
-    is the noise that is extrapolated, because v is affine in it.
+    Their w is ours minus 1: at w = 1 it is the prediction itself, at 0 the one without labels. For v and for
+    epsilon the noise is extrapolated, because v is affine in it.
     """
 
     def combined(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:

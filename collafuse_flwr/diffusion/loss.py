@@ -19,7 +19,7 @@ Weighting = Literal["uniform", "min_snr"]
 class Objective:
     """What is regressed, and with what weight.
 
-    `weighting` is uniform, or min_snr: min(snr, gamma) / snr for eps and min(snr, gamma) / (snr + 1) for v
+    `weighting` is uniform, or min_snr: min(snr, gamma) / snr for epsilon and min(snr, gamma) / (snr + 1) for v
     (Hang et al., arXiv 2303.09556, section 3.4).
     """
 

@@ -11,7 +11,7 @@ from collafuse_flwr.diffusion.schedule import Schedule
 
 Prediction = Literal["epsilon", "v_prediction"]
 
-#: A label that a network is not told; of attributes, every number of the row.
+#: A label that was dropped; of attributes, every number of the row.
 DROPPED = -1
 
 #: A network's forward call: (x_t, t in 1..T, labels or None) -> prediction of the shape of x_t. Throughout, labels are

@@ -88,7 +88,7 @@ def sample(
 
 def _solver(schedule: Schedule, grid: list[int], sampler: Sampler) -> DPMSolverMultistepScheduler:
     """A diffusers solver on our grid; diffusers counts its steps from 0, where we count from 1."""
-    from diffusers import DPMSolverMultistepScheduler  # noqa: PLC0415 - slow, as in networks.py
+    from diffusers import DPMSolverMultistepScheduler  # noqa: PLC0415 - slow, as in unet.py
 
     solver = DPMSolverMultistepScheduler(
         num_train_timesteps=schedule.timesteps,

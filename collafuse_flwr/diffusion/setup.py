@@ -89,7 +89,7 @@ class DiffusionSetup:
         return sampling_timesteps(self.client_start_step(cut), 0, steps)
 
     def _client_share(self, cut: int) -> int:
-        """The client's part of `sampling.steps`, at least one where it has a part; 0 if every step is asked for."""
+        """The client's part of `sampling.steps`, at least one where it has a part; 0 for every step."""
         total = self.sampling.steps
         return max(1, round(total * cut / self.schedule.timesteps)) if total and cut else 0
 

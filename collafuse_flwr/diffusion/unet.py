@@ -45,7 +45,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class ImageShape:
-    """What a denoiser sees: channels, the side in pixels, and the classes or attributes it is told (0: not told).
+    """The input of a denoiser: channels, the side in pixels, and the number of classes or attributes (0: no labels).
 
     With `null` the last class, or attribute, is one that no image has: it stands for a label that was dropped.
     """

@@ -1,4 +1,4 @@
-"""Fidelity and diversity apart: precision, recall, density and coverage."""
+"""Fidelity and diversity as separate figures: precision, recall, density and coverage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How close reconstructed images come to the true ones."""
+"""Similarity of reconstructed images to the true ones."""
 
 from __future__ import annotations
 

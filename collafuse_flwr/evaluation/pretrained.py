@@ -25,7 +25,7 @@ CLIP = (
     "empty, or the file ViT-B-32.pt from https://openaipublic.azureedge.net/clip/models/"
     "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt"
 )
-#: Shapes by which CLIP's ViT-B/32 is told from its other networks: 32 x 32 patches, and 512 features.
+#: Shapes that distinguish CLIP's ViT-B/32 from its other networks: 32 x 32 patches, and 512 features.
 VIT_B_32 = ((768, 3, 32, 32), (768, 512))
 
 
@@ -71,7 +71,7 @@ def _load(setting: str, path: str, read: Callable[[str], nn.Module], expected: s
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", FutureWarning)
             extractor = read(str(file))
-    except Exception as error:  # whatever torch makes of bytes that are something else
+    except Exception as error:  # whatever torch raises for other bytes
         raise SettingError(setting, path, f"it does not hold these weights; it must be {expected}") from error
     return PretrainedFeatures(extractor).requires_grad_(False).eval()
 

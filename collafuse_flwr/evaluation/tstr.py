@@ -1,4 +1,4 @@
-"""Train on synthetic, test on real: what generated images are worth to somebody who has nothing else."""
+"""Train on synthetic, test on real: the utility of generated images."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class GanNetwork:
         self.row = (LATENT,) if net == "generator" else image
 
     def __call__(self, x: Tensor, labels: Tensor) -> Tensor:
-        """What the net makes of codes or images, in float32."""
+        """The output of the net on codes or images, in float32."""
         with self.runtime.autocast():
             result: Tensor = self.blocks(x, labels)
         return result.float()
@@ -72,7 +72,7 @@ class GanNetwork:
 
 
 class Generator(GanNetwork):
-    """The server's generator, which never sees an image: clients tell it the gradient at what it made."""
+    """The server's generator, which never sees an image: clients send it the gradient at its output."""
 
     def __init__(self, architecture: Architecture, name: tuple[int | str, ...], optim_config: OptimConfig) -> None:
         super().__init__(architecture, "generator", name, optim_config)

@@ -1,4 +1,4 @@
-"""The smallest cut that discloses no more than was asked for."""
+"""The smallest cut that discloses no more than `cut.target`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from collafuse_flwr.privacy.reidentification import reidentification_rate
 def choose_cut(config: Config, schedule: Schedule, images: Tensor, client: int) -> int:
     """The smallest k in 1..T - 1 at which these images disclose at most the target that the settings name.
 
-    More noise never tells more, so k is found by bisection. Re-identification is simulated with the same noise at
+    More noise never discloses more, so k is found by bisection. Re-identification is simulated with the same noise at
     every k, among the client's own images: among more of them the rate is lower.
 
     Args:

@@ -1,4 +1,4 @@
-"""Bits that a release tells, by I-MMSE: I = 1/2 integral_0^snr mmse(g) dg nats (Guo et al., arXiv cs/0412108).
+"""Bits that a release discloses, by I-MMSE: I = 1/2 integral_0^snr mmse(g) dg nats (Guo et al., arXiv cs/0412108).
 
 mmse(g) = min E|x_0 - x_hat|^2, the sum over the values of an image, of all estimates from sqrt(g) x_0 + noise. No
 estimate's error is below it, so that the area under the least error known is an upper bound on the bits, whatever the

@@ -78,7 +78,7 @@ def server_costs(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def total(clients: list[dict[str, Any]]) -> dict[str, Any]:
-    """The clients' costs added up; of disclosure, the most that any of them gave away."""
+    """The sum of the clients' costs; of disclosure, the largest of any client."""
     known = [c["bits"] for c in clients if c["bits"] is not None]
     return {
         "snr_db": max((c["snr_db"] for c in clients if c["snr_db"] is not None), default=None),

@@ -72,5 +72,5 @@ def _other_version(folder: Path, version: str, difference: str) -> UserError:
 
 
 def _only_logs(folder: Path) -> bool:
-    """Whether only what the starters write lies there: Hydra's own folder and logs."""
+    """Whether the folder has only files of the runners: Hydra's own folder and logs."""
     return all(entry.name == ".hydra" or entry.suffix == ".log" for entry in folder.iterdir())

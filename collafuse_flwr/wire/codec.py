@@ -45,7 +45,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class ClientError:
-    """A client's one-line reason for not doing what was asked: the only reply with a `config` record."""
+    """A client's one-line reason for refusing a request: the only reply with a `config` record."""
 
     reason: str
 

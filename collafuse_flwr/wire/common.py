@@ -16,7 +16,7 @@ class ClientInfoRequest:
 class ClientInfo(Metrics):
     """A client's introduction; its cut step is agreed here for the whole run.
 
-    `num_attributes` are those that networks are conditioned on: 0 unless `condition` is attributes.
+    `num_attributes` are those that networks are conditioned on: 0 unless `data.conditioning` is attributes.
     """
 
     partition_id: int

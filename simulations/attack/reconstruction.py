@@ -59,7 +59,7 @@ def rebuild(
 def _denoised(
     run: FinishedRun, seen: ServerView, cut: int, backbone: nn.Module | None, shadow: ShadowAttacker
 ) -> dict[str, Tensor]:
-    """What denoisers make of the mean release."""
+    """Reconstructions of the mean release by denoisers."""
     schedule, prediction = run.setup.schedule, run.setup.objective.prediction
     device = run.setup.runtime.device
     x, step = equivalent_release(schedule, seen.mean, cut, seen.releases)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 Column = tuple[str, str, str | None]
 #: A panel: title, axis, series by name in the legend, and where the value without information is.
 Panel = tuple[str, str, dict[str, str], str]
-#: Columns of the table of what was received, and of what it tells.
+#: Columns of the table of what was received, and of what it discloses.
 RECEIVED: dict[str, Column] = {
     "SNR dB": ("snr_db", ".1f", None),
     "bits": ("bits", ".1f", "bits_chance"),
@@ -41,7 +41,7 @@ NETWORKS: dict[str, Column] = {
 PANELS: tuple[Panel, ...] = (
     ("Image named among all", "rate", {"all releases": "reid", "one release": "reid_one"}, "reid_chance"),
     (
-        "Image rebuilt",
+        "Reconstruction",
         "PSNR in dB",
         {
             "Wiener": "psnr_wiener",
@@ -53,7 +53,7 @@ PANELS: tuple[Panel, ...] = (
         "psnr_chance",
     ),
     (
-        "Image rebuilt",
+        "Reconstruction",
         "SSIM",
         {
             "Wiener": "ssim_wiener",
@@ -64,9 +64,9 @@ PANELS: tuple[Panel, ...] = (
         },
         "ssim_chance",
     ),
-    ("Class or attribute read off", "AUC", {"probe": "probe_auc"}, "probe_auc_chance"),
+    ("Class or attribute inferred", "AUC", {"probe": "probe_auc"}, "probe_auc_chance"),
     (
-        "Training image told from others",
+        "Membership inference",
         "AUC",
         {
             "server, loss": "membership_backbone_loss_auc",
@@ -76,9 +76,9 @@ PANELS: tuple[Panel, ...] = (
         },
         "",
     ),
-    ("Samples repeat training images", "share", {"nearest is trained on": "memorisation"}, "memorisation_chance"),
+    ("Memorized training images", "share", {"nearest is trained on": "memorisation"}, "memorisation_chance"),
 )
-#: Columns and panels of what a split discriminator's activations give away.
+#: Columns and panels of what a split discriminator's activations disclose.
 INVERTED: dict[str, Column] = {
     "by": ("method", "s", None),
     "images": ("rows", "d", None),
@@ -88,9 +88,9 @@ INVERTED: dict[str, Column] = {
     "SSIM": ("ssim_split", ".3f", "ssim_chance"),
 }
 SPLIT_PANELS: tuple[Panel, ...] = (
-    ("Label read off", "share", {"from D's": "labels_split", "from G's": "labels_codes"}, "labels_split_chance"),
-    ("Image rebuilt", "PSNR in dB", {"from activations": "psnr_split"}, "psnr_chance"),
-    ("Image rebuilt", "SSIM", {"from activations": "ssim_split"}, "ssim_chance"),
+    ("Label recovered", "share", {"from D's": "labels_split", "from G's": "labels_codes"}, "labels_split_chance"),
+    ("Reconstruction", "PSNR in dB", {"from activations": "psnr_split"}, "psnr_chance"),
+    ("Reconstruction", "SSIM", {"from activations": "ssim_split"}, "ssim_chance"),
 )
 #: Axes that are shares, from 0 to 1.
 SHARES = ("rate", "SSIM", "AUC", "share")
@@ -112,12 +112,12 @@ CARD = AttackReportSpec(
         (
             "Attacks on what was received",
             RECEIVED,
-            "bits: at most so many are told of an image, by its covariance; I-MMSE: by the backbone's errors too, "
-            "beside the label where that travels; sent: releases of each image; re-id: images named among all "
-            "training images; probe: AUC of class or attributes.",
+            "bits: upper bound on what is disclosed about an image, by the covariance; I-MMSE: by the backbone's "
+            "errors too, beside the label where that travels; sent: releases of each image; re-id: rate of images "
+            "that are re-identified among all training images; probe: AUC of class or attributes.",
         ),
         (
-            "Images rebuilt (PSNR in dB)",
+            "Reconstructions (PSNR in dB)",
             REBUILT,
             "By a Wiener filter, by the backbone (chain: continued below the cut; 1 step: its estimate), by a shadow "
             "denoiser and from a gradient (where weights are sent).",
@@ -137,11 +137,11 @@ SPLIT_CARD = AttackReportSpec(
     "client_cuts",
     (
         (
-            "Rebuilt from activations",
+            "Recovered from activations",
             INVERTED,
             "Of the first batch of real images after the last average. by: closed form (the client keeps one block) or "
-            "search; labels: share that is right; G's: from the "
-            "generator's activations, closed form; guess: any label, and the mean of the images that are held out.",
+            "search; labels: share that is right; G's: from the generator's activations, closed form; guess: any "
+            "label, and the mean of the held-out images.",
         ),
     ),
     SPLIT_PANELS,

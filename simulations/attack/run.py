@@ -1,4 +1,4 @@
-"""What is asked of an attack, and the attack of all clients of a run."""
+"""The request for an attack, and the attack on all clients of a run."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def mean_image(data: FederationData) -> Tensor:
 
 
 def _labels_of_codes(seen: Uploaded) -> float | None:
-    """The share of labels that the generator's head gives away; None where it is more than one block."""
+    """The share of labels recovered from the generator's head; None where it is more than one block."""
     if seen.generator.indices != (0,):
         return None
     found = recover_labels_and_codes(seen.generator[0].state_dict(), seen.codes)

@@ -82,7 +82,7 @@ def _named(run: FinishedRun, client: int, cut: int, seen: ServerView, names: lis
 
 
 def _told(run: FinishedRun, client: int, cut: int, seen: ServerView, backbone: nn.Module, seed: int) -> float:
-    """The bits that all releases tell about an image, at most, by the backbone's error above the cut.
+    """A bound on the bits that all releases disclose about an image, by the backbone's error above the cut.
 
     Of the same law as the Gaussian bound, that which draws one of the client's training images: of that law any
     estimate's error on these images is no less than the least, also where the backbone has learnt them by heart.
@@ -106,7 +106,7 @@ def _told(run: FinishedRun, client: int, cut: int, seen: ServerView, backbone: n
 
 
 def _probed(run: FinishedRun, client: int, rows: Tensor, seen: ServerView, seed: int) -> dict[str, Any]:
-    """What the releases tell about attributes (their mean) or, of images that have none, about the class."""
+    """What the releases disclose about attributes (their mean) or, of images that have none, about the class."""
     images = run.data.images
     rows, known = subsample_evenly(rows, MAX_TARGETS), images.metadata.attributes
     asked = [images.labels[rows]] if known is None else list(known[rows].T)

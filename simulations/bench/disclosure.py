@@ -1,6 +1,6 @@
-"""What an upload tells, cut by cut, without a run: the columns of the leakage card that need no trained network.
+"""What an upload discloses, cut by cut, without a run: the columns of the leakage card that need no trained network.
 
-    python -m simulations.bench.disclosure dataset=mnist dataset_path=/data schedule=linear timesteps=1000
+    python -m simulations.bench.disclosure dataset=mnist dataset_path=/data diffusion.timesteps=1000
 
 One client holds all images; what it would train on are the candidates (at most 10,000), and the attacker's images are
 those that are held out. Beside `cuts`, `releases` and `output` any setting of a run may be given. The table is
@@ -53,7 +53,7 @@ class Images:
     eigenvalues: Tensor
 
     def at(self, cut: float, releases: list[int]) -> dict[str, float]:
-        """What releases at a cut tell: bits and reconstruction of one, re-identification by several."""
+        """What releases at a cut disclose: bits and reconstruction of one, re-identification by several."""
         config, seed = self.config, self.config.run.seed
         schedule = make_schedule(config.diffusion.schedule, config.diffusion.timesteps)
         step = round(cut * schedule.timesteps)

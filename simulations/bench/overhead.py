@@ -1,12 +1,12 @@
 """What Flower costs: the app's image updates per second beside a plain torch loop that makes the same updates.
 
     python -m simulations.bench.overhead output=overhead.json                    # all sets and runners
-    python -m simulations.bench.overhead sets=digits runners=local rounds=2 local_epochs=0.5
+    python -m simulations.bench.overhead sets=digits runners=local rounds=2 train.local_epochs=0.5
 
 Each case is one run of the real strategy, clients and runner, in which app and plain loop take turns, round by round
-(`simulations/bench/measured.py`). Start-up and the first round are not counted, and no round evaluates. The ratio is
-formed within each round, and the table gives its median and range. Rounds are far shorter than in a real run, so that
-what a round costs beyond its updates weighs more here than there; the last column is that cost, in seconds.
+(`simulations/bench/instrumented.py`). Start-up and the first round are not counted, and no round evaluates. The ratio
+is formed within each round, and the table gives its median and range. Rounds are far shorter than in a real run, so the
+cost of a round beyond its updates has more weight; the last column is that cost, in seconds.
 
 The plain loop has `resources.server_threads` torch threads (all cores), and so have clients in `local`, one after
 another; in Ray they have `resources.client_threads`. Beside `sets`, `runners`, `rounds`, `dataset_path` and `output`

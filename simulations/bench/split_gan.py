@@ -3,7 +3,7 @@
     python -m simulations.bench.split_gan                     # the published nets, four clients of 64 rows
     python -m simulations.bench.split_gan rounds=9 width=32 output=split.json
 
-The plain loop (`simulations/bench/plain_gan.py`) is what a textbook would write: one graph for all clients, torch's
+The plain loop (`simulations/bench/reference_gan.py`) is what a textbook would write: one graph for all clients, torch's
 default layout and Adam, float32. The split engine makes the same steps by the phases that also cross as messages, on
 one thread each, in the arithmetic that the column names. They take turns, and the ratio is formed within each turn; the
 table gives its median and range over all turns but the first. A client-step is one batch of one client.

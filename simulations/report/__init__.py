@@ -1,1 +1,1 @@
-"""The comparison of any runs: what they cost, disclosed and achieved, as one page, its figures and its numbers."""
+"""The comparison of any runs: quality, disclosure and cost, as one page with figures and numbers."""

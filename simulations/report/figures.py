@@ -36,8 +36,8 @@ QUALITY = (
 )
 DISCLOSED = (
     (SNR, "Signal-to-noise ratio of uploads", "dB (lower hides more)"),
-    (BITS, "Bound on what an image tells", "bits per image (lower hides more)"),
-    (REID, "Re-identification", "rate of images named (lower hides more)"),
+    (BITS, "Bound on what uploads disclose", "bits per image (lower hides more)"),
+    (REID, "Re-identification", "rate of re-identified images (lower hides more)"),
 )
 COST = (
     (FLOPS, "Training of a client", "FLOP per client"),
@@ -52,9 +52,9 @@ def draw_section(section: Section, folder: Path, stem: str) -> list[tuple[str, P
     drawn = []
     for name, caption, draw in (
         ("quality", "Quality", _quality),
-        ("disclosure", "Disclosure of the client that gave away the most", _disclosure),
+        ("disclosure", "Disclosure (of the client that discloses the most)", _disclosure),
         ("cost", "Cost of a client", _cost),
-        ("leakage", "What attacks achieved (of the client about which each tells the most)", _leakage),
+        ("leakage", "Attacks (each on the client about which it learns the most)", _leakage),
     ):
         if name == "leakage" and not leaks(section):
             continue

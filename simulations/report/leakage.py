@@ -1,4 +1,4 @@
-"""What attacks on the runs achieved, against the cut, beside what they would without information."""
+"""Results of attacks on the runs against the cut, beside those without information."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def _leak(key: str, title: str, label: str, digits: int, chance: str = "") -> Le
 
 
 def _largest(key: str) -> Callable[[Run], float | None]:
-    """Of the client about which the attack tells the most."""
+    """Of the client about which the attack learns the most."""
     return lambda run: max((row[key] for row in run.attacks if row.get(key) is not None), default=None)
 
 
-RATE, AUC, PSNR = "rate of images named", "AUC", "PSNR in dB"
+RATE, AUC, PSNR = "rate of re-identified images", "AUC", "PSNR in dB"
 LEAKS = (
     _leak("snr_db", "SNR of a release", "dB", 1),
     _leak("bits", "bits, Gaussian", "bits per image", 1),

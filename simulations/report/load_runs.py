@@ -38,7 +38,7 @@ class Run:
 
     @cached_property
     def attacks(self) -> list[dict[str, Any]]:
-        """What attacks on the run achieved, one row per client; none if it was not attacked.
+        """Results of attacks on the run, one row per client; none if it was not attacked.
 
         Raises:
             UserError: the file cannot be read.

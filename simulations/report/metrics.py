@@ -54,7 +54,7 @@ def _worst(run: Run) -> float | None:
 
 
 def _disclosed(name: str, clean: float, nothing: float | None) -> Callable[[Run], float | None]:
-    """JSON has no infinity, so what clean images and what nothing disclose is told here."""
+    """JSON has no infinity, so the values for clean images and for nothing are here."""
     known = {"weights": None, "activations": None, "clean images": clean, "nothing": nothing}
     return lambda run: known[run.released] if run.released else run.summary["pooled"].get(name)
 
@@ -75,7 +75,7 @@ DOWN = Measure("bytes_down", "down per client", _per_client("bytes_down"), unit=
 FLOPS = Measure("client_flops", "training per client", _per_client("client_flops"), unit="FLOP")
 SECONDS = Measure("client_seconds", "time per client", _per_client("client_seconds"), unit="s", digits=1)
 
-#: The columns of the table. Disclosure is that of the client that gave away the most.
+#: The columns of the table. Disclosure is that of the client that discloses the most.
 COLUMNS = (
     FD,
     TSTR,
@@ -105,5 +105,5 @@ BUDGET = (
     ),
 )
 
-#: What real images score, where a summary tells it.
+#: The figures of real images, where a summary has them.
 REAL = {"fd": _pooled("fd_real"), "tstr": _pooled("tstr_real"), "reid": _pooled("reid_chance")}

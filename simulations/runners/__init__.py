@@ -1,7 +1,7 @@
 """What starts a run: in this process, in Flower's Ray simulation, or through `flwr run`.
 
-Each runner is `run_<name>(config) -> RunResult` in the module of its name; they are imported when they are asked for,
-because Ray alone takes seconds to import.
+Each runner is `run_<name>(config) -> RunResult` in the module of its name; they are imported on demand, because Ray
+alone takes seconds to import.
 """
 
 from __future__ import annotations

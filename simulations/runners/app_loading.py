@@ -41,7 +41,7 @@ def begin_run() -> int:
 
 
 def server_context(config: Config, run_id: int) -> Context:
-    """What the ServerApp is told about its run."""
+    """The context of the ServerApp: what Flower would pass to it."""
     return Context(run_id, SUPERLINK_NODE_ID, {}, RecordDict(), config.to_flower())
 
 

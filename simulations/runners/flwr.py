@@ -1,4 +1,4 @@
-"""The run through `flwr run`, told honestly: that command starts a daemon, returns at once, and exits 0 in any case."""
+"""The run through `flwr run`, with its real exit status: that command starts a daemon, and exits 0 in any case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes by id: who descends from whom, and how to be sure that they are gone."""
+"""Processes by id: their descendants, and how to be sure that they are gone."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from collafuse_flwr.config.config import DEFAULTS, Config
 from collafuse_flwr.config.strategies import ENDS
 from collafuse_flwr.runs.run_dir import RESUMABLE
 
-#: What a name always tells, so that it is not told again among the settings that differ.
+#: Settings that every name has, so that they are not repeated among those that differ.
 IN_EVERY_NAME = ("strategy", "dataset", "cut_ratio", "seed")
 #: Names stay below what file systems allow (255 bytes) and what fits on a line.
 MAX_NAME = 100
@@ -61,7 +61,7 @@ def _without_effect(config: Config, flat: dict[str, Any]) -> set[str]:
 
 
 def fingerprint(config: Config) -> str:
-    """Eight hexadecimal digits that tell runs apart that compute something else."""
+    """Eight hexadecimal digits, different for runs that compute something different."""
     text = json.dumps(canonical(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

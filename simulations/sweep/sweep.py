@@ -1,9 +1,9 @@
 """Many runs: `python -m simulations.sweep strategy=collafuse,fedavg cut_ratio=0,0.2,1 seed=0,1,2 output=FOLDER`.
 
-Every combination of the values, separated by commas, is a run in a folder of its own, in a process of its own.
-Combinations that mean the same run are run once. The same command again goes on: what is finished is kept, what was
-interrupted is resumed, what failed is tried again. A report of all runs is in FOLDER/report.
-Two at a time: hydra/launcher=joblib hydra.launcher.n_jobs=2 (then give each one core, with server_threads=1).
+Every combination of the values, separated by commas, is a run in a folder and a process of its own. Combinations that
+mean the same run are run once. The same command again continues: finished runs are kept, interrupted ones resumed, and
+failed ones repeated. A report of all runs is in FOLDER/report.
+Two at a time: hydra/launcher=joblib hydra.launcher.n_jobs=2 (then give each one core, with resources.server_threads=1).
 """
 
 from __future__ import annotations

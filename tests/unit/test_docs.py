@@ -29,6 +29,8 @@ PROJECT = CONF.parent
 CHANGELOG = PROJECT / "CHANGELOG.md"
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
 RECIPES = sorted(CONF.glob("*/*.yaml")) + sorted(CONF.glob("*.yaml"))
+CODE = ("collafuse_flwr", "strategies", "simulations")
+MODULES = sorted(path for name in CODE for path in (PROJECT / name).rglob("*.py"))
 #: Commands that take the settings of one run.
 OF_A_RUN = ("simulations.run", "simulations.partition", "simulations.plan_cuts")
 #: Commands with arguments of their own, which their file in conf/ lists.
@@ -157,6 +159,19 @@ def test_a_setting_that_a_text_names_exists_and_may_have_that_value(page: Path) 
         if re.fullmatch(r"[a-z_]+\.[a-z_0-9]+", code) and code.partition(".")[0] in GROUPS:
             assert code in SETTINGS, code
         assert code not in before, f"{code} has another name now"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(PROJECT)))
+def test_a_command_that_the_code_names_has_such_settings_and_a_file_is_there(module: Path) -> None:
+    text = module.read_text()
+    for name, given in re.findall(r"python -m (simulations\.[a-z_.]+)((?: +[a-z_.]+=[^\s`]+)*)", text):
+        assert importlib.util.find_spec(name) is not None, name
+        # Benchmarks but that of disclosure have settings of their own.
+        if ".bench." not in name or name.endswith("disclosure"):
+            for argument in arguments(given):
+                check(argument)
+    for path in re.findall(r"(?<![\w./])(?:[a-z_]+/)*[a-z_]+\.py\b", text):
+        assert any((folder / path).exists() for folder in (PROJECT, PROJECT / "collafuse_flwr", module.parent)), path
 
 
 def table(section: str) -> list[tuple[str, str]]:

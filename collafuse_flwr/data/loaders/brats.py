@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: The axial slices that are used of a volume, counted upwards from 0: FIRST..FIRST + SLICES - 1 show much of the brain.
 FIRST, SLICES = 60, 40
-#: A file that tells the grade of each patient's tumour: its columns, and the grades.
+#: The file with the grade of each patient's tumour: its columns, and the grades.
 MAPPING, PATIENT, GRADE, GRADES = "name_mapping.csv", "BraTS_2020_subject_ID", "Grade", ("HGG", "LGG")
 PREFIX = "BraTS20_Training_"
 EXPECTED = (

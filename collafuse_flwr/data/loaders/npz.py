@@ -79,7 +79,7 @@ class Archive:
             self.keys = tuple(name.removesuffix(".npy") for name in archive.namelist())
 
     def data_error(self, problem: str) -> DataError:
-        """Tell in one line what is wrong, and what was expected."""
+        """The error in one line: what is wrong, and what was expected."""
         return data_error(self.config, f"{problem}; expected {self._expected}")
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Dealing by what is known of images besides their class: persons, patients, attributes, the set they come from."""
+"""Dealing by metadata of images: persons, patients, attributes, the data set they come from."""
 
 from __future__ import annotations
 

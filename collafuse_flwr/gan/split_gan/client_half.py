@@ -70,7 +70,7 @@ class ClientHalf:
         optim_config: OptimConfig,
         factored: bool = False,
     ) -> None:
-        """Blocks as `name` gives them (see `Architecture.build`); `factored` as in gan/factored.py."""
+        """Blocks as `name` gives them (see `Architecture.build`); `factored` as in factored_gradients.py."""
         self.parts: dict[str, Blocks] = {}
         for net in NETS:
             count = len(getattr(architecture, net))
@@ -127,7 +127,7 @@ class ClientHalf:
         return sent
 
     def _discriminator(self, grad_dh_fake: Tensor, grad_dh_real: Tensor) -> Tensors:
-        """4: the discriminator's head is trained, and sends what it now makes of the fake images."""
+        """4: train the discriminator's head, and send its new activations on the fake images."""
         batch = self._batch()
         dh = self.tape.dh
         if not dh:
@@ -147,7 +147,7 @@ class ClientHalf:
         return self._back(cross_entropy(logits, 1.0), {"dt": at}, [logits], "generator")
 
     def _generator(self, grad_dh: Tensor) -> Tensors:
-        """6: the gradient goes on through the fake images; the generator's tail is trained."""
+        """6: propagate the gradient through the fake images; train the generator's tail."""
         fake = self._fake_images()
         dh = self.tape.dh.get("dh")
         if dh is None:
@@ -165,7 +165,7 @@ class ClientHalf:
         return sent
 
     def blocks(self) -> dict[str, Tensor]:
-        """The state of all blocks, by names that do not tell head from tail (see `block_name`)."""
+        """The state of all blocks, by names that are the same for head and tail (see `block_name`)."""
         return {
             block_name(net, index, name): value
             for net, part in ((net, self.parts[f"{net[0]}_{end}"]) for net in NETS for end in ("head", "tail"))

@@ -24,7 +24,7 @@ def kld_scores(activations: Tensor, direction: Direction = "q_p") -> Tensor:
     """Divergence of each client's law P_k from Q_k, the mean law of the others, as a mean over filters.
 
     P_k is the softmax over positions, filter by filter. With `q_p` the score is sum_p Q_k log(Q_k / P_k), with `p_q`
-    sum_p P_k log(P_k / Q_k). A client without others is as far from them as it can tell: 0.
+    sum_p P_k log(P_k / Q_k). A single client has score 0.
 
         kld_scores(batch.mean(dim=1).flatten(2))    # of activations (clients, rows, filters, height, width)
 

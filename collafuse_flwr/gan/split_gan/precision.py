@@ -59,7 +59,7 @@ class QuantizingTransport:
     def __init__(
         self, link: Transport, dtype: str, on_bytes: Callable[[int, int, int], None] = lambda *_: None
     ) -> None:
-        """`on_bytes` is told client, bytes down and bytes up of every round trip."""
+        """`on_bytes` is called with client, bytes down and bytes up of every round trip."""
         self.link, self.dtype, self.on_bytes = link, dtype, on_bytes
 
     def call(self, phase: str, payloads: Mapping[int, Tensors]) -> dict[int, Tensors]:

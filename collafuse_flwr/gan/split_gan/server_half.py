@@ -30,7 +30,7 @@ ByClient = dict[int, Tensor]
 class ServerForward:
     """One pass of all clients' rows through the server's blocks of a net.
 
-    `features` is what the net's middle block makes of each client's rows.
+    `features` is the output of the net's middle block for each client's rows.
     """
 
     inputs: ByClient

@@ -1,4 +1,4 @@
-"""What a class, or an attribute, can be read off from releases."""
+"""Inference of a class, or of an attribute, from releases."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ above 0 are linear equations for its input, and far more than the input has numb
     (a - shift) / scale * deviation + mean = W * [z, e]
 
 Once the labels are known, so is what the batch had of each, and the equations are solved again. What all rows have in
-common is lost with the mean: a batch of one label is told from others, but not which label it is.
+common is lost with the mean: a batch of one label is recognized, but not its label.
 
     found = invert_codes(generator_head[0].state_dict(), activations)    # of one batch
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 
 #: Solutions, each with the mean and deviation that follow from the one before.
 _TIMES = 4
-#: Features that are scaled by less tell nothing.
+#: Features that are scaled by less carry no information.
 _LEAST = 1e-4
 #: Added to the variances that are divided by, as in batch normalisation.
 _FLOOR = 1e-5

@@ -1,4 +1,4 @@
-"""Whether generated images repeat training images."""
+"""Memorization: whether generated images repeat training images."""
 
 from __future__ import annotations
 
