@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from collafuse_flwr.config.config import DEFAULTS, SETTINGS, Config, no_such_setting, setting_help, without_unread
 from collafuse_flwr.config.strategies import STRATEGIES
+from collafuse_flwr.core.atomic_io import as_file_name
 from collafuse_flwr.core.errors import UserError
 from simulations.runners.result import RunFailed
 
@@ -173,6 +174,7 @@ def launch(arguments: list[str], task: Callable[[DictConfig], None], config_name
 def fresh_folder(config: Config) -> str:
     """A new folder below runs/, named after the time and what is run."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.run.strategy}-{config.data.name}-c{config.cut.cut_ratio:g}"
+    name = as_file_name(name)
     folder = Path("runs", name).absolute()
     number = 1
     while folder.exists():

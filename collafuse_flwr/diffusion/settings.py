@@ -15,7 +15,11 @@ class DiffusionConfig:
     """The diffusion process that both sides share, and its network."""
 
     model: str = setting(
-        "tiny", "preset of the network, the backbone's in a split", choices=MODELS, or_path=True, top=True
+        "tiny",
+        "preset of the network, the backbone's in a split",
+        choices=MODELS,
+        or_path=True,
+        top=True,
     )
     timesteps: int = setting(100, "T, the steps of the diffusion process", low=2, high=10000)
     schedule: str = setting("cosine", "the noise schedule", choices=("cosine", "linear", "sigmoid"))

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.core.atomic_io import as_file_name, write_json
 from collafuse_flwr.data.domains import client_domains
 from collafuse_flwr.data.federated import FederationData, federation_data
 from collafuse_flwr.data.images import normalize
@@ -112,7 +112,7 @@ def _draw_domains(pictures: Path, data: FederationData, samples: dict[int, Sampl
     for name in dict.fromkeys(domains[client] for client in sorted(samples)):
         members = [client for client in sorted(samples) if domains[client] == name]
         made = {client: samples[client].images for client in members}
-        save_grid(_spread(made, GRID), pictures / f"domain-{name.replace(' ', '-')}.png")
+        save_grid(_spread(made, GRID), pictures / f"domain-{as_file_name(name)}.png")
         real = {c: normalize(data.images.images[data.partitions[c].held_out[:SHOWN]]) for c in members}
         rows += [(f"{name}, held out", _spread(real, SHOWN)), (f"{name}, generated", _spread(made, SHOWN))]
     draw_overview(rows, pictures / "domains.png", "Held-out images of every domain, and what its clients generated")
