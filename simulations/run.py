@@ -20,10 +20,14 @@ from collafuse_flwr.evaluation.pretrained import pretrained_networks
 from collafuse_flwr.gan.build import build_gan_architecture
 from collafuse_flwr.gan.planning.cut_selection import select_cuts
 from collafuse_flwr.privacy.cut_selection import choose_cut
+from collafuse_flwr.runs.metrics import further_metrics
 from collafuse_flwr.runs.run_dir import read_config
 from simulations import runners
 from simulations.attack.run import attack_run, check_attack, default_request
 from simulations.cli import config_of, entry, flat_settings, fresh_folder, given_names, settings_usage
+
+#: Images that others' metrics are tried on.
+TRIED = 16
 
 
 def run(config: Config) -> None:
@@ -55,6 +59,9 @@ def preflight(config: Config) -> None:
         setup.backbone(channels, size, *told)
         setup.denoiser(0, channels, size, *told)
     pretrained_networks(config.evaluation)
+    some = normalize(data.images.images[:TRIED]), data.images.labels[:TRIED]
+    for metric in further_metrics(config):
+        metric.of(some, some)
     if config.run.attack:
         check_attack(config, data)
     target = config.cut_target()

@@ -24,6 +24,7 @@ from collafuse_flwr.runs.cluster_report import clusters_by_round, draw_clusters
 from collafuse_flwr.runs.cost_report import client_costs, failed_contributions, server_costs, total
 from collafuse_flwr.runs.dp_report import dp_guarantees
 from collafuse_flwr.runs.figures import draw_curves, draw_overview, save_grid
+from collafuse_flwr.runs.metrics import describe, further_metrics
 from collafuse_flwr.runs.reidentification import reidentification
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
@@ -38,13 +39,13 @@ def summarize_run(folder: Path) -> dict[str, Any]:
     config, layout = read_config(folder), RunLayout(folder)
     rounds = [json.loads(line) for line in layout.metrics.read_text().splitlines()]
     clients = client_costs(config, rounds)
-    data = _data(config, layout)
+    data, metrics = _data(config, layout), further_metrics(config)
     pooled: dict[str, Any] = {}
     domains: dict[str, dict[str, Any]] = {}
     known = {} if data is None else client_domains(config.data, data)
     if data is not None:
         samples = {c["client"]: s for c in clients if (s := _samples(layout, c["client"])) is not None}
-        pooled, rows, domains = SampleEvaluator.trained_on(data, config).measure(samples)
+        pooled, rows, domains = SampleEvaluator.trained_on(data, config, metrics).measure(samples)
         pooled |= reidentification(config, data, clients)
         for client in clients:
             client.update(rows.get(client["client"], {}))
@@ -56,6 +57,7 @@ def summarize_run(folder: Path) -> dict[str, Any]:
         "clients": clients,
         **({"domains": domains} if domains else {}),
         **({"clusters": clusters} if clusters else {}),
+        **({"metrics": describe(metrics)} if metrics else {}),
         "server": server_costs(rounds),
         **failed_contributions(rounds),
     }
