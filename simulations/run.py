@@ -30,8 +30,8 @@ from simulations.cli import config_of, entry, flat_settings, fresh_folder, given
 TRIED = 16
 
 
-def run(config: Config) -> None:
-    """Run one federation with the runner that its settings name.
+def run(config: Config) -> Path:
+    """Run one federation with the runner that its settings name; its folder.
 
     Raises:
         UserError: a setting is not allowed, or the run failed.
@@ -42,6 +42,7 @@ def run(config: Config) -> None:
     finished = runners.run(replace(config, run=replace(config.run, output=folder, attack=False)))
     if config.run.attack:
         attack_run(default_request(finished.folder), Console(highlight=False))
+    return finished.folder
 
 
 def preflight(config: Config) -> None:
@@ -83,7 +84,11 @@ def configured(settings: DictConfig) -> Config:
     return config_of(settings, given)
 
 
-main = entry(lambda settings: run(configured(settings)), usage=settings_usage(str(__doc__)))
+def _act(settings: DictConfig) -> None:
+    run(configured(settings))
+
+
+main = entry(_act, usage=settings_usage(str(__doc__)))
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from collafuse_flwr.runs.dp_report import describe_guarantee
-from collafuse_flwr.runs.metrics import TerminalColumn, terminal_columns
+from collafuse_flwr.runs.metrics import TerminalColumn, TerminalTable, terminal_columns
 from collafuse_flwr.runs.run_dir import read_config
 
 #: Columns of a table by heading: the key of the number, and how it is shown.
@@ -44,6 +44,7 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> No
             highlight=False,
         )
     _print_published(summary, console)
+    _print_clients(summary, "further", "Further metrics", console)
     if said := describe_guarantee(config, pooled):
         console.print(said, highlight=False)
     server = summary["server"]
@@ -80,19 +81,27 @@ def _print_domains(summary: dict[str, Any], console: Console) -> None:
     )
 
 
+def _print_clients(summary: dict[str, Any], table_name: TerminalTable, title: str, console: Console) -> bool:
+    """Show a table of its own of the clients and all samples, if any of its numbers was measured; whether it was."""
+    pooled = summary["pooled"]
+    columns = {name: own for name, own in terminal_columns(summary, table_name).items() if own[0] in pooled}
+    if not columns:
+        return False
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    for heading in ("client", "samples", "held out", *columns):
+        table.add_column(heading, justify="right")
+    for row in (*summary["clients"], {"client": "pooled"} | pooled):
+        first = (str(row.get(name, "-")) for name in ("client", "num_samples", "num_held_out"))
+        table.add_row(*first, *_cells(row, columns), style="bold" if row["client"] == "pooled" else None)
+    console.print(table)
+    return True
+
+
 def _print_published(summary: dict[str, Any], console: Console) -> None:
     """Show the distances in published networks, if there are any, with the numbers of images that they depend on."""
     pooled = summary["pooled"]
-    columns = {title: own for title, own in terminal_columns(summary, "published").items() if own[0] in pooled}
-    if not columns:
+    if not _print_clients(summary, "published", "In the features of published networks", console):
         return
-    table = Table(title="In the features of published networks", title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-    for title in ("client", "samples", "held out", *columns):
-        table.add_column(title, justify="right")
-    for row in (*summary["clients"], {"client": "pooled"} | pooled):
-        heading = (str(row.get(name, "-")) for name in ("client", "num_samples", "num_held_out"))
-        table.add_row(*heading, *_cells(row, columns), style="bold" if row["client"] == "pooled" else None)
-    console.print(table)
     real = f" Real training images: FID {pooled['fid_real']:.2f}." if "fid_real" in pooled else ""
     console.print(
         "FID and CLIP-FID of few images are biased upwards, most of all below 2048 and 512 images: compare them at "

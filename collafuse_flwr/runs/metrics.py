@@ -8,8 +8,9 @@ from typing import Any, Literal
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.evaluation.metric import EvaluationMetric, load_metrics
 
-#: Tables on the terminal: of runs of diffusion models and of GANs, of domains, and of published networks.
-TerminalTable = Literal["diffusion", "gan", "domains", "published"]
+#: Tables on the terminal: of runs of diffusion models and of GANs, of domains, of published networks, and of others'
+#: metrics.
+TerminalTable = Literal["diffusion", "gan", "domains", "published", "further"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def describe(metrics: tuple[EvaluationMetric, ...]) -> list[dict[str, Any]]:
 def metrics_of(summary: dict[str, Any]) -> tuple[Metric, ...]:
     """Every number that may be shown of a run, others' metrics among them."""
     others = tuple(
-        Metric(**own, terminal=(TerminalColumn(own["heading"], own["digits"], tables=("diffusion", "gan", "domains")),))
+        Metric(**own, terminal=(TerminalColumn(own["heading"], own["digits"], tables=("further",)),))
         for own in summary.get("metrics", ())
     )
     place = next(index for index, metric in enumerate(METRICS) if metric.key == _BEFORE)

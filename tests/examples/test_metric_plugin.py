@@ -32,7 +32,7 @@ def test_it_is_measured_shown_and_compared(tmp_path: Path, capsys: pytest.Captur
     assert all(value > 0 for value in values)
     assert len(set(values)) == 3
     assert "contrast ↓" in write_report([folder], tmp_path / "report").read_text()
-    (row,) = csv.DictReader((tmp_path / "report" / "table.csv").open())
+    (row,) = csv.DictReader((tmp_path / "report" / "table.csv").read_text().splitlines())
     assert float(row["contrast_gap"]) == values[0]
 
 
