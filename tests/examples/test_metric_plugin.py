@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ def test_it_is_measured_shown_and_compared(tmp_path: Path, capsys: pytest.Captur
     assert "contrast ↓" in write_report([folder], tmp_path / "report").read_text()
     (row,) = csv.DictReader((tmp_path / "report" / "table.csv").read_text().splitlines())
     assert float(row["contrast_gap"]) == values[0]
+
+
+def test_an_installed_package_brings_its_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = {"collafuse_flwr.metrics": [EntryPoint("contrast", PATH, "collafuse_flwr.metrics")]}
+    monkeypatch.setattr("collafuse_flwr.core.plugins.entry_points", lambda group: offered.get(group, []))
+    assert command(tmp_path / "run", model="nano") == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["pooled"]["contrast_gap"] > 0
 
 
 def text(*_: Tensor) -> Any:
