@@ -14,6 +14,7 @@ from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.evaluation.pretrained import pretrained_networks
 from collafuse_flwr.runs.console import print_summary
+from collafuse_flwr.runs.metrics import further_metrics
 from collafuse_flwr.runs.run_dir import open_run
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.runs.summary import summarize_run
@@ -36,6 +37,7 @@ def main(grid: Grid, context: Context) -> None:
         raise SettingError("attack", True, allowed)
     # What is read after the last round is read here as well: a mistake must not cost the training.
     pretrained_networks(config.evaluation)
+    further_metrics(config)
     layout = RunLayout.of(config, context.run_id)
     folder = layout.folder
     open_run(config, folder)

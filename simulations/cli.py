@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from collafuse_flwr.config.config import DEFAULTS, SETTINGS, Config, no_such_setting, setting_help, without_unread
 from collafuse_flwr.config.strategies import STRATEGIES
+from collafuse_flwr.core.atomic_io import as_file_name
 from collafuse_flwr.core.errors import UserError
 from simulations.runners.result import RunFailed
 
@@ -46,13 +47,20 @@ def register_schema() -> None:
 
 
 def entry(
-    act: Callable[[DictConfig], None], config_name: str = "config", usage: Callable[[list[str]], str] | str = ""
+    act: Callable[[DictConfig], None],
+    config_name: str = "config",
+    usage: Callable[[list[str]], str] | str = "",
+    prepare: Callable[[list[str]], None] = lambda _: None,
 ) -> Callable[[], int]:
-    """A command that composes its settings with Hydra and acts on them, once."""
+    """A command that composes its settings with Hydra and acts on them, once.
+
+    `prepare` comes first, and may store further settings as NAME_schema of the command's file.
+    """
 
     def once(arguments: list[str]) -> int:
         if MULTIRUN & set(arguments):
             raise UserError("-m asks for several runs; `python -m simulations.sweep` makes them")
+        prepare(arguments)
         for settings in compose(arguments, config_name):
             act(settings)
         return 0
@@ -173,6 +181,7 @@ def launch(arguments: list[str], task: Callable[[DictConfig], None], config_name
 def fresh_folder(config: Config) -> str:
     """A new folder below runs/, named after the time and what is run."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.run.strategy}-{config.data.name}-c{config.cut.cut_ratio:g}"
+    name = as_file_name(name)
     folder = Path("runs", name).absolute()
     number = 1
     while folder.exists():
@@ -204,7 +213,9 @@ def _in_one_line(error: Exception, config_name: str) -> str:
 
 def _names(config_name: str) -> list[str]:
     """The settings in the file of an entry point; none where it has those of a run."""
-    return [str(name) for name in OmegaConf.load(CONF / f"{config_name}.yaml") if name not in ("defaults", "hydra")]
+    stored = ConfigStore.instance().repo.get(f"{config_name}_schema.yaml")
+    names = [*OmegaConf.load(CONF / f"{config_name}.yaml"), *(stored.node if stored else ())]
+    return [str(name) for name in names if name not in ("defaults", "hydra")]
 
 
 def _complain(line: str, status: int = USER_ERROR) -> int:

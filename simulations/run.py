@@ -16,6 +16,7 @@ from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.evaluation.pretrained import pretrained_networks
 from collafuse_flwr.privacy.cut_selection import choose_cut
+from collafuse_flwr.runs.metrics import further_metrics
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.setup.diffusion import diffusion_setup
 from collafuse_flwr.setup.gan import build_gan_architecture
@@ -25,9 +26,12 @@ from simulations import runners
 from simulations.attack.run import attack_run, check_attack, default_request
 from simulations.cli import config_of, entry, flat_settings, fresh_folder, given_names, settings_usage
 
+#: Images that others' metrics are tried on.
+TRIED = 16
 
-def run(config: Config) -> None:
-    """Run one federation with the runner that its settings name.
+
+def run(config: Config) -> Path:
+    """Run one federation with the runner that its settings name; its folder.
 
     Raises:
         UserError: a setting is not allowed, or the run failed.
@@ -38,6 +42,7 @@ def run(config: Config) -> None:
     finished = runners.run(replace(config, run=replace(config.run, output=folder, attack=False)))
     if config.run.attack:
         attack_run(default_request(finished.folder), Console(highlight=False))
+    return finished.folder
 
 
 def preflight(config: Config) -> None:
@@ -55,6 +60,9 @@ def preflight(config: Config) -> None:
         setup.backbone(channels, size, *told)
         setup.denoiser(0, channels, size, *told)
     pretrained_networks(config.evaluation)
+    some = normalize(data.images.images[:TRIED]), data.images.labels[:TRIED]
+    for metric in further_metrics(config):
+        metric.of(some, some)
     if config.run.attack:
         check_attack(config, data)
     target = config.cut_target()
@@ -76,7 +84,11 @@ def configured(settings: DictConfig) -> Config:
     return config_of(settings, given)
 
 
-main = entry(lambda settings: run(configured(settings)), usage=settings_usage(str(__doc__)))
+def _act(settings: DictConfig) -> None:
+    run(configured(settings))
+
+
+main = entry(_act, usage=settings_usage(str(__doc__)))
 
 if __name__ == "__main__":
     sys.exit(main())

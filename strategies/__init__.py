@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.strategies import load_object
+from collafuse_flwr.core.plugins import load_object
 from collafuse_flwr.core.progress import Progress
 from strategies.base import BaseStrategy
 

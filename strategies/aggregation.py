@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
@@ -41,11 +42,12 @@ class WeightAggregator:
 
     def mean(self) -> tuple[Weights, Weights]:
         """The mean of the trained and of the averaged weights that came in, and forget them; empty where none did."""
-        means = self._mean(self._trained), self._mean(self._averaged)
+        means = self.combine(self._trained), self.combine(self._averaged)
         self._trained, self._averaged = {}, {}
         return means
 
-    def _mean(self, collected: dict[int, tuple[int, Weights]]) -> Weights:
+    def combine(self, collected: Mapping[int, tuple[int, Weights]]) -> Weights:
+        """What becomes of the images and weights of each client; another rule than the mean goes here."""
         by_part: dict[tuple[str, ...], list[Message]] = defaultdict(list)
         for client, (num_images, own) in collected.items():
             if own:

@@ -39,9 +39,9 @@ class ActivationStats:
     looks: list[dict[int, Tensor]] = field(default_factory=list)
 
     def see(self, activations: Mapping[int, Tensor]) -> None:
-        """Take in one batch: (rows, maps, height, width) of each client."""
+        """Take in one batch: (rows, maps, height, width) of each client, or (rows, values) of a dense block."""
         look = {"mean": flat, "moments": stats}[self.config.feature]
-        self.means.append({client: x.mean(dim=0).flatten(1).cpu() for client, x in activations.items()})
+        self.means.append({client: _positions(x.mean(dim=0)).cpu() for client, x in activations.items()})
         self.looks.append({client: look(x).cpu() for client, x in activations.items()})
         del self.means[: -self.config.num_batches], self.looks[: -self.config.num_batches]
 
@@ -129,3 +129,8 @@ def clusters_restored(checkpoint: Checkpoint) -> tuple[dict[int, int], dict[int,
     """The other way round."""
     models = {int(p.split()[1]): own for p, own in checkpoint.tensors.items() if p.startswith("cluster ")}
     return {int(client): cluster for client, cluster in checkpoint.state["cluster_of"].items()}, models
+
+
+def _positions(mean: Tensor) -> Tensor:
+    """Mean activations as (filters, positions); the values of a dense block are positions of one filter."""
+    return mean.flatten(1) if mean.ndim > 1 else mean[None]

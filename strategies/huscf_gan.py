@@ -237,7 +237,9 @@ class HuscfGan(GanStrategy):
     def _evaluate_request(self, client: int, round_: int, count: int) -> tuple[GenerateTailRequest, Tensor]:
         """The middle's output, and for the pictures the mean of its maps, at the images' size."""
         gt = self.half.generate(client, self.latents[client].to(self.half.runtime.device)).cpu()
-        shown = gt.mean(dim=1, keepdim=True)
+        # The values of a dense block are shown as one line.
+        maps = gt if gt.ndim == 4 else gt.flatten(1)[:, None, None]
+        shown = maps.mean(dim=1, keepdim=True)
         shown = (shown - shown.mean()) / (2 * shown.std() + 1e-6)
         size = self.architecture.size
         pictures = interpolate(shown, (size, size)).expand(-1, self.architecture.channels, -1, -1)

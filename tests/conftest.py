@@ -74,6 +74,14 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
                 def forward(self, x, t, class_labels=None):
                     return x * self.scale.view(-1, 1, 1)
 
+            class Halved(Net):
+                def forward(self, x, t, class_labels=None):
+                    return x[:, :, ::2]
+
+            class Unlabelled(Net):
+                def forward(self, x, t):
+                    return x
+
             class family:
                 Net = Net
 

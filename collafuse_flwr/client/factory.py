@@ -7,7 +7,7 @@ from pathlib import Path
 from collafuse_flwr.client.base import BaseClient
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.strategies import load_object
+from collafuse_flwr.core.plugins import load_object
 from collafuse_flwr.data.federated import ClientData, federation_data
 
 

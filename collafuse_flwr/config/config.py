@@ -116,6 +116,11 @@ class Config:
         """Why a run with these settings does not read one of them; empty if it does."""
         if not self.strategy_reads(name):
             return f"as `strategy` = {self.run.strategy} does not read it"
+        external = ":" in self.diffusion.model
+        if name == "model" and self.spec.is_gan and not external:
+            return "as a GAN takes no preset, but `gan.width` and `gan.depth`, or package.module:factory"
+        if name in {"gan.width", "gan.depth"} and external:
+            return "as `model` = package.module:factory describes the networks"
         alternatives = SETTINGS[name][1].metadata["when"]
         if alternatives and not any(self._has(wanted) for wanted in alternatives):
             wanted = " or ".join(

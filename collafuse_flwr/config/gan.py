@@ -10,6 +10,7 @@ from collafuse_flwr.core.fields import plain
 OTHER_BLOCKS = 4
 #: The digits of a client's cuts: extra blocks in the heads and tails of G and D.
 DIGITS = 4
+MAX_DIGIT = 9
 
 
 def server_block_index(count: int) -> int:
@@ -36,7 +37,12 @@ def check_gan(config: Config) -> None:
     for name in ("clustering.num_clusters", "mdgan.k"):
         if config.get(name) > clients:
             raise SettingError(name, config.get(name), f"at most `num_supernodes` = {clients}")
-    most = max_extra_blocks(OTHER_BLOCKS + config.gan.depth) * 2
+    external = ":" in config.diffusion.model
+    if external and gan.factor_tail_gradients:
+        allowed = "false when `model` is package.module:factory: its last blocks may be other than one linear layer"
+        raise SettingError("split_gan.factor_tail_gradients", True, allowed)
+    # How many blocks others' networks have is seen when they are built.
+    most = (MAX_DIGIT,) * DIGITS if external else max_extra_blocks(OTHER_BLOCKS + config.gan.depth) * 2
     least = _digits("split_gan.min_cut", gan.min_cut, (0,) * DIGITS, most, config.gan.depth)
     if len(gan.client_cuts) not in {0, 1, clients}:
         allowed = f"four digits, or a list of {clients} times four"

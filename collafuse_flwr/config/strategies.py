@@ -5,11 +5,10 @@ Another package adds one by an object of this kind of its own, which `strategy=p
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.plugins import load_instance
 
 #: Groups that every run reads.
 COMMON = frozenset({"run", "federation", "resources", "data", "evaluation"})
@@ -18,9 +17,9 @@ DIFFUSION = COMMON | {"diffusion", "train", "dp", "devices.profiles"}
 AT_A_CUT = DIFFUSION | {"upload", "client", "server", "sampling"}
 WHOLE_CHAINS = DIFFUSION | {"client.model", "client.batch_size"}
 WHOLE_CHAINS |= {f"sampling.{name}" for name in ("sampler", "steps", "client_steps", "guidance_scale")}
-WHOLE_GANS = COMMON | {"train.local_epochs"}
+WHOLE_GANS = COMMON | {"train.local_epochs", "model"}
 WHOLE_GANS |= {f"gan.{name}" for name in ("width", "depth", "batch_size", "learning_rate", "sample_labels")}
-SPLIT_GANS = COMMON | {"train.local_epochs", "gan"}
+SPLIT_GANS = COMMON | {"train.local_epochs", "model", "gan"}
 #: Settings of CollaFuse that strategies without a cut read, to be given as much as it uses, by `train.match`.
 MATCHED = {
     "client_flops": ("cut_ratio",),
@@ -183,21 +182,4 @@ def strategy_spec(name: str) -> StrategySpec:
     """
     if name in STRATEGIES:
         return STRATEGIES[name]
-    spec = load_object("strategy", name)
-    if not isinstance(spec, StrategySpec):
-        raise SettingError("strategy", name, f"a StrategySpec, which {name} is not")
-    return spec
-
-
-def load_object(setting: str, path: str) -> Any:
-    """The object at package.module:name, which a setting names.
-
-    Raises:
-        SettingError: there is none.
-    """
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise SettingError(setting, path, f"package.module:name of something that can be imported ({reason})") from None
+    return load_instance("strategy", name, StrategySpec)

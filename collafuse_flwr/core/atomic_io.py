@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
+
+
+def as_file_name(text: str) -> str:
+    """A text as a part of a file's name, without what file systems or shells read otherwise."""
+    return re.sub(r"[^\w.+-]+", "-", text)
 
 
 @contextmanager

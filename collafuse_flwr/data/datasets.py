@@ -1,4 +1,7 @@
-"""Data sets by name. Nothing is ever downloaded: for a missing file the error says what to put where."""
+"""Data sets by name, or by package.module:factory.
+
+Nothing is ever downloaded: for a missing file the error says what to put where.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torch import Tensor
 
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.concat import concat_datasets
+from collafuse_flwr.data.external import load_external
 from collafuse_flwr.data.image_cache import cached_pixels
 from collafuse_flwr.data.images import ImageSet, LazyImageDataset
 from collafuse_flwr.data.loaders.awa2 import load_awa2
@@ -75,7 +79,7 @@ def _source(config: DataConfig) -> LazyImageDataset:
         raise data_error(config, f"{len(paths)} paths; expected {allowed}")
     paths = paths * len(names) if len(paths) == 1 else paths
     sources = [
-        LOADERS[name](replace(config, dataset=(name,), dataset_path=(path,) if path else ()))
+        LOADERS.get(name, load_external)(replace(config, dataset=(name,), dataset_path=(path,) if path else ()))
         for name, path in zip(names, paths, strict=True)
     ]
     return sources[0] if len(names) == 1 else concat_datasets(sources, config.image_size, config.merge_classes_by)

@@ -16,7 +16,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from collafuse_flwr.core.atomic_io import atomic_write
+from collafuse_flwr.core.atomic_io import as_file_name, atomic_write
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.core.progress import counted
 from collafuse_flwr.data.images import LazyImageDataset, center_crop_resize
@@ -123,7 +123,7 @@ def _key(config: DataConfig, source: LazyImageDataset, keep: Tensor, folder: Pat
     content = _content(list(dict.fromkeys(source.files(keep))), folder)
     described = json.dumps([FORMAT, config.name, config.image_size, content])
     key = hashlib.sha256(described.encode() + keep.numpy().tobytes()).hexdigest()[:32]
-    return f"{config.name}-{key}.npy"
+    return f"{as_file_name(config.name)}-{key}.npy"
 
 
 def _content(paths: list[Path], folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.plugins import call_factory
 from collafuse_flwr.core.rng import derive_seed
 from collafuse_flwr.core.runtime import Runtime
 from collafuse_flwr.diffusion.parametrization import DROPPED, Denoise, Prediction
@@ -124,16 +124,25 @@ def _unet(name: str, preset: Preset, shape: ImageShape) -> nn.Module:
 
 
 def _custom(path: str, shape: ImageShape) -> nn.Module:
+    """Somebody else's network, which answers two images with as many of the same shape."""
+    network = call_factory("model", path, shape, nn.Module, "a torch module")
+    x, labels = torch.zeros(2, shape.channels, shape.size, shape.size), None
+    if shape.num_attributes:
+        labels = torch.zeros(2, shape.num_attributes)
+    elif shape.num_classes:
+        labels = torch.zeros(2, dtype=torch.int64)
+    trains = network.training
     try:
-        factory = pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SettingError("model", path, f"package.module:factory must be importable ({error})") from error
-    if not callable(factory):
-        raise SettingError("model", path, f"the factory must be callable, not {type(factory).__name__}")
-    network = factory(shape)
-    if not isinstance(network, nn.Module):
-        raise SettingError("model", path, f"the factory must return a torch module, not {type(network).__name__}")
-    return network
+        with torch.no_grad():
+            output = network.eval()(x, torch.zeros(2, dtype=torch.int64), class_labels=labels)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        allowed = f"its network must take images of shape {tuple(x.shape)}, steps (2,) and `class_labels`"
+        raise SettingError("model", path, f"{allowed} ({' '.join(str(error).split())})") from error
+    output = getattr(output, "sample", output)
+    if not isinstance(output, Tensor) or output.shape != x.shape:
+        made = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise SettingError("model", path, f"its network must return images of shape {tuple(x.shape)}, not {made}")
+    return network.train(trains)
 
 
 def as_denoise(network: nn.Module, runtime: Runtime) -> Denoise:

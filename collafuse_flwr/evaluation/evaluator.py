@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from collafuse_flwr.data.federated import FederationData
-from collafuse_flwr.data.images import subsample_evenly
+from collafuse_flwr.data.images import normalize, subsample_evenly
 from collafuse_flwr.evaluation.classifier import ImageClassifier, accuracy, train_classifier
 from collafuse_flwr.evaluation.coverage import measure_coverage
 from collafuse_flwr.evaluation.distances import frechet_distance, kernel_distance
 from collafuse_flwr.evaluation.features import extract_features
+from collafuse_flwr.evaluation.metric import EvaluationMetric
 from collafuse_flwr.evaluation.pretrained import BATCH, PretrainedFeatures, pretrained_networks
 from collafuse_flwr.evaluation.settings import EvaluationConfig
 from collafuse_flwr.evaluation.tstr import train_synthetic_test_real
@@ -61,10 +62,16 @@ class SampleEvaluator:
     device: torch.device
     tstr: str
     domains: dict[int, str]
+    metrics: tuple[EvaluationMetric, ...] = ()
 
     @classmethod
     def trained_on(
-        cls, data: FederationData, config: EvaluationConfig, device: torch.device, domains: dict[int, str]
+        cls,
+        data: FederationData,
+        config: EvaluationConfig,
+        device: torch.device,
+        domains: dict[int, str],
+        metrics: tuple[EvaluationMetric, ...] = (),
     ) -> SampleEvaluator:
         """Train the judge on all clients' training images, and load the networks that the settings name.
 
@@ -78,7 +85,7 @@ class SampleEvaluator:
             images.images, images.labels, images.num_classes, EVALUATOR_SEED, rows=rows, device=device
         )
         published = {name: network.to(device) for name, network in published.items()}
-        return cls(data, classifier, published, device, config.tstr, domains)
+        return cls(data, classifier, published, device, config.tstr, domains, metrics)
 
     def measure(
         self, samples: dict[int, Samples]
@@ -97,7 +104,7 @@ class SampleEvaluator:
 
         def together(clients: list[int], *, learn: bool) -> dict[str, Any]:
             own, other = _joined(real[c] for c in clients), _joined(made[c] for c in clients)
-            known = _compare(own, other) | {"score": self._score(other)}
+            known = _compare(own, other) | {"score": self._score(other)} | self._further(clients, samples)
             return known | self._learnt(clients, [samples[c] for c in clients], wanted=learn)
 
         rows = {client: together([client], learn=learns[0]) for client in samples}
@@ -148,6 +155,14 @@ class SampleEvaluator:
         features = made["classifier"].float()
         with torch.no_grad():
             return dataset_score(self.classifier.head(features))
+
+    def _further(self, clients: list[int], samples: dict[int, Samples]) -> dict[str, float | None]:
+        """Others' metrics, on the held-out images of some clients and on their samples."""
+        if not self.metrics:
+            return {}
+        images, labels = self._held_out(clients)
+        made = [torch.cat([getattr(samples[client], name) for client in clients]) for name in ("images", "labels")]
+        return {metric.key: metric.of((normalize(images), labels), (made[0], made[1])) for metric in self.metrics}
 
     def _neighbours(self, client: int) -> list[int]:
         """The clients of its domain, or all of them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from collafuse_flwr.core.fields import setting
+from collafuse_flwr.core.fields import Texts, setting
 
 
 @dataclass(frozen=True)
@@ -16,3 +16,4 @@ class EvaluationConfig:
     tstr: str = setting("clients", "whose samples train a classifier", choices=("clients", "pooled", "none"))
     inception_weights: str = setting("", "file with Inception's weights, for FID and KID; empty: not measured")
     clip_weights: str = setting("", "file with the weights of CLIP's ViT-B/32, for CLIP-FID; empty: not measured")
+    metrics: Texts = setting((), "further metrics of samples, as package.module:METRIC")

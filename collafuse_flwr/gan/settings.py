@@ -9,7 +9,7 @@ from collafuse_flwr.core.fields import Texts, setting
 
 @dataclass(frozen=True)
 class GanConfig:
-    """The networks of a GAN and their training."""
+    """The networks of a GAN, unless `model` is package.module:factory, and their training."""
 
     width: int = setting(64, "feature maps of the widest images; others have up to four times as many", low=1)
     depth: int = setting(1, "blocks of equal resolution in the middle of generator and discriminator", low=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,54 +11,18 @@ from rich.console import Console
 from rich.table import Table
 
 from collafuse_flwr.runs.dp_report import describe_guarantee
+from collafuse_flwr.runs.metrics import TerminalColumn, TerminalTable, terminal_columns
 from collafuse_flwr.runs.run_dir import read_config
 
-#: Columns of the table: the number shown, its unit and its digits. FD is the Fréchet distance (lower is better).
-COLUMNS: dict[str, tuple[str, float, int]] = {
-    "FD": ("fd", 1, 2),
-    "TSTR": ("tstr", 1, 3),
-    "SNR dB": ("snr_db", 1, 1),
-    "bits": ("bits", 1, 1),
-    "re-id": ("reid", 1, 3),
-    "up kB": ("bytes_up", 1e3, 1),
-    "down MB": ("bytes_down", 1e6, 1),
-    "GFLOP": ("client_flops", 1e9, 0),
-    "s": ("client_seconds", 1, 1),
-}
-#: The same for GANs, which have no cut in a diffusion process; score is exp(E KL(p(y|x) || p(y))).
-GAN_COLUMNS: dict[str, tuple[str, float, int]] = {
-    "FD": ("fd", 1, 2),
-    "TSTR": ("tstr", 1, 3),
-    "score": ("score", 1, 2),
-    "up MB": ("bytes_up", 1e6, 1),
-    "down MB": ("bytes_down", 1e6, 1),
-    "GFLOP": ("client_flops", 1e9, 0),
-    "s": ("client_seconds", 1, 1),
-}
-#: Columns of a table of domains: what classifiers of their samples do on their held-out images, in percent.
-DOMAIN_COLUMNS: dict[str, tuple[str, float, int]] = {
-    "accuracy": ("accuracy", 0.01, 2),
-    "worst": ("accuracy_worst", 0.01, 2),
-    "precision": ("precision", 0.01, 2),
-    "recall": ("recall", 0.01, 2),
-    "F1": ("f1", 0.01, 2),
-    "FPR": ("fpr", 0.01, 2),
-    "score": ("score", 1, 2),
-    "FD": ("fd", 1, 2),
-}
-#: Columns of a table of its own, of those that were measured: the numbers that other work reports.
-PUBLISHED: dict[str, tuple[str, float, int]] = {
-    "FID": ("fid", 1, 2),
-    "KID": ("kid", 1, 4),
-    "CLIP-FID": ("clip_fid", 1, 2),
-}
+#: Columns of a table by heading: the key of the number, and how it is shown.
+Columns = Mapping[str, tuple[str, TerminalColumn]]
 
 
 def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> None:
     """Show the summary as a table, with what was lost on the way, and where everything is."""
     config, pooled = read_config(folder), summary["pooled"]
     gan = config.spec.is_gan
-    columns, cut = (GAN_COLUMNS, "cuts") if gan else (COLUMNS, "cut_step")
+    columns, cut = terminal_columns(summary, "gan" if gan else "diffusion"), "cuts" if gan else "cut_step"
     title = "Quality and cost" if gan else "Quality, disclosure and cost"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for column in ("client", "images", "cuts" if gan else "cut", *columns):
@@ -80,6 +44,7 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> No
             highlight=False,
         )
     _print_published(summary, console)
+    _print_clients(summary, "further", "Further metrics", console)
     if said := describe_guarantee(config, pooled):
         console.print(said, highlight=False)
     server = summary["server"]
@@ -103,10 +68,11 @@ def _print_domains(summary: dict[str, Any], console: Console) -> None:
     title = "Classifiers trained on the samples, in % (means over classes)"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     table.add_column("domain")
-    for column in DOMAIN_COLUMNS:
+    columns = terminal_columns(summary, "domains")
+    for column in columns:
         table.add_column(column, justify="right")
     for name, row in rows.items():
-        table.add_row(name, *_cells(row, DOMAIN_COLUMNS), style="bold" if name == "all" else None)
+        table.add_row(name, *_cells(row, columns), style="bold" if name == "all" else None)
     console.print(table)
     console.print(
         "Samples of a domain's clients are tested together on its held-out images; worst is the client that does worst "
@@ -115,19 +81,27 @@ def _print_domains(summary: dict[str, Any], console: Console) -> None:
     )
 
 
+def _print_clients(summary: dict[str, Any], table_name: TerminalTable, title: str, console: Console) -> bool:
+    """Show a table of its own of the clients and all samples, if any of its numbers was measured; whether it was."""
+    pooled = summary["pooled"]
+    columns = {name: own for name, own in terminal_columns(summary, table_name).items() if own[0] in pooled}
+    if not columns:
+        return False
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    for heading in ("client", "samples", "held out", *columns):
+        table.add_column(heading, justify="right")
+    for row in (*summary["clients"], {"client": "pooled"} | pooled):
+        first = (str(row.get(name, "-")) for name in ("client", "num_samples", "num_held_out"))
+        table.add_row(*first, *_cells(row, columns), style="bold" if row["client"] == "pooled" else None)
+    console.print(table)
+    return True
+
+
 def _print_published(summary: dict[str, Any], console: Console) -> None:
     """Show the distances in published networks, if there are any, with the numbers of images that they depend on."""
     pooled = summary["pooled"]
-    columns = {title: column for title, column in PUBLISHED.items() if column[0] in pooled}
-    if not columns:
+    if not _print_clients(summary, "published", "In the features of published networks", console):
         return
-    table = Table(title="In the features of published networks", title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-    for title in ("client", "samples", "held out", *columns):
-        table.add_column(title, justify="right")
-    for row in (*summary["clients"], {"client": "pooled"} | pooled):
-        heading = (str(row.get(name, "-")) for name in ("client", "num_samples", "num_held_out"))
-        table.add_row(*heading, *_cells(row, columns), style="bold" if row["client"] == "pooled" else None)
-    console.print(table)
     real = f" Real training images: FID {pooled['fid_real']:.2f}." if "fid_real" in pooled else ""
     console.print(
         "FID and CLIP-FID of few images are biased upwards, most of all below 2048 and 512 images: compare them at "
@@ -136,13 +110,13 @@ def _print_published(summary: dict[str, Any], console: Console) -> None:
     )
 
 
-def _cells(row: dict[str, Any], columns: dict[str, tuple[str, float, int]]) -> Sequence[str]:
+def _cells(row: dict[str, Any], columns: Columns) -> Sequence[str]:
     """The measured part of a row of a table; what was not measured is a dash."""
-    return [_cell(row.get(name), unit, digits) for name, unit, digits in columns.values()]
+    return [_cell(row.get(key), column) for key, column in columns.values()]
 
 
-def _cell(value: float | None, unit: float, digits: int) -> str:
-    return "-" if value is None else f"{value / unit:.{digits}f}"
+def _cell(value: float | None, column: TerminalColumn) -> str:
+    return "-" if value is None else f"{value / column.unit:.{column.digits}f}"
 
 
 def _batches_took(server: dict[str, Any]) -> str:

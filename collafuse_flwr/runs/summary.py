@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.core.atomic_io import as_file_name, write_json
 from collafuse_flwr.core.runtime import choose_runtime
 from collafuse_flwr.data.domains import client_domains
 from collafuse_flwr.data.federated import FederationData, federation_data
@@ -25,6 +25,7 @@ from collafuse_flwr.runs.cluster_report import clusters_by_round, draw_clusters
 from collafuse_flwr.runs.cost_report import client_costs, failed_contributions, server_costs, total
 from collafuse_flwr.runs.dp_report import dp_guarantees
 from collafuse_flwr.runs.figures import draw_curves, draw_overview, save_grid
+from collafuse_flwr.runs.metrics import describe, further_metrics
 from collafuse_flwr.runs.reidentification import reidentification
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
@@ -39,14 +40,15 @@ def summarize_run(folder: Path) -> dict[str, Any]:
     config, layout = read_config(folder), RunLayout(folder)
     rounds = [json.loads(line) for line in layout.metrics.read_text().splitlines()]
     clients = client_costs(config, rounds)
-    data = _data(config, layout)
+    data, metrics = _data(config, layout), further_metrics(config)
     pooled: dict[str, Any] = {}
     domains: dict[str, dict[str, Any]] = {}
     known = {} if data is None else client_domains(config.data, data)
     if data is not None:
         device = choose_runtime(config.run.device, config.run.precision).device
         samples = {c["client"]: s for c in clients if (s := _samples(layout, c["client"])) is not None}
-        pooled, rows, domains = SampleEvaluator.trained_on(data, config.evaluation, device, known).measure(samples)
+        evaluator = SampleEvaluator.trained_on(data, config.evaluation, device, known, metrics)
+        pooled, rows, domains = evaluator.measure(samples)
         pooled |= reidentification(config, data, clients)
         for client in clients:
             client.update(rows.get(client["client"], {}))
@@ -58,6 +60,7 @@ def summarize_run(folder: Path) -> dict[str, Any]:
         "clients": clients,
         **({"domains": domains} if domains else {}),
         **({"clusters": clusters} if clusters else {}),
+        **({"metrics": describe(metrics)} if metrics else {}),
         "server": server_costs(rounds),
         **failed_contributions(rounds),
     }
@@ -114,7 +117,7 @@ def _draw_domains(pictures: Path, data: FederationData, samples: dict[int, Sampl
     for name in dict.fromkeys(domains[client] for client in sorted(samples)):
         members = [client for client in sorted(samples) if domains[client] == name]
         made = {client: samples[client].images for client in members}
-        save_grid(_spread(made, GRID), pictures / f"domain-{name.replace(' ', '-')}.png")
+        save_grid(_spread(made, GRID), pictures / f"domain-{as_file_name(name)}.png")
         real = {c: normalize(data.images.images[data.partitions[c].held_out[:SHOWN]]) for c in members}
         rows += [(f"{name}, held out", _spread(real, SHOWN)), (f"{name}, generated", _spread(made, SHOWN))]
     draw_overview(rows, pictures / "domains.png", "Held-out images of every domain, and what its clients generated")

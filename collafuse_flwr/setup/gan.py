@@ -7,16 +7,20 @@ from collections.abc import Iterable
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.runtime import choose_runtime
+from collafuse_flwr.diffusion.unet import ImageShape
+from collafuse_flwr.gan.external import load_architecture
 from collafuse_flwr.gan.networks import Architecture, Cuts, build_architecture
 from collafuse_flwr.gan.split_gan.ops import OptimConfig
 
 
 def build_gan_architecture(config: Config, channels: int, size: int, num_classes: int) -> Architecture:
-    """The nets that the settings describe, for such images.
+    """The nets that the settings describe, or those of `model` = package.module:factory, for such images.
 
     Raises:
         SettingError: they do not fit the images.
     """
+    if ":" in config.diffusion.model:
+        return load_architecture(config.diffusion.model, ImageShape(channels, size, num_classes))
     return build_architecture(channels, size, num_classes, config.gan.width, config.gan.depth)
 
 

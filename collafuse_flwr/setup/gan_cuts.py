@@ -26,7 +26,10 @@ def select_cuts(config: Config, architecture: Architecture) -> tuple[Cuts, ...]:
     """
     if config.devices.profiles and not config.split_gan.client_cuts:
         return plan_client_cuts(config, architecture).cuts
-    return configured_cuts(config)
+    cuts = configured_cuts(config)
+    for own in cuts:
+        own.check(architecture)
+    return cuts
 
 
 def plan_client_cuts(config: Config, architecture: Architecture) -> CutPlan:

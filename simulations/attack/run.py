@@ -2,157 +2,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.core.atomic_io import as_file_name, write_json
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.progress import counted
-from collafuse_flwr.data.conditioning import num_attributes
 from collafuse_flwr.data.federated import FederationData
-from collafuse_flwr.diffusion.unet import PRESETS
-from collafuse_flwr.runs.loaded_run import FinishedRun
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import ATTACK_RESULTS, RunLayout
-from collafuse_flwr.setup.diffusion import diffusion_setup
-from simulations.attack.reconstruction import BestReconstructions
-from simulations.attack.render import draw_card, draw_reconstructions, show_card
-from simulations.attack.report_spec import CARD, SPLIT_CARD
-from simulations.attack.shadow_models import ShadowAttacker
-from simulations.attack.split_gan import SplitRun, attack_split, mean_image
-from simulations.attack.suite import attack
-from simulations.cli import CONF
+from simulations.attack.card import draw_card, draw_reconstructions, show_card
+from simulations.attack.registry import attack_specs, built_in, effort, settings_of
+from simulations.attack.spec import AttackSpec, BestReconstructions, Outcome
+from simulations.attack.target import AttackedRun, ClientTarget
 from simulations.cli_args import check_whole_numbers, folders
 
 #: Images of its own that an attacker needs.
 MIN_SHADOWS = 2
-#: The least that whole numbers may be.
-LEAST = {"shadow_steps": 1, "inversions": 0, "split_rows": 1, "split_steps": 0, "seed": 0}
-#: The one GAN whose clients send what is made of their images.
-SPLIT_GAN = "huscf_gan"
-#: The data set, the effort, the rows of the clients, and the images to be shown.
-AttackResult = tuple[str, dict[str, Any], list[dict[str, Any]], list[BestReconstructions]]
+PICTURE = "reconstructions"
 
 
 @dataclass(frozen=True)
 class AttackRequest:
-    """What to attack, with what effort, and where the results go."""
+    """What to attack, in which ways and with what effort, and where the results go."""
 
     run: Path
-    shadow_model: str
-    shadow_steps: int
-    inversions: int
-    split_rows: int
-    split_steps: int
-    seed: int
     output: Path
+    seed: int
+    attacks: tuple[tuple[AttackSpec, Any], ...]
 
     @classmethod
-    def of(cls, settings: dict[str, Any]) -> AttackRequest:
-        """Check the settings.
+    def of(cls, settings: Mapping[str, Any], specs: Sequence[AttackSpec]) -> AttackRequest:
+        """Check the settings, those of the attacks among them.
 
         Raises:
             SettingError: a value is missing or not allowed.
         """
-        check_whole_numbers(settings, LEAST)
+        check_whole_numbers(settings, {"seed": 0})
         run, output = folders(settings, lambda layout: layout.attacks)
-        if settings["shadow_model"] not in PRESETS:
-            raise SettingError("shadow_model", settings["shadow_model"], f"one of {', '.join(PRESETS)}")
-        return cls(run=run, output=output, **_chosen(settings))
+        return cls(run, output, settings["seed"], _with_settings(specs, settings))
 
 
-def attack_run(request: AttackRequest, console: Console) -> None:
-    """Attack every client of a run; the numbers, a table of them and pictures.
+def _with_settings(specs: Sequence[AttackSpec], settings: Mapping[str, Any]) -> tuple[tuple[AttackSpec, Any], ...]:
+    return tuple((spec, settings_of(spec, settings)) for spec in specs)
+
+
+def default_request(run: Path, **given: Any) -> AttackRequest:
+    """An attack on a run in all ways, with other settings than the defaults if given; earlier results are replaced.
 
     Raises:
-        UserError: the folder holds no finished simulation, or its pool something else than its clients' releases.
+        SettingError: a setting is not one of an attack, or not allowed.
+    """
+    specs = attack_specs()
+    settings = effort(specs)
+    for name, value in given.items():
+        if name not in settings:
+            raise SettingError(name, value, f"a setting of an attack: {', '.join(settings)}")
+    settings |= given
+    return AttackRequest(run, RunLayout(run).attacks, 0, _with_settings(specs, settings))
+
+
+def attack_run(request: AttackRequest, console: Console) -> Path:
+    """Attack every client of a run; the numbers, a table of them and pictures; the folder of these.
+
+    Raises:
+        UserError: the folder holds no finished simulation, or its pool something else than its clients' releases, or
+            no attack applies to it.
     """
     if not RunLayout(request.run).config.is_file():
         raise SettingError("run", str(request.run), "the folder of a finished run")
     config = read_config(request.run)
-    strategy = config.run.strategy
-    if strategy == SPLIT_GAN:
-        name, effort, rows, shown = _attack_split(request)
-    elif config.spec.is_gan:
-        raise SettingError("run", str(request.run), f"a run of diffusion models or {SPLIT_GAN}, not of {strategy}")
-    else:
-        name, effort, rows, shown = _attack_releases(request)
-    card, title = SPLIT_CARD if strategy == SPLIT_GAN else CARD, f"{strategy} on {name}"
-    draw_card(card, rows, request.output / "leakage.png", title)
-    if shown:
-        draw_reconstructions(shown, request.output / "reconstructions.png", title)
-    described = {"run": str(request.run), "strategy": strategy, "seed": request.seed}
+    attacks = [(spec, settings) for spec, settings in request.attacks if spec.applies(config)]
+    if not attacks:
+        raise SettingError("run", str(request.run), f"a run that an attack applies to, not of {config.run.strategy}")
+    attacked = AttackedRun.of(request.run, request.seed)
+    rows, shown = _attack_clients(attacked, attacks)
+    title, specs = f"{config.run.strategy} on {attacked.data.images.name}", [spec for spec, _ in attacks]
+    draw_card(specs, rows, request.output / "leakage.png", title)
+    for place, spec in enumerate(spec for spec in specs if spec.name in shown):
+        suffix = f"-{as_file_name(spec.name)}" if place else ""
+        draw_reconstructions(spec, shown[spec.name], request.output / f"{PICTURE}{suffix}.png", title)
+    described: dict[str, Any] = {"run": str(request.run), "strategy": config.run.strategy, "seed": request.seed}
+    for _, settings in attacks:
+        described |= asdict(settings) if settings is not None else {}
+    # Who compares runs need not have installed others' attacks.
+    others = [asdict(column) for spec in specs if spec not in built_in() for column in spec.columns]
     # Last, as it says that the others are there.
-    write_json(request.output / ATTACK_RESULTS, described | effort | {"clients": rows})
-    show_card(card, rows, title, console)
+    columns = {"columns": others} if others else {}
+    write_json(request.output / ATTACK_RESULTS, described | columns | {"clients": rows})
+    show_card(specs, rows, title, console)
     console.print(f"Everything is in {request.output}", markup=False, soft_wrap=True)
+    return request.output
 
 
-def _attack_releases(request: AttackRequest) -> AttackResult:
-    """All attacks on noised images, on networks and samples."""
-    run = FinishedRun.of(request.run)
-    shadow = ShadowAttacker.of(run, request.shadow_model, request.shadow_steps, request.seed)
-    rows, shown = _collect(run.clients, lambda known: attack(run, known, shadow, request.inversions))
-    return run.data.images.name, _effort(request, "shadow_model", "shadow_steps", "inversions"), rows, shown
-
-
-def _attack_split(request: AttackRequest) -> AttackResult:
-    """The inversion of a split discriminator's activations."""
-    run = SplitRun.of(request.run)
-    guess, effort = mean_image(run.data), (request.split_rows, request.split_steps)
-    rows, shown = _collect(run.clients, lambda known: attack_split(run, known, guess, *effort))
-    return run.data.images.name, _effort(request, "split_rows", "split_steps"), rows, shown
-
-
-def _collect(
-    clients: list[dict[str, Any]],
-    attack_one: Callable[[dict[str, Any]], tuple[dict[str, Any], BestReconstructions | None]],
-) -> tuple[list[dict[str, Any]], list[BestReconstructions]]:
-    """The rows of all clients, and the images to be shown."""
-    found = [attack_one(known) for known in counted(clients, "clients attacked", total=len(clients))]
-    return [row for row, _ in found], [worst for _, worst in found if worst is not None]
-
-
-def _effort(request: AttackRequest, *names: str) -> dict[str, Any]:
-    return {name: getattr(request, name) for name in names}
-
-
-def _chosen(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in ("shadow_model", *LEAST)}
-
-
-def default_request(run: Path) -> AttackRequest:
-    """An attack on a run with the effort of conf/attack.yaml; results of an earlier one are replaced."""
-    known = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONF / "attack.yaml")))
-    return AttackRequest(run=run, output=RunLayout(run).attacks, **_chosen(known))
+def _attack_clients(
+    attacked: AttackedRun, attacks: Sequence[tuple[AttackSpec, Any]]
+) -> tuple[list[dict[str, Any]], dict[str, list[BestReconstructions]]]:
+    """The rows of all clients, and the images to be shown, by the attack that rebuilt them."""
+    rows: list[dict[str, Any]] = []
+    shown: dict[str, list[BestReconstructions]] = {}
+    for summary in counted(attacked.clients, "clients attacked", total=len(attacked.clients)):
+        target = ClientTarget(attacked, summary)
+        row = target.row()
+        for spec, settings in attacks:
+            outcome: object = spec.run(target, settings)
+            if not isinstance(outcome, Outcome):
+                raise SettingError("attacks", spec.name, f"one that returns an Outcome, not {type(outcome).__name__}")
+            row |= outcome.numbers
+            if outcome.images is not None:
+                shown.setdefault(spec.name, []).append(outcome.images)
+        rows.append(row)
+    return rows, shown
 
 
 def check_attack(config: Config, data: FederationData) -> None:
     """Find what would keep a run from being attacked before it is started.
 
     Raises:
-        SettingError: the strategy is not attacked, or the attacker would have too few images, or its network does
-            not fit them.
+        SettingError: no attack applies to it, or the attacker would have too few images, or an attack refuses.
     """
-    strategy = config.run.strategy
-    if config.spec.is_gan and strategy != SPLIT_GAN:
-        raise SettingError("attack", True, f"false for {strategy}: of GANs only {SPLIT_GAN} is attacked")
+    attacks = [(spec, settings) for spec, settings in default_request(Path()).attacks if spec.applies(config)]
+    if not attacks:
+        raise SettingError("attack", True, f"false for {config.run.strategy}: no attack applies to it")
     shadows = sum(len(partition.held_out) for partition in data.partitions)
     if shadows < MIN_SHADOWS:
         raise SettingError("attack", True, f"false where {shadows} image is held out: the attacker needs {MIN_SHADOWS}")
-    if strategy == SPLIT_GAN:
-        return
-    _, channels, size, _ = data.images.images.shape
-    model = default_request(Path()).shadow_model
-    try:
-        diffusion_setup(replace(config, diffusion=replace(config.diffusion, model=model))).backbone(
-            channels, size, data.images.num_classes, num_attributes(config.data.conditioning, data.images)
-        )
-    except SettingError as error:
-        raise SettingError("attack", True, f"false where the attacker's network does not fit ({error})") from error
+    for spec, settings in attacks:
+        spec.check(config, data, settings)

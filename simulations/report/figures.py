@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from collafuse_flwr.core.atomic_io import atomic_write
+from simulations.attack.spec import AUC
 from simulations.report.aggregate import Row, Section
-from simulations.report.leakage import AUC, leaks
+from simulations.report.leakage import leaks
 from simulations.report.load_runs import Run
 from simulations.report.metrics import BITS, DOWN, FD, FLOPS, REAL, REID, SECONDS, SNR, TSTR, UP, Measure
 

@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from simulations.attack.registry import attack_specs
+from simulations.attack.spec import Column
 from simulations.report.aggregate import Section
 from simulations.report.load_runs import Run
 from simulations.report.metrics import Measure
@@ -22,13 +24,14 @@ class Leak:
 
     def guess(self, run: Run) -> float | None:
         """The value without information, as the mean of the clients to which the attack applied."""
-        rows = [row for row in run.attacks if row.get(self.measure.key) is not None]
-        known = [row[self.chance] for row in rows if row.get(self.chance) is not None]
-        return statistics.fmean(known) if known else None
+        rows = [row for row in run.attacks if self.chance and row.get(self.measure.key) is not None]
+        values = [row[self.chance] for row in rows if row.get(self.chance) is not None]
+        return statistics.fmean(values) if values else None
 
 
-def _leak(key: str, title: str, label: str, digits: int, chance: str = "") -> Leak:
-    return Leak(Measure(key, title, _largest(key), "", digits=digits), label, chance or f"{key}_chance")
+def _leak(column: Column) -> Leak:
+    measure = Measure(column.key, column.title, _largest(column.key), "", digits=column.digits)
+    return Leak(measure, column.axis, column.chance)
 
 
 def _largest(key: str) -> Callable[[Run], float | None]:
@@ -36,39 +39,14 @@ def _largest(key: str) -> Callable[[Run], float | None]:
     return lambda run: max((row[key] for row in run.attacks if row.get(key) is not None), default=None)
 
 
-RATE, AUC, PSNR = "rate of re-identified images", "AUC", "PSNR in dB"
-LEAKS = (
-    _leak("snr_db", "SNR of a release", "dB", 1),
-    _leak("bits", "bits, Gaussian", "bits per image", 1),
-    _leak("bits_denoised", "bits, I-MMSE", "bits per image", 1, "bits_chance"),
-    _leak("dp_epsilon", "epsilon", "epsilon", 1),
-    _leak("reid", "re-id, all releases", RATE, 3),
-    _leak("reid_one", "re-id, one release", RATE, 3, "reid_chance"),
-    *(
-        _leak(f"psnr_{key}", f"PSNR, {title}", PSNR, 1, "psnr_chance")
-        for key, title in (
-            ("wiener", "Wiener"),
-            ("backbone", "backbone, chain"),
-            ("one_step", "backbone, 1 step"),
-            ("shadow", "shadow"),
-            ("gradient", "gradient"),
-            ("split", "activations"),
-        )
-    ),
-    _leak("labels_split", "labels, activations", "share of labels", 3),
-    _leak("labels_codes", "labels, G's activations", "share of labels", 3, "labels_split_chance"),
-    _leak("probe_auc", "probe AUC", AUC, 2),
-    *(
-        _leak(f"membership_{network}_{key}_auc", f"members, {title} {attack}", AUC, 2)
-        for title, network in (("server", "backbone"), ("client", "denoiser"))
-        for attack, key in (("loss", "loss"), ("SimA", "sima"))
-    ),
-)
-
-
 def leaks(section: Section) -> list[Leak]:
     """The figures that any run of a section has."""
-    return [leak for leak in LEAKS if any(leak.measure.read(run) is not None for run in section.runs)]
+    every = [column for spec in attack_specs() for column in spec.columns]
+    every += [column for run in section.runs for column in run.attack_columns]
+    columns = {column.key: column for column in every if column.title}
+    return [
+        leak for leak in map(_leak, columns.values()) if any(leak.measure.read(run) is not None for run in section.runs)
+    ]
 
 
 def leakage(section: Section) -> Table | None:

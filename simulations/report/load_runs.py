@@ -14,6 +14,7 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError, UserError
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
+from simulations.attack.spec import Column
 from simulations.sweep.grid import canonical, fingerprint
 
 
@@ -36,21 +37,36 @@ class Run:
         rows: list[dict[str, Any]] = self.summary["clients"]
         return rows
 
-    @cached_property
+    @property
     def attacks(self) -> list[dict[str, Any]]:
         """Results of attacks on the run, one row per client; none if it was not attacked.
 
         Raises:
             UserError: the file cannot be read.
         """
+        rows: list[dict[str, Any]] = self._attack_results["clients"]
+        return rows
+
+    @property
+    def attack_columns(self) -> list[Column]:
+        """The columns of others' attacks, which need not be installed here.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        return [Column(**column) for column in self._attack_results.get("columns", ())]
+
+    @cached_property
+    def _attack_results(self) -> dict[str, Any]:
         path = RunLayout(self.folder).attack_results
         if not path.is_file():
-            return []
+            return {"clients": []}
         try:
-            rows: list[dict[str, Any]] = json.loads(path.read_text())["clients"]
+            results: dict[str, Any] = json.loads(path.read_text())
+            _ = results["clients"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} cannot be read: {error}") from error
-        return rows
+        return results
 
     @property
     def released(self) -> str:

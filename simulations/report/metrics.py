@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from collafuse_flwr.runs.metrics import METRICS, Metric, metrics_of
 from simulations.report.load_runs import Run
 
 #: Factors of the units' prefixes, largest first.
@@ -59,39 +60,40 @@ def _disclosed(name: str, clean: float, nothing: float | None) -> Callable[[Run]
     return lambda run: known[run.released] if run.released else run.summary["pooled"].get(name)
 
 
-FD = Measure("fd", "FD", _pooled("fd"), digits=2)
-TSTR = Measure("tstr", "TSTR", _pooled("tstr"), "higher", digits=3)
-#: What other work reports; shown where the runs were given the weights of published networks.
-PUBLISHED = (
-    Measure("fid", "FID", _pooled("fid"), digits=2),
-    Measure("kid", "KID", _pooled("kid"), digits=4),
-    Measure("clip_fid", "CLIP-FID", _pooled("clip_fid"), digits=2),
-)
-SNR = Measure("snr_db", "SNR", _disclosed("snr_db", math.inf, -math.inf), unit="dB", digits=1)
-BITS = Measure("bits", "bits", _disclosed("bits", math.inf, 0.0), digits=1)
-REID = Measure("reid", "re-identified", _disclosed("reid", 1.0, None), digits=3)
-UP = Measure("bytes_up", "up per client", _per_client("bytes_up"), unit="B")
-DOWN = Measure("bytes_down", "down per client", _per_client("bytes_down"), unit="B")
-FLOPS = Measure("client_flops", "training per client", _per_client("client_flops"), unit="FLOP")
-SECONDS = Measure("client_seconds", "time per client", _per_client("client_seconds"), unit="s", digits=1)
+def _compared(metric: Metric) -> Measure:
+    """A column of reports; what is not a number of the summary's `pooled` is read as said here."""
+    reads = {
+        "worst_fd": _worst,
+        "snr_db": _disclosed("snr_db", math.inf, -math.inf),
+        "bits": _disclosed("bits", math.inf, 0.0),
+        "reid": _disclosed("reid", 1.0, None),
+        "server_flops": lambda run: run.summary["server"]["flops"],
+    }
+    reads |= {key: _per_client(key) for key in ("bytes_up", "bytes_down", "client_flops", "client_seconds")}
+    read = reads.get(metric.key, _pooled(metric.key))
+    return Measure(metric.key, metric.heading, read, metric.better, metric.unit, metric.digits)
 
-#: The columns of the table. Disclosure is that of the client that discloses the most.
-COLUMNS = (
-    FD,
-    TSTR,
-    *PUBLISHED,
-    Measure("worst_fd", "worst client's FD", _worst, digits=1),
-    SNR,
-    BITS,
-    REID,
-    UP,
-    DOWN,
-    FLOPS,
-    SECONDS,
-    Measure("server_flops", "server's training", lambda run: run.summary["server"]["flops"], unit="FLOP"),
+
+def columns(runs: Sequence[Run]) -> tuple[Measure, ...]:
+    """The columns of the table of some runs, others' metrics among them."""
+    metrics = {metric.key: metric for run in runs for metric in metrics_of(run.summary)}
+    order = {key: place for run in runs for place, key in enumerate(m.key for m in metrics_of(run.summary))}
+    shown = sorted((metric for metric in metrics.values() if metric.compared), key=lambda metric: order[metric.key])
+    return tuple(map(_compared, shown))
+
+
+_COLUMNS = {metric.key: _compared(metric) for metric in METRICS}
+FD, TSTR, SNR, BITS, REID, UP, DOWN, FLOPS, SECONDS = (
+    _COLUMNS[key]
+    for key in (
+        *("fd", "tstr", "snr_db", "bits", "reid"),
+        *("bytes_up", "bytes_down", "client_flops", "client_seconds"),
+    )
 )
-#: Those that a word stands for where nothing, or something else than noised images, left the clients.
-DISCLOSURE = (SNR, BITS, REID)
+#: Keys of what is shown where a run has it: what other work reports.
+PUBLISHED = ("fid", "kid", "clip_fid")
+#: Keys of those that a word stands for where nothing, or something else than noised images, left the clients.
+DISCLOSURE = ("snr_db", "bits", "reid")
 
 #: What shows that the comparison is fair: optimiser work in images.
 BUDGET = (

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from collafuse_flwr.core.atomic_io import atomic_write
+from collafuse_flwr.core.atomic_io import as_file_name, atomic_write
 from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.report.aggregate import Section, sections
 from simulations.report.figures import draw_section
@@ -71,4 +71,4 @@ def _embedded(path: Path) -> str:
 
 
 def _plain(section: Section) -> str:
-    return section.runs[0].config.data.name
+    return as_file_name(section.runs[0].config.data.name)

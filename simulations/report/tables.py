@@ -11,7 +11,7 @@ from typing import Any
 
 from collafuse_flwr.core.atomic_io import atomic_write
 from simulations.report.aggregate import Estimate, Row, Section
-from simulations.report.metrics import BUDGET, COLUMNS, DISCLOSURE, PUBLISHED, SIGN, Measure
+from simulations.report.metrics import BUDGET, DISCLOSURE, PUBLISHED, SIGN, Measure, columns
 
 ARROWS = {"lower": "↓", "higher": "↑"}
 
@@ -44,19 +44,20 @@ def budget(section: Section) -> Table:
 
 def _shown(section: Section) -> list[Measure]:
     """The columns, without those of published networks that no run has."""
-    return [m for m in COLUMNS if m not in PUBLISHED or any(row.estimate(m) for row in section.rows)]
+    every = columns(section.runs)
+    return [m for m in every if m.key not in PUBLISHED or any(row.estimate(m) for row in section.rows)]
 
 
 def tabulate(section: Section, measures: Sequence[Measure]) -> Table:
     """The mean and spread of some measures, in rows by variant and cut."""
-    header, columns = ["", "seeds"], []
+    header, filled = ["", "seeds"], []
     for measure in measures:
         estimates = [row.estimate(measure) for row in section.rows]
         factor, prefix = measure.prefix([estimate.mean for estimate in estimates if estimate is not None])
         unit = f" [{prefix}{measure.unit}]" if measure.unit or prefix else ""
         header.append(f"{measure.title}{unit} {ARROWS.get(measure.better, '')}".strip())
         best = _best(measure, estimates)
-        columns.append(
+        filled.append(
             [
                 TableCell(_text(row, measure, estimate, factor), estimate is not None and estimate.mean == best)
                 for row, estimate in zip(section.rows, estimates, strict=True)
@@ -64,7 +65,7 @@ def tabulate(section: Section, measures: Sequence[Measure]) -> Table:
         )
     rows = [
         [TableCell(row.label), TableCell(str(len(row.runs))), *cells]
-        for row, *cells in zip(section.rows, *columns, strict=True)
+        for row, *cells in zip(section.rows, *filled, strict=True)
     ]
     return Table(header, rows)
 
@@ -78,7 +79,7 @@ def _best(measure: Measure, estimates: Sequence[Estimate | None]) -> float | Non
 
 
 def _text(row: Row, measure: Measure, estimate: Estimate | None, factor: float) -> str:
-    if measure in DISCLOSURE and row.released and (estimate is None or measure.key != "reid"):
+    if measure.key in DISCLOSURE and row.released and (estimate is None or measure.key != "reid"):
         return row.released
     if estimate is None or not math.isfinite(estimate.mean):
         return "-"
@@ -140,8 +141,8 @@ def _line(cells: Sequence[str]) -> str:
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     known = list(rows)
-    columns = list(dict.fromkeys(name for row in known for name in row))
+    names = list(dict.fromkeys(name for row in known for name in row))
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(known)

@@ -143,12 +143,12 @@ def test_the_terminal_shows_domains_and_cuts_and_nothing_of_diffusion(folder: Pa
     text = console.file.getvalue()
     assert not any(word in text for word in ("SNR", "bits", "re-id"))
     rows = [line.split() for line in text.splitlines()]
-    heading = ["domain", "accuracy", "worst", "precision", "recall", "F1", "FPR", "score", "FD"]
+    heading = ["domain", "accuracy", "worst", "precision", "recall", "F1", "FPR", "FD", "score"]
     assert heading in rows
     for name in NAMES:
         own = summary["domains"][name]
         shown = [f"{100 * own[key]:.2f}" for key in ("accuracy", "accuracy_worst", "precision", "recall", "f1", "fpr")]
-        assert [*name.split(), *shown, f"{own['score']:.2f}", f"{own['fd']:.2f}"] in rows
+        assert [*name.split(), *shown, f"{own['fd']:.2f}", f"{own['score']:.2f}"] in rows
     assert ["1", "50", "1110"] in [row[:3] for row in rows]
     assert max(map(len, text.splitlines()[:-1])) <= 80
 

@@ -104,7 +104,7 @@ def test_pictures_show_something(attacked: Path, name: str) -> None:
 def test_of_averaged_weights_networks_gradients_and_samples_are_attacked(
     averaged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simulations.attack.gradient_inversion.STEPS", 20)
+    monkeypatch.setattr("simulations.attack.attacks.gradient_inversion.STEPS", 20)
     assert call(f"run={averaged}", "inversions=1") == 0
     for row in clients(averaged / "attacks"):
         assert row["releases"] == 0

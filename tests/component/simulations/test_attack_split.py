@@ -15,17 +15,20 @@ import pytest
 import torch
 from PIL import Image
 
+from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.gan.split_gan.ops import Tensors
 from collafuse_flwr.runs.run_dir import write_config
 from simulations import runners
 from simulations.attack import __main__ as attack
+from simulations.attack.attacks.activation_inversion import InversionSettings, inverted, mean_image
+from simulations.attack.attacks.label_recovery import recovered_share
 from simulations.attack.run import check_attack
-from simulations.attack.split_gan import SplitRun, attack_split, mean_image
+from simulations.attack.split_view import SplitRun
 from strategies.split_transport import InProcessTransport
 from tests.commands import refused
-from tests.small_runs import run_strategy, small
+from tests.small_runs import dotted, run_strategy, small
 
 #: Two clients that keep one block of the discriminator, and one that keeps two.
 SPLIT: dict[str, Any] = {
@@ -63,15 +66,15 @@ def call(*arguments: str) -> int:
         return attack.main()
 
 
-def under(run: SplitRun, wire_dtype: str = "float32", activation_noise: float = 0.0) -> SplitRun:
-    """A run whose clients would go on with other settings."""
-    gan = replace(run.config.gan, wire_dtype=wire_dtype)
-    split_gan = replace(run.config.split_gan, activation_noise=activation_noise)
-    return replace(run, config=replace(run.config, gan=gan, split_gan=split_gan))
+def under(run: SplitRun, **settings: Any) -> SplitRun:
+    """A run whose clients would go on with other settings; `gan__width=2` stands for `gan.width=2`."""
+    return replace(run, config=Config.from_flat(run.config.to_flat() | dotted(settings)))
 
 
 def row(run: SplitRun, client: int = 0, num_steps: int = 0) -> dict[str, Any]:
-    return attack_split(run, run.clients[client], mean_image(run.data), 64, num_steps)[0]
+    seen = run.uploaded(client)
+    numbers = inverted(seen, mean_image(run.data), InversionSettings(64, num_steps)).numbers
+    return {**numbers, "labels_codes": None if seen is None else recovered_share(seen)}
 
 
 def test_images_and_labels_of_every_client_come_back(attacked: Path) -> None:
@@ -134,7 +137,7 @@ def test_who_is_not_searched_or_never_took_part_has_no_figures(finished: Path) -
     unsearched = row(run, client=2)
     assert (unsearched["method"], unsearched["labels_codes"]) == (None, 1)
     absent = row(replace(run, checkpoint=replace(run.checkpoint, state={"cluster_of": {}})))
-    assert (absent["client"], absent["method"], "psnr_split" in absent) == (0, None, False)
+    assert (absent["method"], "psnr_split" in absent) == (None, False)
 
 
 def test_a_secret_that_is_not_there_is_not_made_anew(
@@ -149,10 +152,10 @@ def test_a_secret_that_is_not_there_is_not_made_anew(
 def test_other_gans_are_refused_before_and_after_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = small(tmp_path / "run", strategy="fedgan")
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
-    with pytest.raises(SettingError, match=r"^`attack` = True is not allowed: false for fedgan: of GANs only huscf_"):
+    with pytest.raises(SettingError, match=r"^`attack` = True is not allowed: false for fedgan: no attack applies"):
         check_attack(config, data)
     check_attack(small(tmp_path / "run", strategy="huscf_gan"), data)
     write_config(config, tmp_path)
     assert call(f"run={tmp_path}", f"output={tmp_path / 'out'}") == 2
-    assert refused(capsys).endswith("is not allowed: a run of diffusion models or huscf_gan, not of fedgan")
+    assert refused(capsys).endswith("is not allowed: a run that an attack applies to, not of fedgan")
     assert not (tmp_path / "out").exists()

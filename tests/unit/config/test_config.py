@@ -519,7 +519,7 @@ def test_a_strategy_may_be_of_another_package() -> None:
 @pytest.mark.parametrize(
     ("path", "told"),
     [
-        ("tests.test_config:SPECS", "a StrategySpec, which tests.test_config:SPECS is not"),
+        ("tests.test_config:SPECS", "a StrategySpec, not dict"),
         ("tests.test_config:NONE", "package.module:name of something that can be imported (module 'tests.test_config'"),
         ("tests.none:OWN", "package.module:name of something that can be imported (No module named 'tests.none')"),
         (":OWN", "package.module:name of something that can be imported ("),

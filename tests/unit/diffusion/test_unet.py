@@ -112,16 +112,18 @@ def test_any_module_may_be_a_denoiser(factories: str, factory: str) -> None:
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("no_such_package:Net", "must be importable .*no_such_package"),
-        ("somebodys:missing", "must be importable .*missing"),
-        ("somebodys.deeper:Net", "must be importable"),
-        (":Net", "must be importable"),
-        (".somebodys:Net", "must be importable"),
-        ("somebodys:not a name", "must be importable"),
-        (":", "must be importable"),
+        ("no_such_package:Net", "can be imported .*no_such_package"),
+        ("somebodys:missing", "can be imported .*missing"),
+        ("somebodys.deeper:Net", "can be imported"),
+        (":Net", "both sides"),
+        (".somebodys:Net", "can be imported"),
+        ("somebodys:not a name", "can be imported"),
+        (":", "can be imported"),
         ("somebodys:nothing", "must be callable, not NoneType"),
-        ("somebodys:", "must be callable, not module"),
+        ("somebodys:", "both sides of the colon are needed"),
         ("somebodys:print_it", "must return a torch module, not NoneType"),
+        ("somebodys:Halved", r"must return images of shape \(2, 1, 8, 8\), not \(2, 1, 4, 8\)"),
+        ("somebodys:Unlabelled", r"must take images of shape \(2, 1, 8, 8\), steps \(2,\) and `class_labels`"),
     ],
 )
 def test_a_path_that_leads_to_no_network_is_refused(factories: str, path: str, reason: str) -> None:

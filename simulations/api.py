@@ -1,0 +1,147 @@
+"""What a program or a notebook does with a federation: train, load, generate, attack and report.
+
+    import collafuse_flwr as cf
+
+    run = cf.train(dataset="digits", cut_ratio=0.3, num_rounds=5, output="runs/first")
+    images = cf.generate(run.folder, client=2, num_images=16)
+    card = cf.attack(run.folder, shadow_steps=100)
+    page = cf.report(run.folder, output="comparison")
+
+Settings are those of the commands; `gan__width=32`, or {"gan.width": 32}, is `gan.width`. All raise
+`collafuse_flwr.core.errors.UserError`, one line that names what is not allowed.
+
+It lives here because it drives the runners, which are above `collafuse_flwr`; that package hands its names on when
+they are first used, and imports nothing for them before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.runs.loaded_run import load_history, summary_of
+from collafuse_flwr.runs.run_dir import read_config
+from collafuse_flwr.runs.run_layout import RunLayout
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run: its folder and its settings."""
+
+    folder: Path
+    config: Config
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What it measured: `pooled` over all clients, and `clients`, a row for each."""
+        summary: dict[str, Any] = json.loads(RunLayout(self.folder).summary.read_text())
+        return summary
+
+
+def train(settings: Mapping[str, object] | None = None, /, **more: object) -> TrainedRun:
+    """Run one federation, as `python -m simulations.run` does.
+
+    Args:
+        settings: by public names, as {"gan.width": 32}.
+        more: the same as keywords, as `gan__width=32`.
+
+    Raises:
+        UserError: a setting is not allowed, or the run failed.
+    """
+    from simulations.run import run  # noqa: PLC0415 - Hydra and torch, which who reads results need not wait for
+
+    return load(run(Config.from_flat({**(settings or {}), **_public(more)})))
+
+
+def load(folder: Path | str) -> TrainedRun:
+    """A finished simulation in a folder.
+
+    Raises:
+        SettingError: there is none, or it has not come to its end.
+    """
+    path = Path(folder).absolute()
+    config = read_config(path)
+    load_history(path)
+    summary_of(path)
+    return TrainedRun(path, config)
+
+
+def generate(folder: Path | str, **settings: object) -> Path:
+    """Generate images from a run of diffusion models, as `python -m simulations.generate` does; where they are.
+
+    Args:
+        folder: of the run.
+        settings: of conf/generate.yaml, as `client=3`, `num_images=16` or `output="images"`.
+
+    Raises:
+        SettingError: one is not allowed.
+    """
+    from simulations.generate import GenerateRequest  # noqa: PLC0415 - as above
+    from simulations.generate import generate as generate_images  # noqa: PLC0415
+
+    return generate_images(GenerateRequest.of(_command_settings("generate", {"run": str(folder), **settings})))
+
+
+def attack(folder: Path | str, **settings: object) -> Path:
+    """Attack a run, as `python -m simulations.attack` does; where attacks.json and the pictures are.
+
+    Args:
+        folder: of the run.
+        settings: `attacks=["package.module:ATTACK"]`, `seed`, `output`, and those of the attacks.
+
+    Raises:
+        UserError: one is not allowed, or nothing there can be attacked.
+    """
+    from simulations.attack.registry import attack_specs, effort  # noqa: PLC0415 - as above
+    from simulations.attack.run import AttackRequest, attack_run  # noqa: PLC0415
+
+    paths = settings.get("attacks", ())
+    if isinstance(paths, str) or not isinstance(paths, list | tuple):
+        raise SettingError("attacks", paths, "a list of package.module:ATTACK")
+    specs = attack_specs(paths)
+    given = _command_settings("attack", {"run": str(folder), **settings}, effort(specs))
+    return attack_run(AttackRequest.of(given, specs), Console(highlight=False))
+
+
+def report(*folders: Path | str, output: Path | str) -> Path:
+    """Compare the finished runs in and below some folders, as `python -m simulations.report` does; the page's path.
+
+    Raises:
+        UserError: there is none, or one cannot be read.
+    """
+    from simulations.report.page import write_report  # noqa: PLC0415 - as above
+
+    return write_report([Path(folder).absolute() for folder in folders], Path(output).absolute())
+
+
+def _public(settings: Mapping[str, object]) -> dict[str, object]:
+    return {name.replace("__", "."): value for name, value in settings.items()}
+
+
+def _command_settings(
+    command: str, given: Mapping[str, object], further: Mapping[str, object] | None = None
+) -> dict[str, Any]:
+    """The settings of a command, with its defaults for what is not given.
+
+    Raises:
+        SettingError: it has no such setting.
+    """
+    from omegaconf import OmegaConf  # noqa: PLC0415 - as above
+
+    from simulations.cli import CONF  # noqa: PLC0415
+
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{command}.yaml"))
+    known: dict[str, Any] = {name: value for name, value in defaults.items() if name not in ("defaults", "hydra")}
+    known.update(further or {})
+    for name, value in given.items():
+        if name not in known:
+            raise SettingError(name, value, f"no such setting of {command}; it has {', '.join(known)}")
+    return {**known, **given}
