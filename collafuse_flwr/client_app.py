@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 
 from flwr.app import Context, Message
@@ -12,13 +13,15 @@ from collafuse_flwr.client.base import BaseClient
 from collafuse_flwr.client.factory import make_client, make_simulated_client
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.core.errors import PolicyError, SettingError, UserError
 from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.data.federated import load_client_data
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.wire.codec import ClientError, encode
 
 app = ClientApp()
+#: All that the server is told of an error of a client with data of its own.
+MASKED = "the client's own log says why it did not answer"
 
 
 @app.query("client_info")
@@ -33,17 +36,25 @@ def answer(message: Message, context: Context) -> Message:
         config = Config.from_flat(context.run_config)
         with threads(config.resources.client_threads):
             content = _client(config, context).answer(message.metadata.message_type, message.content)
-    except UserError as error:
+    except Exception as error:
+        if "data-path" not in context.node_config and not isinstance(error, UserError):
+            raise
         content = encode(ClientError(_public_reason(error, context)))
     return Message(content, reply_to=message)
 
 
-def _public_reason(error: UserError, context: Context) -> str:
-    """What the server may know of a mistake: a client with data of its own keeps the names of its files to itself."""
+def _public_reason(error: Exception, context: Context) -> str:
+    """What the server may know of an error: of a client with data of its own that there is one, and no more.
+
+    Even its kind may hang on the images. What goes beyond a policy is named, for that hangs on the request alone.
+    """
     if "data-path" not in context.node_config:
         return str(error)
-    print(f"error: {error}", file=sys.stderr)
-    return f"{type(error).__name__}: the client's own log says more"
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    return str(error) if isinstance(error, PolicyError) else MASKED
 
 
 def _client(config: Config, context: Context) -> BaseClient:

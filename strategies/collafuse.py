@@ -89,7 +89,7 @@ class CollaFuse(DiffusionStrategy):
         return TrainRequest(
             round=round_,
             num_rounds=self.config.run.num_rounds,
-            want_upload=uploads and (client not in self.pool or self.config.upload.noise != "once"),
+            want_upload=uploads and (client not in self.pool or self.config.upload.noise != "fixed"),
             backbone=self.arrays if sends else None,
         )
 

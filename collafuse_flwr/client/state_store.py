@@ -13,10 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from collafuse_flwr.core.atomic_io import atomic_write, write_json, write_tensors
+from collafuse_flwr.core.atomic_io import create_exclusively, write_json, write_tensors
+from collafuse_flwr.core.errors import SecretError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.runs.run_layout import ClientLayout
 
+#: The length of a client's secret.
+SECRET_BYTES = 16
 #: Rounds whose state is kept: the newest may have to be taken back when the server did not live to see it.
 KEPT_ROUNDS = 2
 
@@ -50,18 +53,23 @@ class ClientStore:
 
         With a `seed` (simulation, where one person owns all clients) they follow from it; without one they come from
         the operating system.
+
+        Raises:
+            SecretError: the file holds something else.
         """
         path = self.layout.secret
         if not path.exists():
             if seed is None:
-                made = secrets.token_bytes(16)
+                made = secrets.token_bytes(SECRET_BYTES)
             else:
-                words = torch.randint(0, 256, (16,), generator=named_generator(seed, "secret", client))
+                words = torch.randint(0, 256, (SECRET_BYTES,), generator=named_generator(seed, "secret", client))
                 made = bytes(words.tolist())
-            with atomic_write(path) as temporary:
-                temporary.touch(0o600)  # before it holds anything
-                temporary.write_bytes(made)
-        return path.read_bytes()
+            create_exclusively(path, made)
+        kept = path.read_bytes()
+        if len(kept) != SECRET_BYTES:
+            # A new one would let every image leave once more, with new noise.
+            raise SecretError(f"{path} holds {len(kept)} bytes, not {SECRET_BYTES}: restore it from a backup")
+        return kept
 
     def load(self, before: int) -> tuple[ClientState, dict[str, Tensor]]:
         """The newest state from a round earlier than `before`; later ones belong to a run that was cut off, and go."""

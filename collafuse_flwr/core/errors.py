@@ -22,3 +22,11 @@ class DataError(UserError):
 
 class UploadError(UserError):
     """A message from a client does not fit the schema, or its content is out of range."""
+
+
+class SecretError(UserError):
+    """A client's secret is damaged."""
+
+
+class PolicyError(UserError):
+    """A request outside the limits of a data's owner; the line names the limit and holds no data."""
