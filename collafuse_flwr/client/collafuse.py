@@ -15,8 +15,16 @@ from collafuse_flwr.client.state_store import ClientState
 from collafuse_flwr.data.conditioning import conditioning_labels
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.diffusion.unet import import_diffusers
-from collafuse_flwr.privacy.clipping import clip
-from collafuse_flwr.privacy.release import Upload, UploadDtype, encode, noise_draw_ids, release
+from collafuse_flwr.privacy.clipping import clip, clipped_to
+from collafuse_flwr.privacy.release import (
+    Upload,
+    UploadDtype,
+    encode,
+    image_keys,
+    noise_draw_ids,
+    release,
+    upload_order,
+)
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.collafuse import SampleHandoff, TrainReply, TrainRequest
 
@@ -50,15 +58,17 @@ class CollaFuseClient(DiffusionClient):
         return result, upload
 
     def _release(self, round_: int) -> Upload:
-        """Noise the images for upload: the same fixed copies every time (`fixed`), or copies numbered by the round."""
-        upload = self.config.upload
-        copies = noise_draw_ids(upload, round_)
-        images = self.data.train
+        """Noise the images for upload: the same draws every time (`fixed`), or draws numbered by the round."""
+        upload, images = self.config.upload, self.data.train
+        draws, secret = noise_draw_ids(upload, round_), self._secret()
         x_0 = clip(self.config, normalize(images.images))
-        x_k = release(self.setup.schedule, self.cut, x_0, self._secret(), copies)
+        alpha_bar = float(self.setup.schedule.alpha_bar[self.cut])
+        keys = image_keys(secret, images.images)
+        x_k = release(alpha_bar, x_0, keys, secret, draws, clipped_to(self.config, x_0[0].numel()))
+        order = upload_order(secret, draws, len(images))
         labels = conditioning_labels(self.config, images) if self.config.shares_labels() else None
-        rows = None if labels is None else torch.cat([labels] * len(copies))
-        return encode(x_k, cast(UploadDtype, upload.dtype), rows)
+        rows = None if labels is None else torch.cat([labels] * len(draws))[order]
+        return encode(x_k[order], cast(UploadDtype, upload.dtype), rows)
 
     def _may_release(self, ledger: ClientState) -> bool:
         """Whether an upload keeps to `upload.max_releases`; the client decides, whatever the server asks for."""

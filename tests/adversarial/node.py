@@ -13,7 +13,9 @@ from torch import Tensor
 
 from collafuse_flwr import client_app
 from collafuse_flwr.config.config import Config
+from collafuse_flwr.data.federated import load_client_data
 from collafuse_flwr.data.images import normalize
+from collafuse_flwr.privacy.release import upload_order
 from collafuse_flwr.wire.codec import ClientError, client_error, decode, encode
 from collafuse_flwr.wire.collafuse import TrainReply, TrainRequest
 from simulations.runners.app_loading import begin_run
@@ -42,7 +44,11 @@ class Node:
         self.folder, self.state = folder, folder / "state"
         images = some_images() if images is None else images
         np.savez(folder / "images.npz", images=images, labels=np.arange(len(images)) % 3)
-        self.node = {"partition-id": 0, "data-path": str(folder / "images.npz"), "state-path": str(self.state)}
+        self.node: dict[str, Any] = {
+            "partition-id": 0,
+            "data-path": str(folder / "images.npz"),
+            "state-path": str(self.state),
+        }
         if policy is not None:
             (folder / "policy.toml").write_text(policy)
             self.node["policy"] = str(folder / "policy.toml")
@@ -68,6 +74,13 @@ class Node:
         upload = None if isinstance(reply, ClientError) else reply.upload
         return None if upload is None else torch.from_numpy(upload.x_k).float() * upload.scale
 
-    def x_0(self) -> Tensor:
-        """Every image of the client, in [-1, 1]."""
-        return normalize(torch.from_numpy(np.load(self.folder / "images.npz")["images"]).unsqueeze(1))
+    def x_0(self, **settings: Any) -> Tensor:
+        """The client's training images, in [-1, 1]."""
+        data = Config.from_flat(QUICK | settings).data
+        train = load_client_data(data, 0, str(self.folder / "images.npz"), str(self.folder / "cache")).train
+        return normalize(train.images)
+
+    def in_order(self, upload: Tensor, draws: range = range(1)) -> Tensor:
+        """The rows of an upload as the images lie, which no operator could do."""
+        secret = (self.state / "secret").read_bytes()
+        return upload[upload_order(secret, draws, len(upload) // len(draws)).argsort()]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from collafuse_flwr.client.state_store import KEPT_ROUNDS, ClientState, ClientStore
 from collafuse_flwr.core import atomic_io as files
-from collafuse_flwr.privacy.release import release_noise
+from collafuse_flwr.privacy.brownian import brownian_path
 
 
 class Killed(BaseException):
@@ -91,7 +91,7 @@ def test_without_a_seed_the_secret_comes_from_the_operating_system(
 
 
 def test_the_secret_keys_the_noise_of_a_release(tmp_path: Path) -> None:
-    assert release_noise(ClientStore(tmp_path).secret(None, 0), np.zeros(4, np.float32), 0.5, 0).shape == (4,)
+    assert brownian_path(ClientStore(tmp_path).secret(None, 0), b"", (4,), 0.5).shape == (4,)
 
 
 def test_a_client_killed_while_it_makes_its_secret_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
