@@ -101,6 +101,8 @@ class CollaFuse(DiffusionStrategy):
     def _accept_training(self, client: int, reply: TrainReply) -> None:
         client_info, row = self.client_manager.client_infos[client], self.history.rounds[-1]
         if reply.upload is not None:
+            # Whatever is wrong with it, it has left the client.
+            row.uploads.append(str(client))
             check_upload(reply.upload, self._contract(client_info))
             self.pool.add(client, client_info.cut_step, reply.upload)
         row.clients[str(client)] = asdict(reply.metrics)

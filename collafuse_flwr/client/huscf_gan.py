@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -48,6 +49,13 @@ class HuscfGanClient(GanClient):
             "evaluate.latent": (GenerateHeadRequest, self.on_latent),
             "evaluate": (GenerateTailRequest, self.on_evaluate),
         }
+
+    def _begins_round(self, request: Any) -> bool:
+        """Of the phases of a round's batches, the first."""
+        return (request.step, request.phase) == (0, "latent") if isinstance(request, SplitRequest) else True
+
+    def _activations(self) -> dict[str, object]:
+        return {"images": len(self.data.train), "noise": self.config.split_gan.activation_noise}
 
     def on_split(self, request: SplitRequest) -> ActivationsReply:
         """Answer a phase of a batch."""

@@ -20,6 +20,7 @@ class RunConfig:
     output: str = setting("", "the run's folder; empty: a new one below runs/", top=True)
     resume: bool = setting(False, "continue the run in `output`", top=True)
     attack: bool = setting(False, "attack the run at its end, as simulations.attack does any finished run", top=True)
+    policy: str = setting("", "an owner's limits (policy.toml) that bind every client of a simulation", top=True)
     quiet: bool = setting(False, "plain log lines instead of a progress bar", top=True)
     device: str = setting("auto", "where networks run", choices=("auto", "cpu", "cuda", "mps"), top=True)
     precision: str = setting("auto", "arithmetic of the networks", choices=("auto", "float32", "bfloat16"), top=True)

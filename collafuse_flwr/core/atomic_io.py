@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
+
+#: The end of a line that was cut off.
+TORN = b" #torn\n"
 
 
 def create_exclusively(path: Path, data: bytes) -> bool:
@@ -36,17 +40,34 @@ def create_exclusively(path: Path, data: bytes) -> bool:
     return True
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append a line to a file of mode 0600; it is on the disk when this returns."""
+def append_json_lines(path: Path, rows: Iterable[Mapping[str, object]], durable: bool = True) -> None:
+    """Append one JSON object a line to a file of mode 0600; they are on the disk when this returns, if `durable`."""
     new = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with os.fdopen(descriptor, "ab") as file:
-        file.write(f"{line}\n".encode())
-        file.flush()
-        os.fsync(file.fileno())
-    if new:
+    lines = "".join(json.dumps(_plain(dict(row)), allow_nan=False) + "\n" for row in rows).encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+        if not new and file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            # A line that was cut off by a crash is marked, so that it is not taken for damage.
+            lines = lines if file.read(1) == b"\n" else TORN + lines
+        file.write(lines)
+        if durable:
+            os.fsync(descriptor)
+    if new and durable:
         sync_folder(path.parent)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of such a file, without a line that was cut off; none if there is no file.
+
+    Raises:
+        ValueError: a line is damaged.
+    """
+    if not path.exists():
+        return []
+    whole = path.read_bytes().split(b"\n")[:-1]
+    return [json.loads(line) for line in whole if not line.endswith(TORN.strip())]
 
 
 def sync_folder(folder: Path) -> None:

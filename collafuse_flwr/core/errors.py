@@ -25,7 +25,11 @@ class UploadError(UserError):
 
 
 class SecretError(UserError):
-    """A client's secret is damaged."""
+    """A client's secret, or its ledger, is damaged."""
+
+
+class RoundError(UserError):
+    """A message of a round that is over."""
 
 
 class PolicyError(UserError):

@@ -99,7 +99,8 @@ def _released(alpha_bar: float, image: NDArray[np.float64], secret: bytes, path:
     if alpha_bar == 1:
         return image.astype(np.float32)
     noised = image + brownian_path(secret, path, image.shape, (1 - alpha_bar) / alpha_bar)
-    return (np.round(alpha_bar**0.5 * noised / GRID) * GRID).astype(np.float32)
+    rounded: NDArray[np.float32] = (np.round(alpha_bar**0.5 * noised / GRID) * GRID).astype(np.float32)
+    return rounded
 
 
 def upload_order(secret: bytes, draws: range, images: int) -> Tensor:

@@ -30,7 +30,12 @@ QUICK: dict[str, Any] = {
     "train.local_epochs": 0.01,
     "client.init_from": "random",
     "upload.dtype": "float32",
+    "upload.share_labels": False,
 }
+
+
+#: The policy of an owner who lets out as much as ever possible.
+OPEN = "max_releases = 1000\nmax_snr_db = 100\nlabels = true\nmin_batch_size = 1\n"
 
 
 def some_images(count: int = 20, size: int = 8) -> NDArray[np.uint8]:

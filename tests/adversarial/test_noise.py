@@ -14,7 +14,7 @@ from torch import Tensor
 
 from collafuse_flwr.diffusion.schedule import make_schedule
 from collafuse_flwr.privacy.release import UploadDtype, encode, release
-from tests.adversarial.node import Node, some_images
+from tests.adversarial.node import OPEN, Node, some_images
 
 CUT_RATIO = 0.57
 
@@ -55,7 +55,7 @@ def best_combination(added: Tensor) -> float:
 )
 def test_many_releases_tell_what_the_least_noisy_tells(tmp_path: Path, settings: list[dict[str, Any]]) -> None:
     """With noise of its own in every setting, 40 releases at -14.6 dB have a mean of +1.6 dB."""
-    added, variances = errors(Node(tmp_path, images=some_images(40)), settings)
+    added, variances = errors(Node(tmp_path, OPEN, images=some_images(40)), settings)
     assert added.square().mean(dim=1).tolist() == pytest.approx(variances.tolist(), rel=0.15)
     # Forty weights that are fitted to 2,048 values find a fiftieth that is not there.
     assert best_combination(added) > 0.93 * float(added.square().mean(dim=1).min())
@@ -65,7 +65,7 @@ def test_equal_images_have_noise_of_their_own(tmp_path: Path) -> None:
     """Or who plants a copy of an image sees by two equal rows that the image is there."""
     images = some_images()
     images[:] = images[0]
-    upload = Node(tmp_path, images=images).upload(upload__dtype="int8", cut_ratio=CUT_RATIO)
+    upload = Node(tmp_path, OPEN, images=images).upload(upload__dtype="int8", cut_ratio=CUT_RATIO)
     assert upload is not None
     assert len({row.numpy().tobytes() for row in upload}) == len(upload)
     correlations = torch.corrcoef(upload.flatten(1)) - torch.eye(len(upload))
@@ -74,7 +74,7 @@ def test_equal_images_have_noise_of_their_own(tmp_path: Path) -> None:
 
 def test_two_clip_norms_do_not_cancel_the_noise(tmp_path: Path) -> None:
     """On one path x_0 would be in the difference of two uploads, without noise: another norm is another path."""
-    node = Node(tmp_path)
+    node = Node(tmp_path, OPEN)
     uploads = [node.upload(run=i, upload__clip_norm=norm, cut_ratio=CUT_RATIO) for i, norm in enumerate((4.3, 2.0))]
     first, second = (node.in_order(upload) for upload in uploads if upload is not None)
     x_0 = node.x_0().flatten(1)
@@ -85,7 +85,7 @@ def test_two_clip_norms_do_not_cancel_the_noise(tmp_path: Path) -> None:
 
 def test_rows_do_not_leave_in_the_order_of_the_files(tmp_path: Path) -> None:
     """At a cut that hides nothing, each row is the image it came from, and neighbours are not neighbours."""
-    node = Node(tmp_path, images=some_images(40))
+    node = Node(tmp_path, OPEN, images=some_images(40))
     upload = node.upload(cut_ratio=0.02)
     assert upload is not None
     nearest = torch.cdist(upload.flatten(1), node.x_0().flatten(1)).argmin(dim=1)

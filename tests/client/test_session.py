@@ -148,9 +148,9 @@ def test_a_client_with_images_of_its_own_needs_messages(tmp_path: Path) -> None:
     config = small(tmp_path, strategy="huscf_gan", gan__transport="in_process")
     node: dict[str, Any] = {"partition-id": 0, "data-path": str(tmp_path), "state-path": str(tmp_path / "state")}
     with pytest.raises(SettingError) as caught:
-        client_app._client(config, Context(1, 2, node, RecordDict(), config.to_flower()))
+        client_app._client(config, Context(1, 2, node, RecordDict(), config.to_flower()), None)
     allowed = "messages where clients hold images of their own"
-    assert str(caught.value) == f"`engine` = 'fused' is not allowed: {allowed}"
+    assert str(caught.value) == f"`gan.transport` = 'in_process' is not allowed: {allowed}"
 
 
 def test_every_phase_says_what_it_moves(tmp_path: Path) -> None:

@@ -221,20 +221,3 @@ def test_a_killed_write_leaves_the_samples_before(tmp_path: Path, monkeypatch: p
         store.save_samples(torch.ones(2, 1, 4, 4), torch.ones(2, dtype=torch.int64))
     assert (tmp_path / "samples.safetensors").read_bytes() == before
     assert rounds_in(tmp_path) == ["samples.safetensors"]
-
-
-# Steps of DP-SGD.
-
-
-def test_private_steps_are_counted_once_for_each_state_they_led_to(tmp_path: Path) -> None:
-    """And not taken back with the state of a round that was cut off: its weights may have left."""
-    store = ClientStore(tmp_path)
-    assert store.private_steps() == 0
-    store.count_private(tensors(1), 5)
-    store.save(ClientState(round=1), tensors(1))
-    store.load(before=1)
-    assert ClientStore(tmp_path).private_steps() == 5
-    store.count_private(tensors(1), 5)
-    assert store.private_steps() == 5
-    store.count_private(tensors(2), 4)
-    assert store.private_steps() == 9
