@@ -48,7 +48,8 @@ class CollaFuseClient(DiffusionClient):
         """
         import_diffusers()
         began = time.perf_counter()
-        kept = self.store.load(before=request.round)
+        state, tensors = self.store.load(before=request.round)
+        work = self._plan(state, request.round, request.num_rounds)
         uploads = request.want_upload and self._may_release(request.round)
         if uploads and self.policy is not None:
             planned = self._planned(request.round)
@@ -57,7 +58,7 @@ class CollaFuseClient(DiffusionClient):
         upload = self._release(request.round) if uploads else None
         backbone = dict(request.backbone.to_torch_state_dict()) if request.backbone else None
         counts = request.round, request.num_rounds
-        result = self._train_round(*counts, kept, began, backbone=backbone, weights=weights)
+        result = self._train_round(*counts, work, tensors, began, backbone=backbone, weights=weights)
         return result, upload
 
     def _release(self, round_: int) -> Upload:

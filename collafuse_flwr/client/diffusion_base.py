@@ -61,22 +61,20 @@ class DiffusionClient(BaseClient):
         self,
         round_: int,
         num_rounds: int,
-        kept: tuple[ClientState, dict[str, Tensor]],
+        work: RoundPlan,
+        tensors: dict[str, Tensor],
         began: float,
         *,
         backbone: Weights | None = None,
         weights: Weights | None = None,
     ) -> RoundResult:
-        """Train t = 1..k on the client's own images, and keep the state after the round; `kept` is that before it.
+        """Train t = 1..k on the client's own images as planned, from some state, and keep the state after the round.
 
         `backbone` is what a fresh denoiser starts from, `weights` what it goes on from in any case.
 
         Raises:
             UserError: a setting does not fit this client's images.
         """
-        ledger, tensors = kept
-        work = plan_round(self.config, ledger, round_, num_rounds, len(self.data.train), self.cut)
-        self._check_training(work.steps)
         trained, flops, state = TrainResult(0.0, 0, 0), 0, None
         if work.steps or weights:
             state = self._state(tensors, backbone)
@@ -152,12 +150,18 @@ class DiffusionClient(BaseClient):
         rate = sampling_rate(self.config.client.batch_size, len(self.data.train))
         return Training(self.config.dp.noise_multiplier, rate, steps)
 
-    def _check_training(self, steps: int) -> None:
-        """Hold the steps of a round against the owner's limits, before they are taken (PolicyError)."""
+    def _plan(self, state: ClientState, round_: int, num_rounds: int) -> RoundPlan:
+        """The work of a round.
+
+        Raises:
+            PolicyError: it is beyond the owner's limits.
+        """
+        work = plan_round(self.config, state, round_, num_rounds, len(self.data.train), self.cut)
         if self.policy is not None:
-            private = steps and self.config.dp.noise_multiplier
-            after = self.ledger.exposure(training=[self._private(steps)]) if private else None
-            self.policy.check_training(steps, after)
+            private = work.steps and self.config.dp.noise_multiplier
+            after = self.ledger.exposure(training=[self._private(work.steps)]) if private else None
+            self.policy.check_training(work.steps, after)
+        return work
 
     def _network(self) -> nn.Module:
         return self.setup.denoiser(self.client, *self._shape())

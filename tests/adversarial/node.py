@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from collafuse_flwr import client_app
-from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.config import Config, without_unread
 from collafuse_flwr.data.federated import load_client_data
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.privacy.release import upload_order
@@ -60,10 +60,17 @@ class Node:
 
     def ask(self, kind: str, request: object, reply: type[Any], run: int = 1, **settings: Any) -> Any:
         """The answer to a message, or the client's reason for none; `group__name=2` stands for `group.name=2`."""
-        begin_run()
+        return self.send(kind, request, reply, self.run_config(**settings), run)
+
+    def run_config(self, **settings: Any) -> dict[str, Any]:
+        """The settings of a run as they come to the client, without those that its strategy does not read."""
         given = QUICK | {name.replace("__", "."): value for name, value in settings.items()}
-        config = Config.from_flat(given).to_flower()
-        context = Context(run, 1, dict(self.node), RecordDict(), config)
+        return dict(Config.from_flat(without_unread(given)).to_flower())
+
+    def send(self, kind: str, request: object, reply: type[Any], run_config: dict[str, Any], run: int = 1) -> Any:
+        """The same, under settings that need not be allowed."""
+        begin_run()
+        context = Context(run, 1, dict(self.node), RecordDict(), run_config)
         content = client_app.answer(Message(encode(request), 1, kind), context).content
         refusal: ClientError | None = client_error(content)
         return refusal or decode(reply, content)
