@@ -18,8 +18,9 @@ from collafuse_flwr.client.split_session import PhaseCursor, Session
 from collafuse_flwr.client.state_store import ClientState
 from collafuse_flwr.core.atomic_io import write_tensors
 from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.core.fields import plain
 from collafuse_flwr.evaluation.cost import forward_flops
-from collafuse_flwr.gan.build import build_optim_config
+from collafuse_flwr.gan.build import build_optim_config, configured_cuts
 from collafuse_flwr.gan.networks import LATENT, Cuts
 from collafuse_flwr.gan.split_gan.client_half import ClientHalf
 from collafuse_flwr.wire.codec import Weights
@@ -106,7 +107,8 @@ class HuscfGanClient(GanClient):
         """A session for a round: the last round's state, under the blocks that the server has averaged since.
 
         Raises:
-            SettingError: the cuts leave to the server what `split_gan.min_cut` keeps from it.
+            SettingError: the cuts are not those of the settings, or leave to the server what `split_gan.min_cut` keeps.
+            PolicyError: they leave it what the client's owner keeps.
         """
         session = self._session(cuts)
         _, tensors = self.store.load(before=round_)
@@ -132,6 +134,12 @@ class HuscfGanClient(GanClient):
 
     def _session(self, cuts: str) -> Session:
         own, least = Cuts.parse(cuts), self.config.split_gan.min_cut
+        planned = self.config.devices.profiles and not self.config.split_gan.client_cuts
+        if not planned and own != configured_cuts(self.config)[self.client]:
+            allowed = f"as in the messages: the server asked for the cuts {cuts}"
+            raise SettingError("split_gan.client_cuts", plain(self.config.split_gan.client_cuts), allowed)
+        if self.policy is not None:
+            self.policy.check_split(own.d_head)
         if own.d_head < Cuts.parse(least).d_head:
             allowed = f"at most {own.d_head}: the server asked for the cuts {cuts}"
             raise SettingError("split_gan.min_cut", least, allowed)

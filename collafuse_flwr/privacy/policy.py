@@ -48,6 +48,7 @@ class Policy:
     weights: str = setting("never", "weights may leave", choices=("never", "dp_sgd", "always"))
     activations: bool = setting(False, "activations and gradients at a split GAN's cuts may leave")
     min_activation_noise: float = setting(0.0, "least standard deviation of the noise on activations", low=0)
+    min_discriminator_blocks: int = setting(0, "least extra blocks of the discriminator on images", low=0)
     numbers: Texts = setting((), "numbers about the images that are reported", choices=NUMBERS)
     min_number_images: int = setting(100, "least images that a number is the average of", low=1)
     number_step: float = setting(0.05, "numbers are rounded to multiples of this; bits and seconds to ones", above=0)
@@ -140,6 +141,14 @@ class Policy:
         self._hold("min_cut_ratio", cut_ratio >= self.min_cut_ratio)
         self._hold("max_releases", after.releases <= self.max_releases)
         self._check_epsilon(after)
+
+    def check_split(self, blocks: int) -> None:
+        """Refuse activations too near to the images: after fewer extra `blocks` of the discriminator's head.
+
+        Raises:
+            PolicyError: they are.
+        """
+        self._hold("min_discriminator_blocks", blocks >= self.min_discriminator_blocks)
 
     def check_training(self, steps: int, after: Exposure | None) -> None:
         """Refuse a round of too few steps, or, of DP-SGD (else None), beyond the budget.

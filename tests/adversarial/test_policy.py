@@ -55,16 +55,14 @@ def test_one_release_of_an_image_ever(tmp_path: Path) -> None:
     assert node.upload(cut_ratio=0.5) is not None
     assert node.upload(2, cut_ratio=0.5) is not None, "the same again is nothing new"
     assert node.upload(run=2, cut_ratio=0.6) is not None, "nor is the same with more noise"
-    for run, more in enumerate(
-        (
-            {"upload__noise": "resampled"},
-            {"upload__draws_per_image": 2},
-            {"upload__clip_norm": 2.0},
-            {"image_size": 4},
-            {"strategy": "pfdm"},
-        ),
-        3,
-    ):
+    further: tuple[dict[str, Any], ...] = (
+        {"upload__noise": "resampled"},
+        {"upload__draws_per_image": 2},
+        {"upload__clip_norm": 2.0},
+        {"image_size": 4},
+        {"strategy": "pfdm"},
+    )
+    for run, more in enumerate(further, 3):
         reply = node.train(2 if "upload__noise" in more else 1, run=run, cut_ratio=0.6, **more)
         assert limit(reply) == "max_releases", more
 

@@ -188,16 +188,23 @@ def test_a_process_keeps_few_sessions_alive(tmp_path: Path) -> None:
 
 def test_noise_is_normal_and_known_to_the_secret_alone(tmp_path: Path) -> None:
     batches = a_client(tmp_path, split_gan__activation_noise=0.5)._batches()
-    shape = torch.Size((64, 8, 4, 4))
+    activations = torch.zeros((64, 8, 4, 4))
 
     def noise(own: Batches, step: int, name: str) -> torch.Tensor:
         made = own.draw(1, step).noise
         assert made is not None
-        return made(name, shape)
+        return made(name, activations)
 
     first = noise(batches, 0, "dh")
     assert first.std().item() == pytest.approx(0.5, rel=0.03)
     assert torch.equal(first, noise(batches, 0, "dh"))
     stranger = replace(batches, secret=bytes(16))
-    others = [noise(batches, 1, "dh"), noise(batches, 0, "dh_real"), noise(stranger, 0, "dh")]
+    made = batches.draw(1, 0).noise
+    assert made is not None
+    others = [
+        made("dh", activations + 1),
+        noise(batches, 1, "dh"),
+        noise(batches, 0, "dh_real"),
+        noise(stranger, 0, "dh"),
+    ]
     assert all(abs(torch.corrcoef(torch.stack([first.flatten(), x.flatten()]))[0, 1]) < 0.05 for x in others)
