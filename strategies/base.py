@@ -240,7 +240,14 @@ class BaseStrategy(Strategy, ABC):
             elif (refusal := client_error(reply.content)) is not None:
                 row.failed[str(client)] = refusal.reason
             else:
-                row.count(row.bytes_up, client, count_bytes(reply.content))
+                size, most = count_bytes(reply.content), self.config.federation.max_reply_mb
+                row.count(row.bytes_up, client, size)
+                if size > most * 1e6:
+                    # Before any of it is read.
+                    row.rejected[str(client)] = (
+                        f"{size / 1e6:.3g} MB are more than `federation.max_reply_mb` = {most:g}"
+                    )
+                    continue
                 self._accept(client, partial(self._read, client, reply.content, kind, accept))
 
     def _read(self, client: int, content: RecordDict, kind: type[M], accept: Callable[[int, M], None]) -> None:

@@ -69,7 +69,7 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
         whole = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
         self.shared = {name: whole[name] for name in shared_names(self.config.spec, whole)}
         self.averaged = dict(self.shared)
-        self.aggregator = WeightAggregator(self, self.shared)
+        self.aggregator = WeightAggregator(self, self.shared, self.config.federation.max_client_weight)
         sizes = [own.num_images for own in self.client_manager.client_infos.values()]
         values = client_info.channels * client_info.size**2
         per_client = sum(sizes) / len(sizes)

@@ -134,16 +134,16 @@ class HuscfGanClient(GanClient):
 
     def _session(self, cuts: str) -> Session:
         own, least = Cuts.parse(cuts), self.config.split_gan.min_cut
+        if own.d_head < Cuts.parse(least).d_head:
+            allowed = f"at most {own.d_head}: the server asked for the cuts {cuts}"
+            raise SettingError("split_gan.min_cut", least, allowed)
+        optim_config = build_optim_config(self.config)
         planned = self.config.devices.profiles and not self.config.split_gan.client_cuts
         if not planned and own != configured_cuts(self.config)[self.client]:
             allowed = f"as in the messages: the server asked for the cuts {cuts}"
             raise SettingError("split_gan.client_cuts", plain(self.config.split_gan.client_cuts), allowed)
         if self.policy is not None:
             self.policy.check_split(own.d_head)
-        if own.d_head < Cuts.parse(least).d_head:
-            allowed = f"at most {own.d_head}: the server asked for the cuts {cuts}"
-            raise SettingError("split_gan.min_cut", least, allowed)
-        optim_config = build_optim_config(self.config)
         return Session.open(self.config, self._architecture(), own, self.client, optim_config, self._batches())
 
     def _generator(self, cuts: str) -> ClientHalf:

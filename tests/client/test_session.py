@@ -201,10 +201,6 @@ def test_noise_is_normal_and_known_to_the_secret_alone(tmp_path: Path) -> None:
     stranger = replace(batches, secret=bytes(16))
     made = batches.draw(1, 0).noise
     assert made is not None
-    others = [
-        made("dh", activations + 1),
-        noise(batches, 1, "dh"),
-        noise(batches, 0, "dh_real"),
-        noise(stranger, 0, "dh"),
-    ]
+    others = [noise(batches, 1, "dh"), noise(batches, 0, "dh_real"), noise(stranger, 0, "dh")]
+    others.append(made("dh", activations + 1))
     assert all(abs(torch.corrcoef(torch.stack([first.flatten(), x.flatten()]))[0, 1]) < 0.05 for x in others)
