@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 
 from flwr.app import Context, Message
@@ -12,13 +13,17 @@ from collafuse_flwr.client.base import BaseClient
 from collafuse_flwr.client.factory import make_client, make_simulated_client
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.core.errors import PolicyError, SettingError, UserError
 from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.data.federated import load_client_data
-from collafuse_flwr.runs.run_layout import RunLayout
+from collafuse_flwr.privacy.ledger import Ledger
+from collafuse_flwr.privacy.policy import Policy
+from collafuse_flwr.runs.run_layout import ClientLayout, RunLayout
 from collafuse_flwr.wire.codec import ClientError, encode
 
 app = ClientApp()
+#: All that the server is told of an error of a client with data of its own.
+MASKED = "the client's own log says why it did not answer"
 
 
 @app.query("client_info")
@@ -30,23 +35,46 @@ app = ClientApp()
 def answer(message: Message, context: Context) -> Message:
     """Let the client act; a mistake of the user's becomes a refusal that the server can show."""
     try:
+        owner = _owner(context)
+        if owner is not None:
+            # Before anything else: settings can name what is to be imported.
+            owner.check_imports(context.run_config)
         config = Config.from_flat(context.run_config)
         with threads(config.resources.client_threads):
-            content = _client(config, context).answer(message.metadata.message_type, message.content)
-    except UserError as error:
+            content = _client(config, context, owner).answer(message.metadata.message_type, message.content)
+    except Exception as error:
+        if "data-path" not in context.node_config and not isinstance(error, UserError):
+            raise
         content = encode(ClientError(_public_reason(error, context)))
+        if isinstance(error, PolicyError) and "state-path" in context.node_config:
+            ledger = ClientLayout(Path(str(context.node_config["state-path"]))).ledger
+            Ledger(ledger, str(context.run_id)).add("refusal", reason=str(error))
     return Message(content, reply_to=message)
 
 
-def _public_reason(error: UserError, context: Context) -> str:
-    """What the server may know of a mistake: a client with data of its own keeps the names of its files to itself."""
+def _public_reason(error: Exception, context: Context) -> str:
+    """What the server may know of an error: of a client with data of its own that there is one, and no more.
+
+    Even its kind may hang on the images. What goes beyond a policy is named, for that hangs on the request alone.
+    """
     if "data-path" not in context.node_config:
         return str(error)
-    print(f"error: {error}", file=sys.stderr)
-    return f"{type(error).__name__}: the client's own log says more"
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    return str(error) if isinstance(error, PolicyError) else MASKED
 
 
-def _client(config: Config, context: Context) -> BaseClient:
+def _owner(context: Context) -> Policy | None:
+    """The limits that the owner of a node's images has set, safe ones where it has set none; None in a simulation."""
+    node = context.node_config
+    if "policy" in node:
+        return Policy.load(Path(str(node["policy"])))
+    return Policy() if "data-path" in node else None
+
+
+def _client(config: Config, context: Context, owner: Policy | None) -> BaseClient:
     """The client that this node is.
 
     In simulation `partition-id` picks its share of the run's data set. A node with a `data-path` of its own
@@ -59,12 +87,20 @@ def _client(config: Config, context: Context) -> BaseClient:
     if not 0 <= client < config.run.num_supernodes:
         allowed = f"0..{config.run.num_supernodes - 1}, as `num_supernodes` = {config.run.num_supernodes}"
         raise SettingError("partition-id", client, allowed)
-    folder = RunLayout.of(config, context.run_id).client(client).folder
-    folder = Path(str(node["state-path"])) if "state-path" in node else folder
+    run = str(context.run_id)
     if "data-path" not in node:
-        return make_simulated_client(config, client, folder)
-    store = ClientStore(folder)
+        folder = RunLayout.of(config, context.run_id).client(client).folder
+        folder = Path(str(node["state-path"])) if "state-path" in node else folder
+        return make_simulated_client(config, client, folder, run, owner)
+    if "state-path" not in node:
+        # Or the server would choose the folder of the secret.
+        raise SettingError("state-path", None, "a folder of the client's own in --node-config, beside `data-path`")
+    if config.run.policy:
+        raise SettingError("policy", config.run.policy, "empty where clients hold images of their own, and limits")
+    store = ClientStore(Path(str(node["state-path"])))
     if config.gan.transport == "in_process":
         raise SettingError("gan.transport", "in_process", "messages where clients hold images of their own")
+    assert owner is not None
+    owner.check_settings(config, client)
     data = load_client_data(config.data, config.run.seed, str(node["data-path"]), str(store.layout.image_cache))
-    return make_client(config, client, data, store, seeded_secret=False)
+    return make_client(config, client, data, store, seeded_secret=False, run=run, policy=owner)

@@ -11,6 +11,7 @@ from flwr.serverapp.strategy import FedAvg
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.fedavg import WeightsReply
 from collafuse_flwr.wire.validation import check_weights
+from strategies.fairness import cap_weights
 from strategies.server_model import weights
 
 
@@ -20,9 +21,12 @@ class WeightAggregator:
     Clients may send different parts of a network: each part is averaged over those who sent it.
     """
 
-    def __init__(self, flower: FedAvg, like: Weights) -> None:
-        """Average with `flower`; `like` has the name, shape and type of everything that may be shared."""
-        self.flower, self.like = flower, like
+    def __init__(self, flower: FedAvg, like: Weights, most: float = 1.0) -> None:
+        """Average with `flower`; `like` has the name, shape and type of everything that may be shared.
+
+        `most` is the largest share of one client in a mean.
+        """
+        self.flower, self.like, self.most = flower, like, most
         self._trained: dict[int, tuple[int, Weights]] = {}
         self._averaged: dict[int, tuple[int, Weights]] = {}
 
@@ -48,14 +52,17 @@ class WeightAggregator:
 
     def combine(self, collected: Mapping[int, tuple[int, Weights]]) -> Weights:
         """What becomes of the images and weights of each client; another rule than the mean goes here."""
-        by_part: dict[tuple[str, ...], list[Message]] = defaultdict(list)
+        by_part: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
         for client, (num_images, own) in collected.items():
             if own:
-                metrics = MetricRecord({"num-examples": num_images})
-                content = RecordDict({"arrays": ArrayRecord(own), "metrics": metrics})
-                by_part[tuple(own)].append(Message(content, client, "train"))
+                by_part[tuple(own)][client] = num_images
         mean: Weights = {}
-        for replies in by_part.values():
+        for sizes in by_part.values():
+            replies = []
+            for client, size in cap_weights(sizes, self.most).items():
+                content = RecordDict({"arrays": ArrayRecord(collected[client][1])})
+                content["metrics"] = MetricRecord({"num-examples": size})
+                replies.append(Message(content, client, "train"))
             arrays, _ = FedAvg.aggregate_train(self.flower, 0, replies)
             if arrays is not None:
                 mean |= weights(arrays)

@@ -167,7 +167,7 @@ class BaseStrategy(Strategy, ABC):
         self.history.client_infos = dict(sorted(self.client_manager.client_infos.items()))
         self.history.save(self._checkpoint())
         # It is 0 where there is no denoiser to have one.
-        losses = {f"held-out-loss-{c}": e["held_out_loss"] for c, e in row.evaluation.items() if e["held_out_loss"]}
+        losses = {f"held-out-loss-{c}": e["held_out_loss"] for c, e in row.evaluation.items() if e.get("held_out_loss")}
         return MetricRecord(losses) if losses else None
 
     def summary(self) -> None:
@@ -242,7 +242,14 @@ class BaseStrategy(Strategy, ABC):
             elif (refusal := client_error(reply.content)) is not None:
                 row.failed[str(client)] = refusal.reason
             else:
-                row.count(row.bytes_up, client, count_bytes(reply.content))
+                size, most = count_bytes(reply.content), self.config.federation.max_reply_mb
+                row.count(row.bytes_up, client, size)
+                if size > most * 1e6:
+                    # Before any of it is read.
+                    row.rejected[str(client)] = (
+                        f"{size / 1e6:.3g} MB are more than `federation.max_reply_mb` = {most:g}"
+                    )
+                    continue
                 self._accept(client, partial(self._read, client, reply.content, kind, accept))
 
     def _read(self, client: int, content: RecordDict, kind: type[M], accept: Callable[[int, M], None]) -> None:
@@ -275,12 +282,13 @@ class BaseStrategy(Strategy, ABC):
 
     def _accept_evaluation(self, client: int, reply: EvaluateReply) -> None:
         flops = self._server_flops(self.client_manager.client_infos[client])
-        self.history.rounds[-1].evaluation[str(client)] = asdict(reply) | {"server_flops_per_image": flops}
+        said = {name: value for name, value in asdict(reply).items() if value is not None}
+        self.history.rounds[-1].evaluation[str(client)] = said | {"server_flops_per_image": flops}
 
     def _close_training(self, backbone_loss: float | None = None) -> MetricRecord:
         """Show what the round's training came to, and give it to Flower."""
         row = self.history.rounds[-1]
-        losses = [client["loss"] for client in row.clients.values() if client["steps"]]
+        losses = [own["loss"] for own in row.clients.values() if own["steps"] and own["loss"] is not None]
         self.progress.end_round(row.round, backbone_loss, losses, len(row.failed) + len(row.rejected))
         metrics = MetricRecord({} if backbone_loss is None else {"backbone-loss": backbone_loss})
         if losses:

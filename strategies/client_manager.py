@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -18,6 +20,10 @@ from collafuse_flwr.wire.common import ClientInfo, ClientInfoRequest
 
 #: Seconds between looks for clients that have not connected yet.
 POLL_SECONDS = 0.2
+#: Channels and side of images, classes, and attributes.
+Shape = tuple[int, int, int, int]
+#: The most that an introduction may say: what it says decides how long rounds are, and how much memory they take.
+LIMITS = {"num_images": 10**8, "channels": 64, "size": 8192, "num_classes": 10**5, "num_attributes": 10**4}
 
 
 @dataclass
@@ -28,6 +34,8 @@ class ClientManager:
     client_infos: dict[int, ClientInfo] = field(default_factory=dict)
     nodes: dict[int, int] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
+    #: Of the images, once the run has begun.
+    shape: Shape | None = None
 
     def wait(self, grid: Grid) -> None:
         """Wait until enough clients are there.
@@ -47,6 +55,7 @@ class ClientManager:
                 time.sleep(POLL_SECONDS)
         if not self.nodes:
             raise UserError(next(iter(self.refused.values())))
+        self.shape = self._common_shape()
 
     def register_new(self, grid: Grid) -> None:
         """Ask nodes that have not introduced themselves who they are; others may have joined or come back since."""
@@ -57,9 +66,10 @@ class ClientManager:
             return
         messages = [Message(encode(ClientInfoRequest()), node, "query.client_info") for node in new]
         replies = grid.send_and_receive(messages, timeout=self.config.federation.round_timeout)
-        # In order of partitions: node ids are random, and who comes first decides what the others must agree with.
+        # In order of partitions: node ids are random.
         for reply in sorted(replies, key=_partition):
             self._introduce(reply)
+        self._agree()
 
     def sample(self, round_: int) -> list[int]:
         """The clients of a round, in order: all who are there, or a share of them drawn by seed and round."""
@@ -76,6 +86,7 @@ class ClientManager:
     def restore(self, client_infos: Iterable[ClientInfo]) -> None:
         """Take up what was agreed before a run was interrupted."""
         self.client_infos = {client_info.partition_id: client_info for client_info in client_infos}
+        self.shape = self._common_shape() if self.client_infos else None
 
     def _introduce(self, reply: Message) -> None:
         node = reply.metadata.src_node_id
@@ -125,10 +136,43 @@ class ClientManager:
             or not told
         ):
             raise UploadError(f"client {client} describes no images: {client_info}")
-        for other in self.client_infos.values():
-            if client_info.shape != other.shape:
-                both = f"client {client} has {_images(client_info)}, client {other.partition_id} has {_images(other)}"
-                raise UploadError(f"{both}; all must agree")
+        self._check_size(client_info)
+
+    def _check_size(self, client_info: ClientInfo) -> None:
+        """Hold what a client's images would cost against limits; it decides how long rounds are."""
+        client, config = client_info.partition_id, self.config
+        for name, limit in LIMITS.items():
+            if (value := getattr(client_info, name)) > limit:
+                raise UploadError(f"client {client} says `{name}` = {value}, which is more than {limit}")
+        if config.data.image_size not in (0, client_info.size):
+            raise UploadError(
+                f"client {client} has {_images(client_info)}, not of `image_size` = {config.data.image_size}"
+            )
+        row = client_info.channels * client_info.size**2 * np.dtype(config.upload.dtype).itemsize
+        size, most = client_info.num_images * config.upload.draws_per_image * row / 1e6, config.federation.max_reply_mb
+        if "images" in config.spec.sends and client_info.cut_step < client_info.timesteps and size > most:
+            raise UploadError(
+                f"client {client} would upload {size:.3g} MB, more than `federation.max_reply_mb` = {most:g}"
+            )
+
+    def _common_shape(self) -> Shape:
+        """The shape that most clients have; of as many, that of the client with the least number."""
+        infos = [self.client_infos[client] for client in sorted(self.client_infos)]
+        counts = Counter(own.shape for own in infos)
+        return max((own.shape for own in infos), key=lambda shape: counts[shape])
+
+    def _agree(self) -> None:
+        """Send those away whose images are not of the shape that most have, or that the run has begun with."""
+        if not self.client_infos:
+            return
+        shape = self.shape or self._common_shape()
+        like = next(own for _, own in sorted(self.client_infos.items()) if own.shape == shape)
+        for client, own in list(self.client_infos.items()):
+            if own.shape != shape:
+                both = f"client {client} has {_images(own)}, client {like.partition_id} has {_images(like)}"
+                del self.client_infos[client]
+                if (node := self.nodes.pop(client, None)) is not None:
+                    self.refused[node] = f"{both}; all must agree"
 
 
 def _partition(reply: Message) -> float:

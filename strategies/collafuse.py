@@ -18,6 +18,7 @@ from collafuse_flwr.wire.collafuse import SampleHandoff, TrainReply, TrainReques
 from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.validation import UploadSpec, check_upload
 from strategies.diffusion_base import DiffusionStrategy
+from strategies.fairness import cap_weights
 from strategies.server_model import Backbone, ServerWork
 
 
@@ -101,6 +102,8 @@ class CollaFuse(DiffusionStrategy):
     def _accept_training(self, client: int, reply: TrainReply) -> None:
         client_info, row = self.client_manager.client_infos[client], self.history.rounds[-1]
         if reply.upload is not None:
+            # Whatever is wrong with it, it has left the client.
+            row.uploads.append(str(client))
             check_upload(reply.upload, self._contract(client_info))
             self.pool.add(client, client_info.cut_step, reply.upload)
         row.clients[str(client)] = asdict(reply.metrics)
@@ -108,7 +111,12 @@ class CollaFuse(DiffusionStrategy):
             self.initialised.add(client)
 
     def _train_backbone(self, round_: int, steps: int) -> ServerWork:
-        return self.backbone.train(self.pool, round_, self.config.run.num_rounds, steps, self.progress)
+        source = self.pool.limited(self._sizes(self.pool.sizes()))
+        return self.backbone.train(source, round_, self.config.run.num_rounds, steps, self.progress)
+
+    def _sizes(self, sizes: dict[int, int]) -> dict[int, float]:
+        """Images of each client, of which none has more than its largest share."""
+        return cap_weights(sizes, self.config.federation.max_client_weight)
 
     def _contract(self, client_info: ClientInfo) -> UploadSpec:
         upload = self.config.upload
@@ -127,10 +135,11 @@ class CollaFuse(DiffusionStrategy):
         """The backbone's steps of this round: every pooled client's share of updates above its cut, whole batches."""
         if not len(self.pool):
             return 0
-        for client in self.pool.shares:
+        sizes = self._sizes({c: self.client_manager.client_infos[c].num_images for c in self.pool.shares})
+        for client, num_images in sizes.items():
             client_info = self.client_manager.client_infos[client]
             share = 1 - client_info.cut_step / client_info.timesteps
-            updates = updates_per_round(self.config, client_info.num_images, share)
+            updates = updates_per_round(self.config, num_images, share)
             self.deferred_updates += self.config.server.update_multiplier * updates
         steps = int(self.deferred_updates // self.config.server.batch_size)
         self.deferred_updates -= steps * self.config.server.batch_size

@@ -74,7 +74,7 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
             raise SettingError("strategy", self.config.run.strategy, allowed)
         self.shared = {name: whole[name] for name in shared}
         self.averaged = dict(self.shared)
-        self.aggregator = WeightAggregator(self, self.shared)
+        self.aggregator = WeightAggregator(self, self.shared, self.config.federation.max_client_weight)
         sizes = [own.num_images for own in self.client_manager.client_infos.values()]
         values = client_info.channels * client_info.size**2
         per_client = sum(sizes) / len(sizes)

@@ -16,6 +16,7 @@ from collafuse_flwr.runs.history import Checkpoint
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.gan import GanWorkRequest
+from strategies.fairness import cap_weights
 from strategies.gan_base import GeneratorStrategy
 from strategies.server_model import ServerWork, weights
 
@@ -43,10 +44,11 @@ class FedGan(GeneratorStrategy):
     def _average(self) -> None:
         """The mean of what came in, sum_i n_i w_i / sum_i n_i; all stays as it is where nothing did."""
         sizes = {client: self.client_manager.client_infos[client].num_images for client in self.received}
+        capped = cap_weights(sizes, self.config.federation.max_client_weight)
         for net in NETS if sizes else ():
             own: dict[int, Own] = {client: group_by_block(blocks, net) for client, blocks in self.received.items()}
             everyone = dict.fromkeys(sizes, 0)
-            means, _ = aggregate(own, {}, cluster_of=everyone, within=sizes, overall=sizes)
+            means, _ = aggregate(own, {}, cluster_of=everyone, within=capped, overall=capped)
             self.shared |= flatten_blocks(net, means[min(sizes)])
         self.received = {}
 

@@ -22,6 +22,7 @@ from collafuse_flwr.wire.gan import GanWorkRequest
 from collafuse_flwr.wire.split_gan import EndRoundReply
 from collafuse_flwr.wire.validation import check_weights
 from strategies.base import KEPT_HANDOFFS, BaseStrategy
+from strategies.fairness import cap_weights
 
 M = TypeVar("M")
 R = TypeVar("R")
@@ -44,9 +45,8 @@ class GanStrategy(BaseStrategy):
 
     def _steps(self) -> int:
         """Batches of a round: as many for every client, and for all GANs."""
-        return batches_per_round(
-            self.config, (self.client_manager.client_infos[client].num_images for client in self.selected)
-        )
+        sizes = {client: self.client_manager.client_infos[client].num_images for client in self.selected}
+        return batches_per_round(self.config, cap_weights(sizes, self.config.federation.max_client_weight).values())
 
     def _accept_training(self, client: int, reply: EndRoundReply) -> None:
         check_weights("weights", reply.weights, self._template(client))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord
@@ -40,6 +40,7 @@ from strategies.client_clustering import (
     clusters_restored,
     initial_blocks,
 )
+from strategies.fairness import cap_weights
 from strategies.gan_base import GanStrategy
 from strategies.server_model import ServerWork, weights
 from strategies.split_transport import (
@@ -183,6 +184,7 @@ class HuscfGan(GanStrategy):
         warm_up = round_ <= self.config.clustering.warmup_rounds
         weighing = self.observed.weigh(sizes, self.cluster_of, warm_up=warm_up)
         self.cluster_of |= weighing.cluster_of
+        weighing = self._capped(weighing)
         # Clusters of which nobody took part keep their blocks, for whoever of them comes back.
         here = set(weighing.cluster_of.values())
         self.models = {c: {} if c in here else self.models.get(c, {}) for c in sorted(set(self.cluster_of.values()))}
@@ -201,6 +203,14 @@ class HuscfGan(GanStrategy):
             for client, blocks in clients.items():
                 self.models[weighing.cluster_of[client]] |= flatten_blocks(net, blocks)
         self._note(weighing)
+
+    def _capped(self, weighing: ClientWeights) -> ClientWeights:
+        """Weights of which no client has more than its largest share, in its cluster and over all."""
+        most, within = self.config.federation.max_client_weight, dict(weighing.within)
+        for cluster in set(weighing.cluster_of.values()):
+            members = {c: w for c, w in weighing.within.items() if weighing.cluster_of[c] == cluster}
+            within |= cap_weights(members, most)
+        return replace(weighing, within=within, overall=cap_weights(weighing.overall, most))
 
     def _note(self, weighing: ClientWeights) -> None:
         """Keep what was found in the journal."""

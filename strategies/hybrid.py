@@ -43,7 +43,7 @@ class Hybrid(CollaFuse):
         super()._build(client_info)
         network = self.setup.denoiser(0, *client_info.shape)
         like = {name: value.cpu() for name, value in network.state_dict().items()}
-        self.aggregator = WeightAggregator(FedAvg(), like)
+        self.aggregator = WeightAggregator(FedAvg(), like, self.config.federation.max_client_weight)
         self.shared, self.averaged = {}, {}
 
     def _restore(self, checkpoint: Checkpoint) -> None:

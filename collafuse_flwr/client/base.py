@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from flwr.app import RecordDict
@@ -19,7 +20,9 @@ from collafuse_flwr.data.federated import ClientData
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.evaluation.distances import kernel_distance
 from collafuse_flwr.evaluation.features import PixelFeatures
-from collafuse_flwr.wire.codec import decode, encode
+from collafuse_flwr.privacy.ledger import Ledger
+from collafuse_flwr.privacy.policy import Policy
+from collafuse_flwr.wire.codec import Metrics, decode, encode
 from collafuse_flwr.wire.common import ClientInfo, ClientInfoRequest
 
 #: The type of a message's content, and what makes the answer to it.
@@ -33,15 +36,29 @@ class BaseClient(ABC):
     cut: int
 
     def __init__(
-        self, client: int, config: Config, data: ClientData, store: ClientStore, *, seeded_secret: bool
+        self,
+        client: int,
+        config: Config,
+        data: ClientData,
+        store: ClientStore,
+        *,
+        seeded_secret: bool,
+        run: str = "",
+        policy: Policy | None = None,
     ) -> None:
         """The client with these images and this disk; in a simulation its secret follows from the seed.
 
+        `run` names the run on its ledger; without a `policy` it has no limits.
+
         Raises:
             SettingError, DataError: the settings do not fit the images.
+            PolicyError: the images, or the cut, are beyond the owner's limits.
         """
         self.client, self.config, self.data, self.store = client, config, data, store
-        self.seeded_secret = seeded_secret
+        self.seeded_secret, self.policy = seeded_secret, policy
+        if policy is not None:
+            policy.check_images(len(data.train), data.train.images.shape[-1])
+        self.ledger = Ledger(store.layout.ledger, run, durable=not seeded_secret)
         self.runtime = choose_runtime(config.run.device, config.run.precision)
         #: How activations travel.
         self.wire_dtype = config.gan.wire_dtype if config.spec.is_gan else "float32"
@@ -51,17 +68,65 @@ class BaseClient(ABC):
         """What answers each type of message, beside the introduction."""
 
     def answer(self, kind: str, content: RecordDict) -> RecordDict:
-        """Answer a message.
+        """Answer a message; what leaves is on the ledger before.
 
         Raises:
-            UserError: the strategy has no such message, or its content does not fit.
+            UserError: the strategy has no such message, its content does not fit, or its round is over.
         """
         introduction: Handler = ClientInfoRequest, lambda _: self.client_info()
         handlers = {"query.client_info": introduction, **self.handlers()}
         if kind not in handlers:
             raise UserError(f"`strategy` = {self.config.run.strategy} has no message {kind}")
-        request, act = handlers[kind]
-        return encode(act(decode(request, content, self.wire_dtype)), self.wire_dtype)
+        request_type, act = handlers[kind]
+        request = decode(request_type, content, self.wire_dtype)
+        with self.store.lock():
+            if begins := self._begins_round(request):
+                self.ledger.begin(kind, request.round)
+            reply = self._withheld(act(request))
+            self._note(kind, reply, begins)
+        return encode(reply, self.wire_dtype)
+
+    def _begins_round(self, request: Any) -> bool:
+        """Whether a message is the first of its kind in a round."""
+        return hasattr(request, "round")
+
+    def _withheld(self, reply: Any) -> Any:
+        """A reply whose numbers are as its owner lets them leave."""
+        if self.policy is None:
+            return reply
+        if isinstance(reply, Metrics):
+            return self.policy.reported(reply, self._averaged_over(reply))
+        if metrics := vars(reply).get("metrics"):
+            return replace(reply, metrics=self.policy.reported(metrics, self._averaged_over(metrics)))
+        return reply
+
+    def _averaged_over(self, metrics: Metrics) -> dict[str, int]:
+        """How many images each number is an average of."""
+        held_out, train = len(self.data.held_out), len(self.data.train)
+        # Of a GAN it is the loss of its last batch.
+        batch = self.config.gan.batch_size if self.config.spec.is_gan else vars(metrics).get("image_updates", 0)
+        losses = {"loss": batch, "generator_loss": batch, "held_out_loss": held_out, "kernel_distance": held_out}
+        return losses | {"bits": train}
+
+    def _note(self, kind: str, reply: object, begins: bool) -> None:
+        """Write on the ledger what leaves, beside releases, which are noted where they are made."""
+        parts = vars(reply)
+        numbers = reply if isinstance(reply, Metrics) else parts.get("metrics")
+        if numbers is not None:
+            values = {name: value for name, value in vars(numbers).items() if value is not None}
+            self.ledger.add("numbers", message=kind, values=values)
+        sent = [own for name in ("weights", "averaged") for own in parts.get(name, {}).values()]
+        if sent:
+            private = self.config.dp.noise_multiplier > 0 and not self.config.spec.is_gan
+            count = sum(value.numel() for value in sent)
+            self.ledger.add("weights", message=kind, values=count, dp_sgd=private, unbounded=not private)
+        if begins and "activations" in parts:
+            # Once a round: its other messages are more of the same.
+            self.ledger.add("activations", message=kind, **self._activations(), unbounded=True)
+
+    def _activations(self) -> dict[str, object]:
+        """What is noted of activations that leave."""
+        return {}
 
     def client_info(self) -> ClientInfo:
         """Who this client is, where it cuts, and the shape of its images."""
@@ -76,8 +141,12 @@ class BaseClient(ABC):
     def _secret(self) -> bytes:
         return self.store.secret(self.config.run.seed if self.seeded_secret else None, self.client)
 
+    def _root(self) -> int | str:
+        """What names the streams of everything that is drawn about images: nobody else can draw a deployed client's."""
+        return self.config.run.seed if self.seeded_secret else self._secret().hex()
+
     def _seed(self, purpose: str) -> int:
-        return derive_seed(self.config.run.seed, purpose, self.client)
+        return derive_seed(self._root(), purpose, self.client)
 
     def _distance(self, samples: Tensor) -> float:
         """Kernel distance of pixels between samples and held-out images; 0 if either is a single image."""

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import cast
 
 import torch
 
 from collafuse_flwr.client.base import Handler
 from collafuse_flwr.client.diffusion_base import DiffusionClient, RoundResult
-from collafuse_flwr.client.state_store import ClientState
 from collafuse_flwr.data.conditioning import conditioning_labels
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.diffusion.unet import import_diffusers
-from collafuse_flwr.privacy.clipping import clip
-from collafuse_flwr.privacy.release import Upload, UploadDtype, encode, noise_draw_ids, release
+from collafuse_flwr.privacy.clipping import clip, clipped_to
+from collafuse_flwr.privacy.ledger import Release
+from collafuse_flwr.privacy.release import (
+    Upload,
+    UploadDtype,
+    encode,
+    image_keys,
+    noise_draw_ids,
+    release,
+    upload_order,
+)
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.collafuse import SampleHandoff, TrainReply, TrainRequest
 
@@ -41,35 +48,47 @@ class CollaFuseClient(DiffusionClient):
         """
         import_diffusers()
         began = time.perf_counter()
-        ledger, tensors = self.store.load(before=request.round)
-        upload = self._release(request.round) if request.want_upload and self._may_release(ledger) else None
-        ledger = replace(ledger, releases=self._releases(ledger, uploaded=upload is not None))
+        state, tensors = self.store.load(before=request.round)
+        work = self._plan(state, request.round, request.num_rounds)
+        uploads = request.want_upload and self._may_release(request.round)
+        if uploads and self.policy is not None:
+            planned = self._planned(request.round)
+            share = self.cut / self.setup.schedule.timesteps
+            self.policy.check_release(planned.snr, share, self.ledger.exposure(planned))
+        upload = self._release(request.round) if uploads else None
         backbone = dict(request.backbone.to_torch_state_dict()) if request.backbone else None
         counts = request.round, request.num_rounds
-        result = self._train_round(*counts, (ledger, tensors), began, backbone=backbone, weights=weights)
+        result = self._train_round(*counts, work, tensors, began, backbone=backbone, weights=weights)
         return result, upload
 
     def _release(self, round_: int) -> Upload:
-        """Noise the images for upload: the same fixed copies every time (`fixed`), or copies numbered by the round."""
-        upload = self.config.upload
-        copies = noise_draw_ids(upload, round_)
-        images = self.data.train
+        """Noise the images for upload: the same draws every time (`fixed`), or draws numbered by the round."""
+        upload, images = self.config.upload, self.data.train
+        draws, secret = noise_draw_ids(upload, round_), self._secret()
         x_0 = clip(self.config, normalize(images.images))
-        x_k = release(self.setup.schedule, self.cut, x_0, self._secret(), copies)
+        alpha_bar = float(self.setup.schedule.alpha_bar[self.cut])
+        keys = image_keys(secret, images.images)
+        x_k = release(alpha_bar, x_0, keys, secret, draws, clipped_to(self.config, x_0[0].numel()))
+        order = upload_order(secret, draws, len(images))
         labels = conditioning_labels(self.config.data.conditioning, images) if self.config.shares_labels() else None
-        rows = None if labels is None else torch.cat([labels] * len(copies))
-        return encode(x_k, cast(UploadDtype, upload.dtype), rows)
+        rows = None if labels is None else torch.cat([labels] * len(draws))[order]
+        self.ledger.add_release(self._planned(round_), round=round_, cut_step=self.cut, labels=labels is not None)
+        return encode(x_k[order], cast(UploadDtype, upload.dtype), rows)
 
-    def _may_release(self, ledger: ClientState) -> bool:
+    def _planned(self, round_: int) -> Release:
+        """What an upload in a round releases."""
+        images = self.data.train.images
+        return Release(
+            keys=tuple(key.hex() for key in image_keys(self._secret(), images)),
+            draws=tuple(noise_draw_ids(self.config.upload, round_)),
+            snr=float(self.setup.schedule.snr()[self.cut]),
+            clip_norm=clipped_to(self.config, images[0].numel()),
+            shape=tuple(images[0].shape),
+        )
+
+    def _may_release(self, round_: int) -> bool:
         """Whether an upload keeps to `upload.max_releases`; the client decides, whatever the server requests."""
         if self.cut == self.setup.schedule.timesteps:
             return False
         most = self.config.upload.max_releases
-        return not most or self._releases(ledger, uploaded=True) <= most
-
-    def _releases(self, ledger: ClientState, *, uploaded: bool) -> int:
-        """Distinct noised copies of each image that have left so far: `fixed` repeats itself, the others do not."""
-        upload = self.config.upload
-        if not uploaded:
-            return ledger.releases
-        return upload.draws_per_image if upload.noise == "fixed" else ledger.releases + upload.draws_per_image
+        return not most or self.ledger.exposure(self._planned(round_)).releases <= most

@@ -14,6 +14,7 @@ from collafuse_flwr.data.conditioning import conditioning_labels, num_attributes
 from collafuse_flwr.data.images import ImageSet, normalize
 from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.evaluation.cost import forward_flops
+from collafuse_flwr.privacy.clipping import clipped_to
 from collafuse_flwr.setup.round_cost import WorkUnit, largest_cut_within_time
 
 
@@ -29,7 +30,13 @@ def select_cut(config: Config, setup: DiffusionSetup, images: ImageSet, client: 
     target = config.cut_target()
     if target is None:
         return config.cut_steps()[client]
-    path, asked = store.layout.cut, [*target, setup.schedule.timesteps, config.diffusion.schedule]
+    # Slow to import, for a deployed client at every message.
+    from collafuse_flwr.privacy.cut_selection import total_releases  # noqa: PLC0415
+
+    # All that the disclosure at a cut hangs on: a cut that was chosen for less is none for more.
+    chosen_for = (clipped_to(config, images.images[0].numel()), config.upload.noise, total_releases(config))
+    asked = [*target, setup.schedule.timesteps, config.diffusion.schedule, *chosen_for, config.dp.delta]
+    path = store.layout.cut
     if not path.exists():
         write_json(path, {"asked": asked, "cut_step": _chosen(config, setup, images, client)})
     kept = json.loads(path.read_text())

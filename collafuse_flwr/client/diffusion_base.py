@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -19,14 +20,16 @@ from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.conditioning import conditioning_labels
 from collafuse_flwr.data.federated import ClientData
 from collafuse_flwr.data.images import ImageSet, ImageSource, normalize
-from collafuse_flwr.diffusion.dp_sgd import DpSgdConfig, train_dp_sgd
+from collafuse_flwr.diffusion.dp_sgd import DpSgdConfig, sampling_rate, train_dp_sgd
 from collafuse_flwr.diffusion.loss import denoising_loss, stratified_steps
 from collafuse_flwr.diffusion.settings import DiffusionConfig
 from collafuse_flwr.diffusion.train import TimestepRange, TrainResult, TrainState, cosine_rate, train
 from collafuse_flwr.diffusion.unet import import_diffusers, save_network
 from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, training_flops
+from collafuse_flwr.privacy.accounting import Training
 from collafuse_flwr.privacy.clipping import clip
 from collafuse_flwr.privacy.leakage_bounds import covariance_eigenvalues, gaussian_bits
+from collafuse_flwr.privacy.ledger import Exposure
 from collafuse_flwr.setup.diffusion import diffusion_setup
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.collafuse import SampleHandoff
@@ -49,10 +52,8 @@ class RoundResult:
 class DiffusionClient(BaseClient):
     """A client with a denoiser of the steps 1..k, k its cut."""
 
-    def __init__(
-        self, client: int, config: Config, data: ClientData, store: ClientStore, *, seeded_secret: bool
-    ) -> None:
-        super().__init__(client, config, data, store, seeded_secret=seeded_secret)
+    def __init__(self, client: int, config: Config, data: ClientData, store: ClientStore, **owner: Any) -> None:
+        super().__init__(client, config, data, store, **owner)
         self.setup = diffusion_setup(config)
         self.cut = select_cut(config, self.setup, data.train, client, store)
 
@@ -60,21 +61,20 @@ class DiffusionClient(BaseClient):
         self,
         round_: int,
         num_rounds: int,
-        kept: tuple[ClientState, dict[str, Tensor]],
+        work: RoundPlan,
+        tensors: dict[str, Tensor],
         began: float,
         *,
         backbone: Weights | None = None,
         weights: Weights | None = None,
     ) -> RoundResult:
-        """Train t = 1..k on the client's own images, and keep the state after the round; `kept` is that before it.
+        """Train t = 1..k on the client's own images as planned, from some state, and keep the state after the round.
 
         `backbone` is what a fresh denoiser starts from, `weights` what it goes on from in any case.
 
         Raises:
             UserError: a setting does not fit this client's images.
         """
-        ledger, tensors = kept
-        work = plan_round(self.config, ledger, round_, num_rounds, len(self.data.train), self.cut)
         trained, flops, state = TrainResult(0.0, 0, 0), 0, None
         if work.steps or weights:
             state = self._state(tensors, backbone)
@@ -84,7 +84,7 @@ class DiffusionClient(BaseClient):
                 flops = training_flops(self._forward_flops(state.network), trained.images)
             tensors = state.state_dict()
             if work.steps and self.config.dp.noise_multiplier:
-                self.store.count_private(tensors, work.steps)
+                self._note_private_steps(tensors, work.steps)
         self.store.save(work.ledger, tensors)
         seconds = time.perf_counter() - began
         return RoundResult(TrainMetrics(trained.loss, trained.steps, trained.images, seconds, flops), state)
@@ -96,7 +96,10 @@ class DiffusionClient(BaseClient):
         """
         import_diffusers()
         began = time.perf_counter()
-        ledger, tensors = self.store.load(before=handoff.round + 1)
+        exposure, delta = self.ledger.exposure(), self.config.dp.delta
+        bits = self._bits(exposure)
+        self.ledger.add("measured", bits=bits)
+        _, tensors = self.store.load(before=handoff.round + 1)
         samples, conditioning, flops = handoff.x_k, self._conditioning(handoff), 0
         held_out_loss = 0.0
         if self.cut:
@@ -118,17 +121,47 @@ class DiffusionClient(BaseClient):
             kernel_distance=self._distance(samples),
             seconds=time.perf_counter() - began,
             flops_per_image=flops,
-            releases=ledger.releases,
-            bits=self._bits(ledger.releases),
-            dp_steps=self.store.private_steps(),
+            bits=bits,
+            releases=exposure.releases,
+            release_mu=exposure.mu,
+            dp_steps=exposure.dp_steps,
+            dp_sgd_epsilon=exposure.training_epsilon(delta),
+            dp_total_epsilon=exposure.epsilon(delta),
         )
 
-    def _bits(self, releases: int) -> float:
-        if not releases:
+    def _bits(self, exposure: Exposure) -> float:
+        if not exposure.releases:
             return 0.0
-        snr = float(self.setup.schedule.snr()[self.cut])
         x_0 = clip(self.config, normalize(self.data.train.images))
-        return gaussian_bits(snr, covariance_eigenvalues(x_0), releases=releases)
+        return gaussian_bits(exposure.snr, covariance_eigenvalues(x_0))
+
+    def _note_private_steps(self, tensors: dict[str, Tensor], steps: int) -> None:
+        """Note steps of DP-SGD by what they led to.
+
+        A round that is repeated after an interruption discloses nothing new if it leads to the same state; if not, it
+        has cost as much again, although the server knows of one.
+        """
+        state, dp = hashlib.blake2b(digest_size=16), self.config.dp
+        for name in sorted(tensors):
+            state.update(tensors[name].cpu().numpy().tobytes())
+        self.ledger.add_training(self._private(steps), dp.max_grad_norm, state.hexdigest())
+
+    def _private(self, steps: int) -> Training:
+        rate = sampling_rate(self.config.client.batch_size, len(self.data.train))
+        return Training(self.config.dp.noise_multiplier, rate, steps)
+
+    def _plan(self, state: ClientState, round_: int, num_rounds: int) -> RoundPlan:
+        """The work of a round.
+
+        Raises:
+            PolicyError: it is beyond the owner's limits.
+        """
+        work = plan_round(self.config, state, round_, num_rounds, len(self.data.train), self.cut)
+        if self.policy is not None:
+            private = work.steps and self.config.dp.noise_multiplier
+            after = self.ledger.exposure(training=[self._private(work.steps)]) if private else None
+            self.policy.check_training(work.steps, after)
+        return work
 
     def _network(self) -> nn.Module:
         return self.setup.denoiser(self.client, *self._shape())
@@ -170,7 +203,7 @@ class DiffusionClient(BaseClient):
         if config.dp.noise_multiplier:
             dp = DpSgdConfig(config.dp.max_grad_norm, config.dp.noise_multiplier, self._secret())
             return train_dp_sgd(*given, dp=dp, last=self.cut, **settings)
-        generator = named_generator(config.run.seed, "client", self.client, "round", round_, device=device)
+        generator = named_generator(self._root(), "client", self.client, "round", round_, device=device)
         return train(*given, steps_range=TimestepRange(self.cut), generator=generator, **settings)
 
     def _source(self, images: ImageSet) -> ImageSource:
@@ -179,7 +212,7 @@ class DiffusionClient(BaseClient):
         return ImageSource(normalize(images.images).to(device), None if labels is None else labels.to(device))
 
     def _conditioning(self, handoff: SampleHandoff) -> SampleConditioning:
-        generator = named_generator(self.config.run.seed, "labels", self.client, handoff.round)
+        generator = named_generator(self._root(), "labels", self.client, handoff.round)
         return condition_samples(self.config, self.setup.schedule, self.cut, self.data.train, handoff, generator)
 
     @torch.no_grad()

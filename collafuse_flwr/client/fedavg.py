@@ -30,8 +30,10 @@ class FedAvgClient(DiffusionClient):
     def on_train(self, request: WeightsRequest) -> WeightsReply:
         """Train from the shared weights."""
         import_diffusers()
-        began, kept = time.perf_counter(), self.store.load(before=request.round)
-        result = self._train_round(request.round, request.num_rounds, kept, began, weights=request.weights)
+        began = time.perf_counter()
+        state, tensors = self.store.load(before=request.round)
+        counts = request.round, request.num_rounds
+        result = self._train_round(*counts, self._plan(state, *counts), tensors, began, weights=request.weights)
         return WeightsReply(metrics=result.metrics, **wanted_weights(request, result))
 
     def on_evaluate(self, handoff: WeightsHandoff) -> EvaluateReply:

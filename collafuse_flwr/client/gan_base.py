@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +24,8 @@ from collafuse_flwr.wire.gan import GanWorkRequest
 class GanClient(BaseClient):
     """A client of a GAN."""
 
-    def __init__(
-        self, client: int, config: Config, data: ClientData, store: ClientStore, *, seeded_secret: bool
-    ) -> None:
-        super().__init__(client, config, data, store, seeded_secret=seeded_secret)
+    def __init__(self, client: int, config: Config, data: ClientData, store: ClientStore, **owner: Any) -> None:
+        super().__init__(client, config, data, store, **owner)
         # Of no use to a GAN; like everything that clients say of themselves, it must be what the settings say.
         self.cut = config.cut_steps()[client]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -17,10 +18,11 @@ from collafuse_flwr.client.split_session import PhaseCursor, Session
 from collafuse_flwr.client.state_store import ClientState
 from collafuse_flwr.core.atomic_io import write_tensors
 from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.core.fields import plain
 from collafuse_flwr.evaluation.cost import forward_flops
 from collafuse_flwr.gan.networks import LATENT, Cuts
 from collafuse_flwr.gan.split_gan.client_half import ClientHalf
-from collafuse_flwr.setup.gan import build_optim_config
+from collafuse_flwr.setup.gan import build_optim_config, configured_cuts
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import EvaluateReply
 from collafuse_flwr.wire.split_gan import (
@@ -48,6 +50,13 @@ class HuscfGanClient(GanClient):
             "evaluate.latent": (GenerateHeadRequest, self.on_latent),
             "evaluate": (GenerateTailRequest, self.on_evaluate),
         }
+
+    def _begins_round(self, request: Any) -> bool:
+        """Of the phases of a round's batches, the first."""
+        return (request.step, request.phase) == (0, "latent") if isinstance(request, SplitRequest) else True
+
+    def _activations(self) -> dict[str, object]:
+        return {"images": len(self.data.train), "noise": self.config.split_gan.activation_noise}
 
     def on_split(self, request: SplitRequest) -> ActivationsReply:
         """Answer a phase of a batch."""
@@ -98,7 +107,8 @@ class HuscfGanClient(GanClient):
         """A session for a round: the last round's state, under the blocks that the server has averaged since.
 
         Raises:
-            SettingError: the cuts leave to the server what `split_gan.min_cut` keeps from it.
+            SettingError: the cuts are not those of the settings, or leave to the server what `split_gan.min_cut` keeps.
+            PolicyError: they leave it what the client's owner keeps.
         """
         session = self._session(cuts)
         _, tensors = self.store.load(before=round_)
@@ -128,6 +138,12 @@ class HuscfGanClient(GanClient):
             allowed = f"at most {own.d_head}: the server asked for the cuts {cuts}"
             raise SettingError("split_gan.min_cut", least, allowed)
         optim_config = build_optim_config(self.config)
+        planned = self.config.devices.profiles and not self.config.split_gan.client_cuts
+        if not planned and own != configured_cuts(self.config)[self.client]:
+            allowed = f"as in the messages: the server asked for the cuts {cuts}"
+            raise SettingError("split_gan.client_cuts", plain(self.config.split_gan.client_cuts), allowed)
+        if self.policy is not None:
+            self.policy.check_split(own.d_head)
         return Session.open(self.config, self._architecture(), own, self.client, optim_config, self._batches())
 
     def _generator(self, cuts: str) -> ClientHalf:

@@ -91,6 +91,10 @@ class MdGanClient(GeneratorClient):
             "evaluate": (GanWorkRequest, self.on_evaluate),
         }
 
+    def _begins_round(self, request: Any) -> bool:
+        """Of the iterations of a round, the first."""
+        return request.step == 0 if isinstance(request, DiscriminatorFeedbackRequest) else True
+
     def on_feedback(self, request: DiscriminatorFeedbackRequest) -> ActivationsReply:
         """Answer an iteration."""
         begins = request.step == 0

@@ -45,10 +45,13 @@ class Batches:
         z = torch.randn((size, LATENT), generator=self._stream("codes", round_, step))
         std = self.config.split_gan.activation_noise
 
-        def noise(name: str, shape: torch.Size) -> Tensor:
-            # Not from a torch generator, which a server could try all seeds of (see rng.keyed).
-            numbers = keyed_generator(self.secret, repr(("noise", round_, step, name)).encode())
-            return std * torch.from_numpy(numbers.standard_normal(tuple(shape), np.float32)).to(self.device)
+        def noise(name: str, activations: Tensor) -> Tensor:
+            # Keyed by what it is added to: with the noise of a batch's place alone, a batch that is sent again through
+            # other weights, which leave nothing of the images, would be that noise, to be subtracted.
+            content = activations.float().cpu().contiguous().numpy().tobytes()
+            numbers = keyed_generator(self.secret, repr(("noise", round_, step, name)).encode() + content)
+            shape = tuple(activations.shape)
+            return std * torch.from_numpy(numbers.standard_normal(shape, np.float32)).to(self.device)
 
         x = normalize(self.images.images[rows])
         labels = self.images.labels[rows].to(self.device)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from collafuse_flwr.core.atomic_io import atomic_write, write_json, write_tensors
+from collafuse_flwr.core.atomic_io import create_exclusively, write_tensors
+from collafuse_flwr.core.errors import SecretError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.runs.run_layout import ClientLayout
 
+#: The length of a client's secret.
+SECRET_BYTES = 16
 #: Rounds whose state is kept: the newest may have to be taken back when the server did not live to see it.
 KEPT_ROUNDS = 2
 
@@ -26,13 +30,12 @@ class ClientState:
     """What a client keeps of its past, beside its weights.
 
     `first_round`: the round in which it started to train (0: not yet). `deferred_updates` are image updates that it has
-    put off, with what is left over of a batch. `releases` are the noised copies of each image that have left it.
+    put off, with what is left over of a batch. What has left it is in its ledger, which no state takes back.
     """
 
     round: int = 0
     first_round: int = 0
     deferred_updates: float = 0.0
-    releases: int = 0
 
 
 class ClientStore:
@@ -45,23 +48,33 @@ class ClientStore:
     def __init__(self, folder: Path) -> None:
         self.layout = ClientLayout(folder)
 
+    def lock(self) -> AbstractContextManager[object]:
+        """What one message at a time holds: two runs at once would each find that the other has taken nothing yet."""
+        self.layout.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.layout.lock)
+
     def secret(self, seed: int | None, client: int) -> bytes:
         """The 16 bytes that key the noise of this client's releases, made at the first call.
 
         With a `seed` (simulation, where one person owns all clients) they follow from it; without one they come from
         the operating system.
+
+        Raises:
+            SecretError: the file holds something else.
         """
         path = self.layout.secret
         if not path.exists():
             if seed is None:
-                made = secrets.token_bytes(16)
+                made = secrets.token_bytes(SECRET_BYTES)
             else:
-                words = torch.randint(0, 256, (16,), generator=named_generator(seed, "secret", client))
+                words = torch.randint(0, 256, (SECRET_BYTES,), generator=named_generator(seed, "secret", client))
                 made = bytes(words.tolist())
-            with atomic_write(path) as temporary:
-                temporary.touch(0o600)  # before it holds anything
-                temporary.write_bytes(made)
-        return path.read_bytes()
+            create_exclusively(path, made)
+        kept = path.read_bytes()
+        if len(kept) != SECRET_BYTES:
+            # A new one would let every image leave once more, with new noise.
+            raise SecretError(f"{path} holds {len(kept)} bytes, not {SECRET_BYTES}: restore it from a backup")
+        return kept
 
     def load(self, before: int) -> tuple[ClientState, dict[str, Tensor]]:
         """The newest state from a round earlier than `before`; later ones belong to a run that was cut off, and go."""
@@ -82,26 +95,6 @@ class ClientStore:
         write_tensors(self.layout.state(ledger.round), tensors, metadata)
         for old in list(self.layout.states().values())[:-KEPT_ROUNDS]:
             old.unlink()
-
-    def count_private(self, tensors: dict[str, Tensor], steps: int) -> None:
-        """Count steps of DP-SGD, and never take them back, by what they led to.
-
-        A round that is repeated after an interruption discloses nothing new if it leads to the same state; if not, it
-        has cost as much again, although the server knows of one.
-        """
-        state = hashlib.blake2b(digest_size=16)
-        for name in sorted(tensors):
-            state.update(tensors[name].cpu().numpy().tobytes())
-        write_json(self.layout.dp_steps, self._private() | {state.hexdigest(): steps})
-
-    def private_steps(self) -> int:
-        """The steps of DP-SGD that this client's network has ever taken."""
-        return sum(self._private().values())
-
-    def _private(self) -> dict[str, int]:
-        path = self.layout.dp_steps
-        counted: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
-        return counted
 
     def save_samples(
         self, images: Tensor, labels: Tensor, attributes: Tensor | None = None, names: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ class RunConfig:
     output: str = setting("", "the run's folder; empty: a new one below runs/", top=True)
     resume: bool = setting(False, "continue the run in `output`", top=True)
     attack: bool = setting(False, "attack the run at its end, as simulations.attack does any finished run", top=True)
+    policy: str = setting("", "an owner's limits (policy.toml) that bind every client of a simulation", top=True)
     quiet: bool = setting(False, "plain log lines instead of a progress bar", top=True)
     device: str = setting("auto", "where networks run", choices=("auto", "cpu", "cuda", "mps"), top=True)
     precision: str = setting("auto", "arithmetic of the networks", choices=("auto", "float32", "bfloat16"), top=True)
@@ -31,6 +32,10 @@ class FederationConfig:
 
     fraction_train: float = setting(1.0, "share of the clients that train in each round", above=0, high=1)
     min_available_nodes: int = setting(0, "clients to wait for before the first round; 0: all", low=0)
+    max_client_weight: float = setting(
+        1.0, "largest share of one client in any average or pool, or an equal share where that is more", above=0, high=1
+    )
+    max_reply_mb: float = setting(4096.0, "MB that a client's reply, with its upload, may have", above=0)
     round_timeout: float = setting(3600.0, "seconds to wait for the clients' replies", above=0)
 
 

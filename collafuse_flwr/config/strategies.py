@@ -144,7 +144,7 @@ _SPECS = (
         "collafuse_flwr.client.huscf_gan:HuscfGanClient",
         SPLIT_GANS | {"split_gan", "clustering", "devices", "cut_planner"},
         is_gan=True,
-        sends=("activations",),
+        sends=("activations", "weights"),
         fixed_cut=1.0,
     ),
     StrategySpec(
@@ -164,7 +164,7 @@ _SPECS = (
         "collafuse_flwr.client.mdgan:MdGanClient",
         SPLIT_GANS | {"mdgan", "split_gan.init"},
         is_gan=True,
-        sends=("weights",),
+        sends=("weights", "activations"),
         fixed_cut=1.0,
     ),
 )

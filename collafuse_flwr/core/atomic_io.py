@@ -5,12 +5,81 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
+
+#: The end of a line that was cut off.
+TORN = b" #torn\n"
+
+
+def create_exclusively(path: Path, data: bytes) -> bool:
+    """Create a file of mode 0600, whole and on the disk when this returns; False if another is there already.
+
+    Of two processes that start at once one creates it; neither ever reads half of it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    # Nobody else may open it, not even before it holds anything.
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        temporary.write_bytes(data)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        # Unlike a rename, a link never takes the place of what is there.
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
+
+
+def append_json_lines(path: Path, rows: Iterable[Mapping[str, object]], durable: bool = True) -> None:
+    """Append one JSON object a line to a file of mode 0600; they are on the disk when this returns, if `durable`."""
+    new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(_plain(dict(row)), allow_nan=False) + "\n" for row in rows).encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+        if not new and file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            # A line that was cut off by a crash is marked, so that it is not taken for damage.
+            lines = lines if file.read(1) == b"\n" else TORN + lines
+        file.write(lines)
+        if durable:
+            os.fsync(descriptor)
+    if new and durable:
+        sync_folder(path.parent)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of such a file, without a line that was cut off; none if there is no file.
+
+    Raises:
+        ValueError: a line is damaged.
+    """
+    if not path.exists():
+        return []
+    whole = path.read_bytes().split(b"\n")[:-1]
+    return [json.loads(line) for line in whole if not line.endswith(TORN.strip())]
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def as_file_name(text: str) -> str:

@@ -22,3 +22,15 @@ class DataError(UserError):
 
 class UploadError(UserError):
     """A message from a client does not fit the schema, or its content is out of range."""
+
+
+class SecretError(UserError):
+    """A client's secret, or its ledger, is damaged."""
+
+
+class RoundError(UserError):
+    """A message of a round that is over."""
+
+
+class PolicyError(UserError):
+    """A request outside the limits of a data's owner; the line names the limit and holds no data."""

@@ -16,14 +16,15 @@ def named_generator(*name: int | str, device: torch.device | str = "cpu") -> tor
     return torch.Generator(device=device).manual_seed(derive_seed(*name))
 
 
-def keyed_generator(secret: bytes, content: bytes) -> np.random.Generator:
+def keyed_generator(secret: bytes, content: bytes, block: int = 0) -> np.random.Generator:
     """A Philox counter-based generator (Salmon et al., SC 2011) that cannot be repeated without the secret.
 
     It is keyed by a keyed hash (BLAKE2b) of the content: the same secret and content give the same numbers anywhere.
+    Each `block` >= 0 of its counters, 2^64 of them, is a stream of its own.
     A torch generator would not do, as the CPU's takes 32 bits of its seed.
     """
     key = np.frombuffer(hashlib.blake2b(content, digest_size=16, key=secret).digest(), dtype="<u8")
-    return np.random.Generator(np.random.Philox(key=key))
+    return np.random.Generator(np.random.Philox(key=key, counter=block << 64))
 
 
 def derive_seed(*name: int | str) -> int:

@@ -43,7 +43,8 @@ def denoising_loss(
     The network predicts the noise of the global chain, whatever `start` is; the factor is the double Tweedie relation
     E[noise_global | x_t] = sqrt((1 - alpha_bar[t]) / (1 - r)) E[noise | x_t], so the minimum is the ordinary denoiser
     though only x_start is seen. With start = 0 it is the loss of DDPM (arXiv 2006.11239, equation 14). For a v
-    network the error is measured in v, i.e. divided by r, which keeps it bounded up to t = T.
+    network the error is measured in v, i.e. divided by alpha_bar[t]: (1 - r) / (1 - alpha_bar[t]) |v - v_hat|^2. Rows
+    of different cuts then weigh alike but for 1 - r; divided by r, a row would count alpha_bar[start] times.
 
     Args:
         schedule: the global schedule.
@@ -64,7 +65,7 @@ def denoising_loss(
     error = ((1 - r) / (1 - alpha_bar)).sqrt() * noise_hat - noise
     weight = _snr_weight(objective, alpha_bar)
     if objective.prediction == "v_prediction":
-        weight = weight / r
+        weight = weight / alpha_bar
     return (weight * error.square()).mean()
 
 

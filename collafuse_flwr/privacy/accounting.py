@@ -8,7 +8,7 @@ its samples) is post-processing. Labels that travel beside it are not covered.
 
     mu = release_mu(snr, clip_norm=4.3)    # Gaussian DP of one release
     epsilon(mu, delta=1e-5)                # (epsilon, delta)
-    composed_epsilon(mu, 1e-5, noise_multiplier=4, sampling_rate=0.2, steps=500)
+    composed_epsilon(mu, 1e-5, Training(noise_multiplier=4, sampling_rate=0.2, steps=500))
 
 Everywhere neighbours differ in one image that is replaced by another (so the number of images may be known): a release,
 or a sum of clipped gradients, moves by at most twice the norm that bounds it. Accountants that count an image as added
@@ -18,6 +18,8 @@ or removed assume half of that, and their epsilon is not this one.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import cache
 
 #: Step of the grid of privacy losses, which are rounded up to it, and the largest loss of one mechanism for which it is
 #: as fine as this; a larger loss gets a coarser grid, of as many points.
@@ -84,8 +86,28 @@ def epsilon(mu: float, delta: float) -> float:
     return float(brentq(lambda eps: log_delta(eps, mu) - target, 0.0, enough, xtol=1e-9))
 
 
-def composed_epsilon(mu: float, delta: float, *, noise_multiplier: float, sampling_rate: float, steps: int) -> float:
-    """Epsilon at `delta` of a mu-Gaussian-DP mechanism and `steps` steps of DP-SGD on the same image.
+@dataclass(frozen=True)
+class Training:
+    """Some steps of DP-SGD.
+
+    Attributes:
+        noise_multiplier: sigma > 0, in multiples of the norm to which gradients are clipped.
+        sampling_rate: q in (0, 1].
+        steps: >= 0.
+    """
+
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not self.noise_multiplier > 0 or not 0 < self.sampling_rate <= 1 or self.steps < 0:
+            raise ValueError(f"{self} is out of range")
+
+
+@cache
+def composed_epsilon(mu: float, delta: float, *training: Training) -> float:
+    """Epsilon at `delta` of a mu-Gaussian-DP mechanism and of steps of DP-SGD on the same image.
 
     A step is the Gaussian mechanism of mu = 2 / sigma on a Poisson sample (its two neighbours are the mixtures
     (1 - q) N(0, sigma^2) + q N(+-1, sigma^2)). At q = 1 all is one Gaussian mechanism, of mu^2 + 4 steps / sigma^2;
@@ -95,24 +117,23 @@ def composed_epsilon(mu: float, delta: float, *, noise_multiplier: float, sampli
     Args:
         mu: of what is composed with the training, >= 0; inf gives inf.
         delta: in (0, 1).
-        noise_multiplier: sigma > 0, in multiples of the norm to which gradients are clipped.
-        sampling_rate: q in (0, 1].
-        steps: >= 0.
+        training: steps, each with their own noise and sampling rate.
 
     Raises:
         ValueError: an argument is out of its range.
     """
-    if not noise_multiplier > 0 or not 0 < sampling_rate <= 1 or steps < 0:
-        given = f"`noise_multiplier` = {noise_multiplier}, `sampling_rate` = {sampling_rate} or `steps` = {steps}"
-        raise ValueError(f"{given} is out of range")
-    if sampling_rate == 1 or not steps or math.isinf(mu):
-        return epsilon(math.hypot(mu, 2 * math.sqrt(steps) / noise_multiplier), delta)
+    whole = [own for own in training if own.sampling_rate == 1]
+    mu = math.sqrt(mu * mu + sum(4 * own.steps / own.noise_multiplier**2 for own in whole))
+    sampled = [own for own in training if own.sampling_rate < 1 and own.steps]
+    if not sampled or math.isinf(mu):
+        return epsilon(mu, delta)
     from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent  # noqa: PLC0415 - slow, too
     from dp_accounting.pld import PLDAccountant  # noqa: PLC0415 - slow, as above
 
-    largest = epsilon(max(mu, 2 / noise_multiplier), delta)
+    largest = epsilon(max(mu, *(2 / own.noise_multiplier for own in sampled)), delta)
     accountant = PLDAccountant(NeighboringRelation.REPLACE_ONE, _GRID * max(1.0, largest / _FINE_UP_TO))
-    accountant.compose(PoissonSampledDpEvent(sampling_rate, GaussianDpEvent(noise_multiplier)), steps)
+    for own in sampled:
+        accountant.compose(PoissonSampledDpEvent(own.sampling_rate, GaussianDpEvent(own.noise_multiplier)), own.steps)
     if mu:
         accountant.compose(GaussianDpEvent(2 / mu))
     return float(accountant.get_epsilon(delta))

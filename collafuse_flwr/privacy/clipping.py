@@ -14,6 +14,12 @@ def norm_bound(config: Config, values: int) -> float:
     return config.upload.clip_norm or config.spec.default_clip * math.sqrt(values)
 
 
+def clipped_to(config: Config, values: int) -> float:
+    """The norm that images of `values` values are clipped to; 0 where it is no less than they can have."""
+    norm = norm_bound(config, values)
+    return norm if norm < math.sqrt(values) else 0.0
+
+
 def clip(config: Config, images: Tensor) -> Tensor:
     """x_0 min(1, C / |x_0|): images whose norm is at most C = `upload.clip_norm` (PFDM, arXiv 2504.00952).
 
@@ -23,8 +29,8 @@ def clip(config: Config, images: Tensor) -> Tensor:
         config: the settings.
         images: (n, channels, size, size), d values each in [-1, 1], so that |x_0| <= sqrt(d).
     """
-    norm, values = norm_bound(config, images[0].numel()), images[0].numel()
-    if norm >= math.sqrt(values):
+    norm = clipped_to(config, images[0].numel())
+    if not norm:
         return images
     lengths = images.flatten(1).norm(dim=1).clamp(min=norm).view(-1, 1, 1, 1)
     clipped: Tensor = images * (norm / lengths)

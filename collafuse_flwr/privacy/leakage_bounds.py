@@ -88,6 +88,14 @@ def gaussian_bits(snr: float, eigenvalues: Tensor, *, releases: int = 1) -> floa
     return torch.log1p(total * eigenvalues[eigenvalues > 0]).sum().item() / (2 * math.log(2))
 
 
+def most_named(bits: float, count: int) -> float:
+    """The largest share of `count` equally likely images that anyone can name from so many bits of each.
+
+    Fano's inequality (Cover and Thomas 2006, theorem 2.10.1): it is at most (bits + 1) / log2(count).
+    """
+    return 1.0 if count < 2 else min(1.0, (bits + 1) / math.log2(count))
+
+
 def wiener_mse(snr: float, eigenvalues: Tensor, *, releases: int = 1) -> float:
     """E|x_0 - x_hat|^2 / d = sum_i l_i / (1 + n snr l_i) / d of the best linear reconstruction from n releases.
 

@@ -1,8 +1,11 @@
-"""What a client releases: its images, noised once to the cut, with noise that only its own disk can repeat."""
+"""What a client releases: its images, noised to the cut along a path that only its own disk can repeat."""
 
 from __future__ import annotations
 
+import hashlib
 import struct
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,13 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from collafuse_flwr.core.rng import keyed_generator
-from collafuse_flwr.diffusion.schedule import Schedule
+from collafuse_flwr.privacy.brownian import brownian_path
 from collafuse_flwr.privacy.settings import UploadConfig
 
 UploadDtype = Literal["int8", "float16", "float32"]
 
 #: int8 codes lie in -127..127, so that zero is exact and the range is symmetric.
 QUANTISED_MAX = 127
+#: What releases are multiples of: far below their noise, and far above the last bits of a float.
+GRID = 2.0**-12
 
 
 @dataclass(frozen=True)
@@ -36,49 +41,76 @@ class Upload:
         return len(self.x_k)
 
 
-def release_noise(secret: bytes, image: NDArray[np.float32], alpha_bar: float, copy: int) -> NDArray[np.float32]:
-    """Standard normal noise for one release: a function of the secret, the image, the cut and the copy's number alone.
+def image_keys(secret: bytes, images: Tensor) -> list[bytes]:
+    """What names each image, uint8 of shape (n, channels, size, size), by its content: 16 bytes that tell nothing.
 
-    A client that restarts, or works in any order, releases identical bits. The cut is in the key because the same noise
-    at two cuts would be two equations for x_0 and the noise, and give both away; the image itself rather than its
-    place among the others, because another image in that place with the same noise would give away their difference.
-
-    Args:
-        secret: 16 bytes that never leave the client.
-        image: x_0, of any shape.
-        alpha_bar: alpha_bar at the cut, in (0, 1].
-        copy: number of the release, >= 0.
-
-    Returns:
-        Noise of the image's shape.
+    Equal images are numbered, so that each has noise of its own: with the same noise, two equal rows would say for
+    certain that two images are equal, which no differential privacy allows.
     """
-    content = struct.pack("<dQ", alpha_bar, copy) + image.astype("<f4").tobytes()
-    return keyed_generator(secret, content).standard_normal(image.shape, dtype=np.float32)
+    seen: Counter[bytes] = Counter()
+    keys = []
+    for image in images.numpy():
+        content = repr(image.shape).encode() + image.tobytes()
+        keys.append(hashlib.blake2b(content + struct.pack("<Q", seen[content]), digest_size=16, key=secret).digest())
+        seen[content] += 1
+    return keys
 
 
 def noise_draw_ids(upload: UploadConfig, round_: int) -> range:
-    """The numbers of the copies that an upload in a round holds: always the same (`once`), or new ones every time."""
+    """The draws that an upload in a round holds: always the same (`fixed`), or new ones every time."""
     first = 0 if upload.noise == "fixed" else (round_ - 1) * upload.draws_per_image
     return range(first, first + upload.draws_per_image)
 
 
-def release(schedule: Schedule, cut: int, x_0: Tensor, secret: bytes, copies: range) -> Tensor:
-    """x_k = sqrt(alpha_bar[k]) x_0 + sqrt(1 - alpha_bar[k]) noise, for each image and each copy.
+def release(
+    alpha_bar: float, x_0: Tensor, keys: Sequence[bytes], secret: bytes, draws: range, clip_norm: float = 0.0
+) -> Tensor:
+    """x_k = sqrt(alpha_bar) (x_0 + W(1 / snr)), for each image and each draw, on a grid of 2^-12.
+
+    W is a Brownian path that hangs on the secret, the image, the draw and the clipping alone: all releases on one path,
+    at any cut of any schedule in any run, tell together no more than the least noisy of them. A client that restarts,
+    or works in any order, releases identical bits.
+
+    Every draw has a path of its own, and so has every `clip_norm`: on one path, two releases of an image that is
+    clipped to two norms would differ by a multiple of the image, without any noise. They are further releases.
 
     Args:
-        schedule: the global schedule.
-        cut: k, in 0..T.
-        x_0: images in [-1, 1], shape (images, channels, height, width).
+        alpha_bar: alpha_bar at the cut, in (0, 1]; 1 releases x_0 as it is.
+        x_0: images in [-1, 1], clipped if at all, shape (images, channels, height, width).
+        keys: what names each image (see `image_keys`).
         secret: 16 bytes that never leave the client.
-        copies: numbers of the releases to make; each number has its own noise.
+        draws: numbers of the draws to release.
+        clip_norm: the norm that images were clipped to; 0: none.
 
     Returns:
-        Shape (len(copies) * images, channels, height, width), all images of the first copy first.
+        Shape (len(draws) * images, channels, height, width), float32, all images of the first draw first.
     """
-    alpha_bar = float(schedule.alpha_bar[cut])
-    images = x_0.numpy()
-    noise = [np.stack([release_noise(secret, image, alpha_bar, copy) for image in images]) for copy in copies]
-    return torch.cat([alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * torch.from_numpy(n) for n in noise])
+    images = x_0.double().numpy()
+    rows = [
+        _released(alpha_bar, image, secret, struct.pack("<16sdQ", key, clip_norm, draw))
+        for draw in draws
+        for image, key in zip(images, keys, strict=True)
+    ]
+    return torch.from_numpy(np.stack(rows))
+
+
+def _released(alpha_bar: float, image: NDArray[np.float64], secret: bytes, path: bytes) -> NDArray[np.float32]:
+    """One row: the low bits of a sum tell what was added (Mironov, CCS 2012), so it is rounded to a fixed grid."""
+    if alpha_bar == 1:
+        return image.astype(np.float32)
+    noised = image + brownian_path(secret, path, image.shape, (1 - alpha_bar) / alpha_bar)
+    rounded: NDArray[np.float32] = (np.round(alpha_bar**0.5 * noised / GRID) * GRID).astype(np.float32)
+    return rounded
+
+
+def upload_order(secret: bytes, draws: range, images: int) -> Tensor:
+    """The order in which the rows of a release leave, shape (len(draws) * images,): drawn from the secret.
+
+    In that of the files, neighbours could be denoised together: they may be slices of one patient.
+    """
+    rows = len(draws) * images
+    generator = keyed_generator(secret, b"order" + struct.pack("<QQ", draws.start, rows))
+    return torch.from_numpy(generator.permutation(rows))
 
 
 def encode(x_k: Tensor, dtype: UploadDtype, labels: Tensor | None) -> Upload:

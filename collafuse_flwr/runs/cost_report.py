@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 from collafuse_flwr.config.config import Config
@@ -19,6 +20,7 @@ def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str,
     gan = config.spec.is_gan
     cuts = {name: cut for row in rounds for name, cut in row["cuts"].items()}
     split = {name: own for row in rounds for name, own in row["server"].get("client_cuts", {}).items()}
+    received = _received(config, rounds)
     rows = []
     names = {name for row in rounds for part in ("clients", "failed", "rejected", "evaluation") for name in row[part]}
     for name in sorted(names, key=int):
@@ -35,13 +37,16 @@ def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str,
                 "num_images": next((row["images"][name] for row in rounds if name in row["images"]), 0),
                 # What leaves a GAN's client is no noised image, so it has no such ratio.
                 "snr_db": None if gan else snr_db(float(schedule.alpha_bar[cut])) if uploads else float("-inf"),
-                "bits": _bits(last),
-                "releases": last.get("releases"),
+                "bits": _unbounded(last, "bits"),
+                "releases": _most(last.get("releases"), received.get(name)),
                 "dp_steps": last.get("dp_steps"),
+                "ledger_mu": _unbounded(last, "release_mu"),
+                "ledger_sgd_epsilon": _unbounded(last, "dp_sgd_epsilon"),
+                "ledger_total_epsilon": _unbounded(last, "dp_total_epsilon"),
                 "bytes_up": sum(row["bytes_up"].get(name, 0) for row in rounds),
                 "bytes_down": sum(row["bytes_down"].get(name, 0) for row in rounds),
                 "client_flops": sum(n["flops"] for n in numbers),
-                "client_seconds": sum(n["seconds"] for n in numbers),
+                "client_seconds": sum(n["seconds"] or 0.0 for n in numbers),
                 "image_updates": sum(n["image_updates"] for n in numbers),
                 "flops_per_image": last.get("flops_per_image"),
                 "server_flops_per_image": last.get("server_flops_per_image"),
@@ -55,10 +60,21 @@ def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str,
     return rows
 
 
-def _bits(evaluation: dict[str, Any]) -> float | None:
-    """The bits that a client reported; JSON has no infinity, so that what no bound holds of is null."""
-    bits: float | None = evaluation.get("bits")
-    return math.inf if bits is None and evaluation else bits
+def _received(config: Config, rounds: list[dict[str, Any]]) -> dict[str, int]:
+    """Releases of each image that arrived, by client, whatever it says itself: its last evaluation may be lost."""
+    uploads = Counter(name for row in rounds for name in row.get("uploads", ()))
+    draws, again = config.upload.draws_per_image, config.upload.noise != "fixed"
+    return {name: draws * (count if again else 1) for name, count in uploads.items()}
+
+
+def _most(*counts: int | None) -> int | None:
+    return max((count for count in counts if count is not None), default=None)
+
+
+def _unbounded(evaluation: dict[str, Any], name: str) -> float | None:
+    """A number that may be infinite; JSON has no infinity, so it is null, and what a client did not say is absent."""
+    value: float | None = evaluation.get(name)
+    return math.inf if value is None and name in evaluation else value
 
 
 def server_costs(rounds: list[dict[str, Any]]) -> dict[str, Any]:

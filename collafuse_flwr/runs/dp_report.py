@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
+import math
 from typing import Any
 
 from collafuse_flwr.config.config import Config
+from collafuse_flwr.data.federated import FederationData
 from collafuse_flwr.diffusion.dp_sgd import sampling_rate
 from collafuse_flwr.diffusion.schedule import make_schedule
-from collafuse_flwr.privacy.accounting import VACUOUS, composed_epsilon, epsilon, release_mu, zcdp
+from collafuse_flwr.privacy.accounting import VACUOUS, Training, composed_epsilon, epsilon, release_mu, zcdp
 from collafuse_flwr.privacy.clipping import norm_bound
 
 #: Of an image's releases, of the client's network, and of both.
@@ -20,30 +21,50 @@ def dp_guarantees(config: Config, values: int, clients: list[dict[str, Any]]) ->
 
     Neighbours differ in one image that is replaced, and for DP-SGD in its label as well. `dp_mu`, `dp_rho` and
     `dp_epsilon` (at `dp.delta`) are those of its releases: None where weights leave a client that did not train them by
-    DP-SGD, or where it did not say how often it released. `dp_sgd_epsilon` is that of its steps of DP-SGD, and
+    DP-SGD, or where nothing is known of its releases. `dp_sgd_epsilon` is that of its steps of DP-SGD, and
     `dp_total_epsilon` that of both; None without DP-SGD. inf is a clean image.
     """
     snr = make_schedule(config.diffusion.schedule, config.diffusion.timesteps).snr()
     private = config.dp.noise_multiplier > 0
     weights = "weights" in config.spec.sends and not private
     unbounded = config.spec.clean_server and config.spec.fixed_cut is None
-    composed = cache(composed_epsilon)  # equal clients are not accounted for again, which takes a second each
     for client in clients:
         client.update(dict.fromkeys(NAMES))
         if client["releases"] is None or weights or config.spec.is_gan or unbounded:
             continue
         own, delta = float(snr[client["cut_step"]]), config.dp.delta
-        mu = release_mu(own, norm_bound(config, values), releases=client["releases"])
+        # What this run received, or what the client's ledger holds of all runs, whichever is more.
+        mu = max(
+            release_mu(own, norm_bound(config, values), releases=client["releases"]), client.get("ledger_mu") or 0.0
+        )
         client.update({"dp_mu": mu, "dp_rho": zcdp(mu), "dp_epsilon": epsilon(mu, delta)})
-        if private:
-            training = {
-                "noise_multiplier": config.dp.noise_multiplier,
-                "sampling_rate": sampling_rate(config.client.batch_size, client["num_images"]),
-                "steps": client["dp_steps"],
-            }
-            client["dp_sgd_epsilon"] = composed(0.0, delta, **training)
-            client["dp_total_epsilon"] = composed(mu, delta, **training)
+        if private and client["dp_steps"] is not None:
+            rate = sampling_rate(config.client.batch_size, client["num_images"])
+            steps = Training(config.dp.noise_multiplier, rate, client["dp_steps"])
+            told = client.get("ledger_sgd_epsilon"), client.get("ledger_total_epsilon")
+            # The ledger's steps have noise of their own; without it all are taken to have this run's.
+            client["dp_sgd_epsilon"] = composed_epsilon(0.0, delta, steps) if told[0] is None else told[0]
+            client["dp_total_epsilon"] = composed_epsilon(mu, delta, steps) if told[1] is None else told[1]
     return {name: max((c[name] for c in clients if c[name] is not None), default=None) for name in NAMES}
+
+
+def group_guarantees(
+    config: Config, data: FederationData | None, clients: list[dict[str, Any]]
+) -> dict[str, float | None]:
+    """Add `dp_group_epsilon` to every client's row, and give the largest: that of a whole patient, or person.
+
+    Neighbours differ in all images of one group that must not be separated; n of them move what is released by sqrt(n)
+    times as much as one. Nothing is added where no groups are known. It covers releases alone.
+    """
+    if data is None or not data.images.metadata.group_key:
+        return {}
+    group = data.images.metadata.groups[data.images.metadata.group_key]
+    for client in clients:
+        largest = int(group[data.partitions[client["client"]].train].unique(return_counts=True)[1].max())
+        mu = client["dp_mu"]
+        client["dp_group_epsilon"] = None if mu is None else epsilon(mu * math.sqrt(largest), config.dp.delta)
+    known = (c["dp_group_epsilon"] for c in clients if c["dp_group_epsilon"] is not None)
+    return {"dp_group_epsilon": max(known, default=None)}
 
 
 def describe_guarantee(config: Config, pooled: dict[str, Any]) -> str:
@@ -60,6 +81,9 @@ def describe_guarantee(config: Config, pooled: dict[str, Any]) -> str:
     said = f"Differential privacy of {of}: epsilon {eps:.3g} at delta {config.dp.delta:g}"
     if eps > VACUOUS:
         said += f", which guarantees nothing (above {VACUOUS:g}); rely on the measured attacks"
+    grouped = pooled.get("dp_group_epsilon")
+    if released and grouped is not None:
+        said += f"; of all images of a patient or person together, in their releases, epsilon {grouped:.3g}"
     networks = " It covers uploads only, not the clients' networks." if total is None else ""
     labels = " Its labels, which travel beside it, are not covered." if released and config.shares_labels() else ""
     return f"{said}.{networks}{labels}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.utils import make_grid, save_image
@@ -19,6 +20,8 @@ matplotlib.use("Agg")
 
 #: Small images are enlarged, pixel by pixel, to about this many pixels a side.
 SHOWN_SIZE = 48
+#: What leaves a client beside uploads.
+OTHERS = ("weights", "activations", "numbers", "dp_steps")
 
 
 def save_picture(image: Tensor, path: Path) -> None:
@@ -48,6 +51,24 @@ def draw_overview(rows: Sequence[tuple[str, Tensor]], path: Path, title: str) ->
         axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
+    save_figure(figure, path)
+
+
+def draw_disclosure(runs: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draw what left a client in each run: its uploads, at their largest signal-to-noise ratio, and everything else."""
+    figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
+    uploads, others = figure.subplots(1, 2)
+    for place, row in enumerate(runs.values()):
+        uploads.bar(place, row.get("uploads", 0), color="C0")
+        if row.get("uploads"):
+            uploads.text(place, row["uploads"], f"{row['snr_db']:.1f} dB", ha="center", va="bottom", fontsize=7)
+        for kind, name in enumerate(OTHERS):
+            others.bar(place + (kind - 1.5) / 5, row.get(name, 0), 0.2, color=f"C{kind + 1}")
+    for axis, title in ((uploads, "uploads, and their largest SNR"), (others, "what else left")):
+        axis.set(title=title, xticks=range(len(runs)), xlabel="run")
+        axis.set_xticklabels([name[-6:] for name in runs], fontsize=7)
+    others.set_yscale("symlog")
+    others.legend([Patch(color=f"C{kind + 1}") for kind in range(len(OTHERS))], OTHERS, fontsize=7)
     save_figure(figure, path)
 
 

@@ -19,7 +19,10 @@ from collafuse_flwr.wire.common import ClientInfo
 
 @dataclass
 class RoundRecord:
-    """One line of metrics.jsonl; clients are named by their partition id, `values` are those of one image."""
+    """One line of metrics.jsonl; clients are named by their partition id, `values` are those of one image.
+
+    `uploads` names the clients whose upload arrived, whether or not it was accepted.
+    """
 
     round: int
     values: int = 0
@@ -32,6 +35,7 @@ class RoundRecord:
     failed: dict[str, str] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
     evaluation: dict[str, dict[str, Any]] = field(default_factory=dict)
+    uploads: list[str] = field(default_factory=list)
 
     def count(self, direction: dict[str, int], client: int, size: int) -> None:
         """Add bytes that went to or came from a client."""

@@ -10,7 +10,7 @@ from collafuse_flwr.config.config import Config
 
 #: Goes up whenever a run's folder is written in a way that the code before or after it does not read; runs without a
 #: number are of layout 1.
-LAYOUT = 2
+LAYOUT = 3
 #: The file of an attack's results, which may lie elsewhere than below the run.
 ATTACK_RESULTS = "attacks.json"
 
@@ -39,8 +39,9 @@ class ClientLayout:
     secret = _Below("secret")
     denoiser = _Below("denoiser")
     samples = _Below("samples.safetensors")
-    #: The steps of DP-SGD.
-    dp_steps = _Below("dp_sgd.json")
+    lock = _Below("lock")
+    #: What has left the client, in any run.
+    ledger = _Below("ledger.jsonl")
     #: The cut that the client has chosen, and what for.
     cut = _Below("cut.json")
     #: Of GANs: the generator's blocks that samples are made with, and what lasts from one message to the next.

@@ -23,7 +23,7 @@ from collafuse_flwr.data.images import normalize
 from collafuse_flwr.evaluation.evaluator import SampleEvaluator, Samples
 from collafuse_flwr.runs.cluster_report import clusters_by_round, draw_clusters
 from collafuse_flwr.runs.cost_report import client_costs, failed_contributions, server_costs, total
-from collafuse_flwr.runs.dp_report import dp_guarantees
+from collafuse_flwr.runs.dp_report import dp_guarantees, group_guarantees
 from collafuse_flwr.runs.figures import draw_curves, draw_overview, save_grid
 from collafuse_flwr.runs.metrics import describe, further_metrics
 from collafuse_flwr.runs.reidentification import reidentification
@@ -55,8 +55,10 @@ def summarize_run(folder: Path) -> dict[str, Any]:
         _draw(layout, data, samples, known)
     clusters = clusters_by_round(rounds, known)
     values = next((row["values"] for row in rounds), 0)
+    guarantees = dp_guarantees(config, values, clients) if values else {}
+    guarantees |= group_guarantees(config, data, clients) if values else {}
     summary = {
-        "pooled": pooled | total(clients) | (dp_guarantees(config, values, clients) if values else {}),
+        "pooled": pooled | total(clients) | guarantees,
         "clients": clients,
         **({"domains": domains} if domains else {}),
         **({"clusters": clusters} if clusters else {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,21 @@ class _View:
     rows: NDArray[Any]
     labels: NDArray[Any] | None
     cuts: Tensor
+
+
+@dataclass(frozen=True)
+class LimitedRows:
+    """Some rows of a pool, as a source of batches."""
+
+    pool: UploadBuffer
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rows as (x_k, cut step, labels or None), on the pool's device."""
+        return self.pool.batch(self.rows[rows.cpu()])
 
 
 class UploadBuffer:
@@ -86,6 +102,20 @@ class UploadBuffer:
         x_k = x_k * torch.from_numpy(chosen["scale"].copy()).to(self.device).view(-1, 1, 1, 1)
         labels = None if view.labels is None else torch.from_numpy(view.labels[picked.numpy()]).to(self.device)
         return x_k, view.cuts[picked].to(self.device), labels
+
+    def sizes(self) -> dict[int, int]:
+        """The rows of each client."""
+        return {client: share.rows for client, share in self.shares.items()}
+
+    def limited(self, most: Mapping[int, float]) -> UploadBuffer | LimitedRows:
+        """The pool with at most so many rows of each client: the first of it, which left in an order of its own."""
+        if all(most[client] >= share.rows for client, share in self.shares.items()):
+            return self
+        kept = [
+            torch.arange(share.begin, share.begin + max(1, min(share.rows, int(most[client]))))
+            for client, share in self.shares.items()
+        ]
+        return LimitedRows(self, torch.cat(kept))
 
     def labels_of(self, client: int) -> Tensor | None:
         """The labels that a client shared, (rows,) or (rows, A), or None."""

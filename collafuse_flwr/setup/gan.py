@@ -48,6 +48,6 @@ def min_cuts(config: Config) -> Cuts:
     return Cuts.parse(config.split_gan.min_cut)
 
 
-def batches_per_round(config: Config, sizes: Iterable[int]) -> int:
+def batches_per_round(config: Config, sizes: Iterable[float]) -> int:
     """Batches of a round: `train.local_epochs` passes of the client with most images, whose pace all others keep."""
     return max(1, math.ceil(config.train.local_epochs * max(sizes, default=0) / config.gan.batch_size))

@@ -64,7 +64,7 @@ def averaging_rounds(
     return {math.ceil(rounds * i / count) for i in range(1, count + 1)}
 
 
-def updates_per_round(config: Config, num_images: int, share: float) -> float:
+def updates_per_round(config: Config, num_images: float, share: float) -> float:
     """Image updates of one side in a round: `train.local_epochs` passes, times its share of the chain if proportional.
 
     A DDPM with t uniform on 1..T spends the share c = k / T of its image updates on t <= k (arXiv 2402.19105).

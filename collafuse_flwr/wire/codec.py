@@ -10,7 +10,8 @@
 | ArrayRecord           | one of its own, sent as it is: many messages may share it                               |
 | any other dataclass   | one of its own, with an array for each of its fields                                    |
 
-A field that may be None is absent where it is. What else a message holds is refused.
+A field that may be None is absent where it is: a number that the owner of the images keeps to itself, for one. What
+else a message holds is refused.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ def _own_record(field: _Field, value: Any, dtype: str) -> ArrayRecord | MetricRe
     if field.hint is ArrayRecord:
         return cast(ArrayRecord, value)
     if field.record_type is MetricRecord:
-        return MetricRecord(vars(value))
+        return MetricRecord({name: number for name, number in vars(value).items() if number is not None})
     if field.hint == Activations:
         return encode_activations(value, dtype)
     arrays = value if isinstance(value, dict) else vars(value)
@@ -194,11 +195,17 @@ def _read_arrays(name: str, record: ArrayRecord, wanted: list[_Field]) -> dict[s
 
 def _read_scalars(name: str, record: Mapping[str, Any], wanted: tuple[_Field, ...] | list[_Field]) -> dict[str, Any]:
     """One value a field."""
-    if record.keys() != {field.name for field in wanted}:
-        given = ", ".join(record) or "nothing"
-        raise UploadError(f"`{name}` must hold exactly {', '.join(field.name for field in wanted)}, not {given}")
+    must = {field.name for field in wanted if not field.optional}
+    if not must <= record.keys() <= {field.name for field in wanted}:
+        given, most = ", ".join(record) or "nothing", [field.name for field in wanted if field.optional]
+        also = f" and at most {', '.join(most)}" if most else ""
+        names = ", ".join(field.name for field in wanted if not field.optional)
+        raise UploadError(f"`{name}` must hold exactly {names}{also}, not {given}")
     values: dict[str, Any] = {}
     for field in wanted:
+        if field.name not in record:
+            values[field.name] = None
+            continue
         value, kind = record[field.name], float if field.hint == Unbounded else field.hint
         if not isinstance(value, (float, int) if kind is float else kind) or (
             isinstance(value, bool) and kind is not bool

@@ -36,12 +36,15 @@ class ClientInfo(Metrics):
 
 @dataclass(frozen=True)
 class TrainMetrics(Metrics):
-    """What a client says about its training: mean loss (0 without steps), work, seconds, floating-point operations."""
+    """What a client says about its training: mean loss (0 without steps), work, seconds, floating-point operations.
 
-    loss: float
+    None is what the owner of its images keeps to itself.
+    """
+
+    loss: float | None
     steps: int
     image_updates: int
-    seconds: float
+    seconds: float | None
     flops: int
 
 
@@ -51,15 +54,21 @@ class EvaluateReply(Metrics):
 
     `held_out_loss` is its denoiser's loss there (0 if it has none), `kernel_distance` that of pixels between its
     samples and its held-out images (unbiased; 0 if either is a single image), `flops_per_image` what one image cost it
-    to finish, `releases` how many noised copies of each image have left it, `bits` the Gaussian bound on what they
-    tell (may be infinite), and `dp_steps` the steps of DP-SGD that its denoiser has ever taken.
+    to finish, and `bits` the Gaussian bound on what was released tells (may be infinite). None is what the owner of its
+    images keeps to itself.
+
+    The rest is from its ledger, of everything that ever left it, in any run: `releases` of an image with noise of their
+    own, their `release_mu`, `dp_steps` of DP-SGD, their `dp_sgd_epsilon`, and `dp_total_epsilon` of both.
     """
 
     num_samples: int
-    kernel_distance: float
-    seconds: float
+    kernel_distance: float | None
+    seconds: float | None
     flops_per_image: int
-    bits: Unbounded
-    held_out_loss: float = 0.0
+    bits: Unbounded | None
+    held_out_loss: float | None = 0.0
     releases: int = 0
+    release_mu: Unbounded = 0.0
     dp_steps: int = 0
+    dp_sgd_epsilon: Unbounded = 0.0
+    dp_total_epsilon: Unbounded = 0.0

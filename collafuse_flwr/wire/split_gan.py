@@ -46,13 +46,16 @@ class EndRoundRequest:
 
 @dataclass(frozen=True)
 class GanTrainMetrics(Metrics):
-    """What a client says about a round: losses of its last batch, work, seconds, floating-point operations."""
+    """What a client says about a round: losses of its last batch, work, seconds, floating-point operations.
 
-    loss: float
-    generator_loss: float
+    None is what the owner of its images keeps to itself.
+    """
+
+    loss: float | None
+    generator_loss: float | None
     steps: int
     image_updates: int
-    seconds: float
+    seconds: float | None
     flops: int
 
 

@@ -16,7 +16,7 @@ from collafuse_flwr.wire.codec import Weights
 
 #: What normalised activations and their gradients stay far below; far above, one client's rows would make the batch
 #: statistics of all rows overflow.
-LARGEST_ACTIVATION = 1e6
+LARGEST_ACTIVATION = 1e4
 #: What weights and running statistics stay far below.
 LARGEST_WEIGHT = 1e4
 _WIRE_DTYPES = {"int8": np.int8, "float16": np.float16, "float32": np.float32}

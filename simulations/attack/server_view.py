@@ -11,8 +11,8 @@ from torch import Tensor
 
 from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.data.images import normalize, subsample_evenly
-from collafuse_flwr.privacy.clipping import clip
-from collafuse_flwr.privacy.release import UploadDtype, encode, noise_draw_ids, release
+from collafuse_flwr.privacy.clipping import clip, clipped_to
+from collafuse_flwr.privacy.release import UploadDtype, encode, image_keys, noise_draw_ids, release, upload_order
 from collafuse_flwr.runs.loaded_run import FinishedRun
 
 #: Images of a client that are attacked.
@@ -44,8 +44,9 @@ def clipped(run: FinishedRun, rows: Tensor) -> Tensor:
 def received(run: FinishedRun, client: int, rows: Tensor) -> ServerView | None:
     """All that came of the training images at `rows` of the data set, of which at most 1000 at even distances.
 
-    The pool has the last upload. With `upload.noise` = fixed there was no other; the earlier ones of a run with new
-    noise in every round are made again from the client's secret, because a curious server would have kept them.
+    The pool has the last upload, in an order of the client's own, which is undone here. With `upload.noise` = fixed
+    there was no other; the earlier ones of a run with new noise in every round are made again from the client's secret,
+    because a curious server would have kept them.
 
     Returns:
         None if nothing came.
@@ -59,9 +60,12 @@ def received(run: FinishedRun, client: int, rows: Tensor) -> ServerView | None:
     train = run.data.partitions[client].train
     rounds = [int(row.round) for row in run.rounds if str(client) in row.clients]
     rounds = rounds[-1:] if config.upload.noise == "fixed" else rounds[: _uploads(run)]
-    held, _, labels = run.pool.batch(torch.arange(share.begin, share.begin + share.rows))
     again, rounding = _upload(run, client, share.cut, rounds[-1])
-    if held.shape != again.shape or (held - again).abs().max() > rounding:
+    # Rows left in an order that only the secret tells.
+    order = upload_order(run.secret(client), noise_draw_ids(config.upload, rounds[-1]), len(train))
+    fits = share.rows == len(order) == len(again)
+    held, _, labels = run.pool.batch(share.begin + order.argsort() if fits else torch.arange(0))
+    if not fits or held.shape != again.shape or (held - again).abs().max() > rounding:
         raise UserError(f"`run` = {str(run.folder)!r}: the pool does not hold the releases of client {client}'s images")
     places = torch.searchsorted(train, subsample_evenly(rows, MAX_TARGETS))
     copies = _by_copy(held, len(train))[:, places]
@@ -87,8 +91,10 @@ def _by_copy(x_k: Tensor, images: int) -> Tensor:
 def _upload(run: FinishedRun, client: int, cut: int, round_: int) -> tuple[Tensor, float]:
     """A client's upload in a round made again, rounded as it travelled, and by how much it may differ."""
     settings = run.config.upload
-    x_0 = clipped(run, run.data.partitions[client].train)
-    x_k = release(run.setup.schedule, cut, x_0, run.secret(client), noise_draw_ids(settings, round_))
+    rows, secret = run.data.partitions[client].train, run.secret(client)
+    x_0, keys = clipped(run, rows), image_keys(secret, run.data.images.images[rows])
+    norm, draws = clipped_to(run.config, x_0[0].numel()), noise_draw_ids(settings, round_)
+    x_k = release(float(run.setup.schedule.alpha_bar[cut]), x_0, keys, secret, draws, norm)
     upload = encode(x_k, cast(UploadDtype, settings.dtype), None)
     # On another machine a value in the middle between two int8 codes may be rounded to either.
     rounding = 1.5 * upload.scale if settings.dtype == "int8" else ROUNDING

@@ -15,7 +15,7 @@ from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.diffusion.schedule import make_schedule
 from collafuse_flwr.evaluation.evaluator import SampleEvaluator, Samples
-from collafuse_flwr.privacy.release import QUANTISED_MAX, encode, release
+from collafuse_flwr.privacy.release import QUANTISED_MAX, encode, image_keys, release
 from collafuse_flwr.runs.run_layout import RunLayout
 from tests.small_runs import federate, small
 
@@ -73,8 +73,9 @@ def test_quantisation_is_small_beside_the_noise_at_the_cut(cut_ratio: float, rec
     schedule = make_schedule("cosine", 100)
     cut = round(cut_ratio * 100)
     config = Config.from_flat({"data.max_images": 500})
-    images = normalize(federation_data(config.data, 2, 0).images.images)
-    x_k = release(schedule, cut, images, bytes(range(16)), range(1))
+    pixels, secret = federation_data(config.data, 2, 0).images.images, bytes(range(16))
+    images, keys = normalize(pixels), image_keys(secret, pixels)
+    x_k = release(float(schedule.alpha_bar[cut]), images, keys, secret, range(1))
     upload = encode(x_k, "int8", None)
     error = torch.from_numpy(upload.x_k.astype(np.float32)) * upload.scale - x_k
     noise = 1 - float(schedule.alpha_bar[cut])

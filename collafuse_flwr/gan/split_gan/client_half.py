@@ -31,13 +31,13 @@ PARTS = ("g_head", "g_tail", "d_head", "d_tail")
 class Batch:
     """Images in [-1, 1], (n, channels, size, size); labels int64, (n,); latent codes, (n, 100).
 
-    `noise` gives what is added to the discriminator's activations before they leave, by their name and shape.
+    `noise` gives what is added to the discriminator's activations before they leave, by their name and values.
     """
 
     x: Tensor
     labels: Tensor
     z: Tensor
-    noise: Callable[[str, torch.Size], Tensor] | None = None
+    noise: Callable[[str, Tensor], Tensor] | None = None
 
 
 @dataclass
@@ -212,7 +212,7 @@ class ClientHalf:
     def _leaving(self, dh: Tensors) -> Tensors:
         """Activations as they leave: with noise, if there is any."""
         noise = self._batch().noise
-        return {name: x.detach() if noise is None else x.detach() + noise(name, x.shape) for name, x in dh.items()}
+        return {name: x.detach() if noise is None else x.detach() + noise(name, x.detach()) for name, x in dh.items()}
 
     def _batch(self) -> Batch:
         assert self.tape.batch is not None

@@ -148,7 +148,7 @@ def test_a_client_with_images_of_its_own_needs_messages(tmp_path: Path) -> None:
     config = small(tmp_path, strategy="huscf_gan", gan__transport="in_process")
     node: dict[str, Any] = {"partition-id": 0, "data-path": str(tmp_path), "state-path": str(tmp_path / "state")}
     with pytest.raises(SettingError) as caught:
-        client_app._client(config, Context(1, 2, node, RecordDict(), config.to_flower()))
+        client_app._client(config, Context(1, 2, node, RecordDict(), config.to_flower()), None)
     allowed = "messages where clients hold images of their own"
     assert str(caught.value) == f"`gan.transport` = 'in_process' is not allowed: {allowed}"
 
@@ -188,16 +188,19 @@ def test_a_process_keeps_few_sessions_alive(tmp_path: Path) -> None:
 
 def test_noise_is_normal_and_known_to_the_secret_alone(tmp_path: Path) -> None:
     batches = a_client(tmp_path, split_gan__activation_noise=0.5)._batches()
-    shape = torch.Size((64, 8, 4, 4))
+    activations = torch.zeros((64, 8, 4, 4))
 
     def noise(own: Batches, step: int, name: str) -> torch.Tensor:
         made = own.draw(1, step).noise
         assert made is not None
-        return made(name, shape)
+        return made(name, activations)
 
     first = noise(batches, 0, "dh")
     assert first.std().item() == pytest.approx(0.5, rel=0.03)
     assert torch.equal(first, noise(batches, 0, "dh"))
     stranger = replace(batches, secret=bytes(16))
+    made = batches.draw(1, 0).noise
+    assert made is not None
     others = [noise(batches, 1, "dh"), noise(batches, 0, "dh_real"), noise(stranger, 0, "dh")]
+    others.append(made("dh", activations + 1))
     assert all(abs(torch.corrcoef(torch.stack([first.flatten(), x.flatten()]))[0, 1]) < 0.05 for x in others)

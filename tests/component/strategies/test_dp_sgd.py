@@ -9,6 +9,7 @@ import pytest
 from flwr.app import Context, Message
 
 from collafuse_flwr.client.state_store import ClientStore
+from collafuse_flwr.privacy.ledger import Ledger
 from collafuse_flwr.runs.run_layout import RunLayout
 from tests.small_runs import bytes_of, connect, metrics, run_strategy, small, spoiled
 
@@ -58,4 +59,4 @@ def test_the_noise_is_keyed_by_the_secret_not_by_the_seed(tmp_path: Path) -> Non
 def test_ordinary_training_counts_no_private_steps(tmp_path: Path) -> None:
     run_strategy(small(tmp_path, model="nano", num_rounds=1, data__max_images=60))
     assert {row["dp_steps"] for row in metrics(tmp_path)[-1]["evaluation"].values()} == {0}
-    assert not (RunLayout(tmp_path).client(0).dp_steps).exists()
+    assert not Ledger(RunLayout(tmp_path).client(0).ledger).exposure().training

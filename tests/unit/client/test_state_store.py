@@ -16,7 +16,7 @@ from torch import Tensor
 
 from collafuse_flwr.client.state_store import KEPT_ROUNDS, ClientState, ClientStore
 from collafuse_flwr.core import atomic_io as files
-from collafuse_flwr.privacy.release import release_noise
+from collafuse_flwr.privacy.brownian import brownian_path
 
 
 class Killed(BaseException):
@@ -91,7 +91,7 @@ def test_without_a_seed_the_secret_comes_from_the_operating_system(
 
 
 def test_the_secret_keys_the_noise_of_a_release(tmp_path: Path) -> None:
-    assert release_noise(ClientStore(tmp_path).secret(None, 0), np.zeros(4, np.float32), 0.5, 0).shape == (4,)
+    assert brownian_path(ClientStore(tmp_path).secret(None, 0), b"", (4,), 0.5).shape == (4,)
 
 
 def test_a_client_killed_while_it_makes_its_secret_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,20 +221,3 @@ def test_a_killed_write_leaves_the_samples_before(tmp_path: Path, monkeypatch: p
         store.save_samples(torch.ones(2, 1, 4, 4), torch.ones(2, dtype=torch.int64))
     assert (tmp_path / "samples.safetensors").read_bytes() == before
     assert rounds_in(tmp_path) == ["samples.safetensors"]
-
-
-# Steps of DP-SGD.
-
-
-def test_private_steps_are_counted_once_for_each_state_they_led_to(tmp_path: Path) -> None:
-    """And not taken back with the state of a round that was cut off: its weights may have left."""
-    store = ClientStore(tmp_path)
-    assert store.private_steps() == 0
-    store.count_private(tensors(1), 5)
-    store.save(ClientState(round=1), tensors(1))
-    store.load(before=1)
-    assert ClientStore(tmp_path).private_steps() == 5
-    store.count_private(tensors(1), 5)
-    assert store.private_steps() == 5
-    store.count_private(tensors(2), 4)
-    assert store.private_steps() == 9

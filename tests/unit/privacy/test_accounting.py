@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.privacy.accounting import composed_epsilon, epsilon, log_delta, release_mu, zcdp
+from collafuse_flwr.privacy.accounting import Training, composed_epsilon, epsilon, log_delta, release_mu, zcdp
 from tests.accountants import (
     GaussianDpEvent,
     NeighboringRelation,
@@ -35,14 +35,14 @@ REPLACED = NeighboringRelation.REPLACE_ONE
 @pytest.mark.parametrize(("mu", "sigma", "steps"), [(0.0, 14.0, 200), (1.5, 8.0, 30)])
 def test_full_batches_are_one_gaussian_mechanism_of_twice_the_norm(mu: float, sigma: float, steps: int) -> None:
     """mu^2 + 4 steps / sigma^2, and as dp-accounting composes it step by step; just below q = 1 it is the same."""
-    ours = composed_epsilon(mu, 1e-5, noise_multiplier=sigma, sampling_rate=1, steps=steps)
+    ours = composed_epsilon(mu, 1e-5, Training(sigma, 1, steps))
     assert ours == pytest.approx(epsilon(math.sqrt(mu**2 + 4 * steps / sigma**2), 1e-5))
     accountant = PLDAccountant(REPLACED)
     accountant.compose(GaussianDpEvent(sigma), steps)
     if mu:
         accountant.compose(GaussianDpEvent(2 / mu))
     assert ours == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-3)
-    nearly = composed_epsilon(mu, 1e-5, noise_multiplier=sigma, sampling_rate=1 - 1e-9, steps=steps)
+    nearly = composed_epsilon(mu, 1e-5, Training(sigma, 1 - 1e-9, steps))
     assert nearly == pytest.approx(ours, rel=1e-3)
 
 
@@ -52,7 +52,7 @@ def test_sampled_steps_agree_with_a_finer_grid(mu: float, sigma: float, q: float
     accountant.compose(PoissonSampledDpEvent(q, GaussianDpEvent(sigma)), steps)
     if mu:
         accountant.compose(GaussianDpEvent(2 / mu))
-    ours = composed_epsilon(mu, 1e-5, noise_multiplier=sigma, sampling_rate=q, steps=steps)
+    ours = composed_epsilon(mu, 1e-5, Training(sigma, q, steps))
     assert ours == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-3)
 
 
@@ -60,7 +60,7 @@ def test_a_replaced_image_costs_more_than_one_that_is_added_and_no_more_than_two
     """Twice (epsilon, delta) is (2 epsilon, (1 + e^epsilon) delta), here with the smaller delta = 1e-7."""
     added = RdpAccountant()
     added.compose(SelfComposedDpEvent(PoissonSampledDpEvent(0.1, GaussianDpEvent(2.0)), 100))
-    replaced = composed_epsilon(0, 1e-5, noise_multiplier=2.0, sampling_rate=0.1, steps=100)
+    replaced = composed_epsilon(0, 1e-5, Training(2.0, 0.1, 100))
     assert replaced > 1.2 * added.get_epsilon(1e-5)
     once = added.get_epsilon(1e-7)
     assert (1 + math.exp(once)) * 1e-7 < 1e-5
@@ -69,9 +69,9 @@ def test_a_replaced_image_costs_more_than_one_that_is_added_and_no_more_than_two
 
 def test_vacuous_numbers_are_finite_and_quick() -> None:
     """What the default cut releases, and hardly any noise: the grid gets coarser, not larger."""
-    released = composed_epsilon(78.0, 1e-5, noise_multiplier=8.0, sampling_rate=0.1, steps=10)
+    released = composed_epsilon(78.0, 1e-5, Training(8.0, 0.1, 10))
     assert epsilon(78.0, 1e-5) < released < epsilon(math.sqrt(78**2 + 4 * 10 / 64), 1e-5) + 1
-    noiseless = composed_epsilon(0, 1e-5, noise_multiplier=0.1, sampling_rate=0.1, steps=10)
+    noiseless = composed_epsilon(0, 1e-5, Training(0.1, 0.1, 10))
     assert epsilon(20.0, 1e-5) < noiseless < epsilon(65.0, 1e-5)
 
 
@@ -104,8 +104,8 @@ def test_the_ends() -> None:
     assert release_mu(0.25, 4.0) == 4.0
     assert release_mu(0.25, 4.0, releases=9) == 12.0
     assert zcdp(2.0) == 2.0
-    assert composed_epsilon(math.inf, 1e-5, noise_multiplier=1, sampling_rate=0.1, steps=5) == math.inf
-    assert composed_epsilon(1.0, 1e-5, noise_multiplier=1, sampling_rate=0.1, steps=0) == epsilon(1.0, 1e-5)
+    assert composed_epsilon(math.inf, 1e-5, Training(1, 0.1, 5)) == math.inf
+    assert composed_epsilon(1.0, 1e-5, Training(1, 0.1, 0)) == epsilon(1.0, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_the_ends() -> None:
         lambda: release_mu(-0.1, 1.0),
         lambda: release_mu(0.1, 0.0),
         lambda: release_mu(0.1, 1.0, releases=-1),
-        lambda: composed_epsilon(0, 1e-5, noise_multiplier=0, sampling_rate=0.1, steps=5),
-        lambda: composed_epsilon(0, 1e-5, noise_multiplier=1, sampling_rate=1.1, steps=5),
+        lambda: composed_epsilon(0, 1e-5, Training(0, 0.1, 5)),
+        lambda: composed_epsilon(0, 1e-5, Training(1, 1.1, 5)),
     ],
 )
 def test_what_is_out_of_range_is_refused(call: object) -> None:

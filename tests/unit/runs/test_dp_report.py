@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tests.accountants  # noqa: F401 - before a test imports what it imports
+from collafuse_flwr.data.federated import FederationData
+from collafuse_flwr.data.images import ImageMetadata, ImageSet
+from collafuse_flwr.data.partition.partitions import Partition
 from collafuse_flwr.diffusion.schedule import make_schedule
-from collafuse_flwr.privacy.accounting import composed_epsilon, epsilon
-from collafuse_flwr.runs.dp_report import describe_guarantee, dp_guarantees
+from collafuse_flwr.privacy.accounting import Training, composed_epsilon, epsilon
+from collafuse_flwr.runs.dp_report import describe_guarantee, dp_guarantees, group_guarantees
 from tests.small_runs import small
 
 
@@ -88,8 +92,8 @@ def test_privately_trained_networks_are_covered_with_the_releases(
     settings = {"diffusion.schedule": "linear"} | clip | TRAINED
     pooled, (client,) = guaranteed(tmp_path, [releases], [cut], strategy=strategy, **settings)
     known: dict[str, Any] = {"noise_multiplier": 4.0, "sampling_rate": 0.2, "steps": 50}
-    assert client["dp_sgd_epsilon"] == pytest.approx(composed_epsilon(0, 1e-5, **known))
-    assert client["dp_total_epsilon"] == pytest.approx(composed_epsilon(client["dp_mu"], 1e-5, **known))
+    assert client["dp_sgd_epsilon"] == pytest.approx(composed_epsilon(0, 1e-5, Training(**known)))
+    assert client["dp_total_epsilon"] == pytest.approx(composed_epsilon(client["dp_mu"], 1e-5, Training(**known)))
     both = client["dp_epsilon"] + client["dp_sgd_epsilon"]
     assert max(client["dp_epsilon"], client["dp_sgd_epsilon"]) <= client["dp_total_epsilon"] < both + 1e-9
     assert pooled["dp_total_epsilon"] == client["dp_total_epsilon"]
@@ -123,3 +127,23 @@ def test_the_sentence_is_about_the_sum(
     assert said in sentence
     assert "uploads only" not in sentence
     assert ("labels" in sentence) == (released > 0)
+
+
+def test_a_patient_is_worth_all_of_its_images(tmp_path: Path) -> None:
+    """Of three slices, as far apart as sqrt(3) images."""
+    images = ImageSet(
+        torch.zeros((6, 1, 8, 8), dtype=torch.uint8),
+        torch.zeros(6, dtype=torch.int64),
+        ("a",),
+        "set",
+        ImageMetadata(groups={"patient": torch.tensor([0, 0, 0, 1, 2, 2])}, group_key="patient"),
+    )
+    rows = [torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5])]
+    data = FederationData(images, tuple(Partition(own, own[:0]) for own in rows))
+    config, clients = small(tmp_path), guaranteed(tmp_path, [1, 1], diffusion__schedule="linear")[1]
+    pooled = group_guarantees(config, data, clients)
+    for client, count in zip(clients, (3, 2), strict=True):
+        assert client["dp_group_epsilon"] == pytest.approx(epsilon(client["dp_mu"] * math.sqrt(count), 1e-5))
+    assert pooled["dp_group_epsilon"] == clients[0]["dp_group_epsilon"] > clients[0]["dp_epsilon"]
+    assert "of all images of a patient or person together" in describe_guarantee(config, pooled | clients[0])
+    assert group_guarantees(config, None, clients) == {}

@@ -49,7 +49,7 @@ def test_the_schema_has_these_fields_and_no_others() -> None:
     assert [spec.name for spec in fields(EndRoundRequest)] == ["round", "cuts", "activations"]
     assert [spec.name for spec in fields(EndRoundReply)] == ["metrics", "weights"]
     assert {spec.name: spec.type for spec in fields(GanTrainMetrics)} == {
-        **dict.fromkeys(("loss", "generator_loss", "seconds"), "float"),
+        **dict.fromkeys(("loss", "generator_loss", "seconds"), "float | None"),
         **dict.fromkeys(("steps", "image_updates", "flops"), "int"),
     }
     assert [spec.name for spec in fields(GenerateHeadRequest)] == ["round", "count", "cuts", "weights"]
@@ -126,8 +126,8 @@ def ones(dtype: Any, *shape: int) -> np.ndarray[Any, Any]:
         ("float32", answer(dh_fake=ones(np.float32, 2, 3)), "`activations.dh_fake` must be of shape (2, 3, 4, 4)"),
         ("float32", answer(dh_fake=ones(np.float32) * np.nan), "`activations.dh_fake` must be finite"),
         ("float32", answer(dh_fake=ones(np.float32) * np.inf), "`activations.dh_fake` must be finite"),
-        ("float32", answer(dh_fake=ones(np.float32) * 1.1e6), "must be finite and within 1e+06, and reaches 1.1e+06"),
-        ("float32", answer(dh_fake=ones(np.float32) * -1e30), "must be finite and within 1e+06, and reaches 1e+30"),
+        ("float32", answer(dh_fake=ones(np.float32) * 1.1e4), "must be finite and within 10000, and reaches 11000"),
+        ("float32", answer(dh_fake=ones(np.float32) * -1e30), "must be finite and within 10000, and reaches 1e+30"),
         ("float32", answer(dh_fake__exponent=ones(np.int64, 1)), "`activations` must hold dh_fake, dh_real, not "),
         ("float32", answer(dh_fake__exponent=np.array(1)), "`activations` must hold dh_fake, dh_real, not "),
         ("float32", answer(dh_fake__exponent=np.array([])), "`activations` must hold dh_fake, dh_real, not "),

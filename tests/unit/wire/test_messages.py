@@ -48,10 +48,10 @@ def test_the_schema_has_these_fields_and_no_others() -> None:
         "backbone": "ArrayRecord | None",
     }
     assert listed[TrainMetrics] == {
-        "loss": "float",
+        "loss": "float | None",
         "steps": "int",
         "image_updates": "int",
-        "seconds": "float",
+        "seconds": "float | None",
         "flops": "int",
     }
     assert [spec.name for spec in fields(TrainReply)] == ["metrics", "upload"]
@@ -60,13 +60,16 @@ def test_the_schema_has_these_fields_and_no_others() -> None:
     assert [spec.name for spec in fields(ClientError)] == ["reason"]
     assert {spec.name: spec.type for spec in fields(EvaluateReply)} == {
         "num_samples": "int",
-        "held_out_loss": "float",
-        "kernel_distance": "float",
-        "seconds": "float",
+        "held_out_loss": "float | None",
+        "kernel_distance": "float | None",
+        "seconds": "float | None",
         "flops_per_image": "int",
+        "bits": "Unbounded | None",
         "releases": "int",
-        "bits": "Unbounded",
+        "release_mu": "Unbounded",
         "dp_steps": "int",
+        "dp_sgd_epsilon": "Unbounded",
+        "dp_total_epsilon": "Unbounded",
     }
 
 
@@ -106,7 +109,7 @@ COUNT = st.integers(0, 2**62)
 
 
 @settings(max_examples=50)
-@given(st.builds(TrainMetrics, FINITE, COUNT, COUNT, FINITE, COUNT))
+@given(st.builds(TrainMetrics, FINITE | st.none(), COUNT, COUNT, FINITE | st.none(), COUNT))
 def test_the_numbers_of_training_survive(numbers: TrainMetrics) -> None:
     assert decode(TrainReply, sent(encode(TrainReply(metrics=numbers)))) == TrainReply(metrics=numbers)
 
@@ -116,13 +119,16 @@ def test_the_numbers_of_training_survive(numbers: TrainMetrics) -> None:
     st.builds(
         EvaluateReply,
         num_samples=COUNT,
-        held_out_loss=FINITE,
-        kernel_distance=FINITE,
-        seconds=FINITE,
+        held_out_loss=FINITE | st.none(),
+        kernel_distance=FINITE | st.none(),
+        seconds=FINITE | st.none(),
         flops_per_image=COUNT,
         releases=COUNT,
-        bits=FINITE | st.just(math.inf),
+        bits=FINITE | st.just(math.inf) | st.none(),
+        release_mu=FINITE | st.just(math.inf),
         dp_steps=COUNT,
+        dp_sgd_epsilon=FINITE | st.just(math.inf),
+        dp_total_epsilon=FINITE | st.just(math.inf),
     )
 )
 def test_an_evaluation_survives_with_infinite_bits(reply: EvaluateReply) -> None:

@@ -41,9 +41,10 @@ def test_an_honest_upload_is_never_refused(
     """At whatever cut, in whatever precision: also of images that are all black and white."""
     process, generator = make_schedule(schedule, 100), torch.Generator().manual_seed(seed)
     x_0 = torch.rand((8, 3, 4, 4), generator=generator) * 2 - 1
-    x_k = release(process, cut, x_0.sign() if extreme else x_0, seed.to_bytes(16, "little"), range(2))
+    alpha_bar, keys = float(process.alpha_bar[cut]), [bytes([i] * 16) for i in range(8)]
+    x_k = release(alpha_bar, x_0.sign() if extreme else x_0, keys, seed.to_bytes(16, "little"), range(2))
     labels = torch.randint(0, 5, (16,), generator=generator)
-    contract = UploadSpec(16, 3, 4, 5, True, dtype, float(process.alpha_bar[cut]))
+    contract = UploadSpec(16, 3, 4, 5, True, dtype, alpha_bar)
     check_upload(encode(x_k, dtype, labels), contract)
 
 

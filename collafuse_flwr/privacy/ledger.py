@@ -1,0 +1,200 @@
+"""What has left a client, line by line: an append-only file on its own disk, across runs, settings and strategies.
+
+Every entry is on the disk before what it names leaves. Nothing here is ever taken back with a state of training, and no
+setting, round number or run makes it forget.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from collafuse_flwr.core.atomic_io import append_json_lines, read_json_lines
+from collafuse_flwr.core.errors import RoundError, SecretError
+from collafuse_flwr.privacy.accounting import Training, composed_epsilon, release_mu
+
+#: A path of noise: the largest norm of an image on it, and the draw.
+_Path = tuple[float, int]
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release of some images.
+
+    Attributes:
+        keys: what names each image (`release.image_keys`), in hexadecimal digits.
+        draws: the number of each draw of noise.
+        snr: alpha_bar / (1 - alpha_bar) at the cut; inf for clean images.
+        clip_norm: the norm that images were clipped to; 0: none.
+        shape: channels, height and width.
+    """
+
+    keys: tuple[str, ...]
+    draws: tuple[int, ...]
+    snr: float
+    clip_norm: float
+    shape: tuple[int, ...]
+
+    @property
+    def images(self) -> str:
+        """A name for these images together."""
+        return hashlib.blake2b("".join(self.keys).encode(), digest_size=8).hexdigest()
+
+    @property
+    def norm(self) -> float:
+        """The largest norm that an image has in it."""
+        return self.clip_norm or math.sqrt(math.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What has left, in all, of the image of which most has.
+
+    `releases` counts paths of noise: releases on one path tell together what the least noisy tells. `snr` and `mu` are
+    those of all paths together, `training` the steps of DP-SGD. `unbounded` says that something left for which there is
+    no bound.
+    """
+
+    releases: int
+    snr: float
+    mu: float
+    training: tuple[Training, ...]
+    unbounded: bool
+
+    @property
+    def dp_steps(self) -> int:
+        """All steps of DP-SGD."""
+        return sum(own.steps for own in self.training)
+
+    def training_epsilon(self, delta: float) -> float:
+        """Epsilon of all steps of DP-SGD, each with its own noise and sampling rate."""
+        return composed_epsilon(0.0, delta, *self.training)
+
+    def epsilon(self, delta: float) -> float:
+        """Epsilon of everything."""
+        return math.inf if self.unbounded else composed_epsilon(self.mu, delta, *self.training)
+
+
+class Ledger:
+    """The file of one client; what is added names the run that asked for it."""
+
+    def __init__(self, path: Path, run: str = "", *, durable: bool = True) -> None:
+        """Open the ledger; a simulation's need not be `durable`, whose disk nobody else counts on."""
+        self.path, self.run, self.durable = path, run, durable
+
+    def add(self, kind: str, **values: Any) -> None:
+        """Append an entry."""
+        self._append([{"kind": kind} | values])
+
+    def begin(self, message: str, round_: int) -> None:
+        """Begin the answer to a message of a round; rounds never go back, and each message comes once in a round.
+
+        A round that is begun a second time would be another answer about the same images.
+
+        Raises:
+            RoundError: the round is over, or this message has been answered in it.
+        """
+        rounds = [(entry["round"], entry["message"]) for entry in self._of("round") if entry["run"] == self.run]
+        last = max((number for number, _ in rounds), default=0)
+        if round_ < last or (round_, message) in rounds:
+            raise RoundError(f"`round` = {round_} of {message} is not allowed: this run has come to round {last}")
+        self.add("round", round=round_, message=message)
+
+    def add_release(self, release: Release, **values: Any) -> None:
+        """Append a release; its images are listed once."""
+        rows: list[dict[str, Any]] = []
+        if release.images not in self._image_sets:
+            rows.append({"kind": "images", "images": release.images, "keys": release.keys})
+        own = {name: value for name, value in asdict(release).items() if name != "keys"}
+        rows.append({"kind": "release", "images": release.images} | own | values)
+        self._append(rows)
+
+    def add_training(self, training: Training, max_grad_norm: float, state: str) -> None:
+        """Append steps of DP-SGD; those that led to a state that is listed already are the same steps, repeated."""
+        row = {"kind": "dp_sgd"} | asdict(training) | {"max_grad_norm": max_grad_norm, "state": state}
+        if not any(row.items() <= entry.items() for entry in self._of("dp_sgd")):
+            self._append([row])
+
+    def exposure(self, *more: Release, training: Iterable[Training] = ()) -> Exposure:
+        """What has left, and what would have with `more` releases or steps: then of their images only."""
+        by_shape: dict[tuple[int, ...], dict[str, dict[_Path, float]]] = defaultdict(lambda: defaultdict(dict))
+        for release in (*self.releases, *more):
+            for key in release.keys:
+                paths = by_shape[release.shape][key]
+                for draw in release.draws:
+                    path = release.norm, draw
+                    paths[path] = max(paths.get(path, 0.0), release.snr)
+        asked = {key for release in more for key in release.keys}
+        releases, snr, squares = 0, 0.0, 0.0
+        for images in by_shape.values():
+            # An image of another size has another key: whatever left at that size may have been this image.
+            here = [paths for key, paths in images.items() if key in asked] or list(images.values())
+            releases += max(map(len, here))
+            snr += max(sum(paths.values()) for paths in here)
+            squares += max(sum(release_mu(own, norm) ** 2 for (norm, _), own in paths.items()) for paths in here)
+        steps = _merged([*self._training, *training])
+        return Exposure(releases, snr, math.sqrt(squares), steps, self._unbounded)
+
+    @property
+    def releases(self) -> list[Release]:
+        """Every release."""
+        return [
+            Release(
+                self._image_sets[entry["images"]],
+                tuple(entry["draws"]),
+                # JSON has no infinity.
+                math.inf if entry["snr"] is None else entry["snr"],
+                entry["clip_norm"],
+                tuple(entry["shape"]),
+            )
+            for entry in self._of("release")
+        ]
+
+    @cached_property
+    def entries(self) -> list[dict[str, Any]]:
+        """Every entry, oldest first.
+
+        Raises:
+            SecretError: the file is damaged: what has left cannot be counted any more.
+        """
+        try:
+            return read_json_lines(self.path)
+        except ValueError:
+            raise SecretError(f"{self.path} is damaged: restore it from a backup") from None
+
+    @property
+    def _image_sets(self) -> dict[str, tuple[str, ...]]:
+        return {entry["images"]: tuple(entry["keys"]) for entry in self._of("images")}
+
+    @property
+    def _training(self) -> list[Training]:
+        return [
+            Training(entry["noise_multiplier"], entry["sampling_rate"], entry["steps"]) for entry in self._of("dp_sgd")
+        ]
+
+    @property
+    def _unbounded(self) -> bool:
+        return any(entry.get("unbounded") for entry in self.entries)
+
+    def _of(self, kind: str) -> list[dict[str, Any]]:
+        return [entry for entry in self.entries if entry["kind"] == kind]
+
+    def _append(self, rows: list[dict[str, Any]]) -> None:
+        stamped = [{"time": int(time.time()), "run": self.run} | row for row in rows]
+        append_json_lines(self.path, stamped, self.durable)
+        self.__dict__.pop("entries", None)
+
+
+def _merged(steps: Iterable[Training]) -> tuple[Training, ...]:
+    """Steps of equal noise and sampling rate, added up."""
+    total: dict[tuple[float, float], int] = defaultdict(int)
+    for own in steps:
+        total[own.noise_multiplier, own.sampling_rate] += own.steps
+    return tuple(Training(sigma, q, count) for (sigma, q), count in sorted(total.items()))

@@ -1,0 +1,190 @@
+"""The limits of a data's owner: a file on the client's own disk, whoever runs the server.
+
+    max_releases = 1          # policy.toml
+    max_snr_db = 0
+    labels = true
+
+A request beyond them is refused in one line that names the limit and holds no data, before anything is computed. A
+deployed client without a file has the defaults here; a simulation, where one person owns both sides, has no limits
+unless `policy` names a file.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from collafuse_flwr.config.config import SETTINGS, Config
+from collafuse_flwr.core.errors import PolicyError, SettingError, UserError
+from collafuse_flwr.core.fields import Texts, coerce, setting
+from collafuse_flwr.privacy.ledger import Exposure
+
+M = TypeVar("M")
+#: Numbers about its images that a client reports, and the cut that it chooses by them.
+NUMBERS = ("loss", "generator_loss", "held_out_loss", "kernel_distance", "bits", "seconds", "cut")
+#: Those that are rounded to whole numbers; others to `number_step`.
+_WHOLE = ("bits", "seconds")
+#: What cuts are chosen by that hangs on the images.
+_FROM_IMAGES = ("bits", "reid")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What may be asked of a client."""
+
+    strategies: Texts = setting((), "strategies that may run; empty: all that send nothing else than may leave")
+    imports: Texts = setting((), "package.module:name of what settings may have the client import; empty: nothing")
+    datasets: Texts = setting((), "kinds of data set (`dataset`) that the images may be read as; empty: all")
+    max_snr_db: float = setting(10.0, "largest signal-to-noise ratio of a release in dB: clean images never leave")
+    min_cut_ratio: float = setting(0.0, "smallest cut ratio of a release", low=0, high=1)
+    max_releases: int = setting(1, "releases of an image with noise of their own, ever; 0: none", low=0)
+    max_epsilon: float = setting(0.0, "epsilon of uploads and DP-SGD together, ever; 0: no limit", low=0)
+    delta: float = setting(1e-5, "delta of `max_epsilon`", above=0, high=0.5)
+    labels: bool = setting(False, "labels may leave with the releases")
+    weights: str = setting("never", "weights may leave", choices=("never", "dp_sgd", "always"))
+    activations: bool = setting(False, "activations and gradients at a split GAN's cuts may leave")
+    min_activation_noise: float = setting(0.0, "least standard deviation of the noise on activations", low=0)
+    min_discriminator_blocks: int = setting(0, "least extra blocks of the discriminator on images", low=0)
+    numbers: Texts = setting((), "numbers about the images that are reported", choices=NUMBERS)
+    min_number_images: int = setting(100, "least images that a number is the average of", low=1)
+    number_step: float = setting(0.05, "numbers are rounded to multiples of this; bits and seconds to ones", above=0)
+    max_number: float = setting(10.0, "numbers are clipped to this, but for bits and seconds", above=0)
+    min_images: int = setting(10, "least training images", low=1)
+    min_batch_size: int = setting(8, "least images in a batch", low=1)
+    min_steps: int = setting(1, "least optimiser steps of a round that trains at all", low=1)
+    min_image_size: int = setting(0, "least pixels a side", low=0)
+    max_image_size: int = setting(0, "most pixels a side; 0: no limit", low=0)
+
+    @classmethod
+    def load(cls, path: Path) -> Policy:
+        """Read a policy.
+
+        Raises:
+            UserError: there is none, or it is no TOML.
+            SettingError: a name is unknown, or a value is not allowed.
+        """
+        try:
+            given = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise UserError(f"the policy {path} cannot be read: {error.strerror}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"the policy {path} is no TOML: {error}") from None
+        declared = {own.name: own for own in fields(cls)}
+        if unknown := given.keys() - declared.keys():
+            name = min(unknown)
+            raise SettingError(f"policy.{name}", given[name], f"one of {', '.join(declared)}")
+        values: dict[str, Any] = {
+            # A setting's list of choices must hold one of them, a limit's may hold none.
+            name: () if value == [] else coerce(declared[name], f"policy.{name}", value)
+            for name, value in given.items()
+        }
+        return cls(**values)
+
+    def check_imports(self, run_config: Mapping[str, Any]) -> None:
+        """Refuse settings that would import what the owner has not named; they must not be read before.
+
+        Raises:
+            PolicyError: there is one.
+        """
+        for given, value in run_config.items():
+            _, spec = SETTINGS.get(given.replace("-", "_"), ("", None))
+            if spec is not None and spec.metadata["or_path"]:
+                found = coerce(spec, given, value)
+                names = (found,) if isinstance(found, str) else found
+                self._hold("imports", all(name in self.imports for name in names if ":" in name))
+
+    def check_settings(self, config: Config, client: int) -> None:
+        """Refuse what the settings of a run alone show to be beyond the limits.
+
+        Raises:
+            PolicyError: something is.
+        """
+        spec, own = config.spec, self._hold
+        own("strategies", not self.strategies or config.run.strategy in self.strategies)
+        own("datasets", not self.datasets or set(config.data.dataset) <= set(self.datasets))
+        if "weights" in spec.sends:
+            private = config.dp.noise_multiplier > 0 and not spec.is_gan
+            own("weights", self.weights == "always" or (self.weights == "dp_sgd" and private))
+        if "activations" in spec.sends:
+            own("activations", self.activations)
+            own("min_activation_noise", config.split_gan.activation_noise >= self.min_activation_noise)
+        size = config.gan.batch_size if spec.is_gan else config.client.batch_size
+        own("min_batch_size", size >= self.min_batch_size)
+        if "images" in spec.sends:
+            own("labels", self.labels or not config.shares_labels())
+            target = config.cut_target()
+            own("numbers", target is None or target[0] not in _FROM_IMAGES or "cut" in self.numbers)
+            if target is None:
+                own("min_cut_ratio", config.cut_ratios()[client] >= self.min_cut_ratio)
+
+    def check_images(self, count: int, size: int) -> None:
+        """Refuse too few images, or images of another size.
+
+        Raises:
+            PolicyError: they are.
+        """
+        self._hold("min_images", count >= self.min_images)
+        self._hold("min_image_size", size >= self.min_image_size)
+        self._hold("max_image_size", not self.max_image_size or size <= self.max_image_size)
+
+    def check_release(self, snr: float, cut_ratio: float, after: Exposure) -> None:
+        """Refuse a release with too little noise, or one too many; `after` is what will have left of its images.
+
+        Raises:
+            PolicyError: it is.
+        """
+        self._hold("max_snr_db", snr <= 10 ** (self.max_snr_db / 10))
+        self._hold("min_cut_ratio", cut_ratio >= self.min_cut_ratio)
+        self._hold("max_releases", after.releases <= self.max_releases)
+        self._check_epsilon(after)
+
+    def check_split(self, blocks: int) -> None:
+        """Refuse activations too near to the images: after fewer extra `blocks` of the discriminator's head.
+
+        Raises:
+            PolicyError: they are.
+        """
+        self._hold("min_discriminator_blocks", blocks >= self.min_discriminator_blocks)
+
+    def check_training(self, steps: int, after: Exposure | None) -> None:
+        """Refuse a round of too few steps, or, of DP-SGD (else None), beyond the budget.
+
+        Raises:
+            PolicyError: it is.
+        """
+        self._hold("min_steps", steps == 0 or steps >= self.min_steps)
+        if after is not None:
+            self._check_epsilon(after)
+
+    def reported(self, metrics: M, images: Mapping[str, int]) -> M:
+        """A message's numbers as they may leave: clipped and rounded, or None.
+
+        Args:
+            metrics: a dataclass of numbers.
+            images: how many images each number is an average of; those that say nothing of images are absent.
+        """
+        changed = {name: self._coarse(name, getattr(metrics, name, None), images.get(name)) for name in NUMBERS}
+        own = {name: value for name, value in changed.items() if hasattr(metrics, name)}
+        result: M = replace(metrics, **own)  # type: ignore[type-var]
+        return result
+
+    def _coarse(self, name: str, value: float | None, images: int | None) -> float | None:
+        few = images is not None and images < self.min_number_images
+        if value is None or name not in self.numbers or few:
+            return None
+        if name in _WHOLE:
+            return float(math.ceil(value)) if math.isfinite(value) else value
+        return round(max(-self.max_number, min(value, self.max_number)) / self.number_step) * self.number_step
+
+    def _check_epsilon(self, after: Exposure) -> None:
+        self._hold("max_epsilon", not self.max_epsilon or after.epsilon(self.delta) <= self.max_epsilon)
+
+    def _hold(self, limit: str, within: bool) -> None:
+        if not within:
+            value = getattr(self, limit)
+            shown = list(value) if isinstance(value, tuple) else value
+            raise PolicyError(f"beyond the policy of this client's owner: `{limit}` = {shown}")

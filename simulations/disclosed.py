@@ -1,0 +1,126 @@
+"""What has left a client in all: `python -m simulations.disclosed state=FOLDER`.
+
+Reads the ledger in the folder of a client's state (`state-path`, or clients/N of a simulation), shows a table of what
+left it in which run, and leaves the same as disclosed.json and disclosed.png in `output` (empty: state=FOLDER itself).
+`delta=1e-5` is that of epsilon.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.privacy.leakage_bounds import most_named
+from collafuse_flwr.privacy.ledger import Ledger
+from collafuse_flwr.runs.figures import draw_disclosure
+from collafuse_flwr.runs.run_layout import ClientLayout
+from simulations.cli import USER_ERROR
+
+DEFAULTS = {"state": "", "output": "", "delta": "1e-5"}
+
+
+def disclosed(ledger: Ledger, delta: float) -> dict[str, Any]:
+    """What left in each run, and what all of it is worth for the image of which most left.
+
+    `reid` is a bound on the share of images that anyone could name among all that were released, by Fano's inequality
+    from the bits that were measured at the last evaluation.
+    """
+    runs: dict[str, dict[str, Any]] = defaultdict(lambda: defaultdict(int))
+    bits: list[float] = []
+    for entry in ledger.entries:
+        row, kind = runs[entry["run"]], entry["kind"]
+        row["first"] = row["first"] or entry["time"]
+        row["last"] = entry["time"]
+        if kind == "release":
+            row["uploads"] += 1
+            row["snr_db"] = max(row.get("snr_db", -math.inf), _decibels(entry["snr"]))
+            row["labels"] |= bool(entry.get("labels"))
+        elif kind == "dp_sgd":
+            row["dp_steps"] += entry["steps"]
+        elif kind in ("weights", "numbers"):
+            row[kind] += entry["values"] if kind == "weights" else len(entry["values"])
+        elif kind in ("activations", "refusal"):
+            row[kind] += 1
+        bits += [entry["bits"]] if kind == "measured" and entry["bits"] is not None else []
+    exposure, images = ledger.exposure(), {key for release in ledger.releases for key in release.keys}
+    whole = {
+        "images": len(images),
+        "releases": exposure.releases,
+        "snr_db": _decibels(exposure.snr),
+        "bits": bits[-1] if bits else None,
+        "reid": most_named(bits[-1], len(images)) if bits and images else None,
+        "mu": exposure.mu,
+        "dp_steps": exposure.dp_steps,
+        "epsilon": exposure.epsilon(delta),
+        "delta": delta,
+    }
+    return {"whole": whole, "runs": {name: dict(row) for name, row in runs.items()}}
+
+
+def _decibels(snr: float | None) -> float:
+    """A ratio in dB; JSON has no infinity, so None is that of clean images."""
+    if snr is None:
+        return math.inf
+    return 10 * math.log10(snr) if snr else -math.inf
+
+
+def table(found: dict[str, Any]) -> Table:
+    """A row for each run."""
+    names = ("uploads", "snr_db", "labels", "weights", "activations", "numbers", "dp_steps", "refusal")
+    shown = Table("run", "first", "last", *names, title="What has left this client")
+    for run, row in found["runs"].items():
+        days = [time.strftime("%Y-%m-%d %H:%M", time.localtime(row[end])) for end in ("first", "last")]
+        shown.add_row(run, *days, *(_shown(row.get(name)) for name in names))
+    return shown
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value or "")
+
+
+def main(arguments: list[str]) -> int:
+    """Show the ledger of a client, and return the exit status."""
+    given = DEFAULTS | dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    try:
+        if unknown := given.keys() - DEFAULTS.keys():
+            raise SettingError(min(unknown), given[min(unknown)], f"one of {', '.join(DEFAULTS)}")
+        folder = Path(given["state"])
+        path = ClientLayout(folder).ledger
+        if not given["state"] or not path.is_file():
+            raise SettingError("state", given["state"], f"the folder of a client's state, which holds {path.name}")
+        found = disclosed(Ledger(path), _delta(given["delta"]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    console, output = Console(highlight=False), Path(given["output"] or folder)
+    console.print(table(found))
+    for name, value in found["whole"].items():
+        console.print(f"{name}: {_shown(value) or 0}")
+    write_json(output / "disclosed.json", found)
+    draw_disclosure(found["runs"], output / "disclosed.png")
+    return 0
+
+
+def _delta(text: str) -> float:
+    try:
+        delta = float(text)
+    except ValueError:
+        delta = math.nan
+    if not 0 < delta < 1:
+        raise SettingError("delta", text, "a number above 0 and below 1")
+    return delta
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,152 @@
+"""A client that says it has more than it has, of another kind than the others, or sends more than it should."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Context, Message
+from flwr.serverapp.strategy import FedAvg
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collafuse_flwr.client_app import app as client_app
+from collafuse_flwr.core.errors import UploadError
+from collafuse_flwr.privacy.release import Upload
+from collafuse_flwr.runs.upload_buffer import LimitedRows, UploadBuffer
+from collafuse_flwr.setup.gan import batches_per_round
+from collafuse_flwr.wire.common import TrainMetrics
+from collafuse_flwr.wire.fedavg import WeightsReply
+from collafuse_flwr.wire.validation import LARGEST_ACTIVATION, check_activations
+from strategies.aggregation import WeightAggregator
+from strategies.fairness import cap_weights
+from tests.small_runs import connect, metrics, run_strategy, small, spoiled
+from tests.component.strategies.test_client_manager import HELLO, FakeFederation
+
+METRICS = TrainMetrics(0.0, 1, 1, 0.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"num_images": 10**15}, "client 2 says `num_images` = 1000000000000000, which is more than 100000000"),
+        ({"num_classes": 10**9}, "client 2 says `num_classes` = 1000000000, which is more than 100000"),
+        ({"channels": 1000}, "client 2 says `channels` = 1000, which is more than 64"),
+        ({"size": 10**5}, "client 2 says `size` = 100000, which is more than 8192"),
+        ({"num_images": 10**8}, "client 2 would upload 6.4e+03 MB, more than `federation.max_reply_mb` = 4096"),
+    ],
+)
+def test_an_introduction_has_bounds(said: dict[str, int], reason: str) -> None:
+    """10^15 images and 10^9 classes were believed: a round of a GAN became 1.6 x 10^14 batches."""
+    assert FakeFederation(3).refusal(2, replace(HELLO, partition_id=2, **said)) == reason
+
+
+@pytest.mark.parametrize("odd", [0, 1, 2])
+def test_who_comes_first_does_not_decide_the_shape(odd: int) -> None:
+    federation = FakeFederation(3)
+    federation.says[odd] = replace(HELLO, partition_id=odd, size=16)
+    federation.connect(odd)
+    federation.register_new()
+    federation.connect(*({0, 1, 2} - {odd}))
+    federation.register_new()
+    assert set(federation.client_manager.nodes) == {0, 1, 2} - {odd}
+    (reason,) = federation.client_manager.refused.values()
+    assert reason.startswith(f"client {odd} has images of 1 x 16 x 16 in 10 classes, client ")
+
+
+def test_the_settings_decide_the_shape_where_they_say_it() -> None:
+    federation = FakeFederation(3, image_size=8)
+    federation.says |= {i: replace(HELLO, partition_id=i, size=16) for i in (0, 1)}
+    federation.connect(0, 1, 2)
+    federation.register_new()
+    assert set(federation.client_manager.nodes) == {2}
+
+
+def test_a_majority_that_comes_after_the_start_changes_nothing() -> None:
+    federation = FakeFederation(3, **{"federation.min_available_nodes": 1})
+    federation.connect(0)
+    federation.client_manager.wait(federation.grid)
+    federation.says |= {i: replace(HELLO, partition_id=i, size=16) for i in (1, 2)}
+    federation.connect(1, 2)
+    federation.register_new()
+    assert set(federation.client_manager.nodes) == {0}
+
+
+# Weights.
+
+WEIGHTS = st.dictionaries(st.integers(0, 20), st.floats(0.1, 1e9), min_size=1, max_size=8)
+
+
+@given(WEIGHTS, st.floats(0.01, 1.0))
+def test_no_weight_is_more_than_its_largest_share(weights: dict[int, float], most: float) -> None:
+    capped = cap_weights(weights, most)
+    total = sum(capped.values())
+    assert max(capped.values()) <= max(most, 1 / len(weights)) * total * (1 + 1e-9)
+    if len(weights) * most > 1:
+        assert all(capped[client] <= weight * (1 + 1e-9) for client, weight in weights.items())
+    order = sorted(weights, key=lambda client: weights[client])
+    assert [capped[client] for client in order] == sorted(capped.values()), "whoever had more has no less"
+    if max(weights.values()) <= most * sum(weights.values()) * (1 - 1e-9):
+        assert capped == weights
+
+
+def test_one_client_is_not_the_mean() -> None:
+    """Of 100 honest images at 1.0 and a client that claims 10^15 at -5.0 the mean was -5.0."""
+    for most, mean in ((1.0, -5.0), (0.5, -2.0)):
+        aggregator = WeightAggregator(FedAvg(), {"w": torch.zeros(2)}, most)
+        for client, (size, value) in enumerate(((100, 1.0), (10**15, -5.0))):
+            reply = WeightsReply(metrics=METRICS, weights={"w": torch.full((2,), value)}, averaged={})
+            aggregator.add(client, size, reply)
+        assert aggregator.mean()[0]["w"].tolist() == pytest.approx([mean, mean])
+
+
+def test_one_client_is_not_the_pool(tmp_path: Path) -> None:
+    pool = UploadBuffer(tmp_path, (1, 2, 2), "float32", torch.device("cpu"))
+    for client, rows in enumerate((10, 90)):
+        pool.add(client, 5, Upload(torch.full((rows, 1, 2, 2), float(client)).numpy(), 1.0))
+    assert pool.limited(cap_weights(pool.sizes(), 1.0)) is pool
+    limited = pool.limited(cap_weights(pool.sizes(), 0.6))
+    assert isinstance(limited, LimitedRows)
+    x, cuts, labels = limited.batch(torch.arange(len(limited)))
+    assert x[:, 0, 0, 0].tolist() == [0.0] * 10 + [1.0] * 15
+    assert (cuts == 5).all()
+    assert labels is None
+
+
+def test_one_client_does_not_decide_how_long_a_round_is(tmp_path: Path) -> None:
+    config = small(tmp_path, strategy="fedgan", gan__batch_size=10)
+    assert batches_per_round(config, cap_weights({0: 100, 1: 100, 2: 10**6}, 0.5).values()) == 20
+
+
+@pytest.mark.parametrize("strategy", ["collafuse", "fedavg", "fedgan"])
+def test_a_run_with_a_cap_reaches_its_end(tmp_path: Path, strategy: str) -> None:
+    own = {"gan__width": 2, "gan__batch_size": 8} if strategy == "fedgan" else {"model": "nano"}
+    config = small(tmp_path, strategy=strategy, federation__max_client_weight=0.4, **own)
+    run_strategy(config)
+    assert [row["rejected"] for row in metrics(tmp_path)] == [{}, {}]
+
+
+# Sizes.
+
+
+def test_a_reply_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    """It costs only its client."""
+    config = small(tmp_path, model="nano", federation__max_reply_mb=0.01)
+
+    def large(message: Message, context: Context) -> Message:
+        reply: Message = client_app(message, context)
+        reply.content.array_records["upload"]["x_k"].data = bytes(20_000)
+        return reply
+
+    run_strategy(config, connect(config, spoiled(1, large)))
+    assert "0.02" in metrics(tmp_path)[0]["rejected"]["1"]
+    assert "are more than `federation.max_reply_mb` = 0.01" in metrics(tmp_path)[0]["rejected"]["1"]
+    assert sorted(metrics(tmp_path)[0]["clients"]) == ["0", "2"]
+
+
+@pytest.mark.parametrize("value", [2 * LARGEST_ACTIVATION, float("nan"), float("inf")])
+def test_activations_are_bounded(value: float) -> None:
+    with pytest.raises(UploadError, match="must be finite and within 10000"):
+        check_activations({"gh": torch.full((2, 2), value)}, {"gh": torch.Size((2, 2))})

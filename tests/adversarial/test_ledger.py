@@ -1,0 +1,226 @@
+"""An operator who goes back in rounds, begins new runs, loses replies, and lets others ask at the same time."""
+
+from __future__ import annotations
+
+import json
+import math
+import stat
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from collafuse_flwr.client.cut_selection import select_cut
+from collafuse_flwr.client.state_store import ClientStore
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.atomic_io import TORN
+from collafuse_flwr.core.errors import RoundError, SecretError, SettingError
+from collafuse_flwr.data.federated import load_client_data
+from collafuse_flwr.privacy.accounting import Training, composed_epsilon
+from collafuse_flwr.privacy.ledger import Ledger, Release
+from collafuse_flwr.runs.cost_report import client_costs
+from collafuse_flwr.runs.dp_report import dp_guarantees
+from collafuse_flwr.setup.diffusion import diffusion_setup
+from collafuse_flwr.wire.codec import ClientError
+from collafuse_flwr.wire.collafuse import SampleHandoff
+from collafuse_flwr.wire.common import EvaluateReply
+from tests.adversarial.node import OPEN, QUICK, Node
+
+FRESH: dict[str, Any] = {"cut_ratio": 0.8, "upload__noise": "resampled"}
+
+
+def ledger_of(node: Node) -> Ledger:
+    return Ledger(node.state / "ledger.jsonl")
+
+
+def a_release(*keys: str, draws: tuple[int, ...] = (0,), snr: float = 0.1, **other: Any) -> Release:
+    return replace(Release(keys, draws, snr, 0.0, (1, 8, 8)), **other)
+
+
+def test_rounds_that_go_back_get_nothing(tmp_path: Path) -> None:
+    """Forty rounds in descending order were forty uploads with new noise, of which the ledger knew one."""
+    node = Node(tmp_path, OPEN)
+    granted = [node.upload(round_, upload__max_releases=1, **FRESH) is not None for round_ in range(40, 30, -1)]
+    assert granted == [True] + [False] * 9
+    assert ledger_of(node).exposure().releases == 1
+
+
+def test_a_new_run_does_not_reset_the_limit(tmp_path: Path) -> None:
+    node = Node(tmp_path, OPEN)
+    granted = [node.upload(round_=run, run=run, upload__max_releases=2, **FRESH) is not None for run in range(1, 6)]
+    assert granted == [True, True, False, False, False]
+    assert ledger_of(node).exposure().releases == 2
+
+
+def test_an_evaluation_of_an_old_round_wipes_nothing(tmp_path: Path) -> None:
+    node, granted = Node(tmp_path, OPEN), 0
+    for round_ in (1, 2, 3):
+        granted += node.upload(round_, upload__max_releases=1, **FRESH) is not None
+        handoff = SampleHandoff(round=0, x_k=torch.zeros(2, 1, 8, 8), labels=torch.zeros(2, dtype=torch.int64))
+        assert isinstance(node.ask("evaluate", handoff, EvaluateReply, **FRESH), ClientError)
+    assert granted == 1
+    assert ledger_of(node).exposure().releases == 1
+
+
+def test_a_round_is_answered_once(tmp_path: Path) -> None:
+    node = Node(tmp_path, OPEN)
+    assert not isinstance(node.train(3), ClientError)
+    assert isinstance(node.train(3), ClientError)
+    assert isinstance(node.train(2), ClientError)
+    assert not isinstance(node.train(4), ClientError)
+    assert not isinstance(node.train(1, run=2), ClientError), "another run has rounds of its own"
+
+
+def test_two_runs_at_once_share_one_limit(tmp_path: Path) -> None:
+    """Each would find that the other has taken nothing yet."""
+    folder, barrier, granted = tmp_path / "state", threading.Barrier(4), []
+
+    def asks(run: int) -> None:
+        store = ClientStore(folder)
+        ledger = Ledger(store.layout.ledger, str(run))
+        barrier.wait()
+        with store.lock():
+            wanted = a_release("a", draws=(run,))
+            if ledger.exposure(wanted).releases <= 1:
+                ledger.add_release(wanted)
+                granted.append(run)
+
+    threads = [threading.Thread(target=asks, args=(run,)) for run in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(granted) == 1
+
+
+# What the ledger makes of its entries.
+
+
+def test_releases_on_one_path_are_one_and_the_least_noisy_counts(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl", "run")
+    for snr in (0.1, 0.3, 0.2):
+        ledger.add_release(a_release("a", "b", snr=snr))
+    assert (ledger.exposure().releases, ledger.exposure().snr) == (1, 0.3)
+    assert ledger.exposure().mu == pytest.approx(2 * 8 * math.sqrt(0.3))
+    ledger.add_release(a_release("b", draws=(1, 2), snr=0.1))
+    assert ledger.exposure().releases == 3
+    assert ledger.exposure().snr == pytest.approx(0.5)
+    assert ledger.exposure(a_release("a")).releases == 1, "of this image"
+
+
+def test_another_clip_norm_and_another_size_are_further_releases(tmp_path: Path) -> None:
+    """Of another size an image has another key: it may be any that left at that size."""
+    ledger = Ledger(tmp_path / "ledger.jsonl", "run")
+    ledger.add_release(a_release("a"))
+    assert ledger.exposure(a_release("a", clip_norm=4.3)).releases == 2
+    assert ledger.exposure(a_release("small", shape=(1, 4, 4))).releases == 2
+
+
+def test_what_left_is_on_the_disk_before_it_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    ledger = Ledger(tmp_path / "new" / "ledger.jsonl", "run")
+    ledger.add_release(a_release("a"))
+    assert len(synced) == 2, "the file, and the folder that names it"
+    assert stat.S_IMODE(ledger.path.stat().st_mode) == 0o600
+
+
+def test_a_line_that_was_cut_off_is_skipped_and_damage_is_not(tmp_path: Path) -> None:
+    """What is cut off had not left. But a ledger that cannot be read whole must not count as empty."""
+    ledger = Ledger(tmp_path / "ledger.jsonl", "run")
+    ledger.add_release(a_release("a"))
+    with ledger.path.open("ab") as file:
+        file.write(b'{"kind": "rele')
+    assert Ledger(ledger.path).exposure().releases == 1
+    Ledger(ledger.path).add_release(a_release("a", draws=(1,)))
+    assert TORN in ledger.path.read_bytes()
+    assert Ledger(ledger.path).exposure().releases == 2
+    ledger.path.write_bytes(b"?" + ledger.path.read_bytes())
+    with pytest.raises(SecretError, match="is damaged"):
+        Ledger(ledger.path).begin("train", 1)
+
+
+def test_rounds_are_those_of_a_run_and_each_message_comes_once(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl", "a")
+    ledger.begin("train", 1)
+    ledger.begin("evaluate", 1)
+    ledger.begin("train", 3)
+    for message, round_ in (("train", 3), ("train", 2), ("evaluate", 1)):
+        with pytest.raises(RoundError, match="has come to round 3"):
+            ledger.begin(message, round_)
+    Ledger(ledger.path, "b").begin("train", 1)
+
+
+# Differential privacy.
+
+
+def test_steps_of_dp_sgd_compose_with_their_own_noise(tmp_path: Path) -> None:
+    """100 steps at sigma 0.5, then 1 at sigma 20: at sigma 20 for all, epsilon was .34; the first alone is 37."""
+    ledger = Ledger(tmp_path / "ledger.jsonl", "run")
+    ledger.add_training(Training(0.5, 1.0, 100), 1.0, "a")
+    ledger.add_training(Training(20.0, 1.0, 1), 1.0, "b")
+    ledger.add_training(Training(20.0, 1.0, 1), 1.0, "b")
+    exposure = ledger.exposure()
+    assert exposure.dp_steps == 101, "the same steps, repeated, are no more"
+    assert exposure.epsilon(1e-5) == pytest.approx(composed_epsilon(math.hypot(40, 0.1), 1e-5))
+
+
+def test_a_lost_evaluation_hides_no_upload() -> None:
+    """Twenty fresh uploads, and an answer to the first evaluation alone: epsilon was that of one."""
+    config = Config.from_flat({"upload.noise": "resampled", "diffusion.schedule": "linear", "cut_ratio": 0.7})
+    said = {"num_samples": 2, "releases": 1, "release_mu": 1.0, "bits": 1.0, "dp_steps": 0, "kernel_distance": 0.0}
+    trained = {"loss": 1.0, "steps": 1, "image_updates": 1, "seconds": 1.0, "flops": 1}
+    empty: dict[str, Any] = {name: {} for name in ("server", "bytes_up", "bytes_down", "failed", "rejected")}
+    rounds = [
+        {"round": i, "cuts": {"0": 70}, "images": {"0": 100}, "clients": {"0": trained}, "uploads": ["0"]}
+        | {"evaluation": {"0": said} if i == 1 else {}}
+        | empty
+        for i in range(1, 21)
+    ]
+    (row,) = clients = client_costs(config, rounds)
+    assert row["releases"] == 20
+    mu = dp_guarantees(config, 64, clients)["dp_mu"]
+    (once,) = client_costs(config, rounds[:1])
+    assert mu == pytest.approx(math.sqrt(20) * (dp_guarantees(config, 64, [once])["dp_mu"] or 0))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"upload.clip_norm": 0.0},
+        {"upload.noise": "resampled", "num_rounds": 50},
+        {"upload.draws_per_image": 16},
+        {"dp.delta": 1e-12},
+    ],
+)
+def test_a_cut_that_was_chosen_for_less_is_none_for_more(tmp_path: Path, other: dict[str, Any]) -> None:
+    """Chosen for epsilon 8 at a norm of 4.3, it was kept without clipping (16.5), and with 50 new draws (111)."""
+    node = Node(tmp_path)
+    chosen = QUICK | {"cut.criterion": "epsilon", "cut.target": 8, "upload.clip_norm": 4.3}
+
+    def cut(**settings: Any) -> int:
+        config = Config.from_flat(chosen | settings)
+        setup = diffusion_setup(config)
+        path = str(tmp_path / "images.npz")
+        images = load_client_data(config.data, 0, path, str(tmp_path / "cache")).train
+        return select_cut(config, setup, images, 0, ClientStore(node.state))
+
+    first = cut()
+    assert cut() == first
+    with pytest.raises(SettingError, match=r"^`cut.target` = 8.0 is not allowed: as before, .* has chosen its cut"):
+        cut(**other)
+
+
+def test_every_message_is_on_the_ledger(tmp_path: Path) -> None:
+    """With the numbers that it said, and the images by names that tell nothing."""
+    node = Node(tmp_path, OPEN + 'numbers = ["loss"]\nmin_number_images = 1\n')
+    assert not isinstance(node.train(1, train__local_epochs=1.0, cut_ratio=0.5), ClientError)
+    entries = [json.loads(line) for line in (node.state / "ledger.jsonl").read_text().splitlines()]
+    assert [entry["kind"] for entry in entries] == ["round", "images", "release", "numbers"]
+    assert {entry["run"] for entry in entries} == {"1"}
+    assert entries[2]["round"] == 1
+    assert len(entries[1]["keys"]) == 16
+    assert "loss" in entries[3]["values"]

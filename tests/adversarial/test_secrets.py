@@ -1,0 +1,52 @@
+"""A secret that is not one, and errors that talk."""
+
+from __future__ import annotations
+
+import multiprocessing
+import stat
+from pathlib import Path
+
+import pytest
+
+from collafuse_flwr import client_app
+from collafuse_flwr.client.state_store import ClientStore
+from collafuse_flwr.core.errors import SecretError
+from collafuse_flwr.wire.common import ClientInfo, ClientInfoRequest
+from tests.adversarial.node import Node
+
+
+@pytest.mark.parametrize("length", [0, 1, 8, 15, 17])
+def test_a_damaged_secret_is_refused_and_stays(tmp_path: Path, length: int) -> None:
+    """An empty one keys nothing: whoever guesses an image makes its upload again."""
+    (tmp_path / "secret").write_bytes(b"x" * length)
+    with pytest.raises(SecretError, match=f"holds {length} bytes, not 16"):
+        ClientStore(tmp_path).secret(None, 0)
+    assert (tmp_path / "secret").read_bytes() == b"x" * length, "a new one would let every image leave once more"
+
+
+def _made(folder: str) -> bytes:
+    return ClientStore(Path(folder)).secret(None, 0)
+
+
+def test_processes_that_start_at_once_have_one_secret(tmp_path: Path) -> None:
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        made = pool.map(_made, [str(tmp_path / str(i // 4)) for i in range(40)], chunksize=1)
+    for i in range(10):
+        assert len(set(made[4 * i : 4 * i + 4])) == 1
+        assert [path.name for path in (tmp_path / str(i)).iterdir()] == ["secret"]
+        assert stat.S_IMODE((tmp_path / str(i) / "secret").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("error", [OSError("/home/me/patients/12.png"), ValueError("Smith, John"), KeyError("12")])
+def test_no_error_of_a_client_with_data_of_its_own_says_anything(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither its text nor its kind, which may hang on the images, leaves; the client's log has both."""
+
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(client_app, "load_client_data", fails)
+    refusal = Node(tmp_path).ask("query.client_info", ClientInfoRequest(), ClientInfo)
+    assert refusal.reason == client_app.MASKED
+    assert str(error.args[0]) in capsys.readouterr().err

@@ -1,0 +1,81 @@
+"""What an owner reads of its ledger: a table, a picture and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from collafuse_flwr.privacy.accounting import Training
+from collafuse_flwr.privacy.ledger import Ledger, Release
+from simulations.disclosed import disclosed, main
+from tests.adversarial.node import OPEN, Node
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """The ledger of a client that took part in two runs."""
+    path = tmp_path / "ledger.jsonl"
+    first, second = Ledger(path, "1"), Ledger(path, "2")
+    keys = tuple(f"{i:032x}" for i in range(64))
+    first.begin("train", 1)
+    first.add_release(Release(keys, (0,), 0.01, 0.0, (1, 8, 8)), labels=True)
+    first.add("measured", bits=5.0)
+    second.add_release(Release(keys, (0, 1), 0.001, 0.0, (1, 8, 8)), labels=False)
+    second.add_training(Training(2.0, 1.0, 7), 1.0, "state")
+    second.add("numbers", message="train", values={"steps": 7, "flops": 9})
+    second.add("refusal", reason="beyond the policy")
+    return tmp_path
+
+
+def test_every_run_is_a_row_and_all_of_them_are_added_up(state: Path) -> None:
+    found = disclosed(Ledger(state / "ledger.jsonl"), 1e-5)
+    assert list(found["runs"]) == ["1", "2"]
+    first, second = found["runs"].values()
+    assert (first["uploads"], first["labels"]) == (1, True)
+    assert first["snr_db"] == pytest.approx(-20)
+    assert (second["dp_steps"], second["numbers"], second["refusal"]) == (7, 2, 1)
+    whole = found["whole"]
+    assert (whole["images"], whole["releases"], whole["bits"]) == (64, 2, 5.0)
+    assert whole["snr_db"] == pytest.approx(10 * math.log10(0.011))
+    assert whole["mu"] == pytest.approx(16 * math.sqrt(0.011))
+    assert whole["epsilon"] == pytest.approx(Ledger(state / "ledger.jsonl").exposure().epsilon(1e-5))
+    assert whole["reid"] == 1.0, "five bits and Fano's one name one of 64"
+
+
+def test_the_owner_gets_a_table_a_picture_and_json(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"state={state}", f"output={state / 'out'}"]) == 0
+    shown = capsys.readouterr().out
+    assert "What has left this client" in shown
+    assert "epsilon: " in shown
+    assert json.loads((state / "out" / "disclosed.json").read_text())["whole"]["images"] == 64
+    with Image.open(state / "out" / "disclosed.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_it_reads_the_ledger_of_a_client_that_was_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    node = Node(tmp_path, OPEN)
+    assert node.upload(cut_ratio=0.5) is not None
+    assert main([f"state={node.state}"]) == 0
+    assert "releases: 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "`state` = '' is not allowed: the folder of a client's state, which holds ledger.jsonl"),
+        (["state=nowhere"], "`state` = 'nowhere' is not allowed"),
+        (["delta=2"], "`delta` = '2' is not allowed: a number above 0 and below 1"),
+        (["folder=x"], "`folder` = 'x' is not allowed: one of state, output, delta"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    state: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    given = arguments if not arguments or arguments[0].startswith("state") else [f"state={state}", *arguments]
+    assert main(given) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
