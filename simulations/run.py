@@ -15,12 +15,12 @@ from collafuse_flwr.data.conditioning import num_attributes
 from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.evaluation.pretrained import pretrained_networks
-from collafuse_flwr.privacy.cut_selection import choose_cut
 from collafuse_flwr.runs.metrics import further_metrics
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.setup.diffusion import diffusion_setup
 from collafuse_flwr.setup.gan import build_gan_architecture
 from collafuse_flwr.setup.gan_cuts import select_cuts
+from collafuse_flwr.setup.privacy import choose_cut
 from collafuse_flwr.setup.round_cost import largest_cut_within_time
 from simulations import runners
 from simulations.attack.run import attack_run, check_attack, default_request

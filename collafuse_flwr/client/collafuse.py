@@ -13,7 +13,6 @@ from collafuse_flwr.client.diffusion_base import DiffusionClient, RoundResult
 from collafuse_flwr.data.conditioning import conditioning_labels
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.diffusion.unet import import_diffusers
-from collafuse_flwr.privacy.clipping import clip, clipped_to
 from collafuse_flwr.privacy.ledger import Release
 from collafuse_flwr.privacy.release import (
     Upload,
@@ -24,6 +23,7 @@ from collafuse_flwr.privacy.release import (
     release,
     upload_order,
 )
+from collafuse_flwr.setup.privacy import clip, clipped_to
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.collafuse import SampleHandoff, TrainReply, TrainRequest
 

@@ -14,7 +14,7 @@ from collafuse_flwr.data.conditioning import conditioning_labels, num_attributes
 from collafuse_flwr.data.images import ImageSet, normalize
 from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.evaluation.cost import forward_flops
-from collafuse_flwr.privacy.clipping import clipped_to
+from collafuse_flwr.setup.privacy import choose_cut, clipped_to, total_releases
 from collafuse_flwr.setup.round_cost import WorkUnit, largest_cut_within_time
 
 
@@ -30,9 +30,6 @@ def select_cut(config: Config, setup: DiffusionSetup, images: ImageSet, client: 
     target = config.cut_target()
     if target is None:
         return config.cut_steps()[client]
-    # Slow to import, for a deployed client at every message.
-    from collafuse_flwr.privacy.cut_selection import total_releases  # noqa: PLC0415
-
     # All that the disclosure at a cut hangs on: a cut that was chosen for less is none for more.
     chosen_for = (clipped_to(config, images.images[0].numel()), config.upload.noise, total_releases(config))
     asked = [*target, setup.schedule.timesteps, config.diffusion.schedule, *chosen_for, config.dp.delta]
@@ -49,9 +46,6 @@ def _chosen(config: Config, setup: DiffusionSetup, images: ImageSet, client: int
     """The cut that keeps to the target: the last for a limit of time, the first for one of disclosure."""
     if config.cut.criterion == "seconds":
         return largest_cut_within_time(config, work_unit(config, setup, images), len(images), client)
-    # Slow to import, for a deployed client at every message.
-    from collafuse_flwr.privacy.cut_selection import choose_cut  # noqa: PLC0415
-
     return choose_cut(config, setup.schedule, normalize(images.images), client)
 
 

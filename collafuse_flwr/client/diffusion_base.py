@@ -27,10 +27,10 @@ from collafuse_flwr.diffusion.train import TimestepRange, TrainResult, TrainStat
 from collafuse_flwr.diffusion.unet import import_diffusers, save_network
 from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, training_flops
 from collafuse_flwr.privacy.accounting import Training
-from collafuse_flwr.privacy.clipping import clip
 from collafuse_flwr.privacy.leakage_bounds import covariance_eigenvalues, gaussian_bits
 from collafuse_flwr.privacy.ledger import Exposure
 from collafuse_flwr.setup.diffusion import diffusion_setup
+from collafuse_flwr.setup.privacy import clip
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.collafuse import SampleHandoff
 from collafuse_flwr.wire.common import EvaluateReply, TrainMetrics

@@ -12,7 +12,7 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.data.images import ImageSet, normalize
 from collafuse_flwr.diffusion.forward import add_noise
 from collafuse_flwr.diffusion.schedule import Schedule
-from collafuse_flwr.privacy.clipping import clip
+from collafuse_flwr.setup.privacy import clip
 from collafuse_flwr.wire.collafuse import SampleHandoff
 
 PROBE_ITERATIONS = 200

@@ -10,7 +10,7 @@ from collafuse_flwr.data.federated import FederationData
 from collafuse_flwr.diffusion.dp_sgd import sampling_rate
 from collafuse_flwr.diffusion.schedule import make_schedule
 from collafuse_flwr.privacy.accounting import VACUOUS, Training, composed_epsilon, epsilon, release_mu, zcdp
-from collafuse_flwr.privacy.clipping import norm_bound
+from collafuse_flwr.setup.privacy import norm_bound
 
 #: Of an image's releases, of the client's network, and of both.
 NAMES = ("dp_mu", "dp_rho", "dp_epsilon", "dp_sgd_epsilon", "dp_total_epsilon")

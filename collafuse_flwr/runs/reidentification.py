@@ -12,8 +12,8 @@ from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.federated import FederationData
 from collafuse_flwr.data.images import normalize, subsample_evenly
 from collafuse_flwr.diffusion.schedule import make_schedule
-from collafuse_flwr.privacy.clipping import clip
 from collafuse_flwr.privacy.reidentification import reidentification_rate
+from collafuse_flwr.setup.privacy import clip
 
 #: Images among which one is looked for; in float32, 10,000 of 64 x 64 pixels in three colours take 0.5 GB.
 MAX_CANDIDATES = 10_000

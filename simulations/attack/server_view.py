@@ -11,9 +11,9 @@ from torch import Tensor
 
 from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.data.images import normalize, subsample_evenly
-from collafuse_flwr.privacy.clipping import clip, clipped_to
 from collafuse_flwr.privacy.release import UploadDtype, encode, image_keys, noise_draw_ids, release, upload_order
 from collafuse_flwr.runs.loaded_run import FinishedRun
+from collafuse_flwr.setup.privacy import clip, clipped_to
 
 #: Images of a client that are attacked.
 MAX_TARGETS = 1000

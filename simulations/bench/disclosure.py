@@ -28,10 +28,10 @@ from collafuse_flwr.diffusion.schedule import make_schedule
 from collafuse_flwr.evaluation.image_similarity import image_similarity
 from collafuse_flwr.privacy.accounting import epsilon, release_mu
 from collafuse_flwr.privacy.attacks.wiener import Wiener
-from collafuse_flwr.privacy.clipping import clip, norm_bound
 from collafuse_flwr.privacy.leakage_bounds import covariance_eigenvalues, gaussian_bits, snr_db, wiener_psnr
 from collafuse_flwr.privacy.reidentification import MAX_TARGETS, reidentification_rate
 from collafuse_flwr.runs.reidentification import candidate_set
+from collafuse_flwr.setup.privacy import clip, norm_bound
 from simulations.cli import USER_ERROR, flat_settings
 
 DEFAULTS = {

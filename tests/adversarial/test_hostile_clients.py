@@ -22,8 +22,8 @@ from collafuse_flwr.wire.fedavg import WeightsReply
 from collafuse_flwr.wire.validation import LARGEST_ACTIVATION, check_activations
 from strategies.aggregation import WeightAggregator
 from strategies.fairness import cap_weights
-from tests.small_runs import connect, metrics, run_strategy, small, spoiled
 from tests.component.strategies.test_client_manager import HELLO, FakeFederation
+from tests.small_runs import connect, metrics, run_strategy, small, spoiled
 
 METRICS = TrainMetrics(0.0, 1, 1, 0.0, 0)
 

@@ -109,11 +109,7 @@ def test_the_core_knows_no_framework(name: str) -> None:
     assert {target.split(".")[0] for target in imports(name)} & FRAMEWORKS == set()
 
 
-#: The core that has not yet been freed of it.
-WITH_CONFIG = {"collafuse_flwr.privacy.clipping", "collafuse_flwr.privacy.cut_selection"}
-
-
-@pytest.mark.parametrize("name", [name for name in MODULES if unit(name) in PURE and name not in WITH_CONFIG])
+@pytest.mark.parametrize("name", [name for name in MODULES if unit(name) in PURE])
 def test_the_core_takes_values_and_not_the_settings_of_a_whole_run(name: str) -> None:
     assert "collafuse_flwr.config.config" not in set(imports(name))
 

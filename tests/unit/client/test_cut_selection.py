@@ -11,8 +11,8 @@ from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.federated import federation_data
-from collafuse_flwr.privacy.cut_selection import choose_cut
 from collafuse_flwr.setup.diffusion import diffusion_setup
+from collafuse_flwr.setup.privacy import choose_cut
 from tests.small_runs import metrics, run_strategy, small
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.privacy.clipping import clip
+from collafuse_flwr.setup.privacy import clip
 from tests.small_runs import dotted
 
 

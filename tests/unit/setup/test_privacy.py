@@ -12,9 +12,9 @@ from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.diffusion.schedule import make_schedule
 from collafuse_flwr.privacy.accounting import epsilon, release_mu
-from collafuse_flwr.privacy.cut_selection import choose_cut, total_releases
 from collafuse_flwr.privacy.leakage_bounds import covariance_eigenvalues, gaussian_bits, snr_db
 from collafuse_flwr.privacy.reidentification import reidentification_rate
+from collafuse_flwr.setup.privacy import choose_cut, total_releases
 from tests.small_runs import dotted
 
 STEPS = 50
