@@ -14,7 +14,7 @@ from collafuse_flwr.core.errors import SettingError
 from tests.small_runs import SMALL
 
 QUICK = {"runner": "local", "model": "nano", "num_supernodes": 2, "num_rounds": 1, "data.max_images": 60}
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
