@@ -11,13 +11,13 @@ from flwr.clientapp import ClientApp
 
 from collafuse_flwr.client.base import BaseClient
 from collafuse_flwr.client.factory import make_client, make_simulated_client
+from collafuse_flwr.client.policy import Policy
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import PolicyError, SettingError, UserError
 from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.data.federated import load_client_data
 from collafuse_flwr.privacy.ledger import Ledger
-from collafuse_flwr.privacy.policy import Policy
 from collafuse_flwr.runs.run_layout import ClientLayout, RunLayout
 from collafuse_flwr.wire.codec import ClientError, encode
 

@@ -25,7 +25,7 @@ class FedGan(GeneratorStrategy):
     """FedGAN (arXiv 2006.07228): generators and discriminators are trained by clients, and averaged.
 
     A round is K batches at every client, from the same weights, and then their mean, weighted by images. K is that of
-    the split GAN (gan/build.py), so that generators take as many steps. The global arrays are the mean.
+    the split GAN (setup/gan.py), so that generators take as many steps. The global arrays are the mean.
     """
 
     shared: Weights

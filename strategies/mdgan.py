@@ -35,7 +35,7 @@ class MdGan(GeneratorStrategy):
     An iteration is one round trip: the server makes k batches, every client takes L steps on one of them and tells the
     gradient of its loss at another, and the generator takes a step on the mean. After each round clients swap
     discriminators; Flower's clients do not reach each other, so these pass through the server. A round has as many
-    iterations as the split GAN has batches (gan/build.py). The global arrays are the generator.
+    iterations as the split GAN has batches (setup/gan.py). The global arrays are the generator.
     """
 
     generator: Generator

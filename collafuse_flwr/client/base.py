@@ -10,6 +10,7 @@ from typing import Any
 from flwr.app import RecordDict
 from torch import Tensor
 
+from collafuse_flwr.client.policy import Policy
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import UserError
@@ -21,7 +22,6 @@ from collafuse_flwr.data.images import normalize
 from collafuse_flwr.evaluation.distances import kernel_distance
 from collafuse_flwr.evaluation.features import PixelFeatures
 from collafuse_flwr.privacy.ledger import Ledger
-from collafuse_flwr.privacy.policy import Policy
 from collafuse_flwr.wire.codec import Metrics, decode, encode
 from collafuse_flwr.wire.common import ClientInfo, ClientInfoRequest
 

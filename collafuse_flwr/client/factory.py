@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from collafuse_flwr.client.base import BaseClient
+from collafuse_flwr.client.policy import Policy
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.plugins import load_object
 from collafuse_flwr.data.federated import ClientData, federation_data
-from collafuse_flwr.privacy.policy import Policy
 
 
 def make_client(

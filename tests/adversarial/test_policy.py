@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from collafuse_flwr.client.factory import make_simulated_client
+from collafuse_flwr.client.policy import Policy
 from collafuse_flwr.core.errors import PolicyError, UserError
-from collafuse_flwr.privacy.policy import Policy
 from collafuse_flwr.wire.codec import ClientError
 from collafuse_flwr.wire.collafuse import SampleHandoff, TrainReply
 from collafuse_flwr.wire.common import ClientInfo, ClientInfoRequest, EvaluateReply

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from collafuse_flwr.config.config import GROUPS, SETTINGS, Config, without_unread
 from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.core.fields import coerce
+from simulations import disclosed
 from simulations.bench import disclosure
 from simulations.cli import CONF, config_of, flat_settings, given_names, register_schema
 from simulations.suite import sweeps
@@ -36,6 +37,8 @@ OF_A_RUN = ("simulations.run", "simulations.partition", "simulations.plan_cuts")
 #: Commands with arguments of their own, which their file in conf/ lists.
 OF_FINISHED_RUNS = ("attack", "generate", "report")
 OWN = {name: set(OmegaConf.load(CONF / f"{name}.yaml")) - {"defaults", "hydra"} for name in OF_FINISHED_RUNS}
+#: Those of simulations.bench.disclosure, beside settings of a run.
+BENCH = ("cuts", "releases", "output")
 #: Folders of conf/ that an argument chooses a file of.
 CHOICES = ("experiment", "fleet", "gan_preset", "scale")
 #: What a page has in place of a value.
@@ -45,7 +48,7 @@ ARGUMENT = re.compile(r"[a-z][a-z_0-9]*(\.[a-z_0-9]+)*=.+")
 
 def blocks(page: Path) -> list[list[str]]:
     """The command lines in the code blocks of a page, in words."""
-    text = "".join(re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+    text = "".join(re.findall(r"^```\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
     return [shlex.split(line) for line in text.replace("\\\n", " ").splitlines() if "=" in line or " -m " in line]
 
 
@@ -92,7 +95,11 @@ def check(argument: str) -> None:
         KeyError: there is no such setting.
     """
     name, _, text = argument.partition("=")
-    if name.startswith("hydra") or any(name in own for own in OWN.values()) or name in ("cuts", "releases"):
+    if (
+        name.startswith("hydra")
+        or any(name in own for own in OWN.values())
+        or name in ("cuts", "releases", *disclosed.DEFAULTS)
+    ):
         return
     if name in CHOICES:
         assert PLACEHOLDER.search(text) or (CONF / name / f"{text}.yaml").exists(), argument
@@ -130,7 +137,7 @@ def check_command(module: str, given: list[str]) -> None:
             check_sweep([argument for argument in own if not argument.startswith("hydra")])
     elif name == "disclosure":
         flat = disclosure.DEFAULTS | flat_settings(OmegaConf.from_cli(given))
-        Config.from_flat({key: value for key, value in flat.items() if key not in ("cuts", "releases", "output")})
+        Config.from_flat({key: value for key, value in flat.items() if key not in BENCH})
     elif name in OF_FINISHED_RUNS:
         assert {argument.partition("=")[0] for argument in given} <= OWN[name]
     else:

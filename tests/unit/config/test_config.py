@@ -37,7 +37,7 @@ NEEDED: dict[str, dict[str, object]] = {
     "cut.target": {"cut.criterion": "snr_db"},
     "upload.draws_per_image": {"upload.noise": "fixed"},
 }
-#: A strategy of another package, as `strategy=tests.test_config:OWN` names it.
+#: A strategy of another package, as `strategy=tests.unit.config.test_config:OWN` names it.
 OWN = replace(STRATEGIES["fedavg"], name="own", about="of another package")
 
 SCALARS: dict[str, st.SearchStrategy[Any]] = {
@@ -169,6 +169,8 @@ def configs(draw: st.DrawFn) -> Config:
     if flat["strategy"] in GANS:
         flat |= {"data.conditioning": "classes", "split_gan.client_cuts": "", "split_gan.min_cut": "0000"}
         flat |= {name: min(flat[name], clients) for name in ("clustering.num_clusters", "mdgan.k")}
+        if ":" in str(flat["model"]):
+            flat["split_gan.factor_tail_gradients"] = False
     if flat["data.conditioning"] == "none" or not flat["train.cfg_dropout"]:
         flat["sampling.guidance_scale"] = 1.0
     return Config.from_flat(without_unread(flat))
@@ -509,21 +511,24 @@ def test_help_is_about_what_a_strategy_reads() -> None:
 
 
 def test_a_strategy_may_be_of_another_package() -> None:
-    config = Config.from_flat({"strategy": "tests.test_config:OWN"})
+    config = Config.from_flat({"strategy": "tests.unit.config.test_config:OWN"})
     assert config.spec is OWN
     assert config.cut_ratios() == (1.0,) * 10
     with pytest.raises(SettingError, match=r"^`fedprox.proximal_mu` = 3.0 is not allowed: 0.01, its default, as"):
-        Config.from_flat({"strategy": "tests.test_config:OWN", "fedprox.proximal_mu": 3.0})
+        Config.from_flat({"strategy": "tests.unit.config.test_config:OWN", "fedprox.proximal_mu": 3.0})
 
 
 @pytest.mark.parametrize(
     ("path", "told"),
     [
-        ("tests.test_config:SPECS", "a StrategySpec, not dict"),
-        ("tests.test_config:NONE", "package.module:name of something that can be imported (module 'tests.test_config'"),
+        ("tests.unit.config.test_config:SPECS", "a StrategySpec, not dict"),
+        (
+            "tests.unit.config.test_config:NONE",
+            "package.module:name of something that can be imported (module 'tests.unit.",
+        ),
         ("tests.none:OWN", "package.module:name of something that can be imported (No module named 'tests.none')"),
         (":OWN", "package.module:name of something that can be imported ("),
-        ("tests.test_config:", "package.module:name of something that can be imported ("),
+        ("tests.unit.config.test_config:", "package.module:name of something that can be imported ("),
         ("colafuse", "one of collafuse, pfdm, "),
     ],
 )
