@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from collafuse_flwr.client_app import MASKED
+from collafuse_flwr.config.config import Config
 from collafuse_flwr.privacy.ledger import Ledger
 from simulations.runners.environment import prepare_environment
 from simulations.runners.superlink import SuperLink, free_port, private_superlink, script, stop
@@ -86,7 +87,7 @@ def app_folder(folder: Path) -> Path:
     """The operator's own ServerApp, with the ClientApp of this package."""
     folder.mkdir()
     (folder / "hostile.py").write_text(APP)
-    settings = "\n".join(f'"{name}" = {json.dumps(value)}' for name, value in {**SETTINGS, "output": ""}.items())
+    settings = "\n".join(f'"{name}" = {json.dumps(value)}' for name, value in (Config().to_flower() | SETTINGS).items())
     (folder / "pyproject.toml").write_text(
         textwrap.dedent("""
             [build-system]
