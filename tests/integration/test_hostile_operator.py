@@ -32,13 +32,16 @@ SETTINGS: dict[str, Any] = {
 RUNS: list[tuple[dict[str, Any], list[tuple[str, int, str | None]]]] = [
     ({}, [("train", 3, None), ("train", 2, ""), ("train", 3, ""), ("evaluate", 0, ""), ("train.split", 4, "")]),
     ({"cut-ratio": 0.0}, [("train", 1, "max_snr_db")]),
-    ({"strategy": "fedavg", "cut-ratio": 0.2, "upload.share-labels": True}, [("train", 1, "weights")]),
+    (
+        {"strategy": "fedavg", "cut-ratio": 0.2, "upload.share-labels": True, "client.init-from": "backbone"},
+        [("train", 1, "weights")],
+    ),
     ({"upload.noise": "resampled"}, [("train", 2, "max_releases")]),
     ({"upload.clip-norm": 2.0}, [("train", 1, "max_releases")]),
     ({"upload.share-labels": True}, [("train", 1, "labels")]),
     ({"model": "os:system"}, [("train", 1, "imports")]),
     ({"client.batch-size": 1}, [("train", 1, "min_batch_size")]),
-    ({"cut.criterion": "bits", "cut.target": 1.0, "cut-ratio": 0.2}, [("train", 1, "numbers")]),
+    ({"cut.criterion": "bits", "cut.target": 1.0}, [("train", 1, "numbers")]),
 ]
 APP = """
 import json
