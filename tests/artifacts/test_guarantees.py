@@ -137,7 +137,7 @@ def test_a_patient_is_worth_all_of_its_images(tmp_path: Path) -> None:
     )
     rows = [torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5])]
     data = FederationData(images, tuple(Partition(own, own[:0]) for own in rows))
-    config, clients = small(tmp_path), guaranteed(tmp_path, [1, 1], **{"diffusion.schedule": "linear"})[1]
+    config, clients = small(tmp_path), guaranteed(tmp_path, [1, 1], diffusion__schedule="linear")[1]
     pooled = group_guarantees(config, data, clients)
     for client, count in zip(clients, (3, 2), strict=True):
         assert client["dp_group_epsilon"] == pytest.approx(epsilon(client["dp_mu"] * math.sqrt(count), 1e-5))
