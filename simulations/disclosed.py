@@ -43,7 +43,7 @@ def disclosed(ledger: Ledger, delta: float) -> dict[str, Any]:
         if kind == "release":
             row["uploads"] += 1
             row["snr_db"] = max(row.get("snr_db", -math.inf), _decibels(entry["snr"]))
-            row["labels"] |= bool(entry.get("labels"))
+            row["labels"] = bool(row["labels"] or entry.get("labels"))
         elif kind == "dp_sgd":
             row["dp_steps"] += entry["steps"]
         elif kind in ("weights", "numbers"):

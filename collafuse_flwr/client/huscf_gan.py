@@ -53,7 +53,9 @@ class HuscfGanClient(GanClient):
 
     def _begins_round(self, request: Any) -> bool:
         """Of the phases of a round's batches, the first."""
-        return (request.step, request.phase) == (0, "latent") if isinstance(request, SplitRequest) else True
+        if isinstance(request, SplitRequest):
+            return (request.step, request.phase) == (0, "latent")
+        return super()._begins_round(request)
 
     def _activations(self) -> dict[str, object]:
         return {"images": len(self.data.train), "noise": self.config.split_gan.activation_noise}

@@ -93,7 +93,9 @@ class MdGanClient(GeneratorClient):
 
     def _begins_round(self, request: Any) -> bool:
         """Of the iterations of a round, the first."""
-        return request.step == 0 if isinstance(request, DiscriminatorFeedbackRequest) else True
+        if isinstance(request, DiscriminatorFeedbackRequest):
+            return request.step == 0
+        return super()._begins_round(request)
 
     def on_feedback(self, request: DiscriminatorFeedbackRequest) -> ActivationsReply:
         """Answer an iteration."""

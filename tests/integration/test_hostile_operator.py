@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from collafuse_flwr.client_app import MASKED
+from collafuse_flwr.config.config import Config
 from collafuse_flwr.privacy.ledger import Ledger
 from simulations.runners.environment import prepare_environment
 from simulations.runners.superlink import SuperLink, free_port, private_superlink, script, stop
@@ -31,13 +32,16 @@ SETTINGS: dict[str, Any] = {
 RUNS: list[tuple[dict[str, Any], list[tuple[str, int, str | None]]]] = [
     ({}, [("train", 3, None), ("train", 2, ""), ("train", 3, ""), ("evaluate", 0, ""), ("train.split", 4, "")]),
     ({"cut-ratio": 0.0}, [("train", 1, "max_snr_db")]),
-    ({"strategy": "fedavg", "cut-ratio": 0.2, "upload.share-labels": True}, [("train", 1, "weights")]),
+    (
+        {"strategy": "fedavg", "cut-ratio": 0.2, "upload.share-labels": True, "client.init-from": "backbone"},
+        [("train", 1, "weights")],
+    ),
     ({"upload.noise": "resampled"}, [("train", 2, "max_releases")]),
     ({"upload.clip-norm": 2.0}, [("train", 1, "max_releases")]),
     ({"upload.share-labels": True}, [("train", 1, "labels")]),
     ({"model": "os:system"}, [("train", 1, "imports")]),
     ({"client.batch-size": 1}, [("train", 1, "min_batch_size")]),
-    ({"cut.criterion": "bits", "cut.target": 1.0, "cut-ratio": 0.2}, [("train", 1, "numbers")]),
+    ({"cut.criterion": "bits", "cut.target": 1.0}, [("train", 1, "numbers")]),
 ]
 APP = """
 import json
@@ -86,7 +90,7 @@ def app_folder(folder: Path) -> Path:
     """The operator's own ServerApp, with the ClientApp of this package."""
     folder.mkdir()
     (folder / "hostile.py").write_text(APP)
-    settings = "\n".join(f'"{name}" = {json.dumps(value)}' for name, value in {**SETTINGS, "output": ""}.items())
+    settings = "\n".join(f'"{name}" = {json.dumps(value)}' for name, value in (Config().to_flower() | SETTINGS).items())
     (folder / "pyproject.toml").write_text(
         textwrap.dedent("""
             [build-system]

@@ -17,6 +17,7 @@ from collafuse_flwr.data.images import normalize
 from collafuse_flwr.diffusion.loss import stratified_steps
 from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.diffusion.train import TrainState, cosine_rate, epoch_batches
+from collafuse_flwr.privacy.release import upload_order
 from collafuse_flwr.runs.history import History
 from collafuse_flwr.setup.diffusion import diffusion_setup
 from tests.small_runs import federate, metrics, small
@@ -69,7 +70,10 @@ def test_cut_zero_is_centralised_training(tmp_path: Path) -> None:
     config = small(tmp_path, cut_ratio=0, upload__dtype="float32", diffusion__prediction_type="epsilon")
     federate(config)
     data = federation_data(config.data, 3, 0)
-    parts = [data.client(client).train for client in range(3)]
+    # As they lie in the pool, in which each client's rows have an order of its own.
+    secrets = [(tmp_path / "clients" / str(client) / "secret").read_bytes() for client in range(3)]
+    whole = [data.client(client).train for client in range(3)]
+    parts = [own.subset(upload_order(s, range(1), len(own))) for own, s in zip(whole, secrets, strict=True)]
     images, labels = torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts])
     plain = _reference(config, "backbone", images, labels)
     left = 0.0
