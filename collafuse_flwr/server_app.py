@@ -43,7 +43,7 @@ def main(grid: Grid, context: Context) -> None:
     open_run(config, folder)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     with Progress(config.run.quiet) as progress:
-        patient = RetryGrid(grid, on_reply=lambda done, asked: progress.step("clients", done, asked))
+        patient = RetryGrid(grid, on_reply=lambda done, total: progress.step("clients", done, total))
         strategy = make_strategy(config, folder, progress, lambda client: _simulated(config, layout, client))
         arrays = strategy.connect(patient)
         strategy.start(patient, arrays, strategy.rounds_left, config.federation.round_timeout)

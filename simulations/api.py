@@ -139,9 +139,9 @@ def _command_settings(
     from simulations.cli import CONF  # noqa: PLC0415
 
     defaults: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{command}.yaml"))
-    known: dict[str, Any] = {name: value for name, value in defaults.items() if name not in ("defaults", "hydra")}
-    known.update(further or {})
+    settings: dict[str, Any] = {name: value for name, value in defaults.items() if name not in ("defaults", "hydra")}
+    settings.update(further or {})
     for name, value in given.items():
-        if name not in known:
-            raise SettingError(name, value, f"no such setting of {command}; it has {', '.join(known)}")
-    return {**known, **given}
+        if name not in settings:
+            raise SettingError(name, value, f"no such setting of {command}; it has {', '.join(settings)}")
+    return {**settings, **given}

@@ -73,11 +73,11 @@ def _decibels(snr: float | None) -> float:
     return 10 * math.log10(snr) if snr else -math.inf
 
 
-def table(found: dict[str, Any]) -> Table:
+def table(disclosure: dict[str, Any]) -> Table:
     """A row for each run."""
     names = ("uploads", "snr_db", "labels", "weights", "activations", "numbers", "dp_steps", "refusal")
     shown = Table("run", "first", "last", *names, title="What has left this client")
-    for run, row in found["runs"].items():
+    for run, row in disclosure["runs"].items():
         days = [time.strftime("%Y-%m-%d %H:%M", time.localtime(row[end])) for end in ("first", "last")]
         shown.add_row(run, *days, *(_shown(row.get(name)) for name in names))
     return shown
@@ -99,16 +99,16 @@ def main(arguments: list[str]) -> int:
         path = ClientLayout(folder).ledger
         if not given["state"] or not path.is_file():
             raise SettingError("state", given["state"], f"the folder of a client's state, which holds {path.name}")
-        found = disclosed(Ledger(path), _delta(given["delta"]))
+        disclosure = disclosed(Ledger(path), _delta(given["delta"]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     console, output = Console(highlight=False), Path(given["output"] or folder)
-    console.print(table(found))
-    for name, value in found["whole"].items():
+    console.print(table(disclosure))
+    for name, value in disclosure["whole"].items():
         console.print(f"{name}: {_shown(value) or 0}")
-    write_json(output / "disclosed.json", found)
-    draw_disclosure(found["runs"], output / "disclosed.png")
+    write_json(output / "disclosed.json", disclosure)
+    draw_disclosure(disclosure["runs"], output / "disclosed.png")
     return 0
 
 

@@ -146,7 +146,7 @@ def _labels(request: GenerateRequest, config: Config, samples: Path, generator: 
         raise SettingError("attributes", ",".join(request.attributes), "empty: the networks of this run know none")
     if condition == "none":
         return None
-    known = load_file(samples)["labels" if condition == "classes" else "attributes"]
+    held = load_file(samples)["labels" if condition == "classes" else "attributes"]
     if request.attributes:
         with safe_open(str(samples), framework="pt") as file:
             names: list[str] = json.loads(file.metadata()["attribute_names"])
@@ -154,12 +154,12 @@ def _labels(request: GenerateRequest, config: Config, samples: Path, generator: 
             if name not in names:
                 raise SettingError("attributes", name, f"names among {', '.join(names)}")
         return torch.tensor([[name in request.attributes for name in names]] * request.num_images, dtype=torch.uint8)
-    classes = sorted(set(known.flatten().tolist()))
+    classes = sorted(set(held.flatten().tolist()))
     if request.label >= 0:
         if request.label not in classes:
             raise SettingError("label", request.label, f"one of {', '.join(map(str, classes))}, the client's classes")
         return torch.full((request.num_images,), request.label)
-    return known[torch.randint(0, len(known), (request.num_images,), generator=generator)]
+    return held[torch.randint(0, len(held), (request.num_images,), generator=generator)]
 
 
 def _act(settings: DictConfig) -> None:

@@ -53,12 +53,12 @@ def preflight(config: Config) -> None:
     """
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
     setup, (_, channels, size, _) = diffusion_setup(config), data.images.images.shape
-    told = data.images.num_classes, num_attributes(config.data.conditioning, data.images)
+    conditioning = data.images.num_classes, num_attributes(config.data.conditioning, data.images)
     if config.spec.is_gan:
-        select_cuts(config, build_gan_architecture(config, channels, size, told[0]))
+        select_cuts(config, build_gan_architecture(config, channels, size, conditioning[0]))
     else:
-        setup.backbone(channels, size, *told)
-        setup.denoiser(0, channels, size, *told)
+        setup.backbone(channels, size, *conditioning)
+        setup.denoiser(0, channels, size, *conditioning)
     pretrained_networks(config.evaluation)
     some = normalize(data.images.images[:TRIED]), data.images.labels[:TRIED]
     for metric in further_metrics(config):

@@ -29,13 +29,13 @@ def sweeps(name: str, given: list[str]) -> list[list[str]]:
 
 def main(arguments: list[str]) -> int:
     """Run the sweeps of a suite and its report, and return the worst exit status."""
-    known = sorted(path.stem for path in SUITES.glob("*.yaml"))
+    suites = sorted(path.stem for path in SUITES.glob("*.yaml"))
     name, given = (arguments[0] if arguments else ""), arguments[1:]
     if {"-h", "--help"} & set(arguments):
-        print(f"{__doc__}\nSuites: {', '.join(known)}")
+        print(f"{__doc__}\nSuites: {', '.join(suites)}")
         return 0
-    if name not in known:
-        print(f"error: `suite` = {name!r} is not allowed: one of {', '.join(known)}", file=sys.stderr)
+    if name not in suites:
+        print(f"error: `suite` = {name!r} is not allowed: one of {', '.join(suites)}", file=sys.stderr)
         return USER_ERROR
     outputs = [argument.removeprefix("output=") for argument in given if argument.startswith("output=")]
     output = Path(outputs[-1] if outputs else f"runs/suite-{name}").absolute()

@@ -29,8 +29,8 @@ class CleanServer(CollaFuse):
                 raise UserError("`strategy` = clean_server reads the clients' images: it is for simulations only")
         own = [data.client(client).train for client in self.pool.shares]
         conditions = (conditioning_labels(config.data.conditioning, images) for images in own)
-        known = [labels for labels in conditions if labels is not None]
-        labels = torch.cat(known).to(device) if self.backbone.conditional else None
+        label_tensors = [labels for labels in conditions if labels is not None]
+        labels = torch.cat(label_tensors).to(device) if self.backbone.conditional else None
         clean = ImageSource(normalize(torch.cat([images.images for images in own])).to(device), labels)
         (cut,) = {self.client_manager.client_infos[client].cut_step for client in self.pool.shares}
         return self.backbone.train(clean, round_, config.run.num_rounds, steps, self.progress, above=cut)

@@ -61,9 +61,9 @@ class ActivationStats:
         scores: dict[int, float] = {}
         for cluster in sorted(set(cluster_of.values())):
             members = [client for client in clients if cluster_of[client] == cluster]
-            own, found = self._weights(members, sizes, warm_up)
+            own, kld_weights = self._weights(members, sizes, warm_up)
             within |= own
-            scores |= found
+            scores |= kld_weights
         overall, _ = self._weights(clients, sizes, warm_up)
         return ClientWeights(cluster_of, within, overall, scores)
 
@@ -91,8 +91,8 @@ class ActivationStats:
         beta = self.config.kld_beta
         if beta < 0:
             beta = calibrate(images, scores, KEPT_SHARE)
-        found = weights(images, scores, 0.0 if warm_up else beta)
-        return dict(zip(clients, found.tolist(), strict=True)), dict(zip(clients, scores.tolist(), strict=True))
+        kld_weights = weights(images, scores, 0.0 if warm_up else beta)
+        return dict(zip(clients, kld_weights.tolist(), strict=True)), dict(zip(clients, scores.tolist(), strict=True))
 
 
 def initial_cluster(cluster_of: Mapping[int, int], client: int) -> int:

@@ -114,16 +114,16 @@ class ClientManager:
             raise UploadError(f"client {client} is not in 0..{self.config.run.num_supernodes - 1}")
         if client in self.nodes:
             raise UploadError(f"two nodes say that they are client {client}")
-        known = self.client_infos.get(client)
-        if known is not None and known != client_info:
-            raise UploadError(f"client {client} said {known} at first and now says {client_info}")
+        introduced = self.client_infos.get(client)
+        if introduced is not None and introduced != client_info:
+            raise UploadError(f"client {client} said {introduced} at first and now says {client_info}")
         steps = self.config.diffusion.timesteps
         agreed = [self.config.cut_steps()[client]] if self.config.cut_target() is None else range(1, steps)
         if client_info.cut_step not in agreed or client_info.timesteps != steps:
             allowed = f"{agreed[0]}..{agreed[-1]}" if len(agreed) > 1 else agreed[0]
             cut = f"{client_info.cut_step} of {client_info.timesteps} steps"
             raise UploadError(f"client {client} cuts at {cut}, not at {allowed} of {steps}")
-        told = (
+        conflict = (
             client_info.num_attributes >= 1
             if self.config.data.conditioning == "attributes"
             else client_info.num_attributes == 0
@@ -133,7 +133,7 @@ class ClientManager:
             or client_info.size < 1
             or client_info.channels < 1
             or client_info.num_classes < 1
-            or not told
+            or not conflict
         ):
             raise UploadError(f"client {client} describes no images: {client_info}")
         self._check_size(client_info)

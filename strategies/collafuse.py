@@ -158,6 +158,6 @@ class CollaFuse(DiffusionStrategy):
         if not self.backbone.conditional or not len(self.pool):
             return None
         holders = [client] if client in self.pool else sorted(self.pool.shares)
-        known = [labels for holder in holders if (labels := self.pool.labels_of(holder)) is not None]
-        pooled = torch.cat(known)
+        labels_of_holders = [labels for holder in holders if (labels := self.pool.labels_of(holder)) is not None]
+        pooled = torch.cat(labels_of_holders)
         return pooled[torch.randint(0, len(pooled), (count,), generator=named_generator(*name, "labels"))]

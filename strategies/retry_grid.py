@@ -79,11 +79,11 @@ class RetryGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Replies that have arrived; what must be sent again is, once nothing else that was asked for is under way."""
-        asked = set(message_ids)
-        waiting = asked & self._victims.keys()
-        if asked and waiting == asked:
-            return self._send_again(asked)
-        under_way = {self._now.get(original, original): original for original in asked - waiting}
+        pending = set(message_ids)
+        waiting = pending & self._victims.keys()
+        if pending and waiting == pending:
+            return self._send_again(pending)
+        under_way = {self._now.get(original, original): original for original in pending - waiting}
         replies = []
         for reply in sorted(self._grid.pull_messages(set(under_way)), key=lambda reply: reply.metadata.created_at):
             original = under_way[reply.metadata.reply_to_message_id]
@@ -139,9 +139,9 @@ class RetryGrid(Grid):
         worker = re.search(r"actor_id: (\w+)", reply.error.reason or "")
         if worker is None:
             return False
-        known = worker[1] in self._dead
+        reported = worker[1] in self._dead
         self._dead.add(worker[1])
-        return known
+        return reported
 
     def _settle(self, original: str, reply: Message) -> Message:
         self._forget(original)

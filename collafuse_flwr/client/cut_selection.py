@@ -32,12 +32,12 @@ def select_cut(config: Config, setup: DiffusionSetup, images: ImageSet, client: 
         return config.cut_steps()[client]
     # All that the disclosure at a cut hangs on: a cut that was chosen for less is none for more.
     chosen_for = (clipped_to(config, images.images[0].numel()), config.upload.noise, total_releases(config))
-    asked = [*target, setup.schedule.timesteps, config.diffusion.schedule, *chosen_for, config.dp.delta]
+    requirements = [*target, setup.schedule.timesteps, config.diffusion.schedule, *chosen_for, config.dp.delta]
     path = store.layout.cut
     if not path.exists():
-        write_json(path, {"asked": asked, "cut_step": _chosen(config, setup, images, client)})
+        write_json(path, {"asked": requirements, "cut_step": _chosen(config, setup, images, client)})
     kept = json.loads(path.read_text())
-    if kept["asked"] != asked:
+    if kept["asked"] != requirements:
         raise SettingError("cut.target", target[1], f"as before, {kept['asked']}: client {client} has chosen its cut")
     return int(kept["cut_step"])
 

@@ -132,14 +132,14 @@ class MdGanClient(GeneratorClient):
             UserError: it has not begun.
         """
         path = self._working()
-        known: dict[str, Any] = {"round": 0}
+        progress: dict[str, Any] = {"round": 0}
         if path.is_file():
             with safe_open(str(path), framework="pt") as file:
-                known = json.loads(file.metadata()["remembered"])
-        if known["round"] != round_:
+                progress = json.loads(file.metadata()["remembered"])
+        if progress["round"] != round_:
             raise UserError(f"round {round_} has not begun for this client")
         playing = self._fresh(round_)
-        playing.step, playing.seconds, playing.losses = known["step"], known["seconds"], known["losses"]
+        playing.step, playing.seconds, playing.losses = progress["step"], progress["seconds"], progress["losses"]
         playing.judge.load(load_file(path))
         return playing
 

@@ -93,8 +93,8 @@ class Policy:
         for given, value in run_config.items():
             _, spec = SETTINGS.get(given.replace("-", "_"), ("", None))
             if spec is not None and spec.metadata["or_path"]:
-                found = coerce(spec, given, value)
-                names = (found,) if isinstance(found, str) else found
+                paths = coerce(spec, given, value)
+                names = (paths,) if isinstance(paths, str) else paths
                 self._hold("imports", all(name in self.imports for name in names if ":" in name))
 
     def check_settings(self, config: Config, client: int) -> None:

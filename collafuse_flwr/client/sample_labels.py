@@ -89,13 +89,13 @@ def sample_posterior_rows(schedule: Schedule, cut: int, x_0: Tensor, x_k: Tensor
     return torch.multinomial((matched / max(1 - alpha_bar, LEAST_NOISE)).softmax(1), 1, generator=generator).squeeze(1)
 
 
-def _classes_of(asked: Tensor, attributes: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
+def _classes_of(requested: Tensor, attributes: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
     """For each row of `asked`, (n, A), the class of a random image with these attributes, (N, A), or UNKNOWN: (n,)."""
-    ones, held = asked.float(), attributes.float()
+    ones, held = requested.float(), attributes.float()
     same = ones @ held.T + (1 - ones) @ (1 - held).T == attributes.shape[1]
-    known = same.any(dim=1)
-    rows = torch.multinomial(same.float() + ~known[:, None], 1, generator=generator).squeeze(1)
-    return torch.where(known, classes[rows], UNKNOWN)
+    matched = same.any(dim=1)
+    rows = torch.multinomial(same.float() + ~matched[:, None], 1, generator=generator).squeeze(1)
+    return torch.where(matched, classes[rows], UNKNOWN)
 
 
 def draw_labels(schedule: Schedule, cut: int, images: ImageSet, x_k: Tensor, generator: torch.Generator) -> Tensor:

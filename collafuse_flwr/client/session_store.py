@@ -45,19 +45,19 @@ class SessionStore:
         Raises:
             UserError: there is none, or another client's process has removed it.
         """
-        known = self._known()
+        state = self._state()
         stamp, session = _LIVE.get(self.folder, ("", None))
-        if session is not None and stamp == known["stamp"]:
+        if session is not None and stamp == state["stamp"]:
             return session
         session = fresh()
         progress = session.progress
-        progress.round, progress.step, progress.phase = known["round"], known["step"], known["phase"]
-        progress.losses, progress.seconds = known["losses"], known["seconds"]
+        progress.round, progress.step, progress.phase = state["round"], state["step"], state["phase"]
+        progress.losses, progress.seconds = state["losses"], state["seconds"]
         for part in PARTS:
             session.half.load(load_file(self.folder / f"{part}.safetensors"))
         session.half.losses = dict(progress.losses)
         device = session.half.runtime.device
-        gt = channels_last(load_file(self.folder / "gt.safetensors")["gt"]).to(device) if known["gt"] else None
+        gt = channels_last(load_file(self.folder / "gt.safetensors")["gt"]).to(device) if state["gt"] else None
         batch = session.batches.draw(progress.round, progress.step) if progress.step >= 0 else None
         session.half.tape = ForwardCache(batch, gt)
         return session
@@ -82,9 +82,9 @@ class SessionStore:
         for path in self.folder.glob("*"):
             path.unlink()
 
-    def _known(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:
         path = self.folder / "phase.json"
         if not path.is_file():
             raise UserError("a phase of a batch was asked for before its round had begun")
-        known: dict[str, Any] = json.loads(path.read_text())
-        return known
+        session: dict[str, Any] = json.loads(path.read_text())
+        return session

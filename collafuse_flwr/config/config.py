@@ -193,10 +193,10 @@ def _unchecked(flat: Mapping[str, object]) -> Config:
 
 def no_such_setting(name: str) -> str:
     """What is said of a name that no setting has: the nearest ones."""
-    by_last = {known.rpartition(".")[2]: known for known in SETTINGS}
+    by_last = {setting_name.rpartition(".")[2]: setting_name for setting_name in SETTINGS}
     close = difflib.get_close_matches(name, SETTINGS, n=3, cutoff=0.7)
     close += [by_last[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last, n=2)]
-    meant = " or ".join(f"`{known}`" for known in dict.fromkeys(close))
+    meant = " or ".join(f"`{setting_name}`" for setting_name in dict.fromkeys(close))
     return "no such setting" + (f"; did you mean {meant}?" if meant else "") + " (--help lists all)"
 
 

@@ -33,11 +33,11 @@ def load_instance(setting: str, path: str, kind: type[T]) -> T:
     Raises:
         SettingError: there is none, or it is of another type.
     """
-    found = load_object(setting, path)
-    if not isinstance(found, kind):
+    plugin = load_object(setting, path)
+    if not isinstance(plugin, kind):
         article = "an" if kind.__name__[0] in "AEIO" else "a"
-        raise SettingError(setting, path, f"{article} {kind.__name__}, not {type(found).__name__}")
-    return found
+        raise SettingError(setting, path, f"{article} {kind.__name__}, not {type(plugin).__name__}")
+    return plugin
 
 
 def call_factory(setting: str, path: str, argument: object, kind: type[T], described: str) -> T:

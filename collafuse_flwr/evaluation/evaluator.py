@@ -104,8 +104,8 @@ class SampleEvaluator:
 
         def together(clients: list[int], *, learn: bool) -> dict[str, Any]:
             own, other = _joined(real[c] for c in clients), _joined(made[c] for c in clients)
-            known = _compare(own, other) | {"score": self._score(other)} | self._further(clients, samples)
-            return known | self._learnt(clients, [samples[c] for c in clients], wanted=learn)
+            metrics = _compare(own, other) | {"score": self._score(other)} | self._further(clients, samples)
+            return metrics | self._learnt(clients, [samples[c] for c in clients], wanted=learn)
 
         rows = {client: together([client], learn=learns[0]) for client in samples}
         every = list(samples)
@@ -172,38 +172,38 @@ class SampleEvaluator:
     def _learnt(self, clients: list[int], samples: list[Samples], *, wanted: bool) -> dict[str, float | None]:
         """Of the samples whose class is known; None if not wanted, if few are known, or if there is but one class."""
         images, labels = torch.cat([own.images for own in samples]), torch.cat([own.labels for own in samples])
-        known = labels >= 0
-        if not wanted or 2 * int(known.sum()) < len(known) or self.data.images.num_classes < 2:
+        labelled = labels >= 0
+        if not wanted or 2 * int(labelled.sum()) < len(labelled) or self.data.images.num_classes < 2:
             return dict.fromkeys(("tstr", *UTILITY))
         tests = [self._held_out(clients)]
         if len(clients) == 1:
             tests.append(self._held_out(self._neighbours(clients[0]), MAX_TESTED))
         learnt = train_synthetic_test_real(
-            images[known],
-            labels[known],
+            images[labelled],
+            labels[labelled],
             tests,
             num_classes=self.data.images.num_classes,
             seed=EVALUATOR_SEED,
             device=self.device,
-            batch_size=min(128, max(32, int(known.sum()) // 8)),
+            batch_size=min(128, max(32, int(labelled.sum()) // 8)),
         )
         return {"tstr": learnt[0].accuracy, **asdict(learnt[-1])}
 
 
 def _spread(clients: list[dict[str, Any]]) -> dict[str, Any]:
     """How many clients a domain has, and how they do on its images: their mean, and the worst of them."""
-    known = [row["accuracy"] for row in clients if row["accuracy"] is not None]
+    accuracies = [row["accuracy"] for row in clients if row["accuracy"] is not None]
     return {
         "num_clients": len(clients),
-        "accuracy_mean": sum(known) / len(known) if known else None,
-        "accuracy_worst": min(known, default=None),
+        "accuracy_mean": sum(accuracies) / len(accuracies) if accuracies else None,
+        "accuracy_worst": min(accuracies, default=None),
     }
 
 
 def _joined(parts: Iterable[Features]) -> Features:
     """The features of several sets of images as those of one."""
-    known = list(parts)
-    return {name: torch.cat([part[name] for part in known]) for name in known[0]}
+    features = list(parts)
+    return {name: torch.cat([part[name] for part in features]) for name in features[0]}
 
 
 def _compare(real: Features, made: Features) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def _clip(path: str) -> nn.Module:
 
     extractor: nn.Module = FeatureExtractorCLIP("clip-vit-b-32", ["clip"], feature_extractor_weights_path=path)
     shapes = {name: tuple(weights.shape) for name, weights in extractor.named_parameters()}
-    found = (shapes["model.visual.conv1.weight"], shapes.get("model.visual.proj"))
-    if found != VIT_B_32:
-        raise ValueError(f"another network of CLIP, with weights of shapes {found}")
+    actual = (shapes["model.visual.conv1.weight"], shapes.get("model.visual.proj"))
+    if actual != VIT_B_32:
+        raise ValueError(f"another network of CLIP, with weights of shapes {actual}")
     return extractor

@@ -140,6 +140,6 @@ def matched_filter(y: Tensor, candidates: Tensor, alpha_bar: float) -> Tensor:
     """
     if not 0 < alpha_bar <= 1:
         raise ValueError(f"`alpha_bar` = {alpha_bar} is not in (0, 1]")
-    signal, known = y.flatten(1) / math.sqrt(alpha_bar), candidates.flatten(1)
-    half_energy = known.square().sum(dim=1) / 2
-    return torch.cat([(block @ known.T - half_energy).argmax(dim=1) for block in torch.split(signal, _BLOCK)])
+    signal, references = y.flatten(1) / math.sqrt(alpha_bar), candidates.flatten(1)
+    half_energy = references.square().sum(dim=1) / 2
+    return torch.cat([(block @ references.T - half_energy).argmax(dim=1) for block in torch.split(signal, _BLOCK)])

@@ -131,11 +131,11 @@ class Ledger:
                 for draw in release.draws:
                     path = release.norm, draw
                     paths[path] = max(paths.get(path, 0.0), release.snr)
-        asked = {key for release in more for key in release.keys}
+        released = {key for release in more for key in release.keys}
         releases, snr, squares = 0, 0.0, 0.0
         for images in by_shape.values():
             # An image of another size has another key: whatever left at that size may have been this image.
-            here = [paths for key, paths in images.items() if key in asked] or list(images.values())
+            here = [paths for key, paths in images.items() if key in released] or list(images.values())
             releases += max(map(len, here))
             snr += max(sum(paths.values()) for paths in here)
             squares += max(sum(release_mu(own, norm) ** 2 for (norm, _), own in paths.items()) for paths in here)

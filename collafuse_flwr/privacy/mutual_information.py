@@ -50,10 +50,10 @@ def denoised_bits(snr: float, eigenvalues: Tensor, at: Tensor, errors: Tensor) -
         return linear
     order = at.argsort()
     grid = torch.logspace(math.log10(first), math.log10(snr), POINTS, dtype=torch.float64)
-    known = np.interp(grid.log().numpy(), at[order].double().log().cpu().numpy(), errors[order].double().cpu().numpy())
+    mse = np.interp(grid.log().numpy(), at[order].double().log().cpu().numpy(), errors[order].double().cpu().numpy())
     least = torch.stack([(variances / (1 + g * variances)).sum() for g in grid])
     # What is better than linear is what is integrated, so that where nothing is, the Gaussian bound is left exactly.
-    gain = (least - torch.from_numpy(known)).clamp(min=0)
+    gain = (least - torch.from_numpy(mse)).clamp(min=0)
     return linear - torch.trapezoid(gain, grid).item() / (2 * math.log(2))
 
 

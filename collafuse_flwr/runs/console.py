@@ -63,8 +63,8 @@ def _print_domains(summary: dict[str, Any], console: Console) -> None:
     pooled = summary["pooled"]
     if pooled.get("accuracy") is None:
         return
-    known = [row["accuracy"] for row in summary["clients"] if row.get("accuracy") is not None]
-    rows = {**summary.get("domains", {}), "all": pooled | {"accuracy_worst": min(known, default=None)}}
+    accuracies = [row["accuracy"] for row in summary["clients"] if row.get("accuracy") is not None]
+    rows = {**summary.get("domains", {}), "all": pooled | {"accuracy_worst": min(accuracies, default=None)}}
     title = "Classifiers trained on the samples, in % (means over classes)"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     table.add_column("domain")

@@ -85,7 +85,7 @@ def server_costs(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """
     work = [row["server"] for row in rounds if row["server"]]
     whole = {name: [w[name] for w in work if name in w] for name in ("batch_seconds", "modelled_seconds")}
-    return {name: sum(known) for name, known in whole.items() if known} | {
+    return {name: sum(parts) for name, parts in whole.items() if parts} | {
         "flops": sum(w["flops"] for w in work),
         "seconds": sum(w["seconds"] for w in work),
         "image_updates": sum(w["image_updates"] for w in work),
@@ -95,10 +95,10 @@ def server_costs(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 def total(clients: list[dict[str, Any]]) -> dict[str, Any]:
     """The sum of the clients' costs; of disclosure, the largest of any client."""
-    known = [c["bits"] for c in clients if c["bits"] is not None]
+    every = [c["bits"] for c in clients if c["bits"] is not None]
     return {
         "snr_db": max((c["snr_db"] for c in clients if c["snr_db"] is not None), default=None),
-        "bits": max(known, default=None),
+        "bits": max(every, default=None),
         **{
             name: sum(c[name] for c in clients)
             for name in ("bytes_up", "bytes_down", "client_flops", "client_seconds", "image_updates")

@@ -41,10 +41,12 @@ def dp_guarantees(config: Config, values: int, clients: list[dict[str, Any]]) ->
         if private and client["dp_steps"] is not None:
             rate = sampling_rate(config.client.batch_size, client["num_images"])
             steps = Training(config.dp.noise_multiplier, rate, client["dp_steps"])
-            told = client.get("ledger_sgd_epsilon"), client.get("ledger_total_epsilon")
             # The ledger's steps have noise of their own; without it all are taken to have this run's.
-            client["dp_sgd_epsilon"] = composed_epsilon(0.0, delta, steps) if told[0] is None else told[0]
-            client["dp_total_epsilon"] = composed_epsilon(mu, delta, steps) if told[1] is None else told[1]
+            for name, own_mu in (("sgd", 0.0), ("total", mu)):
+                by_ledger = client.get(f"ledger_{name}_epsilon")
+                client[f"dp_{name}_epsilon"] = (
+                    composed_epsilon(own_mu, delta, steps) if by_ledger is None else by_ledger
+                )
     return {name: max((c[name] for c in clients if c[name] is not None), default=None) for name in NAMES}
 
 
@@ -63,8 +65,8 @@ def group_guarantees(
         largest = int(group[data.partitions[client["client"]].train].unique(return_counts=True)[1].max())
         mu = client["dp_mu"]
         client["dp_group_epsilon"] = None if mu is None else epsilon(mu * math.sqrt(largest), config.dp.delta)
-    known = (c["dp_group_epsilon"] for c in clients if c["dp_group_epsilon"] is not None)
-    return {"dp_group_epsilon": max(known, default=None)}
+    epsilons = (c["dp_group_epsilon"] for c in clients if c["dp_group_epsilon"] is not None)
+    return {"dp_group_epsilon": max(epsilons, default=None)}
 
 
 def describe_guarantee(config: Config, pooled: dict[str, Any]) -> str:

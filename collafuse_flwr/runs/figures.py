@@ -101,9 +101,9 @@ def _trained_loss(client: dict[str, Any] | None, name: str = "loss") -> float | 
 
 
 def _line(axis: Any, x: list[int], y: list[float | None], label: str | None, **style: Any) -> None:
-    known = [(a, b) for a, b in zip(x, y, strict=True) if b is not None]
-    if known:
-        axis.plot(*zip(*known, strict=True), marker=".", label=label, **style)
+    points = [(a, b) for a, b in zip(x, y, strict=True) if b is not None]
+    if points:
+        axis.plot(*zip(*points, strict=True), marker=".", label=label, **style)
 
 
 def _shown(images: Tensor) -> Tensor:

@@ -43,8 +43,8 @@ def reidentification(config: Config, data: FederationData, clients: list[dict[st
                 releases=releases,
                 generator=named_generator(config.run.seed, "reid", number),
             )
-    known = [client["reid"] for client in clients if client["reid"] is not None]
-    return {"reid": max(known, default=None), "reid_chance": chance, "reid_candidates": len(rows)}
+    rates = [client["reid"] for client in clients if client["reid"] is not None]
+    return {"reid": max(rates, default=None), "reid_chance": chance, "reid_candidates": len(rows)}
 
 
 def candidate_set(data: FederationData) -> list[Tensor]:

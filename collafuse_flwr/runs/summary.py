@@ -43,17 +43,17 @@ def summarize_run(folder: Path) -> dict[str, Any]:
     data, metrics = _data(config, layout), further_metrics(config)
     pooled: dict[str, Any] = {}
     domains: dict[str, dict[str, Any]] = {}
-    known = {} if data is None else client_domains(config.data, data)
+    domain_of = {} if data is None else client_domains(config.data, data)
     if data is not None:
         device = choose_runtime(config.run.device, config.run.precision).device
         samples = {c["client"]: s for c in clients if (s := _samples(layout, c["client"])) is not None}
-        evaluator = SampleEvaluator.trained_on(data, config.evaluation, device, known, metrics)
+        evaluator = SampleEvaluator.trained_on(data, config.evaluation, device, domain_of, metrics)
         pooled, rows, domains = evaluator.measure(samples)
         pooled |= reidentification(config, data, clients)
         for client in clients:
             client.update(rows.get(client["client"], {}))
-        _draw(layout, data, samples, known)
-    clusters = clusters_by_round(rounds, known)
+        _draw(layout, data, samples, domain_of)
+    clusters = clusters_by_round(rounds, domain_of)
     values = next((row["values"] for row in rounds), 0)
     guarantees = dp_guarantees(config, values, clients) if values else {}
     guarantees |= group_guarantees(config, data, clients) if values else {}
@@ -69,7 +69,7 @@ def summarize_run(folder: Path) -> dict[str, Any]:
     write_json(layout.summary, summary)
     draw_curves(rounds, clients, layout.pictures / "curves.png")
     if clusters:
-        draw_clusters(rounds, known, layout.pictures / "clusters.png")
+        draw_clusters(rounds, domain_of, layout.pictures / "clusters.png")
     return summary
 
 

@@ -80,11 +80,11 @@ def largest_cut_within_time(config: Config, unit: WorkUnit, num_images: int, cli
     """
     most, steps = config.cut.target, range(1, config.diffusion.timesteps)
     seconds = partial(round_seconds, config, unit, num_images, client)
-    found = bisect.bisect_right(steps, most, key=seconds)
-    if not found:
+    largest = bisect.bisect_right(steps, most, key=seconds)
+    if not largest:
         device = config.client_devices()[client].name
         raise UserError(
             f"`cut.target` = {most:g} s cannot be met by client {client} (device {device}): even at cut step 1 of "
             f"{config.diffusion.timesteps} a round would take it {seconds(1):.3g} s"
         )
-    return steps[found - 1]
+    return steps[largest - 1]

@@ -73,8 +73,8 @@ def received(run: FinishedRun, client: int, rows: Tensor) -> ServerView | None:
     for round_ in rounds[:-1]:
         total += _by_copy(_upload(run, client, share.cut, round_)[0], len(train))[:, places].sum(dim=0)
     releases = len(rounds) * len(copies)
-    told = None if labels is None else labels[places]
-    return ServerView(clipped(run, train[places]), copies[0], total / releases, releases, told)
+    shared_labels = None if labels is None else labels[places]
+    return ServerView(clipped(run, train[places]), copies[0], total / releases, releases, shared_labels)
 
 
 def _uploads(run: FinishedRun) -> int:

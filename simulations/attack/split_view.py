@@ -84,12 +84,12 @@ class SplitRun:
         secret_of(self.folder, client)
         cuts = self.cuts[client]
         wanted = cuts.template(self.architecture)
-        known = initial_blocks(*clusters_restored(self.checkpoint), self.checkpoint.tensors["server"], client, wanted)
-        if not known:
+        blocks = initial_blocks(*clusters_restored(self.checkpoint), self.checkpoint.tensors["server"], client, wanted)
+        if not blocks:
             return None
         folder = RunLayout(self.folder).client(client).folder
         session = cast(HuscfGanClient, make_simulated_client(self.config, client, folder)).open_round(
-            self.round, str(cuts), known
+            self.round, str(cuts), blocks
         )
         codes = session.answer(0, "latent", {})["gh"]
         # The fake half of the batch is normalised on its own: what is sent down leaves no trace in the real one.

@@ -93,14 +93,14 @@ def measure(config: Config, cuts: list[float], releases: list[int]) -> dict[str,
     }
 
 
-def markdown(found: dict[str, Any]) -> str:
+def markdown(measured: dict[str, Any]) -> str:
     """The rows as a table, the last of which is that of a guess."""
-    names = list(found["cuts"][0])
-    guess = found["guess"]
+    names = list(measured["cuts"][0])
+    guess = measured["guess"]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    lines += [f"| {' | '.join(f'{row[name]:.3g}' for name in names)} |" for row in found["cuts"]]
+    lines += [f"| {' | '.join(f'{row[name]:.3g}' for name in names)} |" for row in measured["cuts"]]
     last = [next((f"{value:.3g}" for key, value in guess.items() if name.startswith(key)), "") for name in names]
-    return "\n".join([*lines, f"| guess among {found['candidates']} | {' | '.join(last[1:])} |"])
+    return "\n".join([*lines, f"| guess among {measured['candidates']} | {' | '.join(last[1:])} |"])
 
 
 def main(arguments: list[str]) -> int:
@@ -108,26 +108,26 @@ def main(arguments: list[str]) -> int:
     given = DEFAULTS | flat_settings(OmegaConf.from_cli(arguments))
     own = {name: str(given.pop(name)) for name in ("cuts", "releases", "output")}
     try:
-        asked = _numbers("cuts", own["cuts"], float), _numbers("releases", own["releases"], int)
-        found = measure(Config.from_flat(given), *asked)
+        requested = _numbers("cuts", own["cuts"], float), _numbers("releases", own["releases"], int)
+        measured = measure(Config.from_flat(given), *requested)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
-    print(markdown(found))
+    print(markdown(measured))
     if own["output"]:
-        write_json(Path(own["output"]), found | {"settings": given})
+        write_json(Path(own["output"]), measured | {"settings": given})
     return 0
 
 
 def _numbers(name: str, text: str, kind: Any) -> list[Any]:
     try:
-        found = [kind(part) for part in text.split(",")]
+        parsed = [kind(part) for part in text.split(",")]
     except ValueError:
-        found = []
+        parsed = []
     most = 1 if kind is float else sys.maxsize
-    if not found or not all(0 < number <= most for number in found):
+    if not parsed or not all(0 < number <= most for number in parsed):
         raise SettingError(name, text, "numbers above 0, separated by commas; cuts at most 1")
-    return found
+    return parsed
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def main(grid: Grid, context: Context) -> None:
     folder = RunLayout.of(config, context.run_id).folder
     logging.getLogger("flwr").setLevel(logging.WARNING)
     with Progress(config.run.quiet) as progress:
-        patient = RetryGrid(grid, on_reply=lambda done, asked: progress.step("clients", done, asked))
+        patient = RetryGrid(grid, on_reply=lambda done, total: progress.step("clients", done, total))
         strategy = InstrumentedCollaFuse(config, folder, progress, lambda _: None)
         arrays = strategy.connect(patient)
         strategy.start(patient, arrays, strategy.rounds_left - 1, config.federation.round_timeout)

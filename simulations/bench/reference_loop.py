@@ -87,8 +87,8 @@ class ReferenceLoop:
         """Build the networks as the app does; `pooled` is what the clients uploaded, in the pool's order."""
         cuts = config.cut_steps()
         data = federation_data(config.data, len(cuts), config.run.seed)
-        told = data.images.num_classes, num_attributes(config.data.conditioning, data.images)
-        shape = (data.images.images.shape[1], data.images.images.shape[2], *told)
+        conditioning = data.images.num_classes, num_attributes(config.data.conditioning, data.images)
+        shape = (data.images.images.shape[1], data.images.images.shape[2], *conditioning)
         self.config, self.setup, size, train = config, setup, config.client.batch_size, config.train
         self.clients = {
             i: Learner(train, setup, setup.denoiser(i, *shape), self._images(i), cut, size)

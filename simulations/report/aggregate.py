@@ -137,7 +137,7 @@ def _differing(runs: list[Run]) -> list[str]:
     for run in runs:
         for name, value in run.settings.items():
             values.setdefault(name, set()).add(value)
-    return [name for name, known in values.items() if name not in ELSEWHERE and len(known) > 1]
+    return [name for name, different in values.items() if name not in ELSEWHERE and len(different) > 1]
 
 
 def _key(run: Run, differing: list[str]) -> tuple[str, tuple[float, ...], tuple[tuple[str, Any], ...]]:
@@ -166,8 +166,8 @@ def _end(strategy: str, cuts: set[float | None]) -> str | None:
 
 def _name(strategy: str, cuts: tuple[float, ...], settings: tuple[tuple[str, Any], ...]) -> str:
     """The strategy, and those settings that differ between the runs and are not default."""
-    told = [f"{name}={value}" for name, value in settings if value != hashable(DEFAULTS[name])]
-    return " ".join([strategy, *([f"cuts {','.join(map(str, cuts))}"] if cuts else []), *told])
+    differing = [f"{name}={value}" for name, value in settings if value != hashable(DEFAULTS[name])]
+    return " ".join([strategy, *([f"cuts {','.join(map(str, cuts))}"] if cuts else []), *differing])
 
 
 def _order(row: Row) -> tuple[Any, ...]:

@@ -124,19 +124,19 @@ def _panel(axis: Any, section: Section, measure: Measure, title: str, label: str
 def _curves(axis: Any, section: Section, value: Callable[[Row], tuple[float, float] | None]) -> None:
     """Curves for what has a cut, levels for the rest; later curves are thinner, so that none hides another."""
     for index, (name, rows) in enumerate(section.curves.items()):
-        known = [(row.cut, *found) for row in rows if (found := value(row)) is not None]
-        if not known:
+        points = [(row.cut, *mean_and_spread) for row in rows if (mean_and_spread := value(row)) is not None]
+        if not points:
             continue
-        cuts, means, spreads = zip(*known, strict=True)
+        cuts, means, spreads = zip(*points, strict=True)
         bands = [_band(mean, spread) for mean, spread in zip(means, spreads, strict=True)]
         size = max(1.0, 3.2 - 0.6 * index)
         style = {"color": f"C{index}", "marker": MARKERS[index % len(MARKERS)]}
         axis.plot(cuts, means, label=name, linewidth=size, markersize=3 + 2 * size, **style)
         axis.fill_between(cuts, *zip(*bands, strict=True), color=f"C{index}", alpha=0.15, linewidth=0)
     for index, (name, row) in enumerate(section.levels.items(), len(section.curves)):
-        if (found := value(row)) is not None:
-            axis.axhline(found[0], color=f"C{index}", linestyle=DASHES[index % len(DASHES)], label=name)
-            axis.axhspan(*_band(*found), color=f"C{index}", alpha=0.12, linewidth=0)
+        if (mean_and_spread := value(row)) is not None:
+            axis.axhline(mean_and_spread[0], color=f"C{index}", linestyle=DASHES[index % len(DASHES)], label=name)
+            axis.axhspan(*_band(*mean_and_spread), color=f"C{index}", alpha=0.12, linewidth=0)
 
 
 def _band(mean: float, spread: float) -> tuple[float, float]:
@@ -163,8 +163,8 @@ def _clients(axis: Any, section: Section) -> None:
             axis.plot(*zip(*points, strict=True), color=f"C{index}", linewidth=0.7, alpha=0.4)
 
     def mean(row: Row) -> tuple[float, float] | None:
-        known = _client_fds(row, seed)
-        return (statistics.fmean(known.values()), 0.0) if known else None
+        client_fds = _client_fds(row, seed)
+        return (statistics.fmean(client_fds.values()), 0.0) if client_fds else None
 
     _curves(axis, section, mean)
     _scale(axis)
@@ -180,9 +180,9 @@ def _client_fds(row: Row, seed: int) -> dict[int, float]:
 
 def _level(axis: Any, section: Section, read: Callable[[Run], float | None], label: str) -> None:
     """A black line at the mean over the runs of what has no cut."""
-    known = [value for run in section.runs if (value := read(run)) is not None]
-    if known:
-        axis.axhline(statistics.fmean(known), color="black", linestyle=(0, (4, 4)), linewidth=1, label=label)
+    values = [value for run in section.runs if (value := read(run)) is not None]
+    if values:
+        axis.axhline(statistics.fmean(values), color="black", linestyle=(0, (4, 4)), linewidth=1, label=label)
 
 
 def _words(axis: Any, section: Section, measure: Measure) -> None:

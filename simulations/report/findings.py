@@ -34,13 +34,13 @@ def budget_statement(section: Section) -> str:
     """Which budget the strategies had in common, and whether the rows had as many image updates."""
     names = sorted({str(run.settings.get("train.match", "image_updates")) for run in section.runs})
     updates = [estimate.mean for row in section.rows if (estimate := row.estimate(BUDGET[-1])) is not None]
-    asked = f"Common to all strategies (`train.match`): {', '.join(names)}."
+    sentence = f"Common to all strategies (`train.match`): {', '.join(names)}."
     if not updates or max(updates) == 0:
-        return asked
+        return sentence
     low, high = min(updates), max(updates)
     if high - low <= EQUAL * high:
-        return f"{asked} Image updates of clients and server together are equal within {(high - low) / high:.1%}."
-    return f"{asked} Image updates of clients and server together are not equal: {low:.0f} to {high:.0f}."
+        return f"{sentence} Image updates of clients and server together are equal within {(high - low) / high:.1%}."
+    return f"{sentence} Image updates of clients and server together are not equal: {low:.0f} to {high:.0f}."
 
 
 def _quality(section: Section, row: Row) -> list[str]:

@@ -58,6 +58,6 @@ def leakage(section: Section) -> Table | None:
     table = tabulate(replace(section, rows=attacked), [leak.measure for leak in shown])
     last = [TableCell("no information"), TableCell("")]
     for leak in shown:
-        known = [value for run in section.runs if (value := leak.guess(run)) is not None]
-        last.append(TableCell(leak.measure.text(statistics.fmean(known)) if known else "-"))
+        guesses = [value for run in section.runs if (value := leak.guess(run)) is not None]
+        last.append(TableCell(leak.measure.text(statistics.fmean(guesses)) if guesses else "-"))
     return Table(table.header, [*table.rows, last])

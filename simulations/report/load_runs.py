@@ -86,16 +86,16 @@ def collect(folders: Sequence[Path]) -> list[Run]:
         SettingError: a folder does not exist, or there is no finished run.
         UserError: a run cannot be read.
     """
-    found: dict[str, Run] = {}
+    runs_by_name: dict[str, Run] = {}
     for folder in folders:
         if not folder.is_dir():
             raise SettingError("runs", str(folder), "folders, separated by commas")
         for path in sorted(_finished(folder)):
             run = _read(path)
-            found.setdefault(fingerprint(run.config), run)
-    if not found:
+            runs_by_name.setdefault(fingerprint(run.config), run)
+    if not runs_by_name:
         raise SettingError("runs", ",".join(map(str, folders)), "folders that hold finished runs (summary.json)")
-    return list(found.values())
+    return list(runs_by_name.values())
 
 
 def _finished(folder: Path) -> Iterator[Path]:

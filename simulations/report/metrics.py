@@ -56,8 +56,8 @@ def _worst(run: Run) -> float | None:
 
 def _disclosed(name: str, clean: float, nothing: float | None) -> Callable[[Run], float | None]:
     """JSON has no infinity, so the values for clean images and for nothing are here."""
-    known = {"weights": None, "activations": None, "clean images": clean, "nothing": nothing}
-    return lambda run: known[run.released] if run.released else run.summary["pooled"].get(name)
+    by_kind = {"weights": None, "activations": None, "clean images": clean, "nothing": nothing}
+    return lambda run: by_kind[run.released] if run.released else run.summary["pooled"].get(name)
 
 
 def _compared(metric: Metric) -> Measure:

@@ -30,10 +30,10 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
 
 def write_page(runs: Sequence[Run], output: Path) -> Path:
     """Write the page about some runs, its figures and its numbers into a folder; the path of the page."""
-    found = sections(runs)
-    shown = [_section(section, output, f"{number}-{_plain(section)}") for number, section in enumerate(found, 1)]
-    attacked = [leakage(section) for section in found]
-    numbers = [path.name for path in (*write_csv(found, output), write_markdown(found, attacked, output))]
+    compared = sections(runs)
+    shown = [_section(section, output, f"{number}-{_plain(section)}") for number, section in enumerate(compared, 1)]
+    attacked = [leakage(section) for section in compared]
+    numbers = [path.name for path in (*write_csv(compared, output), write_markdown(compared, attacked, output))]
     environment = Environment(
         loader=PackageLoader("simulations.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

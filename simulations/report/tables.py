@@ -140,9 +140,9 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    known = list(rows)
-    names = list(dict.fromkeys(name for row in known for name in row))
+    columns = list(rows)
+    names = list(dict.fromkeys(name for row in columns for name in row))
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
-        writer.writerows(known)
+        writer.writerows(columns)

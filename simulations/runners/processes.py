@@ -16,11 +16,11 @@ def descendants(pid: int) -> set[int]:
     children: dict[int, list[int]] = {}
     for child, parent in _parents().items():
         children.setdefault(parent, []).append(child)
-    found, new = set[int](), [pid]
+    pids, new = set[int](), [pid]
     while new:
         new = [child for parent in new for child in children.get(parent, [])]
-        found.update(new)
-    return found
+        pids.update(new)
+    return pids
 
 
 def alive(pids: Iterable[int]) -> set[int]:

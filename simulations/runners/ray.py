@@ -139,8 +139,8 @@ def _calm() -> Iterator[None]:
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether a line is none of the three with which Flower tells that a worker is dead, for each message again."""
     text = record.getMessage()
-    told = "when processing a message by RayBackend", "ray.exceptions.Actor"
-    return not isinstance(record.msg, ray.exceptions.RayActorError) and not any(part in text for part in told)
+    noise = "when processing a message by RayBackend", "ray.exceptions.Actor"
+    return not isinstance(record.msg, ray.exceptions.RayActorError) and not any(part in text for part in noise)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -65,8 +65,8 @@ class RunLog:
             name, _, text = line.partition(": ")
             if message and text == first and _is_user_error(name):
                 return UserError(message)
-        told = f"{status} ({first})" if first else status
-        return RunFailed(f"the run ended as {told}; its log is {self.path}")
+        reason = f"{status} ({first})" if first else status
+        return RunFailed(f"the run ended as {reason}; its log is {self.path}")
 
 
 def _is_user_error(name: str) -> bool:

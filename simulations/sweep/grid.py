@@ -68,12 +68,12 @@ def fingerprint(config: Config) -> str:
 
 def run_name(config: Config, swept: Collection[str] = ()) -> str:
     """A folder's name: strategy, dataset, cut, those of the swept settings that are not default, seed, fingerprint."""
-    known, flat, default = canonical(config), config.to_flat(), DEFAULTS
+    settings, flat, default = canonical(config), config.to_flat(), DEFAULTS
     parts = [config.run.strategy, config.data.name]
-    if config.run.strategy not in ENDS and known.get("cut_ratio") is not None:
-        parts.append(f"c{known['cut_ratio']:g}")
-    told = [name for name in swept if name in known and name not in IN_EVERY_NAME]
-    parts += [f"{name}-{flat[name]}" for name in told if flat[name] != default[name]]
+    if config.run.strategy not in ENDS and settings.get("cut_ratio") is not None:
+        parts.append(f"c{settings['cut_ratio']:g}")
+    shown = [name for name in swept if name in settings and name not in IN_EVERY_NAME]
+    parts += [f"{name}-{flat[name]}" for name in shown if flat[name] != default[name]]
     plain = re.sub(r"[^\w.+-]+", "_", "-".join(parts))
     return f"{plain[:MAX_NAME]}-s{config.run.seed}-{fingerprint(config)}"
 

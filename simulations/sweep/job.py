@@ -35,13 +35,13 @@ State = Literal["done", "done before", "failed", "claimed"]
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a cell ended; `status` is that of its process, if there was one, and `told` a line for people."""
+    """How a cell ended; `status` is that of its process, if there was one, and `message` a line for people."""
 
     name: str
     state: State
     seconds: float = 0.0
     status: int | None = None
-    told: str = ""
+    message: str = ""
 
 
 def run_job(cell: SweepRun, sweep: Path) -> JobResult:
@@ -53,14 +53,14 @@ def run_job(cell: SweepRun, sweep: Path) -> JobResult:
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return JobResult(cell.name, "claimed", told="another process is running it")
+            return JobResult(cell.name, "claimed", message="another process is running it")
         try:
             config = _to_run(cell.config, folder)
         except UserError as error:
-            return JobResult(cell.name, "failed", told=str(error))
+            return JobResult(cell.name, "failed", message=str(error))
         finished = layout.summary.is_file()
         if finished and (not config.run.attack or layout.attack_results.is_file()):
-            return JobResult(cell.name, "done before", told=quality(folder))
+            return JobResult(cell.name, "done before", message=quality(folder))
         began = time.monotonic()
         status = _attack(folder, log) if finished else _run(config, folder, log)
         seconds = time.monotonic() - began

@@ -68,8 +68,8 @@ def sweep(arguments: list[str]) -> int:
     Raises:
         UserError: a mistake that no run would survive.
     """
-    asked = [argument for argument in arguments if argument not in MULTIRUN]
-    settings = [argument for argument in asked if not argument.startswith(LAUNCHER)]
+    overrides = [argument for argument in arguments if argument not in MULTIRUN]
+    settings = [argument for argument in overrides if not argument.startswith(LAUNCHER)]
     plan, refused = _plan(_configs(settings), given_names(settings))
     for line in refused:
         print(f"not run: {line}", file=sys.stderr)
@@ -81,7 +81,7 @@ def sweep(arguments: list[str]) -> int:
     # Hydra writes what it was asked there as well.
     with tempfile.TemporaryDirectory(prefix=".sweep-", dir=plan.folder) as notes:
         plan.save(Path(notes))
-        launch(["-m", *asked, override("hydra.sweep.dir", notes)], run_hydra_job)
+        launch(["-m", *overrides, override("hydra.sweep.dir", notes)], run_hydra_job)
         outcomes = _outcomes(Path(notes))
     return _conclude(plan, outcomes, len(refused))
 
@@ -179,7 +179,7 @@ def _outcomes(notes: Path) -> list[JobResult]:
 def _told(result: JobResult) -> str:
     seconds = f" after {result.seconds:.0f} s" if result.seconds else ""
     status = f" (exit status {result.status})" if result.status else ""
-    return f"{result.state}{seconds}{status}" + (f": {result.told}" if result.told else "")
+    return f"{result.state}{seconds}{status}" + (f": {result.message}" if result.message else "")
 
 
 def _conclude(plan: SweepPlan, outcomes: list[JobResult], refused: int) -> int:

@@ -76,8 +76,8 @@ def _owned(owner: Tensor, num_clients: int) -> list[Tensor]:
 
 def _group(metadata: ImageMetadata, name: str, config: DataConfig) -> Tensor:
     if name not in metadata.groups:
-        known = ", ".join(f"by_{group}" for group in metadata.groups)
-        allowed = ", ".join([*LABEL_PARTITIONERS, *([known] if known else [])])
+        groups = ", ".join(f"by_{group}" for group in metadata.groups)
+        allowed = ", ".join([*LABEL_PARTITIONERS, *([groups] if groups else [])])
         raise DataError(
             f"`partition` = {config.partition!r}: nothing is known of the {name} of an image in `dataset` = "
             f"{config.name!r}; allowed are {allowed}"

@@ -104,14 +104,14 @@ def _best(end: NetEnd, low: IntArray, high: IntArray) -> tuple[float, IntArray]:
     """The least S + R of an end whose kinds have `low` to `high` extra blocks, (kinds,) each, and these blocks."""
     best, start = (math.inf, low), math.inf
     while True:
-        found, finish = None, math.inf
+        fastest, finish = None, math.inf
         while (lower := _largest(end, low, high, start, finish)) is not None:
-            found, finish = lower, float(end.times(lower)[1])
-        if found is None:
+            fastest, finish = lower, float(end.times(lower)[1])
+        if fastest is None:
             return best
-        start = float(end.times(found)[0])
+        start = float(end.times(fastest)[0])
         if start + finish < best[0]:
-            best = start + finish, found
+            best = start + finish, fastest
 
 
 def _largest(end: NetEnd, low: IntArray, high: IntArray, start: float, finish: float) -> IntArray | None:

@@ -61,9 +61,10 @@ def assign(features: Tensor, num_clusters: int, seed: int = 0) -> list[int]:
     order = torch.tensor(sorted(range(num_clients), key=lambda i: mean[i].tolist()), dtype=torch.int64)
     rows = mean[order].numpy()
     different = len(np.unique(rows, axis=0))
-    found = _k_means(rows, min(num_clusters, different), seed) if num_clusters else _structure(rows, different, seed)
+    most = min(num_clusters, different)
+    clusters = _k_means(rows, most, seed) if num_clusters else _structure(rows, different, seed)
     labels = torch.empty(num_clients, dtype=torch.int64)
-    labels[order] = torch.from_numpy(found).long()
+    labels[order] = torch.from_numpy(clusters).long()
     return labels.tolist()
 
 
@@ -101,15 +102,15 @@ def _structure(rows: NDArray[np.float64], different: int, seed: int) -> NDArray[
 
     best, kept = STRUCTURE, np.zeros(len(rows), dtype=np.int32)
     for num_clusters in range(2, min(different, len(rows) - 1) + 1):
-        found = _k_means(rows, num_clusters, seed)
-        silhouette = float(silhouette_score(rows, found))
+        clusters = _k_means(rows, num_clusters, seed)
+        silhouette = float(silhouette_score(rows, clusters))
         if silhouette > best:
-            best, kept = silhouette, found
+            best, kept = silhouette, clusters
     return kept
 
 
 def _k_means(rows: NDArray[np.float64], num_clusters: int, seed: int) -> NDArray[np.int32]:
     from sklearn.cluster import KMeans  # noqa: PLC0415
 
-    found: NDArray[np.int32] = KMeans(num_clusters, n_init=STARTS, random_state=seed).fit_predict(rows)
-    return found
+    clusters: NDArray[np.int32] = KMeans(num_clusters, n_init=STARTS, random_state=seed).fit_predict(rows)
+    return clusters

@@ -39,11 +39,11 @@ class ServerForward:
 
     def back(self, grads: ByClient) -> ByClient:
         """From gradients at the outputs to gradients at the inputs; of clients that sent none, none go back."""
-        known = sorted(set(grads) & set(self.outputs))
-        if not known:
+        names = sorted(set(grads) & set(self.outputs))
+        if not names:
             return {}
-        torch.autograd.backward([self.outputs[client] for client in known], [grads[client] for client in known])
-        return {client: gradient(self.inputs[client]) for client in known}
+        torch.autograd.backward([self.outputs[client] for client in names], [grads[client] for client in names])
+        return {client: gradient(self.inputs[client]) for client in names}
 
 
 class ServerHalf:

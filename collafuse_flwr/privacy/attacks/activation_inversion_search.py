@@ -41,10 +41,10 @@ def search_activation_inversion(
         slope: of the leaky rectifier that ends the head.
     """
     own = copy.deepcopy(head).train().requires_grad_(False)
-    known, target = own.get_parameter(pictures), _undone(activations.detach().float(), slope)
-    count, size = len(target), math.isqrt(known.shape[1])
+    table, target = own.get_parameter(pictures), _undone(activations.detach().float(), slope)
+    count, size = len(target), math.isqrt(table.shape[1])
     images = torch.zeros((count, channels, size, size), device=target.device, requires_grad=True)
-    logits = torch.zeros((count, len(known)), device=target.device, requires_grad=True)
+    logits = torch.zeros((count, len(table)), device=target.device, requires_grad=True)
     every = torch.arange(count, device=target.device)
     solver = torch.optim.LBFGS(
         [images, logits],
@@ -58,7 +58,7 @@ def search_activation_inversion(
     def loss() -> Tensor:
         solver.zero_grad()
         # Row i has the label i, whose picture is its own mixture.
-        output = functional_call(own, {pictures: logits.softmax(dim=1) @ known}, (images, every))
+        output = functional_call(own, {pictures: logits.softmax(dim=1) @ table}, (images, every))
         distance = mse_loss(_undone(output, slope), target)
         distance.backward()
         return distance

@@ -51,8 +51,8 @@ def predict_x0(
         labels: as in `Denoise`.
     """
     steps = torch.full((len(x),), step, dtype=torch.int64, device=x.device)
-    told = [None] * math.ceil(len(x) / BATCH) if labels is None else labels.split(BATCH)
-    batches = zip(x.split(BATCH), steps.split(BATCH), told, strict=True)
+    label_batches = [None] * math.ceil(len(x) / BATCH) if labels is None else labels.split(BATCH)
+    batches = zip(x.split(BATCH), steps.split(BATCH), label_batches, strict=True)
     return torch.cat([to_image(schedule, prediction, denoise(own, t, label), own, t) for own, t, label in batches])
 
 
@@ -64,11 +64,11 @@ def continue_sampling(
     Arguments as in `predict_x0`.
     """
     grid = sampling_timesteps(step, 0, STEPS)
-    told = [None] * math.ceil(len(x) / BATCH) if labels is None else labels.split(BATCH)
+    label_batches = [None] * math.ceil(len(x) / BATCH) if labels is None else labels.split(BATCH)
     return torch.cat(
         [
             sample(schedule, prediction, denoise, own, grid, sampler="dpm++", labels=label)
-            for own, label in zip(x.split(BATCH), told, strict=True)
+            for own, label in zip(x.split(BATCH), label_batches, strict=True)
         ]
     )
 

@@ -47,5 +47,5 @@ def invert_gradient(
 def gradients(loss: Tensor, network: nn.Module, *, differentiable: bool = False) -> list[Tensor]:
     """The gradient of a loss in each parameter of a network: what a client of one step discloses."""
     parameters = [p for p in network.parameters() if p.requires_grad]
-    found = torch.autograd.grad(loss, parameters, create_graph=differentiable, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    grads = torch.autograd.grad(loss, parameters, create_graph=differentiable, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)]

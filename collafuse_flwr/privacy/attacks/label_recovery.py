@@ -48,28 +48,28 @@ def recover_labels_and_codes(state: Mapping[str, Tensor], activations: Tensor) -
         ValueError: the activations are not as many as the block puts out, or of a single row.
     """
     names = ("linear.weight", "norm.weight", "norm.bias", "embedding.weight")
-    weight, scale, shift, known = (state[name].detach().double() for name in names)
+    weight, scale, shift, table = (state[name].detach().double() for name in names)
     rows = activations.double().flatten(1)
     if rows.shape[1] != len(weight) or len(rows) < 2:
         raise ValueError(f"`activations` are {tuple(rows.shape)}, not two rows or more of {len(weight)} numbers")
-    told = (rows > 0) & (scale.abs() > _LEAST)
+    informative = (rows > 0) & (scale.abs() > _LEAST)
     normalised = (rows - shift) / torch.where(scale.abs() > _LEAST, scale, torch.ones_like(scale))
-    dim = weight.shape[1] - known.shape[1]
-    # Before anything is known: codes are standard normal, and labels any.
+    dim = weight.shape[1] - table.shape[1]
+    # The prior: codes are standard normal, and labels any.
     spread = torch.eye(weight.shape[1], dtype=torch.float64)
-    spread[dim:, dim:] = known.T.cov(correction=0)
-    centre = torch.cat([torch.zeros(dim, dtype=torch.float64), known.mean(dim=0)])
+    spread[dim:, dim:] = table.T.cov(correction=0)
+    centre = torch.cat([torch.zeros(dim, dtype=torch.float64), table.mean(dim=0)])
     labels, z = torch.zeros(len(rows), dtype=torch.int64), rows.new_zeros((len(rows), dim))
     for _ in range(_TIMES):
         deviation = ((weight @ spread) * weight).sum(dim=1).add(_FLOOR).sqrt()
-        found = torch.stack(
+        posterior = torch.stack(
             [
                 _solve(weight[some], row[some] * deviation[some] + weight[some] @ centre)
-                for row, some in zip(normalised, told, strict=True)
+                for row, some in zip(normalised, informative, strict=True)
             ]
         )
-        labels, z = torch.cdist(found[:, dim:], known).argmin(dim=1), found[:, :dim]
-        joined = torch.cat([z, known[labels]], dim=1)
+        labels, z = torch.cdist(posterior[:, dim:], table).argmin(dim=1), posterior[:, :dim]
+        joined = torch.cat([z, table[labels]], dim=1)
         spread, centre = joined.T.cov(correction=0), joined.mean(dim=0)
     return RecoveredCodes(labels, z)
 

@@ -160,7 +160,7 @@ def test_a_cell_is_run_by_one_process_at_a_time(tmp_path: Path, calls: Calls) ->
 def test_another_run_is_never_touched(tmp_path: Path, calls: Calls) -> None:
     write_config(settings(seed=5), tmp_path / "cell")
     result = run_job(SweepRun(1, "cell", settings()), tmp_path)
-    assert (result.state, result.told) == ("failed", f"{tmp_path / 'cell'} holds a run of other settings")
+    assert (result.state, result.message) == ("failed", f"{tmp_path / 'cell'} holds a run of other settings")
     assert calls() == []
 
 

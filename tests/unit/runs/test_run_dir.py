@@ -210,7 +210,7 @@ def test_a_finished_run_of_an_older_layout_is_used_by_nothing(
         assert OLD in refused(capsys)
     result = run_job(SweepRun(1, "cell", config), tmp_path)
     assert result.state == "failed"
-    assert OLD in result.told
+    assert OLD in result.message
     assert (folder / "summary.json").is_file()
 
 
