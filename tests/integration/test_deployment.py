@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -27,6 +28,7 @@ SETTINGS = {
     "num-rounds": 2,
     "dataset": "imagefolder",
     "image-size": 8,
+    "upload.share-labels": False,
     "diffusion.timesteps": 20,
     "client.init-from": "random",
     "train.local-epochs": 3.0,
@@ -55,6 +57,8 @@ def write_images(folder: Path, client: int) -> None:
 def supernode(superlink: SuperLink, folder: Path, client: int) -> Iterator[subprocess.Popen[bytes]]:
     """One client's SuperNode, started as the README says."""
     node_config = f'partition-id={client} data-path="{folder}/images" state-path="{folder}/state"'
+    if (folder / "policy.toml").exists():
+        node_config += f' policy="{folder}/policy.toml"'
     command = [script("flower-supernode"), "--insecure", "--superlink", superlink.address]
     command += ["--port", str(free_port()), "--node-config", node_config]
     with (folder / "supernode.log").open("ab") as log:
@@ -92,6 +96,9 @@ def test_clients_keep_to_their_own_disks_and_one_that_was_killed_comes_back(
     began, output, homes = time.monotonic(), tmp_path / "run", [tmp_path / "0", tmp_path / "1"]
     for client, home in enumerate(homes):
         write_images(home / "images", client)
+    # The first has the limits of who sets none; the owner of the second lets two numbers leave.
+    numbers = 'numbers = ["held_out_loss", "kernel_distance"]\nmin_number_images = 5\n'
+    (homes[1] / "policy.toml").write_text(numbers)
     with private_superlink(simulation=False) as superlink, ExitStack() as running:
         nodes = [running.enter_context(supernode(superlink, home, client)) for client, home in enumerate(homes)]
         command = superlink.command("run", str(REPOSITORY), "--stream", "--run-config", run_config(output))
@@ -142,6 +149,8 @@ def test_clients_keep_to_their_own_disks_and_one_that_was_killed_comes_back(
     assert [client["client"] for client in summary["clients"]] == [0, 1]
     for client in summary["clients"]:
         assert client["num_images"] == len(list((homes[client["client"]] / "images").rglob("*.png"))) - HELD_OUT
-        assert client["kernel_distance"] is not None
-        assert client["held_out_loss"] > 0
         assert client["releases"] == 1
+    limited, open_ = summary["clients"]
+    assert (limited["kernel_distance"], limited["held_out_loss"]) == (None, None)
+    assert open_["held_out_loss"] > 0
+    assert open_["kernel_distance"] == pytest.approx(0.05 * round(open_["kernel_distance"] / 0.05))
