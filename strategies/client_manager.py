@@ -148,9 +148,11 @@ class ClientManager:
             raise UploadError(
                 f"client {client} has {_images(client_info)}, not of `image_size` = {config.data.image_size}"
             )
+        if "images" not in config.spec.sends or client_info.cut_step == client_info.timesteps:
+            return
         row = client_info.channels * client_info.size**2 * np.dtype(config.upload.dtype).itemsize
         size, most = client_info.num_images * config.upload.draws_per_image * row / 1e6, config.federation.max_reply_mb
-        if "images" in config.spec.sends and client_info.cut_step < client_info.timesteps and size > most:
+        if size > most:
             raise UploadError(
                 f"client {client} would upload {size:.3g} MB, more than `federation.max_reply_mb` = {most:g}"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.gan import check_gan
+from collafuse_flwr.config.gan_checks import check_gan
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.settings import missing_classes, size_skew
 from collafuse_flwr.privacy.settings import CRITERIA

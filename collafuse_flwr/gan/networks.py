@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d
 
-from collafuse_flwr.config.gan import max_extra_blocks
+from collafuse_flwr.config.gan_checks import max_extra_blocks
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.rng import derive_seed
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from collafuse_flwr.core.rng import keyed_generator
-from collafuse_flwr.privacy.brownian import brownian_path
+from collafuse_flwr.privacy.brownian_noise import brownian_path
 from collafuse_flwr.privacy.settings import UploadConfig
 
 UploadDtype = Literal["int8", "float16", "float32"]

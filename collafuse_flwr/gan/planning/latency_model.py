@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collafuse_flwr.config.devices import Device
-from collafuse_flwr.config.gan import max_extra_blocks, server_block_index
+from collafuse_flwr.config.gan_checks import max_extra_blocks, server_block_index
 from collafuse_flwr.gan.networks import Cuts
 from collafuse_flwr.gan.planning.block_cost import COPIES, GanCost, LatencyVariant, NetCost
 

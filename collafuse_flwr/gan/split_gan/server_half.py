@@ -9,7 +9,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from collafuse_flwr.config.gan import server_block_index
+from collafuse_flwr.config.gan_checks import server_block_index
 from collafuse_flwr.evaluation.cost import forward_flops
 from collafuse_flwr.gan.networks import NETS, Architecture, Blocks, Cuts, block_name, group_by_block
 from collafuse_flwr.gan.split_gan.ops import (

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from collafuse_flwr.client.state_store import KEPT_ROUNDS, ClientState, ClientStore
 from collafuse_flwr.core import atomic_io as files
-from collafuse_flwr.privacy.brownian import brownian_path
+from collafuse_flwr.privacy.brownian_noise import brownian_path
 
 
 class Killed(BaseException):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.diffusion.schedule import Schedule, make_schedule
-from collafuse_flwr.privacy.brownian import POINTS, brownian_path, grid_point
+from collafuse_flwr.privacy.brownian_noise import POINTS, brownian_path, grid_point
 from collafuse_flwr.privacy.release import (
     GRID,
     QUANTISED_MAX,
