@@ -63,6 +63,8 @@ def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str,
 def _received(config: Config, rounds: list[dict[str, Any]]) -> dict[str, int]:
     """Releases of each image that arrived, by client, whatever it says itself: its last evaluation may be lost."""
     uploads = Counter(name for row in rounds for name in row.get("uploads", ()))
+    if not uploads:
+        return {}
     draws, again = config.upload.draws_per_image, config.upload.noise != "fixed"
     return {name: draws * (count if again else 1) for name, count in uploads.items()}
 
