@@ -9,14 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 
 from collafuse_flwr.client.base import BaseClient
 from collafuse_flwr.client.factory import make_simulated_client
 from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.config.config import Config, without_unread
 from collafuse_flwr.core.progress import Progress
+from collafuse_flwr.privacy.release import upload_order
 from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.runners.app_loading import begin_run
 from simulations.runners.local_grid import LocalGrid
@@ -70,6 +73,15 @@ def federate(config: Config, grid: LocalGrid | None = None) -> CollaFuse:
 def here_is(config: Config, folder: Path, client: int) -> BaseClient:
     """A client of a run in this process, as the ServerApp would make it."""
     return make_simulated_client(config, client, RunLayout(folder).client(client).folder)
+
+
+def in_file_order(config: Config, folder: Path, client: int, sent: NDArray[Any], draw: int = 0) -> NDArray[Any]:
+    """The rows of an upload, which leave in an order of the client's own, in that of its images and draws."""
+    draws = range(draw, draw + config.upload.draws_per_image)
+    order = upload_order(here_is(config, folder, client)._secret(), draws, len(sent) // len(draws))
+    rows = np.empty_like(sent)
+    rows[order.numpy()] = sent
+    return rows
 
 
 def run_strategy(config: Config, grid: LocalGrid | None = None) -> BaseStrategy:

@@ -123,13 +123,13 @@ def test_it_is_what_the_server_receives_if_the_run_goes_on(
 
 def test_rounding_does_not_help_and_noise_blurs_the_images(finished: Path) -> None:
     run = SplitRun.of(finished)
-    halved = row(under(run, wire_dtype="float16"))
+    halved = row(under(run, gan__wire_dtype="float16"))
     assert halved["labels_split"] == 1
     assert 40 < halved["psnr_split"] < row(run)["psnr_split"]
-    noised = [row(under(run, activation_noise=std))["psnr_split"] for std in (0.01, 0.1, 1.0)]
+    noised = [row(under(run, split_gan__activation_noise=std))["psnr_split"] for std in (0.01, 0.1, 1.0)]
     assert halved["psnr_split"] > noised[0] > noised[1] > noised[2]
     assert noised[1] < 35
-    assert row(under(run, activation_noise=1.0))["labels_codes"] == 1
+    assert row(under(run, split_gan__activation_noise=1.0))["labels_codes"] == 1
 
 
 def test_who_is_not_searched_or_never_took_part_has_no_figures(finished: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.runs.run_dir import write_config
+from collafuse_flwr.runs.run_layout import LAYOUT
 from simulations import run
 from simulations.sweep import job, sweep
 from simulations.sweep.grid import SweepRun
@@ -35,7 +36,7 @@ with (root / "calls").open("a") as calls:
 print("round 1/2")
 if not settings["resume"]:
     assert [path.name for path in folder.iterdir()] == ["run.log"]
-    (folder / "config.json").write_text(json.dumps(settings | {"layout": 2}))
+    (folder / "config.json").write_text(json.dumps(settings | {"layout": LAYOUT}))
 if settings["seed"] == 13 and not (root / "healed").exists():
     sys.exit(print("error: the disk is full\\nbye") or 3)
 if settings["seed"] == 9:
@@ -53,7 +54,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     here.mkdir()
     monkeypatch.chdir(here)
     write_json(root / "summary.json", fake(root).summary)
-    (root / "run.py").write_text(STAND_IN)
+    (root / "run.py").write_text(STAND_IN.replace("LAYOUT", str(LAYOUT)))
     monkeypatch.setattr(job, "COMMAND", (sys.executable, str(root / "run.py"), str(root)))
     return root
 

@@ -21,7 +21,7 @@ from collafuse_flwr.setup.diffusion import diffusion_setup
 from collafuse_flwr.wire.codec import decode, encode
 from collafuse_flwr.wire.collafuse import TrainReply
 from tests.attributes import digits_with_attributes
-from tests.small_runs import connect, federate, small
+from tests.small_runs import connect, federate, in_file_order, small
 
 
 class Tap:
@@ -81,7 +81,8 @@ def test_no_message_holds_more_than_the_schema_lists(
         assert told is not None
         for sent in (array for name, array in tap.arrays(client) if name == "labels"):
             assert sent.dtype == (np.uint8 if config.data.conditioning == "attributes" else np.int64)
-            assert np.array_equal(sent, np.concatenate([told] * config.upload.draws_per_image))
+            expected = np.concatenate([told] * config.upload.draws_per_image)
+            assert np.array_equal(in_file_order(config, tmp_path, client, sent), expected)
         for content in tap.replies[client]:
             assert not content.config_records
             assert set(content.metric_records) == {"metrics"}
@@ -103,8 +104,10 @@ def test_no_combination_of_what_was_received_beats_one_noised_image(tmp_path: Pa
     setup, data = diffusion_setup(config), federation_data(config.data, 3, 0)
     for client, cut in enumerate(config.cut_steps()):
         x_0 = normalize(data.client(client).train.images).numpy().astype(np.float64)
-        images = [array.astype(np.float64) for _, array in tap.arrays(client) if array.shape == x_0.shape]
-        labels = [array for name, array in tap.arrays(client) if name == "labels"]
+        arrays = [(name, array) for name, array in tap.arrays(client) if name != "scale"]
+        sent = [(name, in_file_order(config, tmp_path, client, array)) for name, array in arrays]
+        images = [array.astype(np.float64) for name, array in sent if name == "x_k"]
+        labels = [array for name, array in sent if name == "labels"]
         spread = [np.broadcast_to(array[:, None, None, None], x_0.shape).astype(np.float64) for array in labels]
         x_k = images[0]
         alone, together = _best_fit(x_0, [x_k, *spread]), _best_fit(x_0, [*images, *spread])
@@ -121,7 +124,11 @@ def test_fresh_uploads_can_be_averaged_and_once_cannot(tmp_path: Path) -> None:
         tap, config = Tap(), small(tmp_path / upload, num_rounds=4, upload__dtype="float32", upload__noise=upload)
         federate(config, connect(config, tap.app))
         x_0 = normalize(federation_data(config.data, 3, 0).client(0).train.images).numpy().astype(np.float64)
-        errors[upload] = _best_fit(x_0, [array for name, array in tap.arrays(0) if name == "x_k"])
+        uploads = [array for name, array in tap.arrays(0) if name == "x_k"]
+        rounds = range(1) if upload == "fixed" else range(len(uploads))
+        folder, drawn = tmp_path / upload, zip(rounds, uploads, strict=True)
+        seen = [in_file_order(config, folder, 0, x_k, draw) for draw, x_k in drawn]
+        errors[upload] = _best_fit(x_0, seen)
     assert errors["resampled"] < 0.5 * errors["fixed"]
 
 
@@ -131,7 +138,7 @@ def test_the_first_papers_triple_would_give_the_image_away(tmp_path: Path) -> No
     federate(config, connect(config, tap.app))
     alpha_bar = float(diffusion_setup(config).schedule.alpha_bar[config.cut_steps()[0]])
     x_0 = normalize(federation_data(config.data, 3, 0).client(0).train.images).numpy()
-    x_k = next(array for name, array in tap.arrays(0) if name == "x_k")
+    x_k = in_file_order(config, tmp_path, 0, next(array for name, array in tap.arrays(0) if name == "x_k"))
     noise = (x_k - alpha_bar**0.5 * x_0) / (1 - alpha_bar) ** 0.5
     rebuilt = (x_k - (1 - alpha_bar) ** 0.5 * noise) / alpha_bar**0.5
     assert np.abs(rebuilt - x_0).max() < 1e-5

@@ -30,7 +30,7 @@ def test_a_cut_is_chosen_once_and_kept(tmp_path: Path, monkeypatch: pytest.Monke
     config = small(tmp_path, cut__criterion="bits", cut__target=5)
     chosen = cut_of(config, tmp_path / "1")
     assert 0 < chosen < 20
-    monkeypatch.setattr("collafuse_flwr.privacy.cut_selection.choose_cut", None)
+    monkeypatch.setattr("collafuse_flwr.client.cut_selection.choose_cut", None)
     assert cut_of(config, tmp_path / "1") == chosen
     with pytest.raises(SettingError, match=r"^`cut.target` = 4.0 is not allowed: as before, .* has chosen its cut"):
         cut_of(small(tmp_path, cut__criterion="bits", cut__target=4), tmp_path / "1")

@@ -117,7 +117,7 @@ def test_a_new_client_has_no_past(tmp_path: Path) -> None:
 
 
 @settings(max_examples=30)
-@given(st.builds(ClientState, st.integers(1, 999999), st.integers(0, 99), st.floats(0, 1e9), st.integers(0, 99)))
+@given(st.builds(ClientState, st.integers(1, 999999), st.integers(0, 99), st.floats(0, 1e9)))
 def test_a_ledger_survives_to_the_last_bit(tmp_path_factory: pytest.TempPathFactory, ledger: ClientState) -> None:
     folder = tmp_path_factory.mktemp("client")
     ClientStore(folder).save(ledger, tensors())

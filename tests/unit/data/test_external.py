@@ -58,28 +58,30 @@ class Wrong:
 
 
 def config_of(name: str, *paths: str) -> DataConfig:
-    return DataConfig(dataset=(f"tests.data.test_external:{name}",), dataset_path=paths)
+    return DataConfig(dataset=(f"tests.unit.data.test_external:{name}",), dataset_path=paths)
 
 
 def test_it_is_loaded_like_any_other() -> None:
     images = load_images(config_of("good"), seed=0)
     assert images.images[:, 0, 0, 0].tolist() == list(range(COUNT))
-    assert images.name == "tests.data.test_external:good"
+    assert images.name == "tests.unit.data.test_external:good"
     assert len(load_images(DataConfig(dataset=(images.name,), max_images=4), seed=0)) == 4
 
 
 def test_in_a_list_each_set_has_its_own_path_and_name() -> None:
-    name = "tests.data.test_external:given_path"
+    name = "tests.unit.data.test_external:given_path"
     images = load_images(DataConfig(dataset=(name, "digits"), dataset_path=("here", "there"), max_images=50), seed=0)
     assert images.class_names[:2] == ("here", name)
 
 
 def test_images_in_files_are_kept_under_a_name_without_a_colon(tmp_path: Path) -> None:
     (tmp_path / "images.bin").write_bytes(b"1")
-    config = DataConfig(dataset=("tests.data.test_external:in_a_file",), dataset_path=(str(tmp_path / "images.bin"),))
+    config = DataConfig(
+        dataset=("tests.unit.data.test_external:in_a_file",), dataset_path=(str(tmp_path / "images.bin"),)
+    )
     load_images(DataConfig(**vars(config) | {"cache_path": str(tmp_path / "cache")}), seed=0)
     (kept,) = (tmp_path / "cache").glob("*.npy")
-    assert kept.name.startswith("tests.data.test_external-in_a_file-")
+    assert kept.name.startswith("tests.unit.data.test_external-in_a_file-")
 
 
 def in_a_file(config: DataConfig) -> LazyImageDataset:

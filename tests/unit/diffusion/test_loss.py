@@ -105,7 +105,9 @@ def test_the_loss_stays_finite_over_the_whole_chain() -> None:
                     schedule, Objective(prediction), lambda x, t, y: torch.zeros_like(x), x, start, t, noise
                 )
                 assert torch.isfinite(loss)
-                assert loss < 10
+                # What cannot be predicted of an upload's own noise counts 1 / alpha_bar[t] times.
+                most = (1 / schedule.at(t)).mean() if prediction == "v_prediction" and start.any() else 1
+                assert loss < 10 * most
 
 
 def test_the_authors_loss_differs_and_is_least_elsewhere() -> None:

@@ -72,7 +72,7 @@ def test_a_number_that_is_given_is_kept_where_so_many_clients_differ() -> None:
 
 
 def test_what_cannot_be_clustered_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"`clustering.num_clusters` = 3 is not in 0\.\.2"):
+    with pytest.raises(ValueError, match=r"`num_clusters` = 3 is not in 0\.\.2"):
         assign(torch.zeros(2, 4), 3)
     with pytest.raises(ValueError, match="not finite"):
         assign(torch.tensor([[1.0], [torch.nan]]), 1)

@@ -68,7 +68,7 @@ def test_a_good_one_runs_block_by_block() -> None:
     ],
 )
 def test_a_mistake_is_one_line(name: str, told: str) -> None:
-    path = f"tests.gan.test_external:{name}"
+    path = f"tests.unit.gan.test_external:{name}"
     with pytest.raises(SettingError) as caught:
         load_architecture(path, SHAPE)
     assert (caught.value.name, caught.value.value) == ("model", path)

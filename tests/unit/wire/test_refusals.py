@@ -67,7 +67,7 @@ def test_no_record_may_stand_in_for_another(kind: str, extra: str, name: str) ->
 def test_an_upload_without_its_arrays_is_refused(missing: str) -> None:
     content = encode(TrainReply(metrics=METRICS, upload=an_upload()))
     arrays = {name: array for name, array in content.array_records["upload"].items() if name != missing}
-    with pytest.raises(UploadError, match=r"^`upload.noise` must hold x_k, scale and at most labels"):
+    with pytest.raises(UploadError, match=r"^`upload` must hold x_k, scale and at most labels"):
         decode(TrainReply, sent(RecordDict({**content, "upload": ArrayRecord(arrays)})))
 
 
@@ -76,7 +76,7 @@ def test_an_upload_without_its_arrays_is_refused(missing: str) -> None:
 def test_an_upload_with_another_array_is_refused(name: str) -> None:
     content = encode(TrainReply(metrics=METRICS, upload=an_upload()))
     arrays = {**content.array_records["upload"], name: Array(np.zeros(3, np.float32))}
-    with pytest.raises(UploadError, match=r"^`upload.noise` must hold x_k, scale and at most labels"):
+    with pytest.raises(UploadError, match=r"^`upload` must hold x_k, scale and at most labels"):
         decode(TrainReply, sent(RecordDict({**content, "upload": ArrayRecord(arrays)})))
 
 
