@@ -123,7 +123,7 @@ class ClientManager:
             allowed = f"{agreed[0]}..{agreed[-1]}" if len(agreed) > 1 else agreed[0]
             cut = f"{client_info.cut_step} of {client_info.timesteps} steps"
             raise UploadError(f"client {client} cuts at {cut}, not at {allowed} of {steps}")
-        conflict = (
+        attributes_fit = (
             client_info.num_attributes >= 1
             if self.config.data.conditioning == "attributes"
             else client_info.num_attributes == 0
@@ -133,7 +133,7 @@ class ClientManager:
             or client_info.size < 1
             or client_info.channels < 1
             or client_info.num_classes < 1
-            or not conflict
+            or not attributes_fit
         ):
             raise UploadError(f"client {client} describes no images: {client_info}")
         self._check_size(client_info)

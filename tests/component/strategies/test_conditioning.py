@@ -216,12 +216,17 @@ def test_guidance_costs_a_second_call_and_changes_samples_alone(tmp_path: Path) 
     assert differ == samples | {"server/hand_over.safetensors"}
 
 
-@pytest.mark.parametrize(("attributes", "reason"), [(4, "with 4 attributes, client 0 has"), (0, "describes no images")])
-def test_all_clients_must_have_the_same_attributes(attributes: int, reason: str) -> None:
+def test_all_clients_must_have_the_same_attributes() -> None:
     members = ClientManager(Config.from_flat({"data.conditioning": "attributes"}))
-    members.restore([replace(HELLO, partition_id=0, num_attributes=5)])
-    with pytest.raises(UploadError, match=reason):
-        members._check(replace(HELLO, num_attributes=attributes))
+    counts = {0: 4, 1: 5, 2: 5}
+    members.client_infos = {i: replace(HELLO, partition_id=i, num_attributes=count) for i, count in counts.items()}
+    members.nodes = {i: 10 + i for i in counts}
+    members._agree()
+    assert sorted(members.client_infos) == [1, 2]
+    assert "client 0 has" in members.refused[10]
+    assert "with 4 attributes, client 1 has" in members.refused[10]
+    with pytest.raises(UploadError, match="describes no images"):
+        members._check(replace(HELLO, partition_id=3, num_attributes=0))
 
 
 def test_nothing_that_nothing_is_conditioned_on_is_sent(tmp_path: Path) -> None:
