@@ -19,6 +19,8 @@ from torch import Tensor
 from collafuse_flwr.data.images import subsample_evenly
 
 _BLOCK = 4096  # columns, or queries, that are held at once
+#: Images for each value of an image from which a covariance gives bits that are not too low.
+IMAGES_PER_VALUE = 10
 
 
 def snr_db(alpha_bar: float) -> float:
@@ -66,6 +68,15 @@ def covariance_eigenvalues(images: Tensor, max_images: int = 4096) -> Tensor:
 
 def _centred(points: Tensor) -> Tensor:
     return points.double() - points.double().mean(dim=0)
+
+
+def underestimates_bits(num_images: int, values: int) -> bool:
+    """Whether bits from so many images of `values` values are too low: their covariance has too few directions.
+
+    n images have a sample covariance of rank n - 1 at most. On digits (d = 64) bits at the default cut are 5.6 from 5
+    images, 11.2 from 20 and 14.8 from 1,437, so that 10 images for each value are asked for.
+    """
+    return num_images < IMAGES_PER_VALUE * values
 
 
 def gaussian_bits(snr: float, eigenvalues: Tensor, *, releases: int = 1) -> float:

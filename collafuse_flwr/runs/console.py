@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from collafuse_flwr.privacy.leakage_bounds import IMAGES_PER_VALUE
 from collafuse_flwr.runs.dp_report import describe_guarantee
 from collafuse_flwr.runs.metrics import TerminalColumn, TerminalTable, terminal_columns
 from collafuse_flwr.runs.run_dir import read_config
@@ -41,6 +42,12 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> No
             "FD is the Fréchet distance to held-out images (lower is better); TSTR is the accuracy on them of a "
             "classifier trained on the samples. "
             f"Real training images: FD {pooled['fd_real']:.2f}, {pooled['tstr_real']:.3f}.",
+            highlight=False,
+        )
+    if low := [row["client"] for row in summary["clients"] if row.get("bits_underestimated")]:
+        console.print(
+            f"bits are too low for {len(low)} of {len(summary['clients'])} clients, which have fewer than "
+            f"{IMAGES_PER_VALUE} images for each value of an image to estimate the covariance from.",
             highlight=False,
         )
     _print_published(summary, console)

@@ -21,6 +21,7 @@ from collafuse_flwr.data.domains import client_domains
 from collafuse_flwr.data.federated import FederationData, federation_data
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.evaluation.evaluator import SampleEvaluator, Samples
+from collafuse_flwr.privacy.leakage_bounds import underestimates_bits
 from collafuse_flwr.runs.cluster_report import clusters_by_round, draw_clusters
 from collafuse_flwr.runs.cost_report import client_costs, failed_contributions, server_costs, total
 from collafuse_flwr.runs.dp_report import dp_guarantees, group_guarantees
@@ -55,6 +56,9 @@ def summarize_run(folder: Path) -> dict[str, Any]:
         _draw(layout, data, samples, domain_of)
     clusters = clusters_by_round(rounds, domain_of)
     values = next((row["values"] for row in rounds), 0)
+    for client in clients:
+        counted = values and client["bits"] and client["num_images"]
+        client["bits_underestimated"] = underestimates_bits(client["num_images"], values) if counted else None
     guarantees = dp_guarantees(config, values, clients) if values else {}
     guarantees |= group_guarantees(config, data, clients) if values else {}
     summary = {

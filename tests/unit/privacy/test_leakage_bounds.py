@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from collafuse_flwr.privacy.leakage_bounds import (
+    IMAGES_PER_VALUE,
     covariance_eigenvalues,
     gaussian_bits,
     matched_filter,
     snr_db,
+    underestimates_bits,
     wiener_mse,
     wiener_psnr,
 )
@@ -159,3 +161,20 @@ def test_matched_filter_finds_every_clean_image() -> None:
 def test_matched_filter_needs_a_signal(alpha_bar: float) -> None:
     with pytest.raises(ValueError, match="`alpha_bar`"):
         matched_filter(torch.zeros(1, 4), torch.zeros(2, 4), alpha_bar)
+
+
+def test_bits_from_few_images_are_too_low_and_from_as_many_as_are_asked_for_nearly_right() -> None:
+    """Gaussian images of 16 values with a known covariance, in which most directions are as wide as the noise."""
+    generator = torch.Generator().manual_seed(0)
+    eigenvalues = torch.linspace(0.5, 2, 16, dtype=torch.float64)
+    right = gaussian_bits(1.0, eigenvalues)
+
+    def measured(count: int) -> float:
+        images = torch.randn((count, 1, 4, 4), generator=generator, dtype=torch.float64)
+        return gaussian_bits(1.0, covariance_eigenvalues(images * eigenvalues.sqrt().view(1, 4, 4)))
+
+    few, enough = 8, IMAGES_PER_VALUE * 16
+    assert underestimates_bits(few, 16)
+    assert measured(few) < 0.8 * right
+    assert not underestimates_bits(enough, 16)
+    assert measured(enough) > 0.95 * right
