@@ -43,7 +43,7 @@ def answer(message: Message, context: Context) -> Message:
         with threads(config.resources.client_threads):
             content = _client(config, context, owner).answer(message.metadata.message_type, message.content)
     except Exception as error:
-        if "data-path" not in context.node_config and not isinstance(error, UserError):
+        if _simulated(context) and not isinstance(error, UserError):
             raise
         content = encode(ClientError(_public_reason(error, context)))
         if isinstance(error, PolicyError) and "state-path" in context.node_config:
@@ -57,7 +57,7 @@ def _public_reason(error: Exception, context: Context) -> str:
 
     Even its kind may hang on the images. What goes beyond a policy is named, for that hangs on the request alone.
     """
-    if "data-path" not in context.node_config:
+    if _simulated(context):
         return str(error)
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
@@ -71,7 +71,12 @@ def _owner(context: Context) -> Policy | None:
     node = context.node_config
     if "policy" in node:
         return Policy.load(Path(str(node["policy"])))
-    return Policy() if "data-path" in node else None
+    return None if _simulated(context) else Policy()
+
+
+def _simulated(context: Context) -> bool:
+    """Whether a node is one of a simulation, which says how many there are, and holds no images of its own."""
+    return "num-partitions" in context.node_config and "data-path" not in context.node_config
 
 
 def _client(config: Config, context: Context, owner: Policy | None) -> BaseClient:
@@ -88,6 +93,9 @@ def _client(config: Config, context: Context, owner: Policy | None) -> BaseClien
         allowed = f"0..{config.run.num_supernodes - 1}, as `num_supernodes` = {config.run.num_supernodes}"
         raise SettingError("partition-id", client, allowed)
     run = str(context.run_id)
+    if "data-path" not in node and not _simulated(context):
+        # Or the server would choose what is read.
+        raise SettingError("data-path", None, "the images of this node, in its --node-config")
     if "data-path" not in node:
         folder = RunLayout.of(config, context.run_id).client(client).folder
         folder = Path(str(node["state-path"])) if "state-path" in node else folder

@@ -11,6 +11,7 @@ import torch
 
 from collafuse_flwr.client.factory import make_simulated_client
 from collafuse_flwr.client.policy import Policy
+from collafuse_flwr.client_app import MASKED
 from collafuse_flwr.core.errors import PolicyError, UserError
 from collafuse_flwr.wire.codec import ClientError
 from collafuse_flwr.wire.collafuse import SampleHandoff, TrainReply
@@ -38,6 +39,18 @@ def introduce(node: Node, **settings: Any) -> Any:
 
 
 # Without a policy file.
+
+
+def test_a_node_without_images_of_its_own_reads_none_that_the_operator_names(tmp_path: Path) -> None:
+    """`dataset_path` of the run would be any folder on that machine; only simulations, whose nodes are counted, may."""
+    node = Node(tmp_path)
+    target: dict[str, Any] = {"dataset_path": node.node.pop("data-path")}
+    reply = node.train(cut_ratio=0.0, **target)
+    assert isinstance(reply, ClientError)
+    assert reply.reason == MASKED
+    assert limit(node.train(model="os:system", **target)) == "imports"
+    node.node["num-partitions"] = 1
+    assert node.upload(cut_ratio=0.5, **target) is not None
 
 
 def test_clean_images_never_leave(tmp_path: Path) -> None:
