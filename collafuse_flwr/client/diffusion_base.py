@@ -94,6 +94,8 @@ class DiffusionClient(BaseClient):
 
         `averaged` takes the place of the client's own averaged weights wherever it has them.
         """
+        if self.policy is not None:
+            self.policy.check_handoff(float(self.setup.schedule.snr()[self.cut]), handoff.x_k)
         import_diffusers()
         began = time.perf_counter()
         exposure, delta = self.ledger.exposure(), self.config.dp.delta

@@ -18,12 +18,17 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
+
 from collafuse_flwr.config.config import SETTINGS, Config
 from collafuse_flwr.core.errors import PolicyError, SettingError, UserError
 from collafuse_flwr.core.fields import Texts, coerce, setting
 from collafuse_flwr.privacy.ledger import Exposure
 
 M = TypeVar("M")
+#: Largest value of samples that are handed over: they are of images in [-1, 1] and standard normal noise.
+MAX_SAMPLE = 1000.0
 #: Numbers about its images that a client reports, and the cut that it chooses by them.
 NUMBERS = ("loss", "generator_loss", "held_out_loss", "kernel_distance", "bits", "seconds", "cut")
 #: Those that are rounded to whole numbers; others to `number_step`.
@@ -141,6 +146,16 @@ class Policy:
         self._hold("min_cut_ratio", cut_ratio >= self.min_cut_ratio)
         self._hold("max_releases", after.releases <= self.max_releases)
         self._check_epsilon(after)
+
+    def check_handoff(self, snr: float, x_k: Tensor) -> None:
+        """Refuse samples at a cut where nothing may be released, or such that an answer would say more than that.
+
+        Raises:
+            PolicyError: they are.
+        """
+        self._hold("max_snr_db", snr <= 10 ** (self.max_snr_db / 10))
+        if x_k.dtype != torch.float32 or not x_k.isfinite().all() or x_k.abs().max() > MAX_SAMPLE:
+            raise PolicyError(f"beyond the policy of this client's owner: samples within {MAX_SAMPLE:g}, in float32")
 
     def check_split(self, blocks: int) -> None:
         """Refuse activations too near to the images: after fewer extra `blocks` of the discriminator's head.

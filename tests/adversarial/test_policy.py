@@ -268,3 +268,25 @@ def test_a_deployed_clients_rows_steps_and_noise_are_its_own(tmp_path: Path) -> 
         reply: TrainReply = Node(tmp_path / name, limits).train(train__local_epochs=4.0, cut_ratio=0.5)
         losses.append(reply.metrics.loss)
     assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("datasets", ['["npz", "npz"]', '["npz", "digits"]', "digits"])
+def test_images_are_read_once_and_with_no_others(tmp_path: Path, datasets: str) -> None:
+    """Forty times the same images had forty noise paths; public images beside few private ones hid how few they are."""
+    assert limit(Node(tmp_path).train(dataset=datasets, cut_ratio=0.5)) == "dataset"
+
+
+@pytest.mark.parametrize(
+    ("cut_ratio", "x_k"),
+    [
+        (0.0, torch.zeros(4, 1, 8, 8)),
+        (0.5, torch.zeros(4, 1, 8, 8, dtype=torch.float64)),
+        (0.5, torch.full((4, 1, 8, 8), 1e30)),
+        (0.5, torch.full((4, 1, 8, 8), torch.nan)),
+    ],
+)
+def test_no_hand_over_asks_about_clean_images(tmp_path: Path, cut_ratio: float, x_k: torch.Tensor) -> None:
+    """An answer, or an error, was one noise-free bit about the images, at any cut and as often as wanted."""
+    reply = Node(tmp_path).ask("evaluate", SampleHandoff(round=1, x_k=x_k), EvaluateReply, cut_ratio=cut_ratio)
+    assert isinstance(reply, ClientError)
+    assert "beyond the policy" in reply.reason
