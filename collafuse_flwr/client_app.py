@@ -109,9 +109,7 @@ def _client(config: Config, context: Context, owner: Policy | None) -> BaseClien
     if config.gan.transport == "in_process":
         raise SettingError("gan.transport", "in_process", "messages where clients hold images of their own")
     assert owner is not None
-    if len(config.data.dataset) != 1 or config.data.name == "digits" or not str(node["data-path"]):
-        # The same images several times would have as many noise paths, and public ones would hide how few are private.
-        raise PolicyError("beyond the policy of this client's owner: `dataset` is one kind that is read from a path")
+    owner.check_source(config, str(node["data-path"]))
     owner.check_settings(config, client)
     data = load_client_data(config.data, config.run.seed, str(node["data-path"]), str(store.layout.image_cache))
     return make_client(config, client, data, store, seeded_secret=False, run=run, policy=owner)

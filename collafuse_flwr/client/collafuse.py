@@ -50,45 +50,48 @@ class CollaFuseClient(DiffusionClient):
         began = time.perf_counter()
         state, tensors = self.store.load(before=request.round)
         work = self._plan(state, request.round, request.num_rounds)
-        uploads = request.want_upload and self._may_release(request.round)
-        if uploads and self.policy is not None:
-            planned = self._planned(request.round)
-            share = self.cut / self.setup.schedule.timesteps
-            self.policy.check_release(planned.snr, share, self.ledger.exposure(planned))
-        upload = self._release(request.round) if uploads else None
+        planned = self._planned(request.round) if request.want_upload else None
+        upload = self._release(planned, request.round) if planned is not None else None
         backbone = dict(request.backbone.to_torch_state_dict()) if request.backbone else None
         counts = request.round, request.num_rounds
         result = self._train_round(*counts, work, tensors, began, backbone=backbone, weights=weights)
         return result, upload
 
-    def _release(self, round_: int) -> Upload:
+    def _release(self, planned: Release, round_: int) -> Upload:
         """Noise the images for upload: the same draws every time (`fixed`), or draws numbered by the round."""
         upload, images = self.config.upload, self.data.train
         draws, secret = noise_draw_ids(upload, round_), self._secret()
         x_0 = clip(self.config, normalize(images.images))
         alpha_bar = float(self.setup.schedule.alpha_bar[self.cut])
-        keys = image_keys(secret, images.images)
-        x_k = release(alpha_bar, x_0, keys, secret, draws, clipped_to(self.config, x_0[0].numel()))
+        keys = [bytes.fromhex(key) for key in planned.keys]
+        x_k = release(alpha_bar, x_0, keys, secret, draws, planned.clip_norm)
         order = upload_order(secret, draws, len(images))
         labels = conditioning_labels(self.config.data.conditioning, images) if self.config.shares_labels() else None
         rows = None if labels is None else torch.cat([labels] * len(draws))[order]
-        self.ledger.add_release(self._planned(round_), round=round_, cut_step=self.cut, labels=labels is not None)
+        self.ledger.add_release(planned, round=round_, cut_step=self.cut, labels=labels is not None)
         return encode(x_k[order], cast(UploadDtype, upload.dtype), rows)
 
-    def _planned(self, round_: int) -> Release:
-        """What an upload in a round releases."""
-        images = self.data.train.images
-        return Release(
+    def _planned(self, round_: int) -> Release | None:
+        """What an upload in a round releases; None where there is none, be it by `upload.max_releases`.
+
+        The client decides, whatever the server requests.
+
+        Raises:
+            PolicyError: it is beyond the owner's limits.
+        """
+        if self.cut == self.setup.schedule.timesteps:
+            return None
+        images, most = self.data.train.images, self.config.upload.max_releases
+        planned = Release(
             keys=tuple(key.hex() for key in image_keys(self._secret(), images)),
             draws=tuple(noise_draw_ids(self.config.upload, round_)),
             snr=float(self.setup.schedule.snr()[self.cut]),
             clip_norm=clipped_to(self.config, images[0].numel()),
             shape=tuple(images[0].shape),
         )
-
-    def _may_release(self, round_: int) -> bool:
-        """Whether an upload keeps to `upload.max_releases`; the client decides, whatever the server requests."""
-        if self.cut == self.setup.schedule.timesteps:
-            return False
-        most = self.config.upload.max_releases
-        return not most or self.ledger.exposure(self._planned(round_)).releases <= most
+        after = self.ledger.exposure(planned)
+        if most and after.releases > most:
+            return None
+        if self.policy is not None:
+            self.policy.check_release(planned.snr, self.cut / self.setup.schedule.timesteps, after)
+        return planned

@@ -27,6 +27,8 @@ from collafuse_flwr.core.fields import Texts, coerce, setting
 from collafuse_flwr.privacy.ledger import Exposure
 
 M = TypeVar("M")
+#: How every refusal begins.
+BEYOND = "beyond the policy of this client's owner"
 #: Largest value of samples that are handed over: they are of images in [-1, 1] and standard normal noise.
 MAX_SAMPLE = 1000.0
 #: Numbers about its images that a client reports, and the cut that it chooses by them.
@@ -126,6 +128,17 @@ class Policy:
             if target is None:
                 own("min_cut_ratio", config.cut_ratios()[client] >= self.min_cut_ratio)
 
+    def check_source(self, config: Config, path: str) -> None:
+        """Refuse other images than those at the owner's path, and these more than once.
+
+        The same images several times would have as many noise paths, and public ones would hide how few are private.
+
+        Raises:
+            PolicyError: the settings read them.
+        """
+        if len(config.data.dataset) != 1 or config.data.name == "digits" or not path:
+            raise PolicyError(f"{BEYOND}: `dataset` is one kind that is read from a path")
+
     def check_images(self, count: int, size: int) -> None:
         """Refuse too few images, or images of another size.
 
@@ -155,7 +168,7 @@ class Policy:
         """
         self._hold("max_snr_db", snr <= 10 ** (self.max_snr_db / 10))
         if x_k.dtype != torch.float32 or not x_k.isfinite().all() or x_k.abs().max() > MAX_SAMPLE:
-            raise PolicyError(f"beyond the policy of this client's owner: samples within {MAX_SAMPLE:g}, in float32")
+            raise PolicyError(f"{BEYOND}: `x_k` in float32 and within {MAX_SAMPLE:g}")
 
     def check_split(self, blocks: int) -> None:
         """Refuse activations too near to the images: after fewer extra `blocks` of the discriminator's head.
@@ -202,4 +215,4 @@ class Policy:
         if not within:
             value = getattr(self, limit)
             shown = list(value) if isinstance(value, tuple) else value
-            raise PolicyError(f"beyond the policy of this client's owner: `{limit}` = {shown}")
+            raise PolicyError(f"{BEYOND}: `{limit}` = {shown}")
