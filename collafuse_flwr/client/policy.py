@@ -116,7 +116,7 @@ class Policy:
         if "weights" in spec.sends:
             private = config.dp.noise_multiplier > 0 and not spec.is_gan
             own("weights", self.weights == "always" or (self.weights == "dp_sgd" and private))
-        if "activations" in spec.sends:
+        if {"activations", "gradients"} & set(spec.sends):
             own("activations", self.activations)
             own("min_activation_noise", config.split_gan.activation_noise >= self.min_activation_noise)
         size = config.gan.batch_size if spec.is_gan else config.client.batch_size

@@ -38,7 +38,7 @@ class StrategySpec:
         client: package.module:Class (see `collafuse_flwr.client.base`).
         reads: groups of settings that it reads, or single ones by their public name; others must be at their default.
         is_gan: whether it trains GANs, which have no diffusion process and no cut in it.
-        sends: what a client uploads, beside numbers.
+        sends: what a client uploads, beside numbers; gradients are those at a server's samples.
         fixed_cut: the cut ratio of all clients, where the settings do not say it.
         clean_server: whether the server sees clean images: a yardstick, not a protection.
         shared_parts: parts of the denoiser (see `diffusion.partial_sharing`) that clients upload by turns.
@@ -51,7 +51,7 @@ class StrategySpec:
     client: str
     reads: frozenset[str]
     is_gan: bool = False
-    sends: tuple[Literal["images", "weights", "activations"], ...] = ()
+    sends: tuple[Literal["images", "weights", "activations", "gradients"], ...] = ()
     fixed_cut: float | None = None
     clean_server: bool = False
     shared_parts: tuple[str, ...] = ()
@@ -164,7 +164,7 @@ _SPECS = (
         "collafuse_flwr.client.mdgan:MdGanClient",
         SPLIT_GANS | {"mdgan", "split_gan.init"},
         is_gan=True,
-        sends=("weights", "activations"),
+        sends=("weights", "gradients"),
         fixed_cut=1.0,
     ),
 )

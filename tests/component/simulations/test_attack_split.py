@@ -149,13 +149,16 @@ def test_a_secret_that_is_not_there_is_not_made_anew(
     assert "the folder of a simulation (there is no" in refused(capsys)
 
 
-def test_other_gans_are_refused_before_and_after_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = small(tmp_path / "run", strategy="fedgan")
+@pytest.mark.parametrize("strategy", ["fedgan", "mdgan"])
+def test_other_gans_are_refused_before_and_after_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], strategy: str
+) -> None:
+    config = small(tmp_path / "run", strategy=strategy)
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
-    with pytest.raises(SettingError, match=r"^`attack` = True is not allowed: false for fedgan: no attack applies"):
+    with pytest.raises(SettingError, match=f"^`attack` = True is not allowed: false for {strategy}: no attack applies"):
         check_attack(config, data)
     check_attack(small(tmp_path / "run", strategy="huscf_gan"), data)
     write_config(config, tmp_path)
     assert call(f"run={tmp_path}", f"output={tmp_path / 'out'}") == 2
-    assert refused(capsys).endswith("is not allowed: a run that an attack applies to, not of fedgan")
+    assert refused(capsys).endswith(f"is not allowed: a run that an attack applies to, not of {strategy}")
     assert not (tmp_path / "out").exists()
