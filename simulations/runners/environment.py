@@ -15,6 +15,8 @@ VARIABLES = {
     # By default every run installs torch anew, which takes minutes and has broken runs that were finished.
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "FLWR_LOG_LEVEL": "WARNING",
+    # Of processes that wait for a message to handle; the default of a second is longer than most rounds here.
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
     "RAY_USAGE_STATS_ENABLED": "0",
     # By default Ray's workers give way to everything else: four, beside four busy processes on two cores, had 2 % of a
     # core each.

@@ -1,0 +1,69 @@
+"""Flower's SuperNode, whose messages take no time to start: `python -m simulations.supernode OPTIONS`.
+
+    python -m simulations.supernode --superlink HOST:9092 --root-certificates ca.crt --node-config '...'
+
+The options are those of `flower-supernode`, which this starts. For every message that starts a `flwr-clientapp`, a
+process that would import flwr, torch and diffusers each time; here it is forked from one that has. The app itself is
+imported after the fork, from the bundle that Flower has delivered and verified.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+
+from simulations.runners.environment import prepare_environment
+from simulations.runners.fork_server import ForkServer, path_with
+from simulations.runners.superlink import script
+
+
+def preload() -> None:
+    """Import what is slow and belongs to no app."""
+    import diffusers.models.unets.unet_2d  # noqa: PLC0415, F401
+    import flwr.supernode.cli.flwr_clientapp  # noqa: PLC0415
+    import flwr.supernode.runtime.run_clientapp  # noqa: PLC0415, F401
+    import torch._dynamo  # noqa: PLC0415, F401 - Adam's first step imports it
+    import torchvision  # noqa: PLC0415, F401
+
+
+def clientapp() -> None:
+    """`flwr-clientapp`."""
+    from flwr.supernode.cli.flwr_clientapp import flwr_clientapp  # noqa: PLC0415 - it is there already
+
+    flwr_clientapp()
+
+
+def main(arguments: list[str]) -> int:
+    """Start a SuperNode and serve it; the exit status is the SuperNode's."""
+    prepare_environment()
+    command = [script("flower-supernode"), *arguments]
+    if not hasattr(os, "fork"):
+        return subprocess.call(command)
+    with tempfile.TemporaryDirectory(prefix="collafuse-") as folder:
+        server = ForkServer(Path(folder), {"flwr-clientapp": clientapp})
+        supernode = subprocess.Popen(command, env=path_with(server.scripts, os.environ))
+
+        def pass_on(number: int, _: FrameType | None) -> None:
+            supernode.send_signal(number)
+
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, pass_on)
+        try:
+            # Calls that come meanwhile wait.
+            preload()
+            server.run(until=lambda: supernode.poll() is not None)
+        finally:
+            server.close()
+            if supernode.poll() is None:
+                supernode.terminate()
+    status = supernode.wait()
+    return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
