@@ -47,9 +47,17 @@ def answer(message: Message, context: Context) -> Message:
             raise
         content = encode(ClientError(_public_reason(error, context)))
         if isinstance(error, PolicyError) and "state-path" in context.node_config:
-            ledger = ClientLayout(Path(str(context.node_config["state-path"]))).ledger
-            Ledger(ledger, str(context.run_id)).add("refusal", reason=str(error))
+            _note_refusal(error, context)
     return Message(content, reply_to=message)
+
+
+def _note_refusal(error: PolicyError, context: Context) -> None:
+    """Have a refusal on the ledger; one that cannot be written there is refused all the same."""
+    ledger = ClientLayout(Path(str(context.node_config["state-path"]))).ledger
+    try:
+        Ledger(ledger, str(context.run_id)).add_refusal(str(error))
+    except (OSError, UserError) as unwritten:
+        print(f"error: {unwritten}", file=sys.stderr)
 
 
 def _public_reason(error: Exception, context: Context) -> str:

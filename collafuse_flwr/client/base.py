@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -101,12 +102,18 @@ class BaseClient(ABC):
         return reply
 
     def _averaged_over(self, metrics: Metrics) -> dict[str, int]:
-        """How many images each number is an average of."""
-        held_out, train = len(self.data.held_out), len(self.data.train)
-        # Of a GAN it is the loss of its last batch.
-        batch = self.config.gan.batch_size if self.config.spec.is_gan else vars(metrics).get("image_updates", 0)
-        losses = {"loss": batch, "generator_loss": batch, "held_out_loss": held_out, "kernel_distance": held_out}
-        return losses | {"bits": train}
+        """How many different images each number is an average of, or samples where these are fewer."""
+        held_out, train, said = len(self.data.held_out), len(self.data.train), vars(metrics)
+        images = said.get("image_updates", 0)
+        if self.config.spec.is_gan:
+            # It is the loss of its last batch.
+            images = self.config.gan.batch_size
+        elif self.config.dp.noise_multiplier:
+            # Batches of DP-SGD are drawn one by one, and may be of the same images.
+            images = math.ceil(images / max(1, said.get("steps", 1)))
+        losses = dict.fromkeys(("loss", "generator_loss"), min(images, train))
+        distance = min(held_out, said.get("num_samples", 0))
+        return losses | {"held_out_loss": held_out, "kernel_distance": distance, "bits": train}
 
     def _note(self, kind: str, reply: object, begins: bool) -> None:
         """Write on the ledger what leaves, beside releases, which are noted where they are made."""
@@ -114,7 +121,9 @@ class BaseClient(ABC):
         numbers = reply if isinstance(reply, Metrics) else parts.get("metrics")
         if numbers is not None:
             values = {name: value for name, value in vars(numbers).items() if value is not None}
-            self.ledger.add("numbers", message=kind, values=values)
+            # An introduction, which no round counts, says the same whenever it comes.
+            note = self.ledger.add_once if kind == "query.client_info" else self.ledger.add
+            note("numbers", message=kind, values=values)
         sent = [own for name in ("weights", "averaged") for own in parts.get(name, {}).values()]
         if sent:
             private = self.config.dp.noise_multiplier > 0 and not self.config.spec.is_gan

@@ -51,7 +51,7 @@ class Policy:
     max_releases: int = setting(1, "releases of an image with noise of their own, ever; 0: none", low=0)
     max_epsilon: float = setting(0.0, "epsilon of uploads and DP-SGD together, ever; 0: no limit", low=0)
     delta: float = setting(1e-5, "delta of `max_epsilon`", above=0, high=0.5)
-    labels: bool = setting(False, "labels may leave with the releases")
+    labels: bool = setting(False, "labels may leave, with releases or in a split GAN's activations")
     weights: str = setting("never", "weights may leave", choices=("never", "dp_sgd", "always"))
     activations: bool = setting(False, "activations and gradients at a split GAN's cuts may leave")
     min_activation_noise: float = setting(0.0, "least standard deviation of the noise on activations", low=0)
@@ -63,6 +63,7 @@ class Policy:
     min_images: int = setting(10, "least training images", low=1)
     min_batch_size: int = setting(8, "least images in a batch", low=1)
     min_steps: int = setting(1, "least optimiser steps of a round that trains at all", low=1)
+    max_steps: int = setting(100_000, "most optimiser steps of a GAN's round", low=1)
     min_image_size: int = setting(0, "least pixels a side", low=0)
     max_image_size: int = setting(0, "most pixels a side; 0: no limit", low=0)
 
@@ -119,6 +120,8 @@ class Policy:
         if {"activations", "gradients"} & set(spec.sends):
             own("activations", self.activations)
             own("min_activation_noise", config.split_gan.activation_noise >= self.min_activation_noise)
+            # The heads of both nets are given them.
+            own("labels", self.labels or "activations" not in spec.sends)
         size = config.gan.batch_size if spec.is_gan else config.client.batch_size
         own("min_batch_size", size >= self.min_batch_size)
         if "images" in spec.sends:
@@ -188,6 +191,14 @@ class Policy:
         if after is not None:
             self._check_epsilon(after)
 
+    def check_steps(self, steps: int) -> None:
+        """Refuse more `steps` in a round.
+
+        Raises:
+            PolicyError: they are too many.
+        """
+        self._hold("max_steps", steps <= self.max_steps)
+
     def reported(self, metrics: M, images: Mapping[str, int]) -> M:
         """A message's numbers as they may leave: clipped and rounded, or None.
 
@@ -206,6 +217,9 @@ class Policy:
             return None
         if name in _WHOLE:
             return float(math.ceil(value)) if math.isfinite(value) else value
+        if math.isnan(value):
+            # An error would be a bit about the images, at weights of the operator's choice.
+            return self.max_number
         return round(max(-self.max_number, min(value, self.max_number)) / self.number_step) * self.number_step
 
     def _check_epsilon(self, after: Exposure) -> None:

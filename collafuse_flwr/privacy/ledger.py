@@ -17,8 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from collafuse_flwr.core.atomic_io import append_json_lines, read_json_lines
-from collafuse_flwr.core.errors import RoundError, SecretError
+from collafuse_flwr.core.errors import PolicyError, RoundError, SecretError
 from collafuse_flwr.privacy.accounting import Training, composed_epsilon, release_mu
+
+#: Refusals that are listed, each reason once a run; later ones are in the client's log alone.
+MAX_REFUSALS = 10_000
+#: Bytes of a ledger; one that is full lets nothing more leave. An operator could else fill the disk by messages.
+MAX_BYTES = 2**28
 
 #: A path of noise: the largest norm of an image on it, and the draw.
 _Path = tuple[float, int]
@@ -92,6 +97,19 @@ class Ledger:
     def add(self, kind: str, **values: Any) -> None:
         """Append an entry."""
         self._append([{"kind": kind} | values])
+
+    def add_refusal(self, reason: str) -> None:
+        """Append a refusal, if it is a new one of this run and there is room."""
+        refusals = self._of("refusal")
+        listed = any((entry["run"], entry["reason"]) == (self.run, reason) for entry in refusals)
+        if not listed and len(refusals) < MAX_REFUSALS and not self._full:
+            self.add("refusal", reason=reason)
+
+    def add_once(self, kind: str, **values: Any) -> None:
+        """Append an entry, unless this run has the same already."""
+        row = {"kind": kind, "run": self.run} | values
+        if not any(row.items() <= entry.items() for entry in self._of(kind)):
+            self.add(kind, **values)
 
     def begin(self, message: str, round_: int) -> None:
         """Begin the answer to a message of a round; rounds never go back, and each message comes once in a round.
@@ -186,10 +204,24 @@ class Ledger:
     def _of(self, kind: str) -> list[dict[str, Any]]:
         return [entry for entry in self.entries if entry["kind"] == kind]
 
+    @property
+    def _full(self) -> bool:
+        return self.path.exists() and self.path.stat().st_size >= MAX_BYTES
+
     def _append(self, rows: list[dict[str, Any]]) -> None:
+        """Append entries.
+
+        Raises:
+            PolicyError: the file is full.
+            OSError: the disk is.
+        """
+        if self._full:
+            raise PolicyError("the ledger of this client's owner is full: nothing more leaves")
         stamped = [{"time": int(time.time()), "run": self.run} | row for row in rows]
-        append_json_lines(self.path, stamped, self.durable)
-        self.__dict__.pop("entries", None)
+        written = append_json_lines(self.path, stamped, self.durable)
+        # A ledger is read once a message, however much that adds to it.
+        if "entries" in self.__dict__:
+            self.entries.extend(written)
 
 
 def _merged(steps: Iterable[Training]) -> tuple[Training, ...]:
