@@ -81,11 +81,20 @@ class BaseClient(ABC):
         request_type, act = handlers[kind]
         request = decode(request_type, content, self.wire_dtype)
         with self.store.lock():
-            if begins := self._begins_round(request):
-                self.ledger.begin(kind, request.round)
-            reply = self._withheld(act(request))
-            self._note(kind, reply, begins)
+            reply = self.noted(kind, request, act)
         return encode(reply, self.wire_dtype)
+
+    def noted(self, kind: str, request: Any, act: Callable[[Any], Any]) -> Any:
+        """The answer of `act` to a request, as it may leave; it is on the ledger, whoever carries it.
+
+        Raises:
+            RoundError: the round is over.
+        """
+        if begins := self._begins_round(request):
+            self.ledger.begin(kind, request.round)
+        reply = self._withheld(act(request))
+        self._note(kind, reply, begins)
+        return reply
 
     def _begins_round(self, request: Any) -> bool:
         """Whether a message is the first of its kind in a round."""

@@ -21,7 +21,7 @@ from collafuse_flwr.wire.codec import ClientError
 from collafuse_flwr.wire.common import ClientInfo, ClientInfoRequest
 from tests.adversarial.node import Node
 
-ROWS = [{"kind": "images", "keys": ["0" * 32] * 100}, {"kind": "release", "draws": [0]}]
+ROWS: list[dict[str, object]] = [{"kind": "images", "keys": ["0" * 32] * 100}, {"kind": "release", "draws": [0]}]
 
 
 class Short(io.FileIO):
