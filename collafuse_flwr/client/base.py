@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -159,16 +160,21 @@ class BaseClient(ABC):
     def _secret(self) -> bytes:
         return self.store.secret(self.config.run.seed if self.seeded_secret else None, self.client)
 
-    def _root(self) -> int | str:
+    def _root(self) -> int | bytes:
         """What names the streams of everything that is drawn about images: nobody else can draw a deployed client's."""
-        return self.config.run.seed if self.seeded_secret else self._secret().hex()
+        return self.config.run.seed if self.seeded_secret else self._secret()
 
-    def _seed(self, purpose: str) -> int:
-        return derive_seed(self._root(), purpose, self.client)
+    def _seed(self, purpose: str) -> int | bytes:
+        """What begins the name of a stream that is the same in every message."""
+        if self.seeded_secret:
+            return derive_seed(self._root(), purpose, self.client)
+        return hashlib.blake2b(purpose.encode(), digest_size=16, key=self._secret()).digest()
 
     def _distance(self, samples: Tensor) -> float:
         """Kernel distance of pixels between samples and held-out images; 0 if either is a single image."""
         held_out = normalize(self.data.held_out.images)
         if min(len(held_out), len(samples)) < 2:
             return 0.0
-        return kernel_distance(held_out, samples, PixelFeatures(), seed=self._seed("kernel")).mean
+        # It chooses subsets alone.
+        seed = derive_seed(self._root(), "kernel", self.client)
+        return kernel_distance(held_out, samples, PixelFeatures(), seed=seed).mean

@@ -73,7 +73,12 @@ class GanClient(BaseClient):
         return images.labels[torch.randint(0, len(images), (count,), generator=generator)]
 
     def _stream(self, *name: int | str) -> torch.Generator:
-        return named_generator(self._secret().hex(), *name)
+        return named_generator(self._stream_root(), *name)
+
+    def _stream_root(self) -> str | bytes:
+        """What names the streams of codes and batches; a simulation's secret is one that anyone can draw."""
+        secret = self._secret()
+        return secret.hex() if self.seeded_secret else secret
 
     def _architecture(self) -> Architecture:
         channels, size, num_classes, _ = self._shape()
@@ -81,7 +86,7 @@ class GanClient(BaseClient):
 
     def _batches(self) -> Batches:
         run = () if self.seeded_secret else (self.ledger.run,)
-        return Batches(self.config, self.data.train, self._secret(), self.runtime.device, run)
+        return Batches(self.config, self.data.train, self._secret(), self._stream_root(), self.runtime.device, run)
 
 
 class GeneratorClient(GanClient):

@@ -25,13 +25,14 @@ from collafuse_flwr.wire.split_gan import EndRoundReply, GanTrainMetrics
 class Batches:
     """The batches of a client: every image once before any comes again, in an order that only the client knows.
 
-    What is drawn hangs on the client's secret, for a server that knew the codes z could tell the labels.
-    `run` names the run of a deployed client: in each, the noise on activations is another.
+    What is drawn hangs on the client's secret, for a server that knew the codes z could tell the labels. `root` names
+    its streams, `run` the run of a deployed client: in each, the noise on activations is another.
     """
 
     config: Config
     images: ImageSet
     secret: bytes
+    root: str | bytes
     device: torch.device
     run: tuple[str, ...] = ()
 
@@ -61,7 +62,7 @@ class Batches:
         return Batch(x.to(self.device), labels, z.to(self.device), noise if std else None)
 
     def _stream(self, *name: int | str) -> torch.Generator:
-        return named_generator(self.secret.hex(), *name)
+        return named_generator(self.root, *name)
 
 
 @dataclass
