@@ -51,7 +51,7 @@ class Policy:
     max_releases: int = setting(1, "releases of an image with noise of their own, ever; 0: none", low=0)
     max_epsilon: float = setting(0.0, "epsilon of uploads and DP-SGD together, ever; 0: no limit", low=0)
     delta: float = setting(1e-5, "delta of `max_epsilon`", above=0, high=0.5)
-    labels: bool = setting(False, "labels may leave, with releases or in a split GAN's activations")
+    labels: bool = setting(False, "labels may leave, with releases or in what a GAN sends")
     weights: str = setting("never", "weights may leave", choices=("never", "dp_sgd", "always"))
     activations: bool = setting(False, "activations and gradients at a split GAN's cuts may leave")
     min_activation_noise: float = setting(0.0, "least standard deviation of the noise on activations", low=0)
@@ -120,8 +120,8 @@ class Policy:
         if {"activations", "gradients"} & set(spec.sends):
             own("activations", self.activations)
             own("min_activation_noise", config.split_gan.activation_noise >= self.min_activation_noise)
-            # The heads of both nets are given them.
-            own("labels", self.labels or "activations" not in spec.sends)
+        # The heads of both nets are given them, and of weights the row of a class moves in a step that has seen it.
+        own("labels", self.labels or not spec.is_gan)
         size = config.gan.batch_size if spec.is_gan else config.client.batch_size
         own("min_batch_size", size >= self.min_batch_size)
         if "images" in spec.sends:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from collafuse_flwr.client.policy import Policy
+from collafuse_flwr.client.split_session import Batches
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.data.federated import load_client_data
+from collafuse_flwr.gan.mdgan import Discriminator
+from collafuse_flwr.setup.gan import build_gan_architecture, build_optim_config
 from collafuse_flwr.wire.codec import ClientError
 from collafuse_flwr.wire.common import ClientInfo, ClientInfoRequest, EvaluateReply, TrainMetrics
 from collafuse_flwr.wire.gan import DiscriminatorFeedbackRequest, GanWorkRequest
@@ -39,9 +45,30 @@ def test_labels_leave_a_split_gan_only_if_the_owner_says_so(tmp_path: Path) -> N
     node, settings = a_node(tmp_path, GANS.replace("labels = true\n", ""))
     request = SplitRequest(1, 0, "latent", "0000", {}, {})
     assert refused(node.ask("train.split", request, ActivationsReply, strategy="huscf_gan", **settings)) == "labels"
-    for strategy in ("mdgan", "fedgan"):
-        reply = node.ask("query.client_info", ClientInfoRequest(), ClientInfo, strategy=strategy, **settings)
-        assert not isinstance(reply, ClientError), "of theirs no message holds labels"
+
+
+@pytest.mark.parametrize("strategy", ["mdgan", "fedgan"])
+def test_weights_of_a_gan_say_which_classes_a_batch_had(tmp_path: Path, strategy: str) -> None:
+    """After a step the row of a class has moved exactly if the batch had it, whatever the policy said of labels."""
+    limits = GANS + "min_images = 1\n"
+    node, settings = a_node(tmp_path, limits, strategy=strategy, gan__batch_size=2, data__holdout_fraction=0.4)
+    np.savez(tmp_path / "images.npz", images=some_images(8, 16), labels=np.arange(8))
+    config = Config.from_flat(node.run_config(**settings))
+    net = Discriminator(build_gan_architecture(config, 1, 16, 8), ("sent",), build_optim_config(config))
+    if strategy == "mdgan":
+        first = DiscriminatorFeedbackRequest(1, 0, {"x_g": torch.zeros(2, 1, 16, 16)}, fakes(0).labels, net.weights())
+        first.labels["x_g"] = first.labels["x_g"][:2]
+        assert node.ask("train.feedback", first, ActivationsReply, **settings).activations
+    request = GanWorkRequest(1, 1, net.weights() if strategy == "fedgan" else {})
+    name = "discriminator.0.embedding.weight"
+    moved = node.ask("train", request, EndRoundReply, **settings).weights[name] - net.weights()[name]
+    classes = set(moved.abs().amax(dim=1).nonzero().flatten().tolist())
+    data = load_client_data(config.data, 0, str(tmp_path / "images.npz"), str(tmp_path / "cache")).train
+    secret = (node.state / "secret").read_bytes()
+    batch = Batches(config, data, secret, secret, torch.device("cpu")).draw(1, 0)
+    assert classes - {0} == set(batch.labels.tolist()) - {0}
+    (tmp_path / "policy.toml").write_text(limits.replace("labels = true\n", ""))
+    assert refused(node.ask("query.client_info", ClientInfoRequest(), ClientInfo, **settings)) == "labels"
 
 
 def test_a_round_of_fedgan_has_neither_too_few_steps_nor_too_many(tmp_path: Path) -> None:
