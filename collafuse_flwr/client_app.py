@@ -119,5 +119,6 @@ def _client(config: Config, context: Context, owner: Policy | None) -> BaseClien
     assert owner is not None
     owner.check_source(config, str(node["data-path"]))
     owner.check_settings(config, client)
-    data = load_client_data(config.data, config.run.seed, str(node["data-path"]), str(store.layout.image_cache))
+    secret = store.secret(None, client)
+    data = load_client_data(config.data, secret, str(node["data-path"]), str(store.layout.image_cache))
     return make_client(config, client, data, store, seeded_secret=False, run=run, policy=owner)

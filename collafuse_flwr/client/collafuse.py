@@ -88,10 +88,11 @@ class CollaFuseClient(DiffusionClient):
             snr=float(self.setup.schedule.snr()[self.cut]),
             clip_norm=clipped_to(self.config, images[0].numel()),
             shape=tuple(images[0].shape),
+            enlargement=self.data.train.enlargement(),
         )
         after = self.ledger.exposure(planned)
         if most and after.releases > most:
             return None
         if self.policy is not None:
-            self.policy.check_release(planned.snr, self.cut / self.setup.schedule.timesteps, after)
+            self.policy.check_release(planned.native_snr, self.cut / self.setup.schedule.timesteps, after)
         return planned

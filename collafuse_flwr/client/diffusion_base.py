@@ -95,7 +95,8 @@ class DiffusionClient(BaseClient):
         `averaged` takes the place of the client's own averaged weights wherever it has them.
         """
         if self.policy is not None:
-            self.policy.check_handoff(float(self.setup.schedule.snr()[self.cut]), handoff.x_k)
+            snr = float(self.setup.schedule.snr()[self.cut]) * self.data.train.enlargement()
+            self.policy.check_handoff(snr, handoff, self._shape())
         import_diffusers()
         began = time.perf_counter()
         exposure, delta = self.ledger.exposure(), self.config.dp.delta
@@ -134,8 +135,10 @@ class DiffusionClient(BaseClient):
     def _bits(self, exposure: Exposure) -> float:
         if not exposure.releases:
             return 0.0
-        x_0 = clip(self.config, normalize(self.data.train.images))
-        return gaussian_bits(exposure.snr, covariance_eigenvalues(x_0))
+        images = self.data.train
+        x_0 = clip(self.config, normalize(images.images))
+        # These are the eigenvalues of images as they are released, so the ratio must be that of their values.
+        return gaussian_bits(exposure.snr / images.enlargement(), covariance_eigenvalues(x_0))
 
     def _note_private_steps(self, tensors: dict[str, Tensor], steps: int) -> None:
         """Note steps of DP-SGD by what they led to.

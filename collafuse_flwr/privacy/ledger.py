@@ -39,6 +39,7 @@ class Release:
         snr: alpha_bar / (1 - alpha_bar) at the cut; inf for clean images.
         clip_norm: the norm that images were clipped to; 0: none.
         shape: channels, height and width.
+        enlargement: values of an image in it for each of the image's own, at least 1, at most over the images.
     """
 
     keys: tuple[str, ...]
@@ -46,6 +47,12 @@ class Release:
     snr: float
     clip_norm: float
     shape: tuple[int, ...]
+    enlargement: float = 1.0
+
+    @property
+    def native_snr(self) -> float:
+        """The signal-to-noise ratio of the images' own values, once the noise of their copies is averaged."""
+        return self.snr * self.enlargement
 
     @property
     def images(self) -> str:
@@ -62,9 +69,9 @@ class Release:
 class Exposure:
     """What has left, in all, of the image of which most has.
 
-    `releases` counts paths of noise: releases on one path tell together what the least noisy tells. `snr` and `mu` are
-    those of all paths together, `training` the steps of DP-SGD. `unbounded` says that something left for which there is
-    no bound.
+    `releases` counts paths of noise: releases on one path tell together what the least noisy tells. `snr`, of the
+    image's own values, and `mu` are those of all paths together, `training` the steps of DP-SGD. `unbounded` says that
+    something left for which there is no bound.
     """
 
     releases: int
@@ -142,21 +149,23 @@ class Ledger:
 
     def exposure(self, *more: Release, training: Iterable[Training] = ()) -> Exposure:
         """What has left, and what would have with `more` releases or steps: then of their images only."""
-        by_shape: dict[tuple[int, ...], dict[str, dict[_Path, float]]] = defaultdict(lambda: defaultdict(dict))
+        by_shape: dict[tuple[int, ...], dict[str, dict[_Path, tuple[float, float]]]]
+        by_shape = defaultdict(lambda: defaultdict(dict))
         for release in (*self.releases, *more):
             for key in release.keys:
                 paths = by_shape[release.shape][key]
                 for draw in release.draws:
                     path = release.norm, draw
-                    paths[path] = max(paths.get(path, 0.0), release.snr)
+                    native, own = paths.get(path, (0.0, 0.0))
+                    paths[path] = max(native, release.native_snr), max(own, release.snr)
         released = {key for release in more for key in release.keys}
         releases, snr, squares = 0, 0.0, 0.0
         for images in by_shape.values():
             # An image of another size has another key: whatever left at that size may have been this image.
             here = [paths for key, paths in images.items() if key in released] or list(images.values())
             releases += max(map(len, here))
-            snr += max(sum(paths.values()) for paths in here)
-            squares += max(sum(release_mu(own, norm) ** 2 for (norm, _), own in paths.items()) for paths in here)
+            snr += max(sum(native for native, _ in paths.values()) for paths in here)
+            squares += max(sum(release_mu(own, norm) ** 2 for (norm, _), (_, own) in paths.items()) for paths in here)
         steps = _merged([*self._training, *training])
         return Exposure(releases, snr, math.sqrt(squares), steps, self._unbounded)
 
@@ -171,6 +180,7 @@ class Ledger:
                 math.inf if entry["snr"] is None else entry["snr"],
                 entry["clip_norm"],
                 tuple(entry["shape"]),
+                entry["enlargement"],
             )
             for entry in self._of("release")
         ]
