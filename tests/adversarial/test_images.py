@@ -153,8 +153,12 @@ def test_labels_choose_no_image(tmp_path: Path) -> None:
     sets: list[set[int]] = []
     everything = normalize(torch.from_numpy(images))[:, None]
     for labels in (np.arange(30) % 3, np.zeros(30, int), np.arange(30) // 10):
-        node = Node(tmp_path, OPEN, images=images)
-        np.savez(tmp_path / "images.npz", images=images, labels=labels)
+        folder = tmp_path / str(len(sets))
+        folder.mkdir()
+        node = Node(folder, OPEN, images=images)
+        np.savez(folder / "images.npz", images=images, labels=labels)
+        node.state.mkdir()
+        (node.state / "secret").write_bytes(bytes(range(16)))
         sets.append(released(node, everything, len(sets) + 1))
     assert sets[0] == sets[1] == sets[2]
 
