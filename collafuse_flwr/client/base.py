@@ -58,6 +58,8 @@ class BaseClient(ABC):
         self.seeded_secret, self.policy = seeded_secret, policy
         if policy is not None:
             policy.check_images(len(data.train), data.train.images.shape[-1])
+        #: Whether the weights that an answer holds were trained by DP-SGD alone.
+        self.dp_sgd = False
         self.ledger = Ledger(store.layout.ledger, run, durable=not seeded_secret)
         self.runtime = choose_runtime(config.run.device, config.run.precision)
         #: How activations travel.
@@ -117,9 +119,8 @@ class BaseClient(ABC):
             self.ledger.add("numbers", message=kind, values=values)
         sent = [own for name in ("weights", "averaged") for own in parts.get(name, {}).values()]
         if sent:
-            private = self.config.dp.noise_multiplier > 0 and not self.config.spec.is_gan
             count = sum(value.numel() for value in sent)
-            self.ledger.add("weights", message=kind, values=count, dp_sgd=private, unbounded=not private)
+            self.ledger.add("weights", message=kind, values=count, dp_sgd=self.dp_sgd, unbounded=not self.dp_sgd)
         if begins and "activations" in parts:
             # Once a round: its other messages are more of the same.
             self.ledger.add("activations", message=kind, **self._activations(), unbounded=True)
