@@ -26,6 +26,7 @@ from collafuse_flwr.evaluation.features import PixelFeatures
 from collafuse_flwr.privacy.ledger import Ledger
 from collafuse_flwr.wire.codec import Metrics, decode, encode
 from collafuse_flwr.wire.common import ClientInfo, ClientInfoRequest
+from collafuse_flwr.wire.validation import check_finite
 
 #: The type of a message's content, and what makes the answer to it.
 Handler = tuple[type[Any], Callable[[Any], object]]
@@ -60,6 +61,8 @@ class BaseClient(ABC):
         self.seeded_secret, self.policy = seeded_secret, policy
         if policy is not None:
             policy.check_images(len(data.train), data.train.images.shape[-1])
+        #: Whether the weights that an answer holds were trained by DP-SGD alone.
+        self.dp_sgd = False
         self.ledger = Ledger(store.layout.ledger, run, durable=not seeded_secret)
         self.runtime = choose_runtime(config.run.device, config.run.precision)
         #: How activations travel.
@@ -81,6 +84,7 @@ class BaseClient(ABC):
             raise UserError(f"`strategy` = {self.config.run.strategy} has no message {kind}")
         request_type, act = handlers[kind]
         request = decode(request_type, content, self.wire_dtype)
+        check_finite("weights", getattr(request, "weights", None) or {})
         with self.store.lock():
             reply = self.noted(kind, request, act)
         return encode(reply, self.wire_dtype)
@@ -136,9 +140,8 @@ class BaseClient(ABC):
             note("numbers", message=kind, values=values)
         sent = [own for name in ("weights", "averaged") for own in parts.get(name, {}).values()]
         if sent:
-            private = self.config.dp.noise_multiplier > 0 and not self.config.spec.is_gan
             count = sum(value.numel() for value in sent)
-            self.ledger.add("weights", message=kind, values=count, dp_sgd=private, unbounded=not private)
+            self.ledger.add("weights", message=kind, values=count, dp_sgd=self.dp_sgd, unbounded=not self.dp_sgd)
         if begins and "activations" in parts:
             # Once a round: its other messages are more of the same.
             self.ledger.add("activations", message=kind, **self._activations(), unbounded=True)

@@ -38,7 +38,7 @@ class GanClient(BaseClient):
     def _check_trained(self, steps: int) -> None:
         """Refuse to let out what a round of so few steps has come to."""
         if self.policy is not None:
-            self.policy.check_training(steps, None)
+            self.policy.check_training(steps, ())
 
     def _check_count(self, count: int) -> None:
         """Refuse samples that are not as the settings say.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,7 +77,7 @@ class Policy:
 
         Raises:
             UserError: there is none, or it is no TOML.
-            SettingError: a name is unknown, or a value is not allowed.
+            SettingError: a name is unknown, a value is not allowed, or nothing bounds the noise of DP-SGD.
         """
         try:
             given = tomllib.loads(path.read_text())
@@ -94,7 +94,11 @@ class Policy:
             name: () if value == [] else coerce(declared[name], f"policy.{name}", value)
             for name, value in given.items()
         }
-        return cls(**values)
+        policy = cls(**values)
+        if policy.weights == "dp_sgd" and not policy.max_epsilon:
+            # With little enough noise DP-SGD sends the images' gradients.
+            raise SettingError("policy.max_epsilon", policy.max_epsilon, "> 0 when `weights` is dp_sgd")
+        return policy
 
     def check_imports(self, run_config: Mapping[str, Any]) -> None:
         """Refuse settings that would import what the owner has not named; they must not be read before.
@@ -122,8 +126,7 @@ class Policy:
             # Before images are decoded at that size.
             self._check_size(config.data.image_size)
         if "weights" in spec.sends:
-            private = config.dp.noise_multiplier > 0 and not spec.is_gan
-            own("weights", self.weights == "always" or (self.weights == "dp_sgd" and private))
+            self.check_weights(config.dp.noise_multiplier > 0 and not spec.is_gan)
         if {"activations", "gradients"} & set(spec.sends):
             own("activations", self.activations)
             own("min_activation_noise", config.split_gan.activation_noise >= self.min_activation_noise)
@@ -204,15 +207,23 @@ class Policy:
         """
         self._hold("min_discriminator_blocks", blocks >= self.min_discriminator_blocks)
 
-    def check_training(self, steps: int, after: Exposure | None) -> None:
-        """Refuse a round of too few steps, or, of DP-SGD (else None), beyond the budget.
+    def check_training(self, steps: int, after: Iterable[Exposure]) -> None:
+        """Refuse a round of too few steps, or beyond the budget: `after` is what will have left of images.
 
         Raises:
             PolicyError: it is.
         """
         self._hold("min_steps", steps == 0 or steps >= self.min_steps)
-        if after is not None:
-            self._check_epsilon(after)
+        for exposure in after:
+            self._check_epsilon(exposure)
+
+    def check_weights(self, dp_sgd: bool) -> None:
+        """Refuse weights that may not leave, be it as not all of their steps are of DP-SGD.
+
+        Raises:
+            PolicyError: they may not.
+        """
+        self._hold("weights", self.weights == "always" or (self.weights == "dp_sgd" and dp_sgd))
 
     def check_steps(self, steps: int) -> None:
         """Refuse more `steps` in a round.

@@ -141,10 +141,14 @@ class Ledger:
         rows.append({"kind": "release", "images": release.images} | own | values)
         self._append(rows)
 
-    def add_training(self, training: Training, max_grad_norm: float, state: str) -> None:
-        """Append steps of DP-SGD; those that led to a state that is listed already are the same steps, repeated."""
+    def add_training(self, training: Training, max_grad_norm: float, state: str = "") -> None:
+        """Append steps of DP-SGD.
+
+        `state` names what they led to: steps that led to a state that is listed already are the same steps, repeated.
+        Without it, as for steps with fresh noise that are still to be taken, they count in any case.
+        """
         row = {"kind": "dp_sgd"} | asdict(training) | {"max_grad_norm": max_grad_norm, "state": state}
-        if not any(row.items() <= entry.items() for entry in self._of("dp_sgd")):
+        if not state or not any(row.items() <= entry.items() for entry in self._of("dp_sgd")):
             self._append([row])
 
     def exposure(self, *more: Release, training: Iterable[Training] = ()) -> Exposure:

@@ -166,7 +166,7 @@ def test_each_limit_holds(tmp_path: Path, policy: str, settings: dict[str, Any],
     left = [json.loads(line)["kind"] for line in (node.state / "ledger.jsonl").read_text().splitlines()]
     assert set(left) <= {"round", "refusal"}
     assert left[-1] == "refusal"
-    assert not list(node.state.glob("state-*")), "nothing was trained"
+    assert not list(node.state.rglob("state-*")), "nothing was trained"
 
 
 def test_a_budget_of_epsilon_is_for_life(tmp_path: Path) -> None:
