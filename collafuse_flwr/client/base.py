@@ -12,10 +12,10 @@ from typing import Any
 from flwr.app import RecordDict
 from torch import Tensor
 
-from collafuse_flwr.client.policy import Policy
+from collafuse_flwr.client.policy import BEYOND, Policy
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.errors import UserError
+from collafuse_flwr.core.errors import PolicyError, UploadError, UserError
 from collafuse_flwr.core.rng import derive_seed
 from collafuse_flwr.core.runtime import choose_runtime
 from collafuse_flwr.data.conditioning import num_attributes
@@ -84,10 +84,21 @@ class BaseClient(ABC):
             raise UserError(f"`strategy` = {self.config.run.strategy} has no message {kind}")
         request_type, act = handlers[kind]
         request = decode(request_type, content, self.wire_dtype)
-        check_finite("weights", getattr(request, "weights", None) or {})
+        self._check_weights(request)
         with self.store.lock():
             reply = self.noted(kind, request, act)
         return encode(reply, self.wire_dtype)
+
+    def _check_weights(self, request: Any) -> None:
+        """Refuse weights that are no numbers; it hangs on the message alone, so its sender may know why.
+
+        Raises:
+            UploadError, or PolicyError with an owner: a value is not finite, or too large.
+        """
+        try:
+            check_finite("weights", getattr(request, "weights", None) or {})
+        except UploadError as error:
+            raise (error if self.policy is None else PolicyError(f"{BEYOND}: {error}")) from None
 
     def noted(self, kind: str, request: Any, act: Callable[[Any], Any]) -> Any:
         """The answer of `act` to a request, as it may leave; it is on the ledger, whoever carries it.

@@ -17,8 +17,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from collafuse_flwr.client.policy import Policy
-from collafuse_flwr.client_app import MASKED
+from collafuse_flwr.client.policy import BEYOND, Policy
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.diffusion import dp_sgd as module
@@ -116,15 +115,12 @@ def test_settings_that_float32_cannot_hold_are_refused(name: str, value: float) 
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
-def test_weights_that_are_no_numbers_are_refused_before_anything_is_computed(
-    tmp_path: Path, value: float, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_that_are_no_numbers_are_refused_before_anything_is_computed(tmp_path: Path, value: float) -> None:
     node = Node(tmp_path, DP_SGD)
     spoilt = {"conv_out.bias": torch.full((1,), value)}
     reply = shared(node, weights=spoilt)
     assert isinstance(reply, ClientError)
-    assert reply.reason == MASKED
-    assert "`weights.conv_out.bias` must be finite" in capsys.readouterr().err
+    assert reply.reason.startswith(f"{BEYOND}: `weights.conv_out.bias` must be finite")
     assert not list(node.state.rglob("state-*"))
     assert not entries(node, "dp_sgd")
 
@@ -148,7 +144,8 @@ def test_a_step_that_is_asked_for_again_has_other_noise_and_counts_again(tmp_pat
     node = Node(tmp_path, DP_SGD)
     first, again = shared(node, run=1), shared(node, run=2)
     assert first.metrics.steps == again.metrics.steps == 1
-    assert all(not torch.equal(value, again.weights[name]) for name, value in first.weights.items())
+    # Adam's first step has one length, so that single values may well agree.
+    assert any(not torch.equal(value, again.weights[name]) for name, value in first.weights.items())
     assert Ledger(node.state / "ledger.jsonl").exposure().dp_steps == 2
 
 

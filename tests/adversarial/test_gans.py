@@ -63,10 +63,8 @@ def test_weights_of_a_gan_say_which_classes_a_batch_had(tmp_path: Path, strategy
     name = "discriminator.0.embedding.weight"
     moved = node.ask("train", request, EndRoundReply, **settings).weights[name] - net.weights()[name]
     classes = set(moved.abs().amax(dim=1).nonzero().flatten().tolist())
-    data = load_client_data(
-        config.data, b"0123456789abcdef", str(tmp_path / "images.npz"), str(tmp_path / "cache")
-    ).train
     secret = (node.state / "secret").read_bytes()
+    data = load_client_data(config.data, secret, str(tmp_path / "images.npz"), str(tmp_path / "cache")).train
     batch = Batches(config, data, secret, secret, torch.device("cpu")).draw(1, 0)
     assert classes - {0} == set(batch.labels.tolist()) - {0}
     (tmp_path / "policy.toml").write_text(limits.replace("labels = true\n", ""))
@@ -138,9 +136,7 @@ def entered(node: Node, metrics: Any, **settings: Any) -> dict[str, int]:
     from collafuse_flwr.data.federated import load_client_data  # noqa: PLC0415
 
     config = Config.from_flat(node.run_config(**settings))
-    data = load_client_data(
-        config.data, b"0123456789abcdef", str(node.folder / "images.npz"), str(node.folder / "cache")
-    )
+    data = load_client_data(config.data, bytes(16), str(node.folder / "images.npz"), str(node.folder / "cache"))
     return make_client(config, 0, data, ClientStore(node.state), seeded_secret=False)._averaged_over(metrics)
 
 
