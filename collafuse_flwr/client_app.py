@@ -18,7 +18,7 @@ from collafuse_flwr.core.errors import PolicyError, SettingError, UserError
 from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.data.federated import load_client_data
 from collafuse_flwr.privacy.ledger import Ledger
-from collafuse_flwr.runs.run_layout import ClientLayout, RunLayout
+from collafuse_flwr.runs.run_layout import ClientLayout, RunLayout, run_name
 from collafuse_flwr.wire.codec import ClientError, encode
 
 app = ClientApp()
@@ -47,9 +47,17 @@ def answer(message: Message, context: Context) -> Message:
             raise
         content = encode(ClientError(_public_reason(error, context)))
         if isinstance(error, PolicyError) and "state-path" in context.node_config:
-            ledger = ClientLayout(Path(str(context.node_config["state-path"]))).ledger
-            Ledger(ledger, str(context.run_id)).add("refusal", reason=str(error))
+            _note_refusal(error, context)
     return Message(content, reply_to=message)
+
+
+def _note_refusal(error: PolicyError, context: Context) -> None:
+    """Have a refusal on the ledger; one that cannot be written there is refused all the same."""
+    ledger = ClientLayout(Path(str(context.node_config["state-path"]))).ledger
+    try:
+        Ledger(ledger, str(context.run_id)).add_refusal(str(error))
+    except (OSError, UserError) as unwritten:
+        print(f"error: {unwritten}", file=sys.stderr)
 
 
 def _public_reason(error: Exception, context: Context) -> str:
@@ -97,19 +105,22 @@ def _client(config: Config, context: Context, owner: Policy | None) -> BaseClien
         # Or the server would choose what is read.
         raise SettingError("data-path", None, "the images of this node, in its --node-config")
     if "data-path" not in node:
+        if "state-path" in node:
+            folder, state = Path(str(node["state-path"])), run_name(config, context.run_id)
+            return make_simulated_client(config, client, folder, run, owner, state)
         folder = RunLayout.of(config, context.run_id).client(client).folder
-        folder = Path(str(node["state-path"])) if "state-path" in node else folder
         return make_simulated_client(config, client, folder, run, owner)
     if "state-path" not in node:
         # Or the server would choose the folder of the secret.
         raise SettingError("state-path", None, "a folder of the client's own in --node-config, beside `data-path`")
     if config.run.policy:
         raise SettingError("policy", config.run.policy, "empty where clients hold images of their own, and limits")
-    store = ClientStore(Path(str(node["state-path"])))
+    store = ClientStore(Path(str(node["state-path"])), run_name(config, context.run_id))
     if config.gan.transport == "in_process":
         raise SettingError("gan.transport", "in_process", "messages where clients hold images of their own")
     assert owner is not None
     owner.check_source(config, str(node["data-path"]))
     owner.check_settings(config, client)
-    data = load_client_data(config.data, config.run.seed, str(node["data-path"]), str(store.layout.image_cache))
+    secret = store.secret(None, client)
+    data = load_client_data(config.data, secret, str(node["data-path"]), str(store.layout.image_cache))
     return make_client(config, client, data, store, seeded_secret=False, run=run, policy=owner)

@@ -44,7 +44,7 @@ def main(grid: Grid, context: Context) -> None:
     logging.getLogger("flwr").setLevel(logging.WARNING)
     with Progress(config.run.quiet) as progress:
         patient = RetryGrid(grid, on_reply=lambda done, total: progress.step("clients", done, total))
-        strategy = make_strategy(config, folder, progress, lambda client: _simulated(config, layout, client))
+        strategy = make_strategy(config, folder, progress, lambda client: _simulated(config, context.run_id, client))
         arrays = strategy.connect(patient)
         strategy.start(patient, arrays, strategy.rounds_left, config.federation.round_timeout)
         strategy.save()
@@ -55,9 +55,9 @@ def main(grid: Grid, context: Context) -> None:
     print_summary(summary, folder, progress.console)
 
 
-def _simulated(config: Config, layout: RunLayout, client: int) -> Any:
+def _simulated(config: Config, run: int, client: int) -> Any:
     """A client of a simulation, for a strategy that may do without messages."""
     # Slow to import, and most runs need it not.
     from collafuse_flwr.client.factory import make_simulated_client  # noqa: PLC0415
 
-    return make_simulated_client(config, client, layout.client(client).folder)
+    return make_simulated_client(config, client, RunLayout.of(config, run).client(client).folder, str(run))

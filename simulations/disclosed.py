@@ -42,7 +42,7 @@ def disclosed(ledger: Ledger, delta: float) -> dict[str, Any]:
         row["last"] = entry["time"]
         if kind == "release":
             row["uploads"] += 1
-            row["snr_db"] = max(row.get("snr_db", -math.inf), _decibels(entry["snr"]))
+            row["snr_db"] = max(row.get("snr_db", -math.inf), _decibels(entry["snr"], entry["enlargement"]))
             row["labels"] = bool(row["labels"] or entry.get("labels"))
         elif kind == "dp_sgd":
             row["dp_steps"] += entry["steps"]
@@ -66,11 +66,11 @@ def disclosed(ledger: Ledger, delta: float) -> dict[str, Any]:
     return {"whole": whole, "runs": {name: dict(row) for name, row in runs.items()}}
 
 
-def _decibels(snr: float | None) -> float:
-    """A ratio in dB; JSON has no infinity, so None is that of clean images."""
+def _decibels(snr: float | None, times: float = 1.0) -> float:
+    """A multiple of a ratio in dB; JSON has no infinity, so None is that of clean images."""
     if snr is None:
         return math.inf
-    return 10 * math.log10(snr) if snr else -math.inf
+    return 10 * math.log10(snr * times) if snr else -math.inf
 
 
 def table(disclosure: dict[str, Any]) -> Table:

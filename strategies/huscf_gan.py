@@ -126,11 +126,14 @@ class HuscfGan(GanStrategy):
 
     def _close_here(self, client: int, session: LocalSession) -> None:
         """End the round of a client in this process, as its answer to a message would."""
-        request = self._train_request(client, self.history.rounds[-1].round)
-        self._round_trip_here(
-            client, request, lambda own: session.close(own.activations), EndRoundReply, self._accept_training
-        )
-        self.clients(client).keep_round(session)
+        request, here = self._train_request(client, self.history.rounds[-1].round), self.clients(client)
+
+        def close(own: EndRoundRequest) -> EndRoundReply:
+            reply: EndRoundReply = here.noted("train", own, lambda end: session.close(end.activations))
+            return reply
+
+        self._round_trip_here(client, request, close, EndRoundReply, self._accept_training)
+        here.keep_round(session)
 
     def _link(self, grid: Grid, round_: int) -> tuple[MessageTransport | InProcessTransport, Transport]:
         """What counts the steps of a round, and what reaches the clients in them."""
@@ -152,7 +155,11 @@ class HuscfGan(GanStrategy):
         for client in self.selected:
             fresh = self._fresh_weights(client)
             row.count(row.bytes_down, client, sum(value.nbytes for value in fresh.values()))
-            sessions[client] = self.clients(client).open_round(round_, str(self.cuts[client]), fresh)
+            here, cuts = self.clients(client), str(self.cuts[client])
+            begin = SplitRequest(round_, 0, "latent", cuts, {}, {})
+            # What its phases let out is noted once a round, as of messages.
+            here.noted("train.split", begin, lambda _: ActivationsReply({}))
+            sessions[client] = here.open_round(round_, cuts, fresh)
         near = InProcessTransport(
             sessions,
             self.config.resources.client_threads,

@@ -60,7 +60,7 @@ class MdGan(GeneratorStrategy):
         began, config, steps, self.waited = time.perf_counter(), self.config.gan, self._steps(), 0.0
         playing: dict[int, Any] = {}
         if config.transport == "in_process":
-            playing = {c: self.clients(c).open_round(round_, self.given.get(c, {})) for c in self.selected}
+            playing = {client: self._open_here(round_, client) for client in self.selected}
         made_in_all = 0
         for step in range(steps):
             self.progress.step("batches", step, steps)
@@ -121,11 +121,23 @@ class MdGan(GeneratorStrategy):
                 self._round_trip_here(client, request, playing[client].answer, ActivationsReply, accept)
         self.waited += time.perf_counter() - began
 
+    def _open_here(self, round_: int, client: int) -> Any:
+        """Begin the round of a client in this process; what it lets out is noted once a round, as of messages."""
+        here = self.clients(client)
+        begin = DiscriminatorFeedbackRequest(round_, 0, {}, {}, {})
+        here.noted("train.feedback", begin, lambda _: ActivationsReply({}))
+        return here.open_round(round_, self.given.get(client, {}))
+
     def _close_here(self, client: int, playing: Any) -> None:
         """End the round of a client in this process, as its answer to a message would."""
-        request = self._train_request(client, self.history.rounds[-1].round)
-        self._round_trip_here(client, request, lambda _: playing.close(), EndRoundReply, self._accept_training)
-        self.clients(client).keep_round(playing)
+        request, here = self._train_request(client, self.history.rounds[-1].round), self.clients(client)
+
+        def close(own: GanWorkRequest) -> EndRoundReply:
+            reply: EndRoundReply = here.noted("train", own, lambda _: playing.close())
+            return reply
+
+        self._round_trip_here(client, request, close, EndRoundReply, self._accept_training)
+        here.keep_round(playing)
 
     def _accept_feedback(self, feedback: dict[int, Tensor], client: int, reply: ActivationsReply) -> None:
         """Take in one client's gradient.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,10 +12,10 @@ from typing import Any
 from flwr.app import RecordDict
 from torch import Tensor
 
-from collafuse_flwr.client.policy import Policy
+from collafuse_flwr.client.policy import BEYOND, Policy
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.errors import UserError
+from collafuse_flwr.core.errors import PolicyError, UploadError, UserError
 from collafuse_flwr.core.rng import derive_seed
 from collafuse_flwr.core.runtime import choose_runtime
 from collafuse_flwr.data.conditioning import num_attributes
@@ -24,6 +26,7 @@ from collafuse_flwr.evaluation.features import PixelFeatures
 from collafuse_flwr.privacy.ledger import Ledger
 from collafuse_flwr.wire.codec import Metrics, decode, encode
 from collafuse_flwr.wire.common import ClientInfo, ClientInfoRequest
+from collafuse_flwr.wire.validation import check_finite
 
 #: The type of a message's content, and what makes the answer to it.
 Handler = tuple[type[Any], Callable[[Any], object]]
@@ -58,6 +61,8 @@ class BaseClient(ABC):
         self.seeded_secret, self.policy = seeded_secret, policy
         if policy is not None:
             policy.check_images(len(data.train), data.train.images.shape[-1])
+        #: Whether the weights that an answer holds were trained by DP-SGD alone.
+        self.dp_sgd = False
         self.ledger = Ledger(store.layout.ledger, run, durable=not seeded_secret)
         self.runtime = choose_runtime(config.run.device, config.run.precision)
         #: How activations travel.
@@ -79,12 +84,33 @@ class BaseClient(ABC):
             raise UserError(f"`strategy` = {self.config.run.strategy} has no message {kind}")
         request_type, act = handlers[kind]
         request = decode(request_type, content, self.wire_dtype)
+        self._check_weights(request)
         with self.store.lock():
-            if begins := self._begins_round(request):
-                self.ledger.begin(kind, request.round)
-            reply = self._withheld(act(request))
-            self._note(kind, reply, begins)
+            reply = self.noted(kind, request, act)
         return encode(reply, self.wire_dtype)
+
+    def _check_weights(self, request: Any) -> None:
+        """Refuse weights that are no numbers; it hangs on the message alone, so its sender may know why.
+
+        Raises:
+            UploadError, or PolicyError with an owner: a value is not finite, or too large.
+        """
+        try:
+            check_finite("weights", getattr(request, "weights", None) or {})
+        except UploadError as error:
+            raise (error if self.policy is None else PolicyError(f"{BEYOND}: {error}")) from None
+
+    def noted(self, kind: str, request: Any, act: Callable[[Any], Any]) -> Any:
+        """The answer of `act` to a request, as it may leave; it is on the ledger, whoever carries it.
+
+        Raises:
+            RoundError: the round is over.
+        """
+        if begins := self._begins_round(request):
+            self.ledger.begin(kind, request.round)
+        reply = self._withheld(act(request))
+        self._note(kind, reply, begins)
+        return reply
 
     def _begins_round(self, request: Any) -> bool:
         """Whether a message is the first of its kind in a round."""
@@ -101,12 +127,18 @@ class BaseClient(ABC):
         return reply
 
     def _averaged_over(self, metrics: Metrics) -> dict[str, int]:
-        """How many images each number is an average of."""
-        held_out, train = len(self.data.held_out), len(self.data.train)
-        # Of a GAN it is the loss of its last batch.
-        batch = self.config.gan.batch_size if self.config.spec.is_gan else vars(metrics).get("image_updates", 0)
-        losses = {"loss": batch, "generator_loss": batch, "held_out_loss": held_out, "kernel_distance": held_out}
-        return losses | {"bits": train}
+        """How many different images each number is an average of, or samples where these are fewer."""
+        held_out, train, said = len(self.data.held_out), len(self.data.train), vars(metrics)
+        images = said.get("image_updates", 0)
+        if self.config.spec.is_gan:
+            # It is the loss of its last batch.
+            images = self.config.gan.batch_size
+        elif self.config.dp.noise_multiplier:
+            # Batches of DP-SGD are drawn one by one, and may be of the same images.
+            images = math.ceil(images / max(1, said.get("steps", 1)))
+        losses = dict.fromkeys(("loss", "generator_loss"), min(images, train))
+        distance = min(held_out, said.get("num_samples", 0))
+        return losses | {"held_out_loss": held_out, "kernel_distance": distance, "bits": train}
 
     def _note(self, kind: str, reply: object, begins: bool) -> None:
         """Write on the ledger what leaves, beside releases, which are noted where they are made."""
@@ -114,12 +146,13 @@ class BaseClient(ABC):
         numbers = reply if isinstance(reply, Metrics) else parts.get("metrics")
         if numbers is not None:
             values = {name: value for name, value in vars(numbers).items() if value is not None}
-            self.ledger.add("numbers", message=kind, values=values)
+            # An introduction, which no round counts, says the same whenever it comes.
+            note = self.ledger.add_once if kind == "query.client_info" else self.ledger.add
+            note("numbers", message=kind, values=values)
         sent = [own for name in ("weights", "averaged") for own in parts.get(name, {}).values()]
         if sent:
-            private = self.config.dp.noise_multiplier > 0 and not self.config.spec.is_gan
             count = sum(value.numel() for value in sent)
-            self.ledger.add("weights", message=kind, values=count, dp_sgd=private, unbounded=not private)
+            self.ledger.add("weights", message=kind, values=count, dp_sgd=self.dp_sgd, unbounded=not self.dp_sgd)
         if begins and "activations" in parts:
             # Once a round: its other messages are more of the same.
             self.ledger.add("activations", message=kind, **self._activations(), unbounded=True)
@@ -141,16 +174,21 @@ class BaseClient(ABC):
     def _secret(self) -> bytes:
         return self.store.secret(self.config.run.seed if self.seeded_secret else None, self.client)
 
-    def _root(self) -> int | str:
+    def _root(self) -> int | bytes:
         """What names the streams of everything that is drawn about images: nobody else can draw a deployed client's."""
-        return self.config.run.seed if self.seeded_secret else self._secret().hex()
+        return self.config.run.seed if self.seeded_secret else self._secret()
 
-    def _seed(self, purpose: str) -> int:
-        return derive_seed(self._root(), purpose, self.client)
+    def _seed(self, purpose: str) -> int | bytes:
+        """What begins the name of a stream that is the same in every message."""
+        if self.seeded_secret:
+            return derive_seed(self._root(), purpose, self.client)
+        return hashlib.blake2b(purpose.encode(), digest_size=16, key=self._secret()).digest()
 
     def _distance(self, samples: Tensor) -> float:
         """Kernel distance of pixels between samples and held-out images; 0 if either is a single image."""
         held_out = normalize(self.data.held_out.images)
         if min(len(held_out), len(samples)) < 2:
             return 0.0
-        return kernel_distance(held_out, samples, PixelFeatures(), seed=self._seed("kernel")).mean
+        # It chooses subsets alone.
+        seed = derive_seed(self._root(), "kernel", self.client)
+        return kernel_distance(held_out, samples, PixelFeatures(), seed=seed).mean

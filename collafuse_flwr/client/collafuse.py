@@ -26,6 +26,7 @@ from collafuse_flwr.privacy.release import (
 from collafuse_flwr.setup.privacy import clip, clipped_to
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.collafuse import SampleHandoff, TrainReply, TrainRequest
+from collafuse_flwr.wire.validation import check_finite
 
 
 class CollaFuseClient(DiffusionClient):
@@ -44,16 +45,18 @@ class CollaFuseClient(DiffusionClient):
         """One round; `weights`, if given, replace those of the denoiser.
 
         Raises:
-            UserError: a setting does not fit this client's images.
+            UserError: a setting does not fit this client's images, or weights are not finite.
         """
         import_diffusers()
         began = time.perf_counter()
-        state, tensors = self.store.load(before=request.round)
-        work = self._plan(state, request.round, request.num_rounds)
-        planned = self._planned(request.round) if request.want_upload else None
-        upload = self._release(planned, request.round) if planned is not None else None
         backbone = dict(request.backbone.to_torch_state_dict()) if request.backbone else None
+        check_finite("backbone", backbone or {})
+        check_finite("weights", weights or {})
+        state, tensors = self.store.load(before=request.round)
+        planned = self._planned(request.round) if request.want_upload else None
         counts = request.round, request.num_rounds
+        work = self._plan(state, bool(tensors), *counts, [] if planned is None else [planned])
+        upload = self._release(planned, request.round) if planned is not None else None
         result = self._train_round(*counts, work, tensors, began, backbone=backbone, weights=weights)
         return result, upload
 
@@ -88,10 +91,11 @@ class CollaFuseClient(DiffusionClient):
             snr=float(self.setup.schedule.snr()[self.cut]),
             clip_norm=clipped_to(self.config, images[0].numel()),
             shape=tuple(images[0].shape),
+            enlargement=self.data.train.enlargement(),
         )
         after = self.ledger.exposure(planned)
         if most and after.releases > most:
             return None
         if self.policy is not None:
-            self.policy.check_release(planned.snr, self.cut / self.setup.schedule.timesteps, after)
+            self.policy.check_release(planned.native_snr, self.cut / self.setup.schedule.timesteps, after)
         return planned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import torch
@@ -21,10 +22,11 @@ from collafuse_flwr.setup.round_cost import WorkUnit, largest_cut_within_time
 def select_cut(config: Config, setup: DiffusionSetup, images: ImageSet, client: int, store: ClientStore) -> int:
     """The cut step of a client, chosen once: it is kept on the client's disk before anything is uploaded.
 
-    A second release at another cut would add to the first, so a cut that was chosen for another target is refused.
+    A second release at another cut would add to the first, so a cut that was chosen for another target, or by other
+    images, is refused.
 
     Raises:
-        SettingError: this client chose its cut for another target before.
+        SettingError: this client chose its cut for another target, or by other images, before.
         UserError: no cut keeps to the target.
     """
     target = config.cut_target()
@@ -32,7 +34,14 @@ def select_cut(config: Config, setup: DiffusionSetup, images: ImageSet, client: 
         return config.cut_steps()[client]
     # All that the disclosure at a cut hangs on: a cut that was chosen for less is none for more.
     chosen_for = (clipped_to(config, images.images[0].numel()), config.upload.noise, total_releases(config))
-    requirements = [*target, setup.schedule.timesteps, config.diffusion.schedule, *chosen_for, config.dp.delta]
+    # And the images themselves, whatever chose them: the data set, its size, how many are used.
+    of_images = (
+        images.name,
+        *images.images.shape,
+        hashlib.blake2b(images.images.numpy().tobytes(), digest_size=8).hexdigest(),
+    )
+    schedule = setup.schedule.timesteps, config.diffusion.schedule
+    requirements = [*target, *schedule, *chosen_for, config.dp.delta, *of_images]
     path = store.layout.cut
     if not path.exists():
         write_json(path, {"asked": requirements, "cut_step": _chosen(config, setup, images, client)})

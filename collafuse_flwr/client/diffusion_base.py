@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,12 +29,13 @@ from collafuse_flwr.diffusion.unet import import_diffusers, save_network
 from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, training_flops
 from collafuse_flwr.privacy.accounting import Training
 from collafuse_flwr.privacy.leakage_bounds import covariance_eigenvalues, gaussian_bits
-from collafuse_flwr.privacy.ledger import Exposure
+from collafuse_flwr.privacy.ledger import Exposure, Release
 from collafuse_flwr.setup.diffusion import diffusion_setup
 from collafuse_flwr.setup.privacy import clip
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.collafuse import SampleHandoff
 from collafuse_flwr.wire.common import EvaluateReply, TrainMetrics
+from collafuse_flwr.wire.validation import check_finite
 
 #: Counted once per process: the same for all clients with the same network and images.
 _FORWARD_FLOPS: dict[tuple[DiffusionConfig, str, bool, int, int, int, int], int] = {}
@@ -76,6 +78,11 @@ class DiffusionClient(BaseClient):
             UserError: a setting does not fit this client's images.
         """
         trained, flops, state = TrainResult(0.0, 0, 0), 0, None
+        self.dp_sgd = work.ledger.dp_sgd
+        private = work.steps > 0 and self.config.dp.noise_multiplier > 0
+        if private and not self.seeded_secret:
+            # Before they are taken: their noise is fresh, so that they count whatever comes of them.
+            self.ledger.add_training(self._private(work.steps), self.config.dp.max_grad_norm)
         if work.steps or weights:
             state = self._state(tensors, backbone)
             state.network.load_state_dict(weights or {}, strict=False)
@@ -83,7 +90,7 @@ class DiffusionClient(BaseClient):
                 trained = self._train(state, round_, num_rounds, work)
                 flops = training_flops(self._forward_flops(state.network), trained.images)
             tensors = state.state_dict()
-            if work.steps and self.config.dp.noise_multiplier:
+            if private and self.seeded_secret:
                 self._note_private_steps(tensors, work.steps)
         self.store.save(work.ledger, tensors)
         seconds = time.perf_counter() - began
@@ -93,9 +100,15 @@ class DiffusionClient(BaseClient):
         """Finish samples with the averaged denoiser, keep them, and compare them to held-out images.
 
         `averaged` takes the place of the client's own averaged weights wherever it has them.
+
+        Raises:
+            UserError: what came is not finite, or beyond the owner's limits.
         """
         if self.policy is not None:
-            self.policy.check_handoff(float(self.setup.schedule.snr()[self.cut]), handoff.x_k)
+            snr = float(self.setup.schedule.snr()[self.cut]) * self.data.train.enlargement()
+            self.policy.check_handoff(snr, handoff, self._shape())
+        check_finite("averaged", averaged or {})
+        check_finite("arrays", {"x_k": handoff.x_k})
         import_diffusers()
         began = time.perf_counter()
         exposure, delta = self.ledger.exposure(), self.config.dp.delta
@@ -134,11 +147,13 @@ class DiffusionClient(BaseClient):
     def _bits(self, exposure: Exposure) -> float:
         if not exposure.releases:
             return 0.0
-        x_0 = clip(self.config, normalize(self.data.train.images))
-        return gaussian_bits(exposure.snr, covariance_eigenvalues(x_0))
+        images = self.data.train
+        x_0 = clip(self.config, normalize(images.images))
+        # These are the eigenvalues of images as they are released, so the ratio must be that of their values.
+        return gaussian_bits(exposure.snr / images.enlargement(), covariance_eigenvalues(x_0))
 
     def _note_private_steps(self, tensors: dict[str, Tensor], steps: int) -> None:
-        """Note steps of DP-SGD by what they led to.
+        """Note the steps of a simulation by what they led to.
 
         A round that is repeated after an interruption discloses nothing new if it leads to the same state; if not, it
         has cost as much again, although the server knows of one.
@@ -152,18 +167,25 @@ class DiffusionClient(BaseClient):
         rate = sampling_rate(self.config.client.batch_size, len(self.data.train))
         return Training(self.config.dp.noise_multiplier, rate, steps)
 
-    def _plan(self, state: ClientState, round_: int, num_rounds: int) -> RoundPlan:
-        """The work of a round.
+    def _plan(
+        self, state: ClientState, trained: bool, round_: int, num_rounds: int, releases: Sequence[Release] = ()
+    ) -> RoundPlan:
+        """The work of a round beside `releases`, on a denoiser that the state has (`trained`) or on a new one.
 
         Raises:
             PolicyError: it is beyond the owner's limits.
         """
         work = plan_round(self.config, state, round_, num_rounds, len(self.data.train), self.cut)
+        private = self.config.dp.noise_multiplier > 0
+        dp_sgd = (state.dp_sgd or not trained) and (private or not work.steps)
         if self.policy is not None:
-            private = work.steps and self.config.dp.noise_multiplier
-            after = self.ledger.exposure(training=[self._private(work.steps)]) if private else None
+            if "weights" in self.config.spec.sends:
+                self.policy.check_weights(dp_sgd)
+            steps = [self._private(work.steps)] if private and work.steps else []
+            # Of the images that are released and, as one of another size may be one of them, of all.
+            after = [self.ledger.exposure(*own, training=steps) for own in ([], releases)] if steps else []
             self.policy.check_training(work.steps, after)
-        return work
+        return replace(work, ledger=replace(work.ledger, dp_sgd=dp_sgd))
 
     def _network(self) -> nn.Module:
         return self.setup.denoiser(self.client, *self._shape())
@@ -203,7 +225,8 @@ class DiffusionClient(BaseClient):
             "flip": config.train.random_hflip,
         }
         if config.dp.noise_multiplier:
-            dp = DpSgdConfig(config.dp.max_grad_norm, config.dp.noise_multiplier, self._secret())
+            secret, precision = self._secret() if self.seeded_secret else None, str(self.runtime.dtype)
+            dp = DpSgdConfig(config.dp.max_grad_norm, config.dp.noise_multiplier, secret, precision)
             return train_dp_sgd(*given, dp=dp, last=self.cut, **settings)
         generator = named_generator(self._root(), "client", self.client, "round", round_, device=device)
         return train(*given, steps_range=TimestepRange(self.cut), generator=generator, **settings)
@@ -236,5 +259,7 @@ class DiffusionClient(BaseClient):
         if key not in _FORWARD_FLOPS:
             first = torch.zeros(1, dtype=torch.int64)
             x, start, labels = self._source(self.data.train.subset(first)).batch(first.to(self.runtime.device))
+            # Of no image: whatever a network keeps of a call, its weights may leave.
+            x, labels = torch.zeros_like(x), None if labels is None else torch.zeros_like(labels)
             _FORWARD_FLOPS[key] = forward_flops(self.setup.denoise(network.eval()), x, start + 1, labels)
         return _FORWARD_FLOPS[key]

@@ -33,7 +33,8 @@ class FedAvgClient(DiffusionClient):
         began = time.perf_counter()
         state, tensors = self.store.load(before=request.round)
         counts = request.round, request.num_rounds
-        result = self._train_round(*counts, self._plan(state, *counts), tensors, began, weights=request.weights)
+        work = self._plan(state, bool(tensors), *counts)
+        result = self._train_round(*counts, work, tensors, began, weights=request.weights)
         return WeightsReply(metrics=result.metrics, **wanted_weights(request, result))
 
     def on_evaluate(self, handoff: WeightsHandoff) -> EvaluateReply:

@@ -26,6 +26,8 @@ class FedGanClient(GeneratorClient):
     def on_train(self, request: GanWorkRequest) -> EndRoundReply:
         """Train both nets on the batches of a round."""
         began = time.perf_counter()
+        self._check_steps(request.count)
+        self._check_trained(request.count)
         architecture, config = self._architecture(), self.config
         gan = UnsplitGan(architecture, config.run.seed, build_optim_config(config))
         _, tensors = self.store.load(before=request.round)

@@ -12,6 +12,7 @@ from collafuse_flwr.client.base import BaseClient
 from collafuse_flwr.client.split_session import Batches
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.federated import ClientData
 from collafuse_flwr.gan.mdgan import Generator
@@ -28,6 +29,26 @@ class GanClient(BaseClient):
         super().__init__(client, config, data, store, **owner)
         # Of no use to a GAN; like everything that clients say of themselves, it must be what the settings say.
         self.cut = config.cut_steps()[client]
+
+    def _check_steps(self, steps: int) -> None:
+        """Refuse that many optimiser steps in a round, before any more are taken."""
+        if self.policy is not None:
+            self.policy.check_steps(steps)
+
+    def _check_trained(self, steps: int) -> None:
+        """Refuse to let out what a round of so few steps has come to."""
+        if self.policy is not None:
+            self.policy.check_training(steps, ())
+
+    def _check_count(self, count: int) -> None:
+        """Refuse samples that are not as the settings say.
+
+        Raises:
+            SettingError: they are more, or fewer than two.
+        """
+        wanted = self.config.evaluation.num_samples
+        if not 2 <= count <= wanted:
+            raise SettingError("evaluation.num_samples", wanted, f"at least 2, and the server's {count} for a client")
 
     def _keep(self, samples: Tensor, labels: Tensor, flops: int, *, bits: float, began: float) -> EvaluateReply:
         """Keep samples, and say what they are like; `flops` is what one of them cost, `began` the time."""
@@ -52,14 +73,20 @@ class GanClient(BaseClient):
         return images.labels[torch.randint(0, len(images), (count,), generator=generator)]
 
     def _stream(self, *name: int | str) -> torch.Generator:
-        return named_generator(self._secret().hex(), *name)
+        return named_generator(self._stream_root(), *name)
+
+    def _stream_root(self) -> str | bytes:
+        """What names the streams of codes and batches; a simulation's secret is one that anyone can draw."""
+        secret = self._secret()
+        return secret.hex() if self.seeded_secret else secret
 
     def _architecture(self) -> Architecture:
         channels, size, num_classes, _ = self._shape()
         return build_gan_architecture(self.config, channels, size, num_classes)
 
     def _batches(self) -> Batches:
-        return Batches(self.config, self.data.train, self._secret(), self.runtime.device)
+        run = () if self.seeded_secret else (self.ledger.run,)
+        return Batches(self.config, self.data.train, self._secret(), self._stream_root(), self.runtime.device, run)
 
 
 class GeneratorClient(GanClient):
@@ -67,6 +94,7 @@ class GeneratorClient(GanClient):
 
     def on_evaluate(self, request: GanWorkRequest) -> EvaluateReply:
         """Make samples with the generator that came, keep them, and compare them to held-out images."""
+        self._check_count(request.count)
         began = time.perf_counter()
         generator = Generator(self._architecture(), ("samples",), build_optim_config(self.config))
         generator.load_weights(request.weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,13 +17,15 @@ from collafuse_flwr.client.gan_base import GanClient
 from collafuse_flwr.client.session_store import MOVED, SessionStore
 from collafuse_flwr.client.split_session import PhaseCursor, Session
 from collafuse_flwr.client.state_store import ClientState
+from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import write_tensors
 from collafuse_flwr.core.errors import SettingError, UserError
 from collafuse_flwr.core.fields import plain
 from collafuse_flwr.evaluation.cost import forward_flops
-from collafuse_flwr.gan.networks import LATENT, Cuts
+from collafuse_flwr.gan.networks import LATENT, Architecture, Cuts
 from collafuse_flwr.gan.split_gan.client_half import ClientHalf
-from collafuse_flwr.setup.gan import build_optim_config, configured_cuts
+from collafuse_flwr.setup.gan import build_optim_config
+from collafuse_flwr.setup.gan_cuts import select_cuts
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import EvaluateReply
 from collafuse_flwr.wire.split_gan import (
@@ -63,6 +66,7 @@ class HuscfGanClient(GanClient):
     def on_split(self, request: SplitRequest) -> ActivationsReply:
         """Answer a phase of a batch."""
         begins = request.step == 0 and request.phase == "latent"
+        self._check_steps(request.step + 1)
         if begins:
             session = self.open_round(request.round, request.cuts, request.weights)
         else:
@@ -74,6 +78,7 @@ class HuscfGanClient(GanClient):
     def on_train(self, request: EndRoundRequest) -> EndRoundReply:
         """End a round."""
         session = self._under_way(request.round, request.cuts)
+        self._check_trained(session.progress.step + 1)
         reply = session.close(request.activations)
         self.keep_round(session)
         self._workspace().clear()
@@ -81,6 +86,8 @@ class HuscfGanClient(GanClient):
 
     def on_latent(self, request: GenerateHeadRequest) -> ActivationsReply:
         """Start samples: the generator's head (without weights, the client's own) on new codes and labels."""
+        self._check_count(request.count)
+        self._check_cuts(request.cuts)
         blocks = request.weights or self.open_round(request.round + 1, request.cuts, {}).half.blocks()
         generator = {name: value for name, value in blocks.items() if name.startswith("generator.")}
         write_tensors(self.store.layout.generator, generator)
@@ -95,6 +102,7 @@ class HuscfGanClient(GanClient):
     def on_evaluate(self, request: GenerateTailRequest) -> EvaluateReply:
         """Finish samples, keep them, and compare them to held-out images."""
         began, half = time.perf_counter(), self._generator(request.cuts)
+        self._check_count(len(request.activations["gt"]))
         device = half.runtime.device
         gt = request.activations["gt"].to(device)
         with torch.no_grad():
@@ -135,18 +143,22 @@ class HuscfGanClient(GanClient):
         return session
 
     def _session(self, cuts: str) -> Session:
+        own = self._check_cuts(cuts)
+        optim_config = build_optim_config(self.config)
+        return Session.open(self.config, self._architecture(), own, self.client, optim_config, self._batches())
+
+    def _check_cuts(self, cuts: str) -> Cuts:
+        """The cuts of a message, if they are those of the settings."""
         own, least = Cuts.parse(cuts), self.config.split_gan.min_cut
         if own.d_head < Cuts.parse(least).d_head:
             allowed = f"at most {own.d_head}: the server asked for the cuts {cuts}"
             raise SettingError("split_gan.min_cut", least, allowed)
-        optim_config = build_optim_config(self.config)
-        planned = self.config.devices.profiles and not self.config.split_gan.client_cuts
-        if not planned and own != configured_cuts(self.config)[self.client]:
+        if own != _cuts(self.config, self._architecture())[self.client]:
             allowed = f"as in the messages: the server asked for the cuts {cuts}"
             raise SettingError("split_gan.client_cuts", plain(self.config.split_gan.client_cuts), allowed)
         if self.policy is not None:
             self.policy.check_split(own.d_head)
-        return Session.open(self.config, self._architecture(), own, self.client, optim_config, self._batches())
+        return own
 
     def _generator(self, cuts: str) -> ClientHalf:
         """The half of the nets with the generator that samples."""
@@ -158,3 +170,9 @@ class HuscfGanClient(GanClient):
 
     def _workspace(self) -> SessionStore:
         return SessionStore(self.store.layout.session)
+
+
+@cache
+def _cuts(config: Config, architecture: Architecture) -> tuple[Cuts, ...]:
+    """Every client's cuts, as the server finds them; a planner takes its time, and a phase comes every moment."""
+    return select_cuts(config, architecture)

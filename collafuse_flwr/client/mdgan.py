@@ -100,6 +100,7 @@ class MdGanClient(GeneratorClient):
     def on_feedback(self, request: DiscriminatorFeedbackRequest) -> ActivationsReply:
         """Answer an iteration."""
         begins = request.step == 0
+        self._check_steps((request.step + 1) * self.config.mdgan.local_steps)
         playing = self.open_round(request.round, request.weights) if begins else self._load_session(request.round)
         reply = playing.answer(request)
         write_tensors(self._working(), playing.judge.state(), {"remembered": json.dumps(playing.remember())})
@@ -108,6 +109,7 @@ class MdGanClient(GeneratorClient):
     def on_train(self, request: GanWorkRequest) -> EndRoundReply:
         """End a round."""
         playing = self._load_session(request.round)
+        self._check_trained(playing.step * self.config.mdgan.local_steps)
         reply = playing.close()
         self.keep_round(playing)
         self._working().unlink()

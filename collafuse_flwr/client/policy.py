@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from collafuse_flwr.config.config import SETTINGS, Config
 from collafuse_flwr.core.errors import PolicyError, SettingError, UserError
 from collafuse_flwr.core.fields import Texts, coerce, setting
 from collafuse_flwr.privacy.ledger import Exposure
+from collafuse_flwr.wire.collafuse import SampleHandoff
 
 M = TypeVar("M")
 #: How every refusal begins.
@@ -46,12 +47,14 @@ class Policy:
     strategies: Texts = setting((), "strategies that may run; empty: all that send nothing else than may leave")
     imports: Texts = setting((), "package.module:name of what settings may have the client import; empty: nothing")
     datasets: Texts = setting((), "kinds of data set (`dataset`) that the images may be read as; empty: all")
-    max_snr_db: float = setting(10.0, "largest signal-to-noise ratio of a release in dB: clean images never leave")
+    max_snr_db: float = setting(
+        10.0, "largest signal-to-noise ratio of a release in dB, of the images' own values: clean ones never leave"
+    )
     min_cut_ratio: float = setting(0.0, "smallest cut ratio of a release", low=0, high=1)
     max_releases: int = setting(1, "releases of an image with noise of their own, ever; 0: none", low=0)
     max_epsilon: float = setting(0.0, "epsilon of uploads and DP-SGD together, ever; 0: no limit", low=0)
     delta: float = setting(1e-5, "delta of `max_epsilon`", above=0, high=0.5)
-    labels: bool = setting(False, "labels may leave with the releases")
+    labels: bool = setting(False, "labels may leave, with releases or in what a GAN sends")
     weights: str = setting("never", "weights may leave", choices=("never", "dp_sgd", "always"))
     activations: bool = setting(False, "activations and gradients at a split GAN's cuts may leave")
     min_activation_noise: float = setting(0.0, "least standard deviation of the noise on activations", low=0)
@@ -63,8 +66,10 @@ class Policy:
     min_images: int = setting(10, "least training images", low=1)
     min_batch_size: int = setting(8, "least images in a batch", low=1)
     min_steps: int = setting(1, "least optimiser steps of a round that trains at all", low=1)
+    max_steps: int = setting(100_000, "most optimiser steps of a GAN's round", low=1)
     min_image_size: int = setting(0, "least pixels a side", low=0)
-    max_image_size: int = setting(0, "most pixels a side; 0: no limit", low=0)
+    max_image_size: int = setting(1024, "most pixels a side; 0: no limit", low=0)
+    max_samples: int = setting(10_000, "most samples of an evaluation", low=1)
 
     @classmethod
     def load(cls, path: Path) -> Policy:
@@ -72,7 +77,7 @@ class Policy:
 
         Raises:
             UserError: there is none, or it is no TOML.
-            SettingError: a name is unknown, or a value is not allowed.
+            SettingError: a name is unknown, a value is not allowed, or nothing bounds the noise of DP-SGD.
         """
         try:
             given = tomllib.loads(path.read_text())
@@ -89,7 +94,11 @@ class Policy:
             name: () if value == [] else coerce(declared[name], f"policy.{name}", value)
             for name, value in given.items()
         }
-        return cls(**values)
+        policy = cls(**values)
+        if policy.weights == "dp_sgd" and not policy.max_epsilon:
+            # With little enough noise DP-SGD sends the images' gradients.
+            raise SettingError("policy.max_epsilon", policy.max_epsilon, "> 0 when `weights` is dp_sgd")
+        return policy
 
     def check_imports(self, run_config: Mapping[str, Any]) -> None:
         """Refuse settings that would import what the owner has not named; they must not be read before.
@@ -113,16 +122,23 @@ class Policy:
         spec, own = config.spec, self._hold
         own("strategies", not self.strategies or config.run.strategy in self.strategies)
         own("datasets", not self.datasets or set(config.data.dataset) <= set(self.datasets))
+        if config.data.image_size:
+            # Before images are decoded at that size.
+            self._check_size(config.data.image_size)
         if "weights" in spec.sends:
-            private = config.dp.noise_multiplier > 0 and not spec.is_gan
-            own("weights", self.weights == "always" or (self.weights == "dp_sgd" and private))
+            self.check_weights(config.dp.noise_multiplier > 0 and not spec.is_gan)
         if {"activations", "gradients"} & set(spec.sends):
             own("activations", self.activations)
             own("min_activation_noise", config.split_gan.activation_noise >= self.min_activation_noise)
+        # The heads of both nets are given them, and of weights the row of a class moves in a step that has seen it.
+        own("labels", self.labels or not spec.is_gan)
+        own("max_samples", config.evaluation.num_samples <= self.max_samples)
         size = config.gan.batch_size if spec.is_gan else config.client.batch_size
         own("min_batch_size", size >= self.min_batch_size)
         if "images" in spec.sends:
             own("labels", self.labels or not config.shares_labels())
+            # Before so many draws are counted one by one.
+            own("max_releases", config.upload.draws_per_image <= max(1, self.max_releases))
             target = config.cut_target()
             own("numbers", target is None or target[0] not in _FROM_IMAGES or "cut" in self.numbers)
             if target is None:
@@ -146,11 +162,15 @@ class Policy:
             PolicyError: they are.
         """
         self._hold("min_images", count >= self.min_images)
-        self._hold("min_image_size", size >= self.min_image_size)
-        self._hold("max_image_size", not self.max_image_size or size <= self.max_image_size)
+        self._check_size(size)
 
     def check_release(self, snr: float, cut_ratio: float, after: Exposure) -> None:
-        """Refuse a release with too little noise, or one too many; `after` is what will have left of its images.
+        """Refuse a release with too little noise, or one too many.
+
+        Args:
+            snr: of the images' own values (`Release.native_snr`).
+            cut_ratio: c.
+            after: what will have left of its images.
 
         Raises:
             PolicyError: it is.
@@ -160,15 +180,24 @@ class Policy:
         self._hold("max_releases", after.releases <= self.max_releases)
         self._check_epsilon(after)
 
-    def check_handoff(self, snr: float, x_k: Tensor) -> None:
-        """Refuse samples at a cut where nothing may be released, or such that an answer would say more than that.
+    def check_handoff(self, snr: float, handoff: SampleHandoff, shape: tuple[int, int, int, int]) -> None:
+        """Refuse samples at a cut where nothing may be released, too many, or such that an answer would say more.
+
+        Args:
+            snr: of the images' own values in a release at the cut.
+            handoff: the samples.
+            shape: channels and side of the images, classes, and attributes that networks are conditioned on.
 
         Raises:
             PolicyError: they are.
         """
         self._hold("max_snr_db", snr <= 10 ** (self.max_snr_db / 10))
-        if x_k.dtype != torch.float32 or not x_k.isfinite().all() or x_k.abs().max() > MAX_SAMPLE:
-            raise PolicyError(f"{BEYOND}: `x_k` in float32 and within {MAX_SAMPLE:g}")
+        (channels, size, classes, attributes), x_k, labels = shape, handoff.x_k, handoff.labels
+        if x_k.dtype != torch.float32 or x_k.shape[1:] != (channels, size, size) or not _bounded(x_k):
+            raise PolicyError(f"{BEYOND}: `x_k` in float32, of the shape of the images, and within {MAX_SAMPLE:g}")
+        self._hold("max_samples", 1 <= len(x_k) <= self.max_samples)
+        if labels is not None and not _are_labels(labels, len(x_k), classes, attributes):
+            raise PolicyError(f"{BEYOND}: `labels` of the samples are one class each, or all attributes")
 
     def check_split(self, blocks: int) -> None:
         """Refuse activations too near to the images: after fewer extra `blocks` of the discriminator's head.
@@ -178,15 +207,31 @@ class Policy:
         """
         self._hold("min_discriminator_blocks", blocks >= self.min_discriminator_blocks)
 
-    def check_training(self, steps: int, after: Exposure | None) -> None:
-        """Refuse a round of too few steps, or, of DP-SGD (else None), beyond the budget.
+    def check_training(self, steps: int, after: Iterable[Exposure]) -> None:
+        """Refuse a round of too few steps, or beyond the budget: `after` is what will have left of images.
 
         Raises:
             PolicyError: it is.
         """
         self._hold("min_steps", steps == 0 or steps >= self.min_steps)
-        if after is not None:
-            self._check_epsilon(after)
+        for exposure in after:
+            self._check_epsilon(exposure)
+
+    def check_weights(self, dp_sgd: bool) -> None:
+        """Refuse weights that may not leave, be it as not all of their steps are of DP-SGD.
+
+        Raises:
+            PolicyError: they may not.
+        """
+        self._hold("weights", self.weights == "always" or (self.weights == "dp_sgd" and dp_sgd))
+
+    def check_steps(self, steps: int) -> None:
+        """Refuse more `steps` in a round.
+
+        Raises:
+            PolicyError: they are too many.
+        """
+        self._hold("max_steps", steps <= self.max_steps)
 
     def reported(self, metrics: M, images: Mapping[str, int]) -> M:
         """A message's numbers as they may leave: clipped and rounded, or None.
@@ -206,7 +251,14 @@ class Policy:
             return None
         if name in _WHOLE:
             return float(math.ceil(value)) if math.isfinite(value) else value
+        if math.isnan(value):
+            # An error would be a bit about the images, at weights of the operator's choice.
+            return self.max_number
         return round(max(-self.max_number, min(value, self.max_number)) / self.number_step) * self.number_step
+
+    def _check_size(self, size: int) -> None:
+        self._hold("min_image_size", size >= self.min_image_size)
+        self._hold("max_image_size", not self.max_image_size or size <= self.max_image_size)
 
     def _check_epsilon(self, after: Exposure) -> None:
         self._hold("max_epsilon", not self.max_epsilon or after.epsilon(self.delta) <= self.max_epsilon)
@@ -216,3 +268,14 @@ class Policy:
             value = getattr(self, limit)
             shown = list(value) if isinstance(value, tuple) else value
             raise PolicyError(f"{BEYOND}: `{limit}` = {shown}")
+
+
+def _bounded(x: Tensor) -> bool:
+    return bool(x.isfinite().all()) and (not x.numel() or float(x.abs().max()) <= MAX_SAMPLE)
+
+
+def _are_labels(labels: Tensor, count: int, classes: int, attributes: int) -> bool:
+    """Whether each of `count` samples has one class, int64, or, where there are attributes, 0 or 1 for each, uint8."""
+    dtype, shape = (torch.uint8, (count, attributes)) if attributes else (torch.int64, (count,))
+    most = 1 if attributes else classes - 1
+    return labels.dtype == dtype and labels.shape == shape and 0 <= int(labels.min()) <= int(labels.max()) <= most

@@ -25,13 +25,16 @@ from collafuse_flwr.wire.split_gan import EndRoundReply, GanTrainMetrics
 class Batches:
     """The batches of a client: every image once before any comes again, in an order that only the client knows.
 
-    What is drawn hangs on the client's secret, for a server that knew the codes z could tell the labels.
+    What is drawn hangs on the client's secret, for a server that knew the codes z could tell the labels. `root` names
+    its streams, `run` the run of a deployed client: in each, the noise on activations is another.
     """
 
     config: Config
     images: ImageSet
     secret: bytes
+    root: str | bytes
     device: torch.device
+    run: tuple[str, ...] = ()
 
     def draw(self, round_: int, step: int) -> Batch:
         """Batch `step`, from 0, of a round."""
@@ -47,9 +50,10 @@ class Batches:
 
         def noise(name: str, activations: Tensor) -> Tensor:
             # Keyed by what it is added to: with the noise of a batch's place alone, a batch that is sent again through
-            # other weights, which leave nothing of the images, would be that noise, to be subtracted.
+            # other weights, which leave nothing of the images, would be that noise, to be subtracted. And by the run:
+            # else equal answers in two of them would say for certain that two heads make the same of the images.
             content = activations.float().cpu().contiguous().numpy().tobytes()
-            numbers = keyed_generator(self.secret, repr(("noise", round_, step, name)).encode() + content)
+            numbers = keyed_generator(self.secret, repr(("noise", *self.run, round_, step, name)).encode() + content)
             shape = tuple(activations.shape)
             return std * torch.from_numpy(numbers.standard_normal(shape, np.float32)).to(self.device)
 
@@ -58,7 +62,7 @@ class Batches:
         return Batch(x.to(self.device), labels, z.to(self.device), noise if std else None)
 
     def _stream(self, *name: int | str) -> torch.Generator:
-        return named_generator(self.secret.hex(), *name)
+        return named_generator(self.root, *name)
 
 
 @dataclass

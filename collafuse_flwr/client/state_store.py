@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from collafuse_flwr.runs.run_layout import ClientLayout
 SECRET_BYTES = 16
 #: Rounds whose state is kept: the newest may have to be taken back when the server did not live to see it.
 KEPT_ROUNDS = 2
+#: Runs whose states are kept, those that trained last: enough for all that go on at once, or are resumed, and 4 GB of
+#: the largest preset.
+KEPT_RUNS = 8
 
 
 @dataclass(frozen=True)
@@ -30,23 +34,26 @@ class ClientState:
     """What a client keeps of its past, beside its weights.
 
     `first_round`: the round in which it started to train (0: not yet). `deferred_updates` are image updates that it has
-    put off, with what is left over of a batch. What has left it is in its ledger, which no state takes back.
+    put off, with what is left over of a batch. `dp_sgd`: every step that its weights have ever taken was of DP-SGD.
+    What has left it is in its ledger, which no state takes back.
     """
 
     round: int = 0
     first_round: int = 0
     deferred_updates: float = 0.0
+    dp_sgd: bool = False
 
 
 class ClientStore:
-    """The folder of one client.
+    """The folder of one client, and in it what one run goes on from.
 
     Everything is written to a temporary name and moved into place, so that a killed client finds either the old or the
     new state, never half of one.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.layout = ClientLayout(folder)
+    def __init__(self, folder: Path, run: str = "") -> None:
+        """Open the folder for a run (`run_layout.run_name`); without a name it is of one run alone."""
+        self.layout = ClientLayout(folder, run)
 
     def lock(self) -> AbstractContextManager[object]:
         """What one message at a time holds: two runs at once would each find that the other has taken nothing yet."""
@@ -90,11 +97,14 @@ class ClientStore:
         return ledger, load_file(earlier[-1])
 
     def save(self, ledger: ClientState, tensors: dict[str, Tensor]) -> None:
-        """Keep the state after a round, and forget all but the newest few."""
+        """Keep the state after a round, and forget all but the newest few, of this run and of runs."""
         metadata = {"ledger": json.dumps(asdict(ledger))}
         write_tensors(self.layout.state(ledger.round), tensors, metadata)
         for old in list(self.layout.states().values())[:-KEPT_ROUNDS]:
             old.unlink()
+        others = [path for path in self.layout.runs.glob("*") if path != self.layout.own_run]
+        for idle in sorted(others, key=lambda path: path.stat().st_mtime_ns)[: 1 - KEPT_RUNS]:
+            shutil.rmtree(idle)
 
     def save_samples(
         self, images: Tensor, labels: Tensor, attributes: Tensor | None = None, names: tuple[str, ...] = ()

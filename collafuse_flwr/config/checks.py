@@ -8,7 +8,7 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.config.gan_checks import check_gan
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.settings import missing_classes, size_skew
-from collafuse_flwr.privacy.settings import CRITERIA
+from collafuse_flwr.privacy.settings import CRITERIA, MIN_NOISE_MULTIPLIER
 
 
 def check_together(config: Config) -> None:
@@ -37,6 +37,8 @@ def check_together(config: Config) -> None:
     if config.client.start_round > config.run.num_rounds:
         allowed = f"at most `num_rounds` = {config.run.num_rounds}, or clients would never train"
         raise SettingError("client.start_round", config.client.start_round, allowed)
+    if 0 < config.dp.noise_multiplier < MIN_NOISE_MULTIPLIER:
+        raise SettingError("dp.noise_multiplier", config.dp.noise_multiplier, f"0, or >= {MIN_NOISE_MULTIPLIER:g}")
     if config.dp.noise_multiplier and config.spec.clean_server:
         allowed = f"0 when `strategy` is {config.run.strategy}, whose server sees clean images"
         raise SettingError("dp.noise_multiplier", config.dp.noise_multiplier, allowed)

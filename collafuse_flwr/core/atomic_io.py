@@ -41,8 +41,15 @@ def create_exclusively(path: Path, data: bytes) -> bool:
     return True
 
 
-def append_json_lines(path: Path, rows: Iterable[Mapping[str, object]], durable: bool = True) -> None:
-    """Append one JSON object a line to a file of mode 0600; they are on the disk when this returns, if `durable`."""
+def append_json_lines(path: Path, rows: Iterable[Mapping[str, object]], durable: bool = True) -> list[dict[str, Any]]:
+    """Append one JSON object a line to a file of mode 0600; they are on the disk when this returns, if `durable`.
+
+    Returns:
+        The objects as they will be read.
+
+    Raises:
+        OSError: they could not be written whole; a line that was cut off is none.
+    """
     new = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(_plain(dict(row)), allow_nan=False) + "\n" for row in rows).encode()
@@ -52,11 +59,15 @@ def append_json_lines(path: Path, rows: Iterable[Mapping[str, object]], durable:
             file.seek(-1, os.SEEK_END)
             # A line that was cut off by a crash is marked, so that it is not taken for damage.
             lines = lines if file.read(1) == b"\n" else TORN + lines
-        file.write(lines)
+        left = memoryview(lines)
+        while left:
+            # A signal, or a disk that is nearly full, has it write less than it was given.
+            left = left[file.write(left) :]
         if durable:
             os.fsync(descriptor)
     if new and durable:
         sync_folder(path.parent)
+    return _objects(lines)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -67,7 +78,12 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    whole = path.read_bytes().split(b"\n")[:-1]
+    return _objects(path.read_bytes())
+
+
+def _objects(data: bytes) -> list[dict[str, Any]]:
+    """The objects of whole lines, but for those that were cut off."""
+    whole = data.split(b"\n")[:-1]
     return [json.loads(line) for line in whole if not line.endswith(TORN.strip())]
 
 

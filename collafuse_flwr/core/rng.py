@@ -7,13 +7,24 @@ import hashlib
 import numpy as np
 import torch
 
+#: Where a state of torch's generator on the CPU has the words of the Mersenne Twister, in 64 bits each; their number.
+_WORDS, _NUM_WORDS = 24, 624
 
-def named_generator(*name: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+
+def named_generator(*name: int | str | bytes, device: torch.device | str = "cpu") -> torch.Generator:
     """Make a generator whose state is a hash of its name, e.g. (seed, "client", 3, "round", 7).
 
     Two streams of different names are independent; the same name gives the same numbers in any process.
+    A name that begins with bytes is a secret's: on a CPU it fills the whole state, of which a seed would choose among
+    2^32 and could be tried out. A GPU's generator takes 63 bits of it.
     """
-    return torch.Generator(device=device).manual_seed(derive_seed(*name))
+    generator = torch.Generator(device=device).manual_seed(derive_seed(*name))
+    if not name or not isinstance(name[0], bytes) or generator.device.type != "cpu":
+        return generator
+    words = keyed_generator(name[0], repr(name[1:]).encode()).integers(0, 1 << 32, _NUM_WORDS, np.uint64)
+    state = generator.get_state()
+    state[_WORDS : _WORDS + words.nbytes] = torch.from_numpy(words.view(np.uint8))
+    return generator.set_state(state)
 
 
 def keyed_generator(secret: bytes, content: bytes, block: int = 0) -> np.random.Generator:
@@ -27,7 +38,7 @@ def keyed_generator(secret: bytes, content: bytes, block: int = 0) -> np.random.
     return np.random.Generator(np.random.Philox(key=key, counter=block << 64))
 
 
-def derive_seed(*name: int | str) -> int:
+def derive_seed(*name: int | str | bytes) -> int:
     """A 63-bit seed from a name, for libraries that take an integer."""
     digest = hashlib.sha256(repr(name).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from collafuse_flwr.data.images import ImageMetadata, LazyImageDataset, center_crop_resize
+from collafuse_flwr.data.images import ImageMetadata, LazyImageDataset, decode
 
 
 def concat_datasets(sources: Sequence[LazyImageDataset], image_size: int, same: str = "name") -> LazyImageDataset:
@@ -33,15 +33,21 @@ def concat_datasets(sources: Sequence[LazyImageDataset], image_size: int, same: 
             if len(own):
                 yield source, own
 
+    # Filled as images are read: to read them once more would unpack a compressed file from its beginning.
+    sides = torch.zeros(starts[-1], dtype=torch.int64)
+
     def read(indices: Tensor) -> Tensor:
-        images = [center_crop_resize(source.read(own), image_size) for source, own in parts(indices)]
-        channels = max(part.shape[1] for part in images)
-        return torch.cat([part.expand(-1, channels, -1, -1) for part in images])
+        decoded = [decode(source, own, image_size) for source, own in parts(indices)]
+        sides[indices] = torch.cat([part.native_sides for part in decoded])
+        channels = max(part.pixels.shape[1] for part in decoded)
+        return torch.cat([part.pixels.expand(-1, channels, -1, -1) for part in decoded])
 
     def files(indices: Tensor) -> Iterable[Path]:
         return (path for source, own in parts(indices) for path in source.files(own))
 
-    return LazyImageDataset(torch.cat(renamed), names, read, files, _facts(sources, sizes))
+    return LazyImageDataset(
+        torch.cat(renamed), names, read, files, _facts(sources, sizes), lambda indices: sides[indices]
+    )
 
 
 def _called(source: LazyImageDataset, same: str) -> tuple[str, ...]:

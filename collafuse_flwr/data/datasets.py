@@ -14,7 +14,7 @@ from torch import Tensor
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.concat import concat_datasets
 from collafuse_flwr.data.external import load_external
-from collafuse_flwr.data.image_cache import cached_pixels
+from collafuse_flwr.data.image_cache import cached_images
 from collafuse_flwr.data.images import ImageSet, LazyImageDataset
 from collafuse_flwr.data.loaders.awa2 import load_awa2
 from collafuse_flwr.data.loaders.brats import load_brats2020
@@ -63,16 +63,29 @@ def load_images(config: DataConfig, seed: int) -> ImageSet:
     Raises:
         DataError: the data are missing, damaged, empty or do not fit the settings.
     """
-    source = _source(config)
-    keep = _draw(len(source.labels), config.max_images, seed)
-    images = cached_pixels(config, source, keep)
-    if not images.numel():
-        raise data_error(config, f"there are no images in it (their shape is {tuple(images.shape)})")
-    return ImageSet(images, source.labels[keep], source.class_names, config.name, source.metadata.subset(keep))
+    source = open_images(config)
+    return read_images(config, source, _draw(len(source.labels), config.max_images, seed))
 
 
-def _source(config: DataConfig) -> LazyImageDataset:
-    """The one data set that `dataset` names, or all of them as one."""
+def read_images(config: DataConfig, source: LazyImageDataset, keep: Tensor) -> ImageSet:
+    """The images of a set at ascending indices, shape (n,), int64: square, `image_size` pixels a side.
+
+    Raises:
+        DataError: the data are damaged, empty or do not fit the settings.
+    """
+    images = cached_images(config, source, keep)
+    if not images.pixels.numel():
+        raise data_error(config, f"there are no images in it (their shape is {tuple(images.pixels.shape)})")
+    labels, metadata = source.labels[keep], source.metadata.subset(keep)
+    return ImageSet(images.pixels, labels, source.class_names, config.name, metadata, images.native_sides)
+
+
+def open_images(config: DataConfig) -> LazyImageDataset:
+    """The one data set that `dataset` names, or all of them as one; no image is decoded yet.
+
+    Raises:
+        DataError: the data are missing or damaged.
+    """
     names, paths = config.dataset, config.dataset_path or ("",)
     if len(paths) not in {1, len(names)}:
         allowed = f"one for all of `dataset` = {config.name!r}, or one each"

@@ -6,10 +6,14 @@ import functools
 import threading
 from dataclasses import dataclass, replace
 
+import torch
+
 from collafuse_flwr.core.errors import DataError
-from collafuse_flwr.data.datasets import load_images
+from collafuse_flwr.data.datasets import load_images, open_images, read_images
+from collafuse_flwr.data.image_cache import cache_folder, forget_old_sets
 from collafuse_flwr.data.images import ImageSet
-from collafuse_flwr.data.partition.partitions import Partition, holdout_only_partition, make_partitions
+from collafuse_flwr.data.partition.partitions import Partition, make_partitions
+from collafuse_flwr.data.partition.secret_split import secret_split
 from collafuse_flwr.data.settings import DataConfig
 
 #: Data sets kept at a time: the one of this run, and the one of the run before or after it in a sweep.
@@ -54,8 +58,8 @@ def federation_data(config: DataConfig, num_clients: int, seed: int) -> Federati
         return _federation_data(config, num_clients, seed)
 
 
-def load_client_data(config: DataConfig, seed: int, path: str, cache_path: str) -> ClientData:
-    """Load the data of a deployed client: all images at `path` are its own, and only the held-out split is made.
+def load_client_data(config: DataConfig, secret: bytes, path: str, cache_path: str) -> ClientData:
+    """Load the data of a deployed client: all images at `path` are its own, and its secret says which are held out.
 
     `path` replaces `dataset_path` if it is given, and `cache_path` the one in the settings: decoded images are as
     private as the images. The classes are those of the client's own folder or file, so clients must agree on
@@ -66,7 +70,7 @@ def load_client_data(config: DataConfig, seed: int, path: str, cache_path: str) 
     """
     with _LOADING:
         return _single_client(
-            replace(config, dataset_path=(path,) if path else config.dataset_path, cache_path=cache_path), seed
+            replace(config, dataset_path=(path,) if path else config.dataset_path, cache_path=cache_path), secret
         )
 
 
@@ -77,9 +81,15 @@ def _federation_data(config: DataConfig, num_clients: int, seed: int) -> Federat
 
 
 @functools.lru_cache(maxsize=KEPT)
-def _single_client(config: DataConfig, seed: int) -> ClientData:
-    images = load_images(config, seed)
-    return _client_data(images, holdout_only_partition(images, config, seed))
+def _single_client(config: DataConfig, secret: bytes) -> ClientData:
+    source = open_images(config)
+    split = secret_split(source, config, secret)
+    used = torch.cat([split.train, split.held_out]).sort().values
+    images = read_images(config, source, used)
+    forget_old_sets(cache_folder(config))
+    return _client_data(
+        images, Partition(torch.searchsorted(used, split.train), torch.searchsorted(used, split.held_out))
+    )
 
 
 def _client_data(images: ImageSet, partition: Partition) -> ClientData:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -19,19 +20,23 @@ from torch import Tensor
 from collafuse_flwr.core.atomic_io import as_file_name, atomic_write
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.core.progress import counted
-from collafuse_flwr.data.images import LazyImageDataset, center_crop_resize
+from collafuse_flwr.data.images import DecodedImages, LazyImageDataset, decode
 from collafuse_flwr.data.settings import DataConfig
 
 Mapped: TypeAlias = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
 
 #: Goes up whenever the same files would be decoded to other pixels.
-FORMAT = 1
+FORMAT = 2
 #: Images that are decoded at a time; a decoding that is killed goes on from the last whole chunk.
 CHUNK = 256
+#: Decoded sets that a deployed client keeps: sizes and numbers of images are the operator's, the disk is not.
+KEPT_SETS = 4
+#: The suffix of files that say what other files hold.
+NOTE = ".content"
 
 
-def cached_pixels(config: DataConfig, source: LazyImageDataset, keep: Tensor) -> Tensor:
-    """The images at ascending indices `keep`, shape (n,), int64: uint8, (n, C, S, S), square and of `image_size`.
+def cached_images(config: DataConfig, source: LazyImageDataset, keep: Tensor) -> DecodedImages:
+    """The images at ascending indices `keep`, shape (n,), int64, square and of `image_size`.
 
     They are kept in `data.cache_path` under a key of the files' contents and of what is done to them: other runs and
     processes find them; what is returned is mapped from that file, and writing to it changes no file. Greyscale
@@ -41,21 +46,37 @@ def cached_pixels(config: DataConfig, source: LazyImageDataset, keep: Tensor) ->
         DataError: images are damaged or do not fit together, or the cache cannot be written.
     """
     if not len(keep) or next(iter(source.files(keep[:1])), None) is None:
-        return center_crop_resize(source.read(keep), config.image_size)
+        return decode(source, keep, config.image_size)
     folder = cache_folder(config)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         entry = _Entry(folder / _key(config, source, keep, folder), config, source, keep)
         # One process decodes, the others wait for it.
-        with FileLock(f"{entry.path}.lock"):
+        with FileLock(entry.path.with_suffix(".lock")):
             entry.complete()
+            pixels, sides = np.load(entry.path, mmap_mode="c"), np.load(entry.sides)
     except OSError as error:
         problem = f"{error.strerror or error} ({error.filename})" if error.filename else f"{error.strerror or error}"
         raise DataError(
             f"`data.cache_path` = {config.cache_path!r}: decoded images cannot be kept in {folder}: {problem}; "
             "expected a folder that can be written to, with room for them"
         ) from None
-    return torch.from_numpy(np.load(entry.path, mmap_mode="c"))
+    return DecodedImages(torch.from_numpy(pixels), torch.from_numpy(sides))
+
+
+def forget_old_sets(folder: Path, kept: int = KEPT_SETS) -> None:
+    """Delete all decoded sets, whole or not, but those that were used last; what another process still maps stays."""
+    used: dict[bool, dict[str, float]] = {True: {}, False: {}}
+    files = [path for path in folder.glob("*") if path.is_file()]
+    for path in files:
+        # Another process may have moved it into place, or deleted it.
+        with suppress(FileNotFoundError):
+            kind = used[path.suffix == NOTE]
+            kind[path.stem] = max(kind.get(path.stem, 0.0), path.stat().st_mtime)
+    old = {name for own in used.values() for name in sorted(own, key=own.__getitem__)[:-kept]}
+    for path in files:
+        if path.stem in old:
+            path.unlink(missing_ok=True)
 
 
 def cache_folder(config: DataConfig) -> Path:
@@ -67,27 +88,33 @@ def cache_folder(config: DataConfig) -> Path:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One decoded set: `path` when it is whole; until then `.part`, with the number of rows done in `.rows`."""
+    """One decoded set: `path` when it is whole, until then `.part`; `sides` has the native sides of the rows done."""
 
     path: Path
     config: DataConfig
     source: LazyImageDataset
     keep: Tensor
 
+    @property
+    def sides(self) -> Path:
+        """The file of native sides."""
+        return self.path.with_suffix(".sides")
+
     def complete(self) -> None:
         """Decode the rows that are not in the cache yet."""
-        if self.path.exists():
+        if self.path.exists() and self.sides.exists():
+            os.utime(self.path)
             return
-        part, rows = self.path.with_suffix(".part"), self.path.with_suffix(".rows")
-        done = int(rows.read_text()) if rows.exists() and part.exists() else 0
-        chunks = range(done, len(self.keep), CHUNK)
+        part = self.path.with_suffix(".part")
+        done = np.load(self.sides) if self.sides.exists() and part.exists() else np.empty(0, np.int64)
+        chunks = range(len(done), len(self.keep), CHUNK)
         for begin in counted(chunks, f"decoding images of {self.config.name}", scale=CHUNK, total=len(self.keep)):
-            read = center_crop_resize(self.source.read(self.keep[begin : begin + CHUNK]), self.config.image_size)
-            _store(part, begin, read.numpy(), len(self.keep))
-            with atomic_write(rows) as temporary:
-                temporary.write_text(str(begin + len(read)))
+            decoded = decode(self.source, self.keep[begin : begin + CHUNK], self.config.image_size)
+            _store(part, begin, decoded.pixels.numpy(), len(self.keep))
+            done = np.concatenate([done, decoded.native_sides.numpy()])
+            with atomic_write(self.sides) as temporary, temporary.open("wb") as file:
+                np.save(file, done)
         os.replace(part, self.path)
-        rows.unlink(missing_ok=True)
 
 
 def _store(path: Path, begin: int, images: NDArray[np.uint8], total: int) -> None:
@@ -132,7 +159,7 @@ def _content(paths: list[Path], folder: Path) -> str:
     for path in paths:
         stat = path.stat()
         seen.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    note = folder / f"{seen.hexdigest()[:32]}.content"
+    note = folder / f"{seen.hexdigest()[:32]}{NOTE}"
     if not note.exists():
         digest = _digest(paths)
         with atomic_write(note) as temporary:

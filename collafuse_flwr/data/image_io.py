@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -43,24 +44,36 @@ class ImageFiles:
         channels = max(image.shape[1] for image in images)
         return torch.cat([image.expand(-1, channels, -1, -1) for image in images])
 
+    def native_sides(self, indices: Tensor) -> Tensor:
+        """Pixels a side of the central square of each image before it is resized, (n,), int64: of the headers alone."""
+        sizes = []
+        for path in self.files(indices):
+            with self._opened(path) as image:
+                sizes.append(min(image.size))
+        return torch.tensor(sizes, dtype=torch.int64)
+
     def _decode(self, path: Path) -> Tensor:
         """Read one image as (1, C, H, W), uint8: C = 1 for greyscale and black-and-white files, 3 for all others."""
-        try:
-            with Image.open(path) as image:
-                pixels = _pixels(image, self._rgb)
-        except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
-            raise data_error(self._config, f"{path} cannot be read as an image ({error})") from None
-        cached_pixels = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        with self._opened(path) as image:
+            decoded = torch.from_numpy(_pixels(image, self._rgb)).permute(2, 0, 1)[None]
         if self._config.image_size:
-            return center_crop_resize(cached_pixels, self._config.image_size)
-        name, (h0, w0) = self._first = self._first or (path.name, cached_pixels.shape[2:])
-        if cached_pixels.shape[2:] != (h0, w0):
-            h, w = cached_pixels.shape[2:]
+            return center_crop_resize(decoded, self._config.image_size)
+        name, (h0, w0) = self._first = self._first or (path.name, decoded.shape[2:])
+        if decoded.shape[2:] != (h0, w0):
+            h, w = decoded.shape[2:]
             raise DataError(
                 f"`image_size` = 0 needs images of one size, but {name} is {h0} x {w0} pixels "
                 f"and {path.name} is {h} x {w}; set it to the pixels a side to resize them to"
             )
-        return cached_pixels
+        return decoded
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[Image.Image]:
+        try:
+            with Image.open(path) as image:
+                yield image
+        except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
+            raise data_error(self._config, f"{path} cannot be read as an image ({error})") from None
 
 
 def _pixels(image: Image.Image, rgb: bool) -> NDArray[np.uint8]:

@@ -48,7 +48,8 @@ class ImageMetadata:
 class ImageSet:
     """Images of one size with a class each; the tensors are shared, so write to none of them.
 
-    `images` has shape (N, C, H, W), uint8; `labels` has shape (N,), int64, in 0..num_classes - 1.
+    `images` has shape (N, C, H, W), uint8; `labels` has shape (N,), int64, in 0..num_classes - 1. `native_sides`, shape
+    (N,), int64, is how many pixels a side the central square of each image had before it was resized; None: as now.
     """
 
     images: Tensor
@@ -56,6 +57,7 @@ class ImageSet:
     class_names: tuple[str, ...]
     name: str
     metadata: ImageMetadata = field(default_factory=ImageMetadata)
+    native_sides: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.uint8:
@@ -73,10 +75,25 @@ class ImageSet:
         """Classes of the data set, whether or not an image of each is here."""
         return len(self.class_names)
 
+    def enlargement(self) -> float:
+        """Values here for each value of the image's own, of the image that has most; 1 where none was enlarged.
+
+        An image of s pixels a side that was resized to S > s has (S / s)^2 for each, and a grey one three in RGB.
+        Whoever has noised values averages out as much of their noise.
+        """
+        count, channels, size, _ = self.images.shape
+        if not count:
+            return 1.0
+        sides = torch.tensor([size]) if self.native_sides is None else self.native_sides
+        grey = (self.images == self.images[:, :1]).flatten(1).all(dim=1)
+        area = (size / sides.double()).square().clamp(min=1)
+        return float((area * torch.where(grey, channels, 1)).max())
+
     def subset(self, indices: Tensor) -> ImageSet:
         """Copy the images at `indices`, shape (M,), int64; the classes stay those of the whole."""
         metadata = self.metadata.subset(indices)
-        return ImageSet(self.images[indices], self.labels[indices], self.class_names, self.name, metadata)
+        sides = None if self.native_sides is None else self.native_sides[indices]
+        return ImageSet(self.images[indices], self.labels[indices], self.class_names, self.name, metadata, sides)
 
 
 def _in_memory(_: Tensor) -> Iterable[Path]:
@@ -89,7 +106,9 @@ class LazyImageDataset:
 
     Pixels are read last and in parts: images that `data.max_images` leaves out are never decoded, and the set need not
     fit into memory: `read` takes ascending indices, shape (n,), int64, and gives (n, C, H, W), uint8. `files`
-    names the files in which the pixels at some indices are; none if they are in memory already.
+    names the files in which the pixels at some indices are; none if they are in memory already. Where `read` resizes,
+    `native_sides` must say how many pixels a side the central squares of the images at some indices have before that,
+    shape (n,), int64: by these it is known by how much noise can be averaged out.
     """
 
     labels: Tensor
@@ -97,6 +116,15 @@ class LazyImageDataset:
     read: Callable[[Tensor], Tensor]
     files: Callable[[Tensor], Iterable[Path]] = _in_memory
     metadata: ImageMetadata = field(default_factory=ImageMetadata)
+    native_sides: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class DecodedImages:
+    """Square images of one size, (n, C, S, S), uint8, and the sides they had before they were resized, (n,), int64."""
+
+    pixels: Tensor
+    native_sides: Tensor
 
 
 @dataclass(frozen=True)
@@ -160,6 +188,20 @@ def center_crop_resize(images: Tensor, size: int) -> Tensor:
     if side == size:
         return square.contiguous()
     return torch.cat([_resize(part, size) for part in torch.split(square, RESIZED_TOGETHER)])
+
+
+def decode(source: LazyImageDataset, indices: Tensor, size: int) -> DecodedImages:
+    """Read the images at ascending indices, shape (n,), int64, and crop and resize them as `center_crop_resize` does.
+
+    Raises:
+        DataError: images are damaged or do not fit together.
+    """
+    read = source.read(indices)
+    if source.native_sides is None:
+        sides = torch.full((len(read),), min(read.shape[2:]), dtype=torch.int64)
+    else:
+        sides = source.native_sides(indices)
+    return DecodedImages(center_crop_resize(read, size), sides)
 
 
 def _resize(images: Tensor, size: int) -> Tensor:

@@ -38,7 +38,9 @@ class DataConfig:
         "classes", "what the networks are conditioned on", choices=("classes", "attributes", "none")
     )
     class_attribute: str = setting("", "attribute that gives the classes of celeba; empty: one class")
-    max_images: int = setting(0, "use only this many images, drawn by seed; 0: all", low=0)
+    max_images: int = setting(
+        0, "use only this many images, drawn by seed, or by a deployed client's secret; 0: all", low=0
+    )
     max_client_images: int = setting(0, "use only this many images of each client; 0: all", low=0)
     holdout_fraction: float = setting(0.2, "share of each client's images that is never trained on", above=0, high=0.9)
     merge_classes_by: str = setting(

@@ -56,12 +56,12 @@ class TrainConfig:
         "image_updates", "what strategies have in common", choices=("image_updates", "client_flops", "traffic")
     )
     local_epochs: float = setting(10.0, "passes over the images that a full DDPM would make in a round", above=0)
-    learning_rate: float = setting(2e-3, "Adam's step size", above=0)
+    learning_rate: float = setting(2e-3, "Adam's step size", low=1e-8, high=1)
     lr_schedule: str = setting("cosine", "learning rate over the rounds", choices=("constant", "cosine"))
     ema_decay: float = setting(0.999, "decay of the averaged weights that sample", low=0, high=1)
     loss_weighting: str = setting("uniform", "weight of a step in the loss", choices=("uniform", "min_snr"))
     min_snr_gamma: float = setting(
-        5.0, "gamma of min-SNR weighting", above=0, when=({"train.loss_weighting": "min_snr"},)
+        5.0, "gamma of min-SNR weighting", low=1e-3, high=1e6, when=({"train.loss_weighting": "min_snr"},)
     )
     cfg_dropout: float = setting(
         0.0, "share of training images whose condition is dropped, for `sampling.guidance_scale`", low=0, high=1
@@ -73,7 +73,7 @@ class TrainConfig:
 class FedProxConfig:
     """FedProx (arXiv 1812.06127)."""
 
-    proximal_mu: float = setting(0.01, "pull towards the global weights", low=0)
+    proximal_mu: float = setting(0.01, "pull towards the global weights", low=0, high=1e6)
 
 
 @dataclass(frozen=True)

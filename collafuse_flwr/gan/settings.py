@@ -39,7 +39,9 @@ class SplitGanConfig:
     factor_tail_gradients: bool = setting(
         False, "clients with the least tail send a factor of its gradient and its weights"
     )
-    activation_noise: float = setting(0.0, "standard deviation of noise on what is sent of real images", low=0)
+    activation_noise: float = setting(
+        0.0, "standard deviation of noise on activations of images, which are then bounded to norm sqrt(values)", low=0
+    )
     init: str = setting("independent", "weights that clients begin with", choices=("independent", "common"))
     average_server_blocks: bool = setting(True, "the server's blocks are averaged with clients' own")
 

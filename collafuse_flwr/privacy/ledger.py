@@ -17,8 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from collafuse_flwr.core.atomic_io import append_json_lines, read_json_lines
-from collafuse_flwr.core.errors import RoundError, SecretError
+from collafuse_flwr.core.errors import PolicyError, RoundError, SecretError
 from collafuse_flwr.privacy.accounting import Training, composed_epsilon, release_mu
+
+#: Refusals that are listed, each reason once a run; later ones are in the client's log alone.
+MAX_REFUSALS = 10_000
+#: Bytes of a ledger; one that is full lets nothing more leave. An operator could else fill the disk by messages.
+MAX_BYTES = 2**28
 
 #: A path of noise: the largest norm of an image on it, and the draw.
 _Path = tuple[float, int]
@@ -34,6 +39,7 @@ class Release:
         snr: alpha_bar / (1 - alpha_bar) at the cut; inf for clean images.
         clip_norm: the norm that images were clipped to; 0: none.
         shape: channels, height and width.
+        enlargement: values of an image in it for each of the image's own, at least 1, at most over the images.
     """
 
     keys: tuple[str, ...]
@@ -41,6 +47,12 @@ class Release:
     snr: float
     clip_norm: float
     shape: tuple[int, ...]
+    enlargement: float = 1.0
+
+    @property
+    def native_snr(self) -> float:
+        """The signal-to-noise ratio of the images' own values, once the noise of their copies is averaged."""
+        return self.snr * self.enlargement
 
     @property
     def images(self) -> str:
@@ -57,9 +69,9 @@ class Release:
 class Exposure:
     """What has left, in all, of the image of which most has.
 
-    `releases` counts paths of noise: releases on one path tell together what the least noisy tells. `snr` and `mu` are
-    those of all paths together, `training` the steps of DP-SGD. `unbounded` says that something left for which there is
-    no bound.
+    `releases` counts paths of noise: releases on one path tell together what the least noisy tells. `snr`, of the
+    image's own values, and `mu` are those of all paths together, `training` the steps of DP-SGD. `unbounded` says that
+    something left for which there is no bound.
     """
 
     releases: int
@@ -93,6 +105,19 @@ class Ledger:
         """Append an entry."""
         self._append([{"kind": kind} | values])
 
+    def add_refusal(self, reason: str) -> None:
+        """Append a refusal, if it is a new one of this run and there is room."""
+        refusals = self._of("refusal")
+        listed = any((entry["run"], entry["reason"]) == (self.run, reason) for entry in refusals)
+        if not listed and len(refusals) < MAX_REFUSALS and not self._full:
+            self.add("refusal", reason=reason)
+
+    def add_once(self, kind: str, **values: Any) -> None:
+        """Append an entry, unless this run has the same already."""
+        row = {"kind": kind, "run": self.run} | values
+        if not any(row.items() <= entry.items() for entry in self._of(kind)):
+            self.add(kind, **values)
+
     def begin(self, message: str, round_: int) -> None:
         """Begin the answer to a message of a round; rounds never go back, and each message comes once in a round.
 
@@ -116,29 +141,35 @@ class Ledger:
         rows.append({"kind": "release", "images": release.images} | own | values)
         self._append(rows)
 
-    def add_training(self, training: Training, max_grad_norm: float, state: str) -> None:
-        """Append steps of DP-SGD; those that led to a state that is listed already are the same steps, repeated."""
+    def add_training(self, training: Training, max_grad_norm: float, state: str = "") -> None:
+        """Append steps of DP-SGD.
+
+        `state` names what they led to: steps that led to a state that is listed already are the same steps, repeated.
+        Without it, as for steps with fresh noise that are still to be taken, they count in any case.
+        """
         row = {"kind": "dp_sgd"} | asdict(training) | {"max_grad_norm": max_grad_norm, "state": state}
-        if not any(row.items() <= entry.items() for entry in self._of("dp_sgd")):
+        if not state or not any(row.items() <= entry.items() for entry in self._of("dp_sgd")):
             self._append([row])
 
     def exposure(self, *more: Release, training: Iterable[Training] = ()) -> Exposure:
         """What has left, and what would have with `more` releases or steps: then of their images only."""
-        by_shape: dict[tuple[int, ...], dict[str, dict[_Path, float]]] = defaultdict(lambda: defaultdict(dict))
+        by_shape: dict[tuple[int, ...], dict[str, dict[_Path, tuple[float, float]]]]
+        by_shape = defaultdict(lambda: defaultdict(dict))
         for release in (*self.releases, *more):
             for key in release.keys:
                 paths = by_shape[release.shape][key]
                 for draw in release.draws:
                     path = release.norm, draw
-                    paths[path] = max(paths.get(path, 0.0), release.snr)
+                    native, own = paths.get(path, (0.0, 0.0))
+                    paths[path] = max(native, release.native_snr), max(own, release.snr)
         released = {key for release in more for key in release.keys}
         releases, snr, squares = 0, 0.0, 0.0
         for images in by_shape.values():
             # An image of another size has another key: whatever left at that size may have been this image.
             here = [paths for key, paths in images.items() if key in released] or list(images.values())
             releases += max(map(len, here))
-            snr += max(sum(paths.values()) for paths in here)
-            squares += max(sum(release_mu(own, norm) ** 2 for (norm, _), own in paths.items()) for paths in here)
+            snr += max(sum(native for native, _ in paths.values()) for paths in here)
+            squares += max(sum(release_mu(own, norm) ** 2 for (norm, _), (_, own) in paths.items()) for paths in here)
         steps = _merged([*self._training, *training])
         return Exposure(releases, snr, math.sqrt(squares), steps, self._unbounded)
 
@@ -153,6 +184,7 @@ class Ledger:
                 math.inf if entry["snr"] is None else entry["snr"],
                 entry["clip_norm"],
                 tuple(entry["shape"]),
+                entry["enlargement"],
             )
             for entry in self._of("release")
         ]
@@ -186,10 +218,24 @@ class Ledger:
     def _of(self, kind: str) -> list[dict[str, Any]]:
         return [entry for entry in self.entries if entry["kind"] == kind]
 
+    @property
+    def _full(self) -> bool:
+        return self.path.exists() and self.path.stat().st_size >= MAX_BYTES
+
     def _append(self, rows: list[dict[str, Any]]) -> None:
+        """Append entries.
+
+        Raises:
+            PolicyError: the file is full.
+            OSError: the disk is.
+        """
+        if self._full:
+            raise PolicyError("the ledger of this client's owner is full: nothing more leaves")
         stamped = [{"time": int(time.time()), "run": self.run} | row for row in rows]
-        append_json_lines(self.path, stamped, self.durable)
-        self.__dict__.pop("entries", None)
+        written = append_json_lines(self.path, stamped, self.durable)
+        # A ledger is read once a message, however much that adds to it.
+        if "entries" in self.__dict__:
+            self.entries.extend(written)
 
 
 def _merged(steps: Iterable[Training]) -> tuple[Training, ...]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from collafuse_flwr.core.fields import Numbers, setting
 
+#: The least noise of DP-SGD: below it epsilon is in the millions, after a single step of all images.
+MIN_NOISE_MULTIPLIER = 0.01
 #: What a cut may be chosen by instead of its ratio, and the range of its target.
 CRITERIA = {
     "snr_db": (-math.inf, math.inf),
@@ -55,7 +57,7 @@ class DpConfig:
     """Differential privacy."""
 
     noise_multiplier: float = setting(
-        0.0, "DP-SGD of the clients' denoisers: its noise, in multiples of `dp.max_grad_norm`; 0: none", low=0
+        0.0, "DP-SGD of the clients' denoisers: its noise, in multiples of `dp.max_grad_norm`; 0: none", low=0, high=1e4
     )
-    max_grad_norm: float = setting(1.0, "L2 norm to which DP-SGD clips the gradient of an image", above=0)
+    max_grad_norm: float = setting(1.0, "L2 norm to which DP-SGD clips the gradient of an image", low=1e-6, high=1e6)
     delta: float = setting(1e-5, "delta at which epsilon is reported", above=0, high=0.5)

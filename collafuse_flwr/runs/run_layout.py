@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.atomic_io import as_file_name
 
 #: Goes up whenever a run's folder is written in a way that the code before or after it does not read; runs without a
 #: number are of layout 1.
@@ -21,20 +23,26 @@ class _HasFolder(Protocol):
 
 
 class _Below:
-    """An attribute that is a path below the owner's `folder`."""
+    """An attribute that is a path below the owner's `folder`, or another folder of its."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, of: str = "folder") -> None:
+        self.name, self.of = name, of
 
     def __get__(self, owner: _HasFolder, kind: type) -> Path:
-        return owner.folder / self.name
+        folder: Path = getattr(owner, self.of)
+        return folder / self.name
 
 
 @dataclass(frozen=True)
 class ClientLayout:
-    """All paths in a client's folder: below the run's in simulation, on the client's own disk in a deployment."""
+    """All paths in a client's folder: below the run's in simulation, on the client's own disk in a deployment.
+
+    What a run goes on from lies apart on a disk that outlives runs: no run destroys, or takes up, another's.
+    """
 
     folder: Path
+    #: The run (see `run_name`); empty where the folder is of one run alone.
+    run: str = ""
 
     secret = _Below("secret")
     denoiser = _Below("denoiser")
@@ -44,20 +52,37 @@ class ClientLayout:
     ledger = _Below("ledger.jsonl")
     #: The cut that the client has chosen, and what for.
     cut = _Below("cut.json")
-    #: Of GANs: the generator's blocks that samples are made with, and what lasts from one message to the next.
-    generator = _Below("generator.safetensors")
-    session = _Below("working")
-    discriminator_round = _Below("working.safetensors")
     #: Decoded images of a deployed client.
     image_cache = _Below("decoded")
+    runs = _Below("runs")
+    #: Of GANs: the generator's blocks that samples are made with, and what lasts from one message to the next.
+    generator = _Below("generator.safetensors", "own_run")
+    session = _Below("working", "own_run")
+    discriminator_round = _Below("working.safetensors", "own_run")
+
+    @property
+    def own_run(self) -> Path:
+        """The folder of what the run goes on from."""
+        return self.runs / self.run if self.run else self.folder
 
     def state(self, round_: int) -> Path:
         """What the client keeps after a round."""
-        return self.folder / f"state-{round_:06d}.safetensors"
+        return self.own_run / f"state-{round_:06d}.safetensors"
 
     def states(self) -> dict[int, Path]:
         """Round -> what is kept of it, oldest first."""
-        return dict(sorted((int(path.stem.split("-")[1]), path) for path in self.folder.glob("state-*.safetensors")))
+        return dict(sorted((int(path.stem.split("-")[1]), path) for path in self.own_run.glob("state-*.safetensors")))
+
+
+def run_name(config: Config, run_id: int) -> str:
+    """What a run is called on its clients' disks: as its output folder, for a run that is resumed has another id.
+
+    A run without one is called by its id. The name is that of a file, whatever the folder's is.
+    """
+    if not config.run.output:
+        return str(run_id)
+    name = Path(config.run.output).name
+    return f"{as_file_name(name)[:64]}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
 
 
 @dataclass(frozen=True)

@@ -81,12 +81,22 @@ def check_weights(what: str, weights: Weights, wanted: Weights) -> None:
             raise UploadError(
                 f"`{what}.{name}` must be {like.dtype} {tuple(like.shape)}, not {value.dtype} {tuple(value.shape)}"
             )
+        check_finite(what, {name: value})
+        if name.endswith("running_var") and bool((value < 0).any()):
+            raise UploadError(f"`{what}.{name}` holds variances, which must not be negative")
+
+
+def check_finite(what: str, weights: Weights) -> None:
+    """Hold weights, from whomever they come, to be numbers that one can go on with.
+
+    Raises:
+        UploadError: a value is not finite, or too large.
+    """
+    for name, value in weights.items():
         largest = _largest_of(value) if value.is_floating_point() else 0.0
         # Written so that nan, which compares with nothing, is refused as well.
         if not largest <= LARGEST_WEIGHT:
             raise UploadError(f"`{what}.{name}` must be finite and within {LARGEST_WEIGHT:g}, and reaches {largest:g}")
-        if name.endswith("running_var") and bool((value < 0).any()):
-            raise UploadError(f"`{what}.{name}` holds variances, which must not be negative")
 
 
 def check_activations(tensors: dict[str, Tensor], wanted: dict[str, torch.Size]) -> None:

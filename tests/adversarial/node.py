@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from collafuse_flwr import client_app
+from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config, without_unread
 from collafuse_flwr.data.federated import load_client_data
 from collafuse_flwr.data.images import normalize
@@ -89,7 +90,8 @@ class Node:
     def x_0(self, **settings: Any) -> Tensor:
         """The client's training images, in [-1, 1]."""
         data = Config.from_flat(QUICK | settings).data
-        train = load_client_data(data, 0, str(self.folder / "images.npz"), str(self.folder / "cache")).train
+        secret = ClientStore(self.state).secret(None, 0)
+        train = load_client_data(data, secret, str(self.folder / "images.npz"), str(self.folder / "cache")).train
         return normalize(train.images)
 
     def in_order(self, upload: Tensor, draws: range = range(1)) -> Tensor:

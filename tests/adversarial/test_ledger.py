@@ -194,6 +194,9 @@ def test_a_lost_evaluation_hides_no_upload() -> None:
         {"upload.noise": "resampled", "num_rounds": 50},
         {"upload.draws_per_image": 16},
         {"dp.delta": 1e-12},
+        {"image_size": 4},
+        {"data.max_images": 12},
+        {"data.holdout_fraction": 0.5},
     ],
 )
 def test_a_cut_that_was_chosen_for_less_is_none_for_more(tmp_path: Path, other: dict[str, Any]) -> None:
@@ -205,7 +208,7 @@ def test_a_cut_that_was_chosen_for_less_is_none_for_more(tmp_path: Path, other: 
         config = Config.from_flat(chosen | settings)
         setup = diffusion_setup(config)
         path = str(tmp_path / "images.npz")
-        images = load_client_data(config.data, 0, path, str(tmp_path / "cache")).train
+        images = load_client_data(config.data, bytes(16), path, str(tmp_path / "cache")).train
         return select_cut(config, setup, images, 0, ClientStore(node.state))
 
     first = cut()

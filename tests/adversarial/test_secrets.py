@@ -7,12 +7,18 @@ import stat
 from pathlib import Path
 
 import pytest
+import torch
+from flwr.app import Context, RecordDict
 
 from collafuse_flwr import client_app
+from collafuse_flwr.client.gan_base import GanClient
+from collafuse_flwr.client.policy import Policy
 from collafuse_flwr.client.state_store import ClientStore
+from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SecretError
+from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.wire.common import ClientInfo, ClientInfoRequest
-from tests.adversarial.node import Node
+from tests.adversarial.node import OPEN, Node, some_images
 
 
 @pytest.mark.parametrize("length", [0, 1, 8, 15, 17])
@@ -50,3 +56,21 @@ def test_no_error_of_a_client_with_data_of_its_own_says_anything(
     refusal = Node(tmp_path).ask("query.client_info", ClientInfoRequest(), ClientInfo)
     assert refusal.reason == client_app.MASKED
     assert str(error.args[0]) in capsys.readouterr().err
+
+
+def test_no_seed_that_could_be_tried_gives_a_stream_of_a_deployed_client(tmp_path: Path) -> None:
+    """A CPU's generator takes 32 bits of a seed: rows, steps and noise were one of 2^32, which a loss tells apart."""
+    node = Node(tmp_path, OPEN + 'weights = "always"\n', some_images(20, 16))
+    config = Config.from_flat(node.run_config(strategy="fedgan"))
+    limits = Policy.load(Path(node.node["policy"]))
+    client = client_app._client(config, Context(1, 1, node.node, RecordDict(), config.to_flower()), limits)
+    assert isinstance(client, GanClient)
+    streams = {
+        "rows, steps and noise of a round": named_generator(client._root(), "client", 0, "round", 1),
+        "of the held-out loss": named_generator(client._seed("held out")),
+        "codes of samples": client._stream("sample codes", 1),
+        "rows and codes of a batch": client._batches()._stream("codes", 1, 0),
+    }
+    for name, stream in streams.items():
+        tried = torch.Generator().manual_seed(stream.initial_seed() % 2**32)
+        assert not torch.equal(torch.rand(8, generator=stream), torch.rand(8, generator=tried)), name

@@ -35,7 +35,7 @@ def load_awa2(config: DataConfig) -> LazyImageDataset:
     labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(part) for part in files]))
     images = ImageFiles(config, [path for part in files for path in part], rgb=True)
     metadata = ImageMetadata(torch.from_numpy(matrix)[labels], predicates)
-    return LazyImageDataset(labels, classes, images.read, images.files, metadata)
+    return LazyImageDataset(labels, classes, images.read, images.files, metadata, images.native_sides)
 
 
 def _names(config: DataConfig, path: Path) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ def load_brats2020(config: DataConfig) -> LazyImageDataset:
     if not folders:
         raise data_error(config, f"there is no {PREFIX}<number> in it; expected {EXPECTED}")
     paths = [_path(config, folder) for folder in folders]
-    _check_sizes(config, paths)
+    sides = _sides(config, paths)
     grades, classes = _grades(config, root / MAPPING, [folder.name for folder in folders])
     patients = torch.arange(len(paths)).repeat_interleave(SLICES)
 
@@ -67,9 +67,8 @@ def load_brats2020(config: DataConfig) -> LazyImageDataset:
     def files(indices: Tensor) -> list[Path]:
         return [paths[patient] for patient in patients[indices].unique().tolist()]
 
-    return LazyImageDataset(
-        grades[patients], classes, read, files, ImageMetadata(groups={"patient": patients}, group_key="patient")
-    )
+    metadata = ImageMetadata(groups={"patient": patients}, group_key="patient")
+    return LazyImageDataset(grades[patients], classes, read, files, metadata, lambda indices: sides[patients[indices]])
 
 
 def _path(config: DataConfig, folder: Path) -> Path:
@@ -107,18 +106,20 @@ def _upward(axes: NDArray[np.int64]) -> int:
     return int(axes[:, 0].tolist().index(UPRIGHT.index("S")))
 
 
-def _check_sizes(config: DataConfig, paths: Sequence[Path]) -> None:
-    """Look at all headers; if pictures are not resized, they must be of one size."""
-    first = None
+def _sides(config: DataConfig, paths: Sequence[Path]) -> Tensor:
+    """The shorter side of each patient's pictures, from the headers; if not resized, they must be of one size."""
+    first, sides = None, []
     for path in paths:
         with _volume(config, path) as (image, axes):
             size = tuple(np.delete(image.shape, _upward(axes)).tolist())
         first = first or size
+        sides.append(min(size))
         if not config.image_size and size != first:
             raise DataError(
                 f"`image_size` = 0 needs slices of one size, but those of {paths[0].name} are {first[0]} x {first[1]} "
                 f"and those of {path.name} {size[0]} x {size[1]}; set it to the pixels a side to resize them to"
             )
+    return torch.tensor(sides)
 
 
 def _slices(config: DataConfig, path: Path) -> Tensor:

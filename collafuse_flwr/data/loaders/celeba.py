@@ -46,7 +46,7 @@ def load_celeba(config: DataConfig) -> LazyImageDataset:
     images = ImageFiles(config, _paths(config, root / IMAGES, names), rgb=True)
     identity = torch.from_numpy(np.unique(identities, return_inverse=True)[1])
     metadata = ImageMetadata(torch.from_numpy(attributes), attribute_names, {"identity": identity})
-    return LazyImageDataset(torch.from_numpy(labels), classes, images.read, images.files, metadata)
+    return LazyImageDataset(torch.from_numpy(labels), classes, images.read, images.files, metadata, images.native_sides)
 
 
 def _attributes(config: DataConfig, path: Path) -> tuple[list[str], tuple[str, ...], NDArray[np.uint8]]:

@@ -60,4 +60,5 @@ def list_classes(config: DataConfig, root: Path, expected: str, skipped: Collect
     if not images:
         raise data_error(config, f"there are no images in subfolders of it; expected {expected}")
     pixels = ImageFiles(config, [path for path, _ in images])
-    return LazyImageDataset(torch.tensor([label for _, label in images]), tuple(classes), pixels.read, pixels.files)
+    labels = torch.tensor([label for _, label in images])
+    return LazyImageDataset(labels, tuple(classes), pixels.read, pixels.files, native_sides=pixels.native_sides)

@@ -9,16 +9,15 @@ from torch import Tensor
 
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.core.rng import named_generator
-from collafuse_flwr.data.images import ImageMetadata, ImageSet
+from collafuse_flwr.data.images import ImageMetadata, ImageSet, LazyImageDataset
 from collafuse_flwr.data.partition.by_label import LABEL_PARTITIONERS, MIN_CLIENT, MIN_HELD_OUT, MIN_TRAIN
 from collafuse_flwr.data.partition.by_metadata import by_attribute, by_domain, by_group
 from collafuse_flwr.data.settings import DataConfig
-from collafuse_flwr.data.validation import data_error
 
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """The images of one client, as ascending indices, int64: `train` (at least 2) and `held_out` (at least 1)."""
+    """The images of one client, as indices, int64: `train` (at least 2) and `held_out` (at least 1)."""
 
     train: Tensor
     held_out: Tensor
@@ -37,15 +36,13 @@ class PartitionUnits:
     of_image: Tensor
 
     @classmethod
-    def of(cls, images: ImageSet) -> PartitionUnits:
+    def of(cls, images: ImageSet | LazyImageDataset) -> PartitionUnits:
         """The units of a set; one of several images has the class of its first image."""
-        metadata = images.metadata
+        metadata, count = images.metadata, len(images.labels)
         if not metadata.group_key:
-            return cls("image", images.labels, metadata, torch.arange(len(images)))
+            return cls("image", images.labels, metadata, torch.arange(count))
         _, of_image = metadata.groups[metadata.group_key].unique(return_inverse=True)
-        first = torch.full((int(of_image.max()) + 1,), len(images)).scatter_reduce(
-            0, of_image, torch.arange(len(images)), "amin"
-        )
+        first = torch.full((int(of_image.max()) + 1,), count).scatter_reduce(0, of_image, torch.arange(count), "amin")
         return cls(metadata.group_key, images.labels[first], metadata.subset(first), of_image)
 
     def images(self, units: Tensor) -> Tensor:
@@ -94,20 +91,6 @@ def make_partitions(images: ImageSet, config: DataConfig, num_clients: int, seed
         Partition(units.images(split.train), units.images(split.held_out))
         for split in _split(units, parts, config, seed)
     )
-
-
-def holdout_only_partition(images: ImageSet, config: DataConfig, seed: int) -> Partition:
-    """Hold out a share of the images of a client that has all of them.
-
-    Raises:
-        DataError: there are too few.
-    """
-    units = PartitionUnits.of(images)
-    if len(units.labels) < MIN_CLIENT:
-        raise data_error(config, f"a client needs at least {MIN_CLIENT} {units.name}s, there are {len(units.labels)}")
-    everything = torch.arange(len(units.labels))
-    split = stratified_holdout(units.labels, everything, config.holdout_fraction, named_generator(seed, "held_out", 0))
-    return Partition(units.images(split.train), units.images(split.held_out))
 
 
 def _dealt(units: PartitionUnits, config: DataConfig, num_clients: int, seed: int) -> list[Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from collafuse_flwr.gan.networks import NETS, Architecture, Blocks, Cuts, block_name, group_by_block
+from collafuse_flwr.gan.split_gan.activation_noise import clip_rows, on_grid, running_statistics
 from collafuse_flwr.gan.split_gan.factored_gradients import can_factor, weight_of
 from collafuse_flwr.gan.split_gan.ops import (
     OptimConfig,
@@ -31,7 +32,8 @@ PARTS = ("g_head", "g_tail", "d_head", "d_tail")
 class Batch:
     """Images in [-1, 1], (n, channels, size, size); labels int64, (n,); latent codes, (n, 100).
 
-    `noise` gives what is added to the discriminator's activations before they leave, by their name and values.
+    `noise` gives what is added to the discriminator's activations before they leave, by their name and values, which
+    are bounded first (activation_noise.py).
     """
 
     x: Tensor
@@ -111,11 +113,10 @@ class ClientHalf:
 
     def _fake(self, gt: Tensor) -> Tensors:
         """2: finish fake images, and send the discriminator's head of fake and of real ones, in this order."""
-        labels = self._batch().labels
         self.tape.gt = requires_grad_leaf(gt)
         self.tape.fake = self._run("g_tail", self.tape.gt)
-        self.tape.dh["dh_fake"] = self._run("d_head", self.tape.fake.detach(), labels)
-        self.tape.dh["dh_real"] = self._run("d_head", self._batch().x, labels)
+        self.tape.dh["dh_fake"] = self._d_head(self.tape.fake.detach())
+        self.tape.dh["dh_real"] = self._d_head(self._batch().x)
         return self._leaving(self.tape.dh)
 
     def _judge(self, dt_fake: Tensor, dt_real: Tensor) -> Tensors:
@@ -128,15 +129,14 @@ class ClientHalf:
 
     def _discriminator(self, grad_dh_fake: Tensor, grad_dh_real: Tensor) -> Tensors:
         """4: train the discriminator's head, and send its new activations on the fake images."""
-        batch = self._batch()
         dh = self.tape.dh
         if not dh:
-            dh["dh_fake"] = self._again("d_head", self._fake_images().detach(), batch.labels)
-            dh["dh_real"] = self._again("d_head", batch.x, batch.labels)
+            dh["dh_fake"] = self._d_head(self._fake_images().detach(), again=True)
+            dh["dh_real"] = self._d_head(self._batch().x, again=True)
         torch.autograd.backward([dh["dh_fake"], dh["dh_real"]], [grad_dh_fake, grad_dh_real])
         step(self.optimisers["d_head"])
         with without_weight_gradients(self.parts["d_head"]):
-            self.tape.dh = {"dh": self._run("d_head", self._fake_images(), batch.labels)}
+            self.tape.dh = {"dh": self._d_head(self._fake_images())}
         return self._leaving(self.tape.dh)
 
     def _score(self, dt: Tensor) -> Tensors:
@@ -152,7 +152,7 @@ class ClientHalf:
         dh = self.tape.dh.get("dh")
         if dh is None:
             with without_weight_gradients(self.parts["d_head"]):
-                dh = self._again("d_head", fake, self._batch().labels)
+                dh = self._d_head(fake, again=True)
         fake.retain_grad()
         dh.backward(grad_dh)
         assert self.tape.gt is not None
@@ -211,8 +211,8 @@ class ClientHalf:
 
     def _leaving(self, dh: Tensors) -> Tensors:
         """Activations as they leave: with noise, if there is any."""
-        noise = self._batch().noise
-        return {name: x.detach() if noise is None else x.detach() + noise(name, x.detach()) for name, x in dh.items()}
+        noise, sent = self._batch().noise, {name: x.detach() for name, x in dh.items()}
+        return sent if noise is None else {name: on_grid(x + noise(name, x)) for name, x in sent.items()}
 
     def _batch(self) -> Batch:
         assert self.tape.batch is not None
@@ -224,6 +224,14 @@ class ClientHalf:
             self.tape.gt = requires_grad_leaf(self.tape.gt)
             self.tape.fake = self._again("g_tail", self.tape.gt)
         return self.tape.fake
+
+    def _d_head(self, x: Tensor, *, again: bool = False) -> Tensor:
+        """The discriminator's head of images with the batch's labels; where noise is added, each row is bounded."""
+        batch, run = self._batch(), self._again if again else self._run
+        if batch.noise is None:
+            return run("d_head", x, batch.labels)
+        with running_statistics(self.parts["d_head"]):
+            return clip_rows(run("d_head", x, batch.labels))
 
     def _run(self, part: str, x: Tensor, labels: Tensor | None = None) -> Tensor:
         with self.runtime.autocast():

@@ -17,6 +17,8 @@ from collafuse_flwr.client.split_session import Batches
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.gan.split_gan.client_half import Batch
+from collafuse_flwr.privacy.ledger import Ledger
+from collafuse_flwr.runs.run_layout import RunLayout
 from strategies.client_manager import ClientManager
 from tests.component.strategies.test_huscf_gan import GAN, run
 from tests.small_runs import bytes_of, connect, metrics, run_strategy, small
@@ -100,3 +102,24 @@ def test_a_round_of_which_nobody_comes_back_changes_nothing(tmp_path: Path) -> N
     assert metrics(tmp_path / "two")[1]["server"]["steps"] == 1
     kept = load_file(tmp_path / "one" / "server" / "middle.safetensors")
     assert all(torch.equal(made.half.blocks()[name], value) for name, value in kept.items())
+
+
+@pytest.mark.parametrize("strategy", ["huscf_gan", "mdgan"])
+def test_the_ledgers_of_both_engines_tell_the_same(tmp_path: Path, strategy: str) -> None:
+    """In one process nothing was noted, and `simulations.disclosed` showed clients that nothing had left."""
+
+    def entries(folder: Path) -> list[dict[str, Any]]:
+        kept = []
+        for entry in Ledger(RunLayout(folder).client(0).ledger).entries:
+            own = {name: value for name, value in entry.items() if name not in ("time", "run")}
+            if own["kind"] == "numbers":
+                own["values"] = {name: value for name, value in own["values"].items() if name != "seconds"}
+            kept.append(own)
+        return kept
+
+    for engine in ("messages", "in_process"):
+        config = small(tmp_path / engine, **of(strategy, engine))
+        run_strategy(config, connect(config))
+    ours = entries(tmp_path / "messages")
+    assert {"round", "numbers", "weights", "activations"} == {entry["kind"] for entry in ours}
+    assert ours == entries(tmp_path / "in_process")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from collafuse_flwr.client.state_store import KEPT_ROUNDS, ClientState, ClientStore
+from collafuse_flwr.client.state_store import KEPT_ROUNDS, KEPT_RUNS, ClientState, ClientStore
 from collafuse_flwr.core import atomic_io as files
 from collafuse_flwr.privacy.brownian_noise import brownian_path
 
@@ -117,7 +117,7 @@ def test_a_new_client_has_no_past(tmp_path: Path) -> None:
 
 
 @settings(max_examples=30)
-@given(st.builds(ClientState, st.integers(1, 999999), st.integers(0, 99), st.floats(0, 1e9)))
+@given(st.builds(ClientState, st.integers(1, 999999), st.integers(0, 99), st.floats(0, 1e9), st.booleans()))
 def test_a_ledger_survives_to_the_last_bit(tmp_path_factory: pytest.TempPathFactory, ledger: ClientState) -> None:
     folder = tmp_path_factory.mktemp("client")
     ClientStore(folder).save(ledger, tensors())
@@ -196,6 +196,27 @@ def test_a_killed_write_leaves_the_state_before(tmp_path: Path, monkeypatch: pyt
             store.save(ClientState(2 if again else 3), tensors(9))
     assert {name: (tmp_path / name).read_bytes() for name in rounds_in(tmp_path)} == before
     assert store.load(before=4)[0].round == 2
+
+
+# The states of several runs.
+
+
+def test_runs_on_one_disk_do_not_see_each_other(tmp_path: Path) -> None:
+    first, second = ClientStore(tmp_path, "first"), ClientStore(tmp_path, "second")
+    first.save(ClientState(5), tensors(5))
+    assert second.load(before=1) == (ClientState(), {})
+    second.save(ClientState(1), tensors(1))
+    assert first.load(before=6)[0].round == 5
+    assert first.secret(None, 0) == second.secret(None, 0)
+
+
+def test_only_the_runs_that_trained_last_are_kept(tmp_path: Path) -> None:
+    """Or whoever begins runs fills the disk."""
+    for run in range(3 * KEPT_RUNS):
+        ClientStore(tmp_path, "first").save(ClientState(run + 1), tensors())
+        ClientStore(tmp_path, f"run-{run}").save(ClientState(1), tensors())
+    newest = {f"run-{run}" for run in range(2 * KEPT_RUNS + 1, 3 * KEPT_RUNS)}
+    assert set(rounds_in(tmp_path / "runs")) == {"first"} | newest
 
 
 # The samples of an evaluation.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.core.rng import derive_seed, named_generator
+from collafuse_flwr.core.rng import derive_seed, keyed_generator, named_generator
 
 NAMES = st.lists(st.integers() | st.text(max_size=6), max_size=4).map(tuple)
 
@@ -57,3 +58,28 @@ def test_neighbouring_streams_are_uncorrelated(seed: int, client: int) -> None:
     """Of 4,096 pairs the correlation has a standard deviation of 1/64."""
     draws = torch.stack([torch.randn(4096, generator=named_generator(seed, "client", c)) for c in (client, client + 1)])
     assert abs(torch.corrcoef(draws)[0, 1].item()) < 6 / 64
+
+
+def test_a_secret_fills_the_whole_state() -> None:
+    """The words are numpy's: both are the Mersenne Twister, of which torch takes the low 24 bits for a float."""
+    secret, name = bytes(range(16)), ("client", 3)
+    words = keyed_generator(secret, repr(name).encode()).integers(0, 1 << 32, 624, np.uint64)
+    twister = np.random.RandomState()
+    twister.set_state(("MT19937", words.astype(np.uint32), 624, 0, 0.0))
+    expected = (twister.randint(0, 1 << 32, 2000, np.uint64) % (1 << 24)) / 2**24
+    assert torch.rand(2000, generator=named_generator(secret, *name)).tolist() == expected.tolist()
+
+
+def test_streams_of_a_secret_are_told_apart_and_repeat() -> None:
+    names: list[tuple[int | str | bytes, ...]] = [
+        (bytes(16), "a"),
+        (bytes(16), "b"),
+        (bytes(16),),
+        (b"1" * 16, "a"),
+        (bytes(16).hex(), "a"),
+    ]
+    draws = [torch.randn(64, generator=named_generator(*name)) for name in names]
+    assert all(
+        torch.equal(torch.randn(64, generator=named_generator(*name)), x) for name, x in zip(names, draws, strict=True)
+    )
+    assert len({tuple(x.tolist()) for x in draws}) == len(names)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.images import ImageMetadata, ImageSet
-from collafuse_flwr.data.partition.partitions import Partition, holdout_only_partition, make_partitions
+from collafuse_flwr.data.partition.partitions import Partition, make_partitions
 from collafuse_flwr.data.settings import DataConfig
 
 NAMES = ("Bald", "Smiling", "Hat")
@@ -66,16 +66,6 @@ def test_patients_straddle_neither_clients_nor_splits(kind: str) -> None:
     assert sum(len(indices(p)) for p in partitions) == len(images)
     if kind in {"by_patient", "iid"}:
         assert [len(p.held_out) for p in partitions] == [10, 10, 10]
-
-
-def test_a_deployed_clients_patients_straddle_no_split() -> None:
-    images = grouped("patient", [5] * 10, group_key="patient")
-    split, patient = (
-        holdout_only_partition(images, DataConfig(holdout_fraction=0.3), 0),
-        images.metadata.groups["patient"],
-    )
-    assert len(set(patient[split.held_out].tolist())) == 3
-    assert not set(patient[split.train].tolist()) & set(patient[split.held_out].tolist())
 
 
 def test_three_patients_are_the_least() -> None:

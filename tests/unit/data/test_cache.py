@@ -14,6 +14,8 @@ from collafuse_flwr.data.federated import federation_data, load_client_data
 from collafuse_flwr.data.images import ImageSet
 from collafuse_flwr.data.settings import DataConfig
 
+SECRET = bytes(range(16))
+
 
 def test_clients_that_are_threads_load_the_data_once(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
@@ -73,16 +75,17 @@ def test_a_deployed_client_holds_all_that_lies_at_its_path(tmp_path: Path) -> No
     path = tmp_path / "own.npz"
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
     np.savez(path, images=images, labels=np.arange(20) % 2, classes=["a", "b", "c"])
-    own = load_client_data(DataConfig(dataset=("npz",), dataset_path=(str(path),)), 0, "", str(tmp_path / "decoded"))
+    config, decoded = DataConfig(dataset=("npz",), dataset_path=(str(path),)), str(tmp_path / "decoded")
+    own = load_client_data(config, SECRET, "", decoded)
     assert (len(own.train), len(own.held_out)) == (16, 4)
-    assert own.held_out.labels.bincount().tolist() == [2, 2]
+    assert len(torch.cat([own.train.images, own.held_out.images]).unique(dim=0)) == 20
     assert own.train.num_classes == 3
     shared = DataConfig(dataset=("npz",), dataset_path=("elsewhere.npz",))
-    again = load_client_data(shared, 0, str(path), str(tmp_path / "other"))
+    again = load_client_data(shared, SECRET, str(path), str(tmp_path / "other"))
     assert torch.equal(again.train.images, own.train.images)
 
 
 def test_a_deployed_client_needs_three_images(tmp_path: Path) -> None:
     np.savez(tmp_path / "own.npz", images=np.zeros((2, 8, 8), np.uint8))
     with pytest.raises(DataError, match=r"^`dataset_path` = .* at least 3 images, there are 2"):
-        load_client_data(DataConfig(dataset=("npz",)), 0, str(tmp_path / "own.npz"), str(tmp_path))
+        load_client_data(DataConfig(dataset=("npz",)), SECRET, str(tmp_path / "own.npz"), str(tmp_path))

@@ -80,3 +80,32 @@ def test_fit_of_zero_keeps_square_images_and_refuses_others() -> None:
     assert center_crop_resize(square, 0) is square
     with pytest.raises(DataError, match=r"^`image_size` = 0 .* 4 x 8 pixels"):
         center_crop_resize(torch.zeros(1, 1, 4, 8, dtype=torch.uint8), 0)
+
+
+def test_enlargement_is_of_the_image_that_has_most_values_for_each_of_its_own() -> None:
+    pixels = torch.arange(2 * 3 * 64, dtype=torch.uint8).view(2, 3, 8, 8)
+    grey = pixels[:, :1].expand(-1, 3, -1, -1)
+    for images, sides, expected in (
+        (pixels, None, 1.0),
+        (pixels, [8, 100], 1.0),
+        (pixels, [8, 4], 4.0),
+        (pixels, [6, 16], 64 / 36),
+        (pixels[:, :1], [8, 8], 1.0),
+        (grey, [100, 8], 3.0),
+        (grey, [2, 4], 48.0),
+        (torch.cat([pixels[:1], grey[1:]]), [8, 4], 12.0),
+    ):
+        native = None if sides is None else torch.tensor(sides)
+        own = ImageSet(images, torch.zeros(2, dtype=torch.int64), ("one",), "set", native_sides=native)
+        assert own.enlargement() == pytest.approx(expected)
+    assert own.subset(torch.tensor([0])).enlargement() == 1.0
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 8, 13, 64])
+def test_resized_images_are_within_their_range(size: int) -> None:
+    """Whatever is resized how: a norm of sqrt(values) bounds images that are not clipped."""
+    board = (torch.arange(64).view(1, 1, 8, 8) % 2 * 255).to(torch.uint8)
+    for images in (board, board.flip(3), (board.float().sign() * 255).to(torch.uint8)[:, :, :, :5]):
+        x = normalize(center_crop_resize(images, size))
+        assert x.abs().max() <= 1
+        assert x.double().norm() <= x.numel() ** 0.5
