@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -55,11 +56,12 @@ def write_images(folder: Path, client: int) -> None:
 
 @contextmanager
 def supernode(superlink: SuperLink, folder: Path, client: int) -> Iterator[subprocess.Popen[bytes]]:
-    """One client's SuperNode, started as the README says."""
+    """One client's SuperNode: Flower's own for client 0, the one whose messages are forked for the others."""
+    start = [sys.executable, "-m", "simulations.supernode"] if client else [script("flower-supernode")]
     node_config = f'partition-id={client} data-path="{folder}/images" state-path="{folder}/state"'
     if (folder / "policy.toml").exists():
         node_config += f' policy="{folder}/policy.toml"'
-    command = [script("flower-supernode"), "--insecure", "--superlink", superlink.address]
+    command = [*start, "--insecure", "--superlink", superlink.address]
     command += ["--port", str(free_port()), "--node-config", node_config]
     with (folder / "supernode.log").open("ab") as log:
         process = subprocess.Popen(

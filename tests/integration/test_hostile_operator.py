@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import textwrap
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from collafuse_flwr.client_app import MASKED
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.privacy.ledger import Ledger
 from simulations.runners.environment import prepare_environment
-from simulations.runners.superlink import SuperLink, free_port, private_superlink, script, stop
+from simulations.runners.superlink import SuperLink, free_port, private_superlink, stop
 
 SETTINGS: dict[str, Any] = {
     "num-supernodes": 2,
@@ -119,7 +120,8 @@ def supernode(superlink: SuperLink, home: Path, client: int) -> subprocess.Popen
     np.savez(home / "images.npz", images=images, labels=np.arange(30) % 3)
     (home / "policy.toml").write_text("max_snr_db = 0\nmin_images = 20\n")
     config = f'partition-id={client} data-path="{home}/images.npz" state-path="{home}/state"'
-    command = [script("flower-supernode"), "--insecure", "--superlink", superlink.address, "--port", str(free_port())]
+    command = [sys.executable, "-m", "simulations.supernode", "--insecure", "--superlink", superlink.address]
+    command += ["--port", str(free_port())]
     command += ["--node-config", f'{config} policy="{home}/policy.toml"']
     with (home / "supernode.log").open("ab") as log:
         return subprocess.Popen(

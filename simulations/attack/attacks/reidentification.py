@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from collafuse_flwr.data.images import subsample_evenly
-from collafuse_flwr.privacy.attacks.naming import reidentify
+from collafuse_flwr.privacy.reidentification import reidentify
 from simulations.attack.server_view import MAX_TARGETS, clipped
 from simulations.attack.spec import RECEIVED, AttackSpec, Column, Outcome, Panel, of_diffusion
 from simulations.attack.target import ClientTarget

@@ -61,7 +61,7 @@ def test_of_many_images_some_from_everywhere_are_attacked(monkeypatch: pytest.Mo
         seen.append(y)
         return torch.zeros(len(y), dtype=torch.int64)
 
-    monkeypatch.setattr("collafuse_flwr.privacy.attacks.naming.matched_filter", watch)
+    monkeypatch.setattr("collafuse_flwr.privacy.reidentification.matched_filter", watch)
     assert rate(images(2000), torch.arange(2000), 0.5) == 1 / 1000
     assert len(seen[0]) == 1000
 

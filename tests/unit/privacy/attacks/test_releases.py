@@ -24,9 +24,9 @@ from collafuse_flwr.privacy.attacks.denoiser_reconstruction import (
     predict_x0,
     train_shadow,
 )
-from collafuse_flwr.privacy.attacks.naming import reidentify
 from collafuse_flwr.privacy.attacks.wiener import Wiener
 from collafuse_flwr.privacy.leakage_bounds import covariance_eigenvalues, wiener_psnr
+from collafuse_flwr.privacy.reidentification import reidentify
 from tests.unit.diffusion.oracle import Gaussian
 
 
