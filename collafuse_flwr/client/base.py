@@ -105,8 +105,11 @@ class BaseClient(ABC):
 
         Raises:
             RoundError: the round is over.
+            PolicyError: activations have left often enough.
         """
         if begins := self._begins_round(request):
+            if self.policy is not None and {"activations", "gradients"} & set(self.config.spec.sends):
+                self.policy.check_activation_rounds(self.ledger.count("activations"))
             self.ledger.begin(kind, request.round)
         reply = self._withheld(act(request))
         self._note(kind, reply, begins)

@@ -57,6 +57,7 @@ class Policy:
     labels: bool = setting(False, "labels may leave, with releases or in what a GAN sends")
     weights: str = setting("never", "weights may leave", choices=("never", "dp_sgd", "always"))
     activations: bool = setting(False, "activations and gradients at a split GAN's cuts may leave")
+    max_activation_rounds: int = setting(100, "rounds, and evaluations, with activations, ever; 0: no limit", low=0)
     min_activation_noise: float = setting(0.0, "least standard deviation of the noise on activations", low=0)
     min_discriminator_blocks: int = setting(0, "least extra blocks of the discriminator on images", low=0)
     numbers: Texts = setting((), "numbers about the images that are reported", choices=NUMBERS)
@@ -224,6 +225,14 @@ class Policy:
             PolicyError: they may not.
         """
         self._hold("weights", self.weights == "always" or (self.weights == "dp_sgd" and dp_sgd))
+
+    def check_activation_rounds(self, before: int) -> None:
+        """Refuse another round of activations, or samples begun with them, after so many `before`.
+
+        Raises:
+            PolicyError: they are too many.
+        """
+        self._hold("max_activation_rounds", not self.max_activation_rounds or before < self.max_activation_rounds)
 
     def check_steps(self, steps: int) -> None:
         """Refuse more `steps` in a round.

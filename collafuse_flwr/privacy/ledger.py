@@ -215,6 +215,10 @@ class Ledger:
     def _unbounded(self) -> bool:
         return any(entry.get("unbounded") for entry in self.entries)
 
+    def count(self, kind: str) -> int:
+        """How many entries of a kind there are."""
+        return len(self._of(kind))
+
     def _of(self, kind: str) -> list[dict[str, Any]]:
         return [entry for entry in self.entries if entry["kind"] == kind]
 

@@ -182,3 +182,14 @@ def test_an_owner_keeps_blocks_to_itself(tmp_path: Path) -> None:
     node = Node(tmp_path, POLICY + "min_discriminator_blocks = 1\n", some_images(20, 16))
     assert "`min_discriminator_blocks` = 1" in ask(node).reason
     assert not isinstance(ask(node, 2, "0010", split_gan__client_cuts="0010"), ClientError)
+
+
+def test_activations_leave_no_more_often_than_the_owner_says(tmp_path: Path) -> None:
+    """Each answer has noise of its own: the mean of those of n runs had sqrt(n) times less of it."""
+    node = Node(tmp_path, POLICY + "max_activation_rounds = 2\n", some_images(16, 16))
+    answers = [
+        node.ask("train.split", SplitRequest(1, 0, "latent", "0000", {}, {}), ActivationsReply, run=run, **SETTINGS)
+        for run in (1, 2, 3)
+    ]
+    assert [type(answer) for answer in answers] == [ActivationsReply, ActivationsReply, ClientError]
+    assert "`max_activation_rounds` = 2" in answers[-1].reason
