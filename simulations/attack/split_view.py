@@ -29,7 +29,7 @@ class Uploaded:
     """A client's batch of real images x, (n, channels, size, size), and labels, (n,), and what the server has of them.
 
     `activations` are the discriminator's, as they arrive, and `codes` the generator's of the same labels; `head` and
-    `generator` are what made them, as the server knows it.
+    `generator` are what made them, as the server knows it; under noise the head normalises by `running` statistics.
     """
 
     x: Tensor
@@ -38,6 +38,7 @@ class Uploaded:
     codes: Tensor
     head: Blocks
     generator: Blocks
+    running: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,4 +107,5 @@ class SplitRun:
             quantize_roundtrip(codes.cpu(), dtype),
             parts["d_head"].cpu(),
             parts["g_head"].cpu(),
+            self.config.split_gan.activation_noise > 0,
         )

@@ -6,8 +6,11 @@ map leaves h = (z - mean) / deviation, one linear relation short of z. With S = 
 
     S h + m = W * x    for some x:    2 unknowns a filter, and more values than pixels to hold them against.
 
-    stem = Stem.of(discriminator_head[0].state_dict())
-    found = invert_stem(stem, activations)    # of one batch, real or generated
+    stem = SolvableStem.of(discriminator_head[0].state_dict())
+    batch = invert_activations(stem, activations)    # of one batch, real or generated
+
+A client that adds noise normalises by the running statistics instead, which the server averages as well: then nothing
+is unknown but the noise.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import BatchNorm2d
 from torch.nn.functional import conv2d, conv_transpose2d, fold, normalize, unfold
 
 #: Slope of the discriminator's leaky rectifiers.
@@ -39,7 +43,8 @@ class SolvableStem:
     """What the server knows of a discriminator's first block, in float64.
 
     `kernel` is W, (filters, channels + 1, k, k), `scale` and `shift` are (filters,), and `pictures`, of shape
-    (classes, 1, size, size), stand for the labels in the last channel.
+    (classes, 1, size, size), stand for the labels in the last channel. `statistics` are S and m, each (filters, 1, 1),
+    where the block normalises by its running ones.
     """
 
     kernel: Tensor
@@ -49,14 +54,20 @@ class SolvableStem:
     stride: int = 2
     padding: int = 1
     slope: float = SLOPE
+    statistics: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor]) -> SolvableStem:
-        """From the `state_dict` of a `DiscriminatorStem`."""
+    def of(cls, state: Mapping[str, Tensor], *, running: bool = False) -> SolvableStem:
+        """From the `state_dict` of a `DiscriminatorStem`, which normalises by its `running` statistics or a batch's."""
         names = ("down.0.weight", "down.1.weight", "down.1.bias", "embedding.weight")
         kernel, scale, shift, pictures = (state[name].detach().double() for name in names)
         size = math.isqrt(pictures.shape[1])
-        return cls(kernel, scale, shift, pictures.view(-1, 1, size, size))
+        statistics = None
+        if running:
+            own = ("down.1.running_var", "down.1.running_mean", "down.0.bias")
+            variance, mean, bias = (state[name].detach().double().view(-1, 1, 1) for name in own)
+            statistics = (variance + BatchNorm2d(1).eps).sqrt(), mean - bias
+        return cls(kernel, scale, shift, pictures.view(-1, 1, size, size), statistics=statistics)
 
     @property
     def solvable(self) -> bool:
@@ -106,10 +117,10 @@ class SolvableStem:
 
 @torch.no_grad()
 def invert_activations(stem: SolvableStem, activations: Tensor) -> InvertedBatch:
-    """Images and labels of a batch, exact but for rounding, from the activations of the first block in training mode.
+    """Images and labels of a batch, exact but for rounding and noise, from the activations of the first block.
 
-    S and m are known up to a common factor from `_statistics`. Then the last channel of x shows pictures of labels,
-    whose true size gives the factor; without them x has only the image's channels.
+    In training mode S and m are known up to a common factor from `_statistics`. Then the last channel of x shows
+    pictures of labels, whose true size gives the factor; without them x has only the image's channels.
 
     A stem that is some steps old does too: images lose what the weights have moved, labels last longer.
 
@@ -125,12 +136,12 @@ def invert_activations(stem: SolvableStem, activations: Tensor) -> InvertedBatch
     h = stem.undo(activations)
     # Noise on a, or rounding, is larger in h where the rectifier was undone.
     noise = torch.where(activations > 0, 1.0, stem.slope**-2).double().mean(dim=(0, 2, 3)) / stem.scale.square()
-    deviation, offset = _statistics(stem, h, noise)
+    deviation, offset = stem.statistics or _statistics(stem, h, noise)
     z = deviation * h + offset
     shown = stem.patches(z, slice(None))[:, -1].flatten(1)
     labels = (normalize(shown) @ normalize(stem.pictures.flatten(1)).T).argmax(dim=1)
     pictures = stem.pictures[labels]
-    factor = (shown * pictures.flatten(1)).sum() / pictures.square().sum()
+    factor = torch.ones(()) if stem.statistics else (shown * pictures.flatten(1)).sum() / pictures.square().sum()
     from_labels = conv2d(pictures, stem.kernel[:, -1:], stride=stem.stride, padding=stem.padding)
     images = stem.patches(z / factor - from_labels, slice(-1))
     return InvertedBatch(images.clamp(-1, 1).to(torch.float32), labels)

@@ -22,6 +22,7 @@ def search_activation_inversion(
     channels: int,
     num_steps: int,
     *,
+    running: bool = False,
     pictures: str = "blocks.0.embedding.weight",
     slope: float = SLOPE,
 ) -> InvertedBatch:
@@ -34,13 +35,14 @@ def search_activation_inversion(
 
     Args:
         head: the client's first blocks as the server knows them, called with images and labels; it is not changed.
-        activations: a, of shape (n, ...), what the head gave for one batch in training mode.
+        activations: a, of shape (n, ...), what the head gave for one batch.
         channels: of the images.
         num_steps: of L-BFGS, each of one or a few passes of the head.
+        running: whether the head normalises by its running statistics, not by the batch's.
         pictures: the parameter E of the head with a picture of size^2 values for each label.
         slope: of the leaky rectifier that ends the head.
     """
-    own = copy.deepcopy(head).train().requires_grad_(False)
+    own = copy.deepcopy(head).train(not running).requires_grad_(False)
     table, target = own.get_parameter(pictures), _undone(activations.detach().float(), slope)
     count, size = len(target), math.isqrt(table.shape[1])
     images = torch.zeros((count, channels, size, size), device=target.device, requires_grad=True)

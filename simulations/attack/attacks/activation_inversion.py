@@ -82,13 +82,17 @@ def _inverted(seen: Uploaded, settings: InversionSettings) -> tuple[str | None, 
         # Both need the pictures that stand for labels in it.
         return None, None
     if seen.head.indices == (0,):
-        stem, some = SolvableStem.of(seen.head[0].state_dict()), seen.activations[: settings.split_rows]
+        stem, some = (
+            SolvableStem.of(seen.head[0].state_dict(), running=seen.running),
+            seen.activations[: settings.split_rows],
+        )
         if stem.solvable:
             return CLOSED_FORM, invert_activations(stem, some)
     if not settings.split_steps:
         return None, None
     # All rows were normalised together, and are searched together.
-    return SEARCH, search_activation_inversion(seen.head, seen.activations, seen.x.shape[1], settings.split_steps)
+    steps, channels = settings.split_steps, seen.x.shape[1]
+    return SEARCH, search_activation_inversion(seen.head, seen.activations, channels, steps, running=seen.running)
 
 
 ATTACK = AttackSpec(
