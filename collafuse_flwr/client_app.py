@@ -83,8 +83,11 @@ def _owner(context: Context) -> Policy | None:
 
 
 def _simulated(context: Context) -> bool:
-    """Whether a node is one of a simulation, which says how many there are, and holds no images of its own."""
-    return "num-partitions" in context.node_config and "data-path" not in context.node_config
+    """Whether a node is one of a simulation: Flower says its number, and how many there are, and nothing else.
+
+    A SuperNode whose `data-path` is misspelt must not be taken for one: the server would name what it reads.
+    """
+    return context.node_config.keys() == {"partition-id", "num-partitions"}
 
 
 def _client(config: Config, context: Context, owner: Policy | None) -> BaseClient:
@@ -105,9 +108,6 @@ def _client(config: Config, context: Context, owner: Policy | None) -> BaseClien
         # Or the server would choose what is read.
         raise SettingError("data-path", None, "the images of this node, in its --node-config")
     if "data-path" not in node:
-        if "state-path" in node:
-            folder, state = Path(str(node["state-path"])), run_name(config, context.run_id)
-            return make_simulated_client(config, client, folder, run, owner, state)
         folder = RunLayout.of(config, context.run_id).client(client).folder
         return make_simulated_client(config, client, folder, run, owner)
     if "state-path" not in node:

@@ -21,6 +21,9 @@ from simulations.runners.environment import prepare_environment
 from simulations.runners.fork_server import ForkServer, path_with
 from simulations.runners.superlink import script
 
+#: Packages of the app, which this file belongs to as well.
+OURS = ("collafuse_flwr", "strategies", "simulations")
+
 
 def preload() -> None:
     """Import what is slow and belongs to no app."""
@@ -32,7 +35,10 @@ def preload() -> None:
 
 
 def clientapp() -> None:
-    """`flwr-clientapp`."""
+    """`flwr-clientapp`, to which no app is imported yet: what Flower has verified must run, not what lies here."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
+        del sys.modules[name]
+    sys.path[:] = [path for path in sys.path if path not in ("", os.getcwd())]
     from flwr.supernode.cli.flwr_clientapp import flwr_clientapp  # noqa: PLC0415 - it is there already
 
     flwr_clientapp()

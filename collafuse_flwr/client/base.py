@@ -28,6 +28,8 @@ from collafuse_flwr.wire.codec import Metrics, decode, encode
 from collafuse_flwr.wire.common import ClientInfo, ClientInfoRequest
 from collafuse_flwr.wire.validation import check_finite
 
+#: The messages that begin a round, or samples, with activations; one that has begun is ended.
+BEGIN_ACTIVATIONS = ("train.split", "train.feedback", "evaluate.latent")
 #: The type of a message's content, and what makes the answer to it.
 Handler = tuple[type[Any], Callable[[Any], object]]
 
@@ -108,7 +110,7 @@ class BaseClient(ABC):
             PolicyError: activations have left often enough.
         """
         if begins := self._begins_round(request):
-            if self.policy is not None and {"activations", "gradients"} & set(self.config.spec.sends):
+            if self.policy is not None and kind in BEGIN_ACTIVATIONS:
                 self.policy.check_activation_rounds(self.ledger.count("activations"))
             self.ledger.begin(kind, request.round)
         reply = self._withheld(act(request))

@@ -16,7 +16,7 @@ from collafuse_flwr.gan.split_gan.activation_noise import clip_rows
 from collafuse_flwr.gan.split_gan.client_half import Batch, ClientHalf
 from collafuse_flwr.gan.split_gan.ops import OptimConfig
 from collafuse_flwr.wire.codec import ClientError
-from collafuse_flwr.wire.split_gan import ActivationsReply, EndRoundRequest, SplitRequest
+from collafuse_flwr.wire.split_gan import ActivationsReply, EndRoundReply, EndRoundRequest, SplitRequest
 from tests.adversarial.node import OPEN, Node, some_images
 from tests.small_runs import here_is, small
 
@@ -193,3 +193,6 @@ def test_activations_leave_no_more_often_than_the_owner_says(tmp_path: Path) -> 
     ]
     assert [type(answer) for answer in answers] == [ActivationsReply, ActivationsReply, ClientError]
     assert "`max_activation_rounds` = 2" in answers[-1].reason
+    # What has begun within the limit is not cut off in the middle: this is refused for its phase, not for the policy.
+    end = node.ask("train", EndRoundRequest(1, "0000", {}), EndRoundReply, run=2, **SETTINGS)
+    assert isinstance(end, EndRoundReply) or "max_activation_rounds" not in end.reason

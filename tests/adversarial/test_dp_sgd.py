@@ -128,10 +128,11 @@ def test_weights_that_are_no_numbers_are_refused_before_anything_is_computed(tmp
 def test_samples_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     """Without a policy, too, which holds them to more."""
     node = Node(tmp_path)
-    node.node["num-partitions"] = 1
-    del node.node["data-path"]
+    node.node = {"partition-id": 0, "num-partitions": 1}
     handoff = SampleHandoff(round=1, x_k=torch.full((2, 1, 8, 8), math.nan))
-    reply = node.ask("evaluate", handoff, EvaluateReply, dataset="digits", data__max_images=40, cut_ratio=0.5)
+    settings: dict[str, Any] = {"dataset": "digits", "data__max_images": 40, "cut_ratio": 0.5}
+    settings["output"] = str(tmp_path / "run")
+    reply = node.ask("evaluate", handoff, EvaluateReply, **settings)
     assert isinstance(reply, ClientError)
     assert "`arrays.x_k` must be finite" in reply.reason
 

@@ -50,7 +50,13 @@ def test_a_node_without_images_of_its_own_reads_none_that_the_operator_names(tmp
     assert reply.reason == MASKED
     assert limit(node.train(model="os:system", **target)) == "imports"
     node.node["num-partitions"] = 1
-    assert node.upload(cut_ratio=0.5, **target) is not None
+    for misspelt in ({}, {"data_path": "/data"}):
+        node.node |= misspelt
+        reply = node.train(cut_ratio=0.0, **target)
+        assert isinstance(reply, ClientError)
+        assert reply.reason == MASKED
+    node.node = {"partition-id": 0, "num-partitions": 1}
+    assert not isinstance(node.train(cut_ratio=0.5, output=str(tmp_path / "run"), **target), ClientError)
 
 
 def test_clean_images_never_leave(tmp_path: Path) -> None:

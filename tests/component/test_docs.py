@@ -12,6 +12,7 @@ from pathlib import Path
 import hydra
 import pytest
 from flwr.common.config import get_fused_config_from_dir, parse_config_args
+from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
@@ -138,6 +139,8 @@ def check_command(module: str, given: list[str]) -> None:
     elif name == "disclosure":
         flat = disclosure.DEFAULTS | flat_settings(OmegaConf.from_cli(given))
         Config.from_flat({key: value for key, value in flat.items() if key not in BENCH})
+    elif name == "supernode":
+        _parse_args_run_supernode().parse_args(given)
     elif name in OF_FINISHED_RUNS:
         assert {argument.partition("=")[0] for argument in given} <= OWN[name]
     else:
