@@ -38,7 +38,6 @@ def clientapp() -> None:
     """`flwr-clientapp`, to which no app is imported yet: what Flower has verified must run, not what lies here."""
     for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
         del sys.modules[name]
-    sys.path[:] = [path for path in sys.path if path not in ("", os.getcwd())]
     from flwr.supernode.cli.flwr_clientapp import flwr_clientapp  # noqa: PLC0415 - it is there already
 
     flwr_clientapp()
