@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flwr.serverapp import Grid
 from torch import Tensor
@@ -65,6 +65,17 @@ class GanStrategy(BaseStrategy):
             up = encode(answer(decode(type(request), down, dtype)), dtype)
         row.count(row.bytes_up, client, count_bytes(up))
         self._accept(client, partial(self._read, client, up, kind, accept))
+
+    def _end_here(self, client: int, session: Any, close: Callable[[Any, Any], EndRoundReply]) -> None:
+        """End the round of a client in this process by `close` of its session and the request, as a message would."""
+        request, here = self._train_request(client, self.history.rounds[-1].round), self.clients(client)
+
+        def answer(own: object) -> object:
+            reply: object = here.noted("train", own, lambda end: close(session, end))
+            return reply
+
+        self._round_trip_here(client, request, answer, EndRoundReply, self._accept_training)
+        here.keep_round(session)
 
 
 class GeneratorStrategy(GanStrategy):

@@ -26,7 +26,6 @@ from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.split_gan import (
     ActivationsReply,
-    EndRoundReply,
     EndRoundRequest,
     GenerateHeadRequest,
     GenerateTailRequest,
@@ -47,7 +46,6 @@ from strategies.split_transport import (
     Accept,
     ActivationShapes,
     InProcessTransport,
-    LocalSession,
     MessageTransport,
     TimedTransport,
 )
@@ -121,19 +119,8 @@ class HuscfGan(GanStrategy):
         self.selected, self.pending = sorted(pending), pending
         if isinstance(near, InProcessTransport):
             for client in self.selected:
-                self._close_here(client, near.sessions[client])
+                self._end_here(client, near.sessions[client], lambda own, end: own.close(end.activations))
             self.selected = []
-
-    def _close_here(self, client: int, session: LocalSession) -> None:
-        """End the round of a client in this process, as its answer to a message would."""
-        request, here = self._train_request(client, self.history.rounds[-1].round), self.clients(client)
-
-        def close(own: EndRoundRequest) -> EndRoundReply:
-            reply: EndRoundReply = here.noted("train", own, lambda end: session.close(end.activations))
-            return reply
-
-        self._round_trip_here(client, request, close, EndRoundReply, self._accept_training)
-        here.keep_round(session)
 
     def _link(self, grid: Grid, round_: int) -> tuple[MessageTransport | InProcessTransport, Transport]:
         """What counts the steps of a round, and what reaches the clients in them."""

@@ -20,7 +20,7 @@ from collafuse_flwr.runs.history import Checkpoint
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.gan import DiscriminatorFeedbackRequest, GanWorkRequest
-from collafuse_flwr.wire.split_gan import ActivationsReply, EndRoundReply
+from collafuse_flwr.wire.split_gan import ActivationsReply
 from collafuse_flwr.wire.validation import check_activations
 from strategies.gan_base import GeneratorStrategy
 from strategies.server_model import ServerWork, weights
@@ -81,7 +81,7 @@ class MdGan(GeneratorStrategy):
         self.history.rounds[-1].server = asdict(work) | {"pool": 0}
         if config.transport == "in_process":
             for client in self.selected:
-                self._close_here(client, playing[client])
+                self._end_here(client, playing[client], lambda own, _: own.close())
             self.selected = []
 
     def _make(self, round_: int, step: int, count: int) -> Made:
@@ -127,17 +127,6 @@ class MdGan(GeneratorStrategy):
         begin = DiscriminatorFeedbackRequest(round_, 0, {}, {}, {})
         here.noted("train.feedback", begin, lambda _: ActivationsReply({}))
         return here.open_round(round_, self.given.get(client, {}))
-
-    def _close_here(self, client: int, playing: Any) -> None:
-        """End the round of a client in this process, as its answer to a message would."""
-        request, here = self._train_request(client, self.history.rounds[-1].round), self.clients(client)
-
-        def close(own: GanWorkRequest) -> EndRoundReply:
-            reply: EndRoundReply = here.noted("train", own, lambda _: playing.close())
-            return reply
-
-        self._round_trip_here(client, request, close, EndRoundReply, self._accept_training)
-        here.keep_round(playing)
 
     def _accept_feedback(self, feedback: dict[int, Tensor], client: int, reply: ActivationsReply) -> None:
         """Take in one client's gradient.

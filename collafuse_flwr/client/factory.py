@@ -32,11 +32,10 @@ def make_client(
 
 
 def make_simulated_client(
-    config: Config, client: int, folder: Path, run: str = "", policy: Policy | None = None, state: str = ""
+    config: Config, client: int, folder: Path, run: str = "", policy: Policy | None = None
 ) -> BaseClient:
     """The client that holds its share of the run's data set, and keeps its state in a folder.
 
-    `state` names the run's part of a folder that several runs use.
     Its limits are those of its node, else those that `policy` in the settings names, else none.
 
     Raises:
@@ -49,4 +48,4 @@ def make_simulated_client(
         policy.check_imports(config.to_flat())
         policy.check_settings(config, client)
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed).client(client)
-    return make_client(config, client, data, ClientStore(folder, state), seeded_secret=True, run=run, policy=policy)
+    return make_client(config, client, data, ClientStore(folder), seeded_secret=True, run=run, policy=policy)

@@ -30,6 +30,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.grid import on_grid
 from collafuse_flwr.core.rng import keyed_generator, named_generator
 from collafuse_flwr.diffusion.guidance import drop_labels
 from collafuse_flwr.diffusion.loss import Objective, denoising_loss
@@ -39,8 +40,6 @@ from collafuse_flwr.diffusion.train import BatchSource, TrainResult, TrainState,
 
 #: Numbers in the gradients of single images that are held at once (64 MB); one image's may be more.
 _HELD_VALUES = 2**24
-#: What noisy sums are multiples of, in standard deviations of the noise.
-GRID = 2.0**-12
 
 
 @dataclass(frozen=True)
@@ -132,10 +131,9 @@ def add_noise(sums: Sequence[Tensor], draws: np.random.Generator, deviation: flo
 
     Made on the CPU. Whatever float32 then rounds off is of the multiples alone.
     """
-    grid = deviation * GRID
     for own in sums:
         noise = torch.from_numpy(np.asarray(draws.standard_normal(tuple(own.shape))))
-        yield noise.mul_(deviation).add_(own.cpu()).div_(grid).round_().mul_(grid).float()
+        yield on_grid(noise.mul_(deviation).add_(own.cpu()), deviation).float()
 
 
 def train_dp_sgd(

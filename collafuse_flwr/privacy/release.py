@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from collafuse_flwr.core.grid import on_grid
 from collafuse_flwr.core.rng import keyed_generator
 from collafuse_flwr.privacy.brownian_noise import brownian_path
 from collafuse_flwr.privacy.settings import UploadConfig
@@ -22,8 +23,6 @@ UploadDtype = Literal["int8", "float16", "float32"]
 
 #: int8 codes lie in -127..127, so that zero is exact and the range is symmetric.
 QUANTISED_MAX = 127
-#: What releases are multiples of: far below their noise, and far above the last bits of a float.
-GRID = 2.0**-12
 
 
 @dataclass(frozen=True)
@@ -95,11 +94,11 @@ def release(
 
 
 def _released(alpha_bar: float, image: NDArray[np.float64], secret: bytes, path: bytes) -> NDArray[np.float32]:
-    """One row: the low bits of a sum tell what was added (Mironov, CCS 2012), so it is rounded to a fixed grid."""
+    """One row, on the grid of what has been noised."""
     if alpha_bar == 1:
         return image.astype(np.float32)
     noised = image + brownian_path(secret, path, image.shape, (1 - alpha_bar) / alpha_bar)
-    rounded: NDArray[np.float32] = (np.round(alpha_bar**0.5 * noised / GRID) * GRID).astype(np.float32)
+    rounded: NDArray[np.float32] = on_grid(torch.from_numpy(alpha_bar**0.5 * noised)).float().numpy()
     return rounded
 
 

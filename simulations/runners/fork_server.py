@@ -16,7 +16,6 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 #: A command's side: nothing but the standard library, as starting it is all that is left of the cost.
 SCRIPT = """#!{python} -IS
@@ -153,6 +152,6 @@ class ForkServer:
             own.close()
 
 
-def path_with(folder: Path, env: Mapping[str, str]) -> dict[str, Any]:
+def path_with(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
     """An environment in which the commands of a folder come first."""
     return {**env, "PATH": os.pathsep.join([str(folder), env.get("PATH", os.defpath)])}

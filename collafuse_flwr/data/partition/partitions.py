@@ -130,6 +130,11 @@ def _split(units: PartitionUnits, parts: list[Tensor], config: DataConfig, seed:
     return splits
 
 
+def num_held_out(count: int, share: float) -> int:
+    """How many of `count` >= 3 are held out: a `share` (in 0..1), but so many that both sides have what they need."""
+    return min(max(round(share * count), MIN_HELD_OUT), count - MIN_TRAIN)
+
+
 def stratified_holdout(labels: Tensor, indices: Tensor, share: float, generator: torch.Generator) -> Partition:
     """Hold out a `share` (in 0..1) of the images at `indices`, shape (n,), n >= 3, drawn alike from every class.
 
@@ -137,7 +142,7 @@ def stratified_holdout(labels: Tensor, indices: Tensor, share: float, generator:
     so that each class gives its share, rounded down or up.
     """
     count = len(indices)
-    held = min(max(round(share * count), MIN_HELD_OUT), count - MIN_TRAIN)
+    held = num_held_out(count, share)
     shuffled = indices[torch.randperm(count, generator=generator)]
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
     start = torch.randint(count, (1,), generator=generator)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from collafuse_flwr.data.images import LazyImageDataset
 from collafuse_flwr.data.partition.by_label import MIN_CLIENT, MIN_HELD_OUT, MIN_TRAIN
-from collafuse_flwr.data.partition.partitions import Partition, PartitionUnits
+from collafuse_flwr.data.partition.partitions import Partition, PartitionUnits, num_held_out
 from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.data.validation import data_error
 
@@ -33,7 +33,7 @@ def secret_split(source: LazyImageDataset, config: DataConfig, secret: bytes) ->
     if count < MIN_CLIENT:
         raise data_error(config, f"a client needs at least {MIN_CLIENT} {units.name}s, there are {count}")
     order = _secret_order(secret, count)
-    held = min(max(round(share * count), MIN_HELD_OUT), count - MIN_TRAIN)
+    held = num_held_out(count, share)
     held_out, train = order[:held], order[held:].flip(0)
     if most:
         held_out = _beginning(units, held_out, round(share * most), MIN_HELD_OUT)

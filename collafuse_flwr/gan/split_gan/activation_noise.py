@@ -17,9 +17,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-#: What noised activations are multiples of: the low bits of a sum tell what was added (Mironov, CCS 2012).
-GRID = 2.0**-12
-
 
 def clip_rows(h: Tensor) -> Tensor:
     """h' of activations (n, ...), in float32; rows that are not finite become zeros, and say no more than that noise.
@@ -33,11 +30,6 @@ def clip_rows(h: Tensor) -> Tensor:
     scaled = rows / largest
     norm = torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp(min=1.0)
     return (scaled * torch.minimum(largest, math.sqrt(rows.shape[1]) / norm)).view(h.shape)
-
-
-def on_grid(x: Tensor) -> Tensor:
-    """Values rounded to multiples of 2^-12."""
-    return torch.round(x / GRID) * GRID
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from collafuse_flwr.core.grid import on_grid
 from collafuse_flwr.gan.networks import NETS, Architecture, Blocks, Cuts, block_name, group_by_block
-from collafuse_flwr.gan.split_gan.activation_noise import clip_rows, on_grid, running_statistics
+from collafuse_flwr.gan.split_gan.activation_noise import clip_rows, running_statistics
 from collafuse_flwr.gan.split_gan.factored_gradients import can_factor, weight_of
 from collafuse_flwr.gan.split_gan.ops import (
     OptimConfig,

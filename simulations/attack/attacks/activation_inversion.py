@@ -82,12 +82,9 @@ def _inverted(seen: Uploaded, settings: InversionSettings) -> tuple[str | None, 
         # Both need the pictures that stand for labels in it.
         return None, None
     if seen.head.indices == (0,):
-        stem, some = (
-            SolvableStem.of(seen.head[0].state_dict(), running=seen.running),
-            seen.activations[: settings.split_rows],
-        )
+        stem = SolvableStem.of(seen.head[0].state_dict(), running=seen.running)
         if stem.solvable:
-            return CLOSED_FORM, invert_activations(stem, some)
+            return CLOSED_FORM, invert_activations(stem, seen.activations[: settings.split_rows])
     if not settings.split_steps:
         return None, None
     # All rows were normalised together, and are searched together.

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from collafuse_flwr.core.grid import GRID
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.diffusion.schedule import Schedule, make_schedule
 from collafuse_flwr.privacy.brownian_noise import POINTS, brownian_path, grid_point
 from collafuse_flwr.privacy.release import (
-    GRID,
     Upload,
     image_keys,
     upload_order,
