@@ -20,11 +20,12 @@ from collafuse_flwr.core.atomic_io import write_tensors
 from collafuse_flwr.core.errors import UploadError, UserError
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.runtime import available_cores, choose_runtime, threads
+from collafuse_flwr.core.text import last_line
 from collafuse_flwr.runs.history import Checkpoint, History, RoundRecord
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.wire.codec import client_error, count_bytes, decode, encode
 from collafuse_flwr.wire.common import ClientInfo, EvaluateReply
-from strategies.client_manager import ClientManager, last_line
+from strategies.client_manager import ClientManager
 
 M = TypeVar("M")
 #: Hand-overs of each client that are kept for the picture.
@@ -163,7 +164,7 @@ class BaseStrategy(Strategy, ABC):
         """Note what the clients say about their samples, and close the round with a checkpoint."""
         row = self.history.rounds[-1]
         self._collect_replies(replies, EvaluateReply, self._accept_evaluation)
-        self.done = row.round
+        self.done, row.seconds = row.round, self.progress.round_seconds
         self.history.client_infos = dict(sorted(self.client_manager.client_infos.items()))
         self.history.save(self._checkpoint())
         # It is 0 where there is no denoiser to have one.
@@ -240,7 +241,7 @@ class BaseStrategy(Strategy, ABC):
             elif reply.has_error():
                 row.failed[str(client)] = last_line(reply.error.reason)
             elif (refusal := client_error(reply.content)) is not None:
-                row.failed[str(client)] = refusal.reason
+                row.failed[str(client)] = last_line(refusal.reason)
             else:
                 size, most = count_bytes(reply.content), self.config.federation.max_reply_mb
                 row.count(row.bytes_up, client, size)
@@ -260,7 +261,7 @@ class BaseStrategy(Strategy, ABC):
         try:
             accept()
         except UploadError as error:
-            self.history.rounds[-1].rejected[str(client)] = str(error)
+            self.history.rounds[-1].rejected[str(client)] = last_line(str(error))
             return False
         return True
 
