@@ -58,6 +58,7 @@ class BaseStrategy(Strategy, ABC):
         self.history = History(folder)
         self.done = 0
         self.selected: list[int] = []
+        self.on_round: Callable[[RoundRecord], None] = lambda _: None
 
     @property
     def rounds_left(self) -> int:
@@ -167,6 +168,7 @@ class BaseStrategy(Strategy, ABC):
         self.done, row.seconds = row.round, self.progress.round_seconds
         self.history.client_infos = dict(sorted(self.client_manager.client_infos.items()))
         self.history.save(self._checkpoint())
+        self.on_round(row)
         # It is 0 where there is no denoiser to have one.
         losses = {f"held-out-loss-{c}": e["held_out_loss"] for c, e in row.evaluation.items() if e.get("held_out_loss")}
         return MetricRecord(losses) if losses else None
