@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from typing import Any
 
 from flwr.app import Context
@@ -18,6 +19,7 @@ from collafuse_flwr.runs.metrics import further_metrics
 from collafuse_flwr.runs.run_dir import open_run
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.runs.summary import summarize_run
+from collafuse_flwr.runs.tracker import check_tracker, open_tracker
 from strategies import make_strategy
 from strategies.retry_grid import RetryGrid
 
@@ -38,6 +40,7 @@ def main(grid: Grid, context: Context) -> None:
     # What is read after the last round is read here as well: a mistake must not cost the training.
     pretrained_networks(config.evaluation)
     further_metrics(config)
+    check_tracker(config)
     layout = RunLayout.of(config, context.run_id)
     folder = layout.folder
     open_run(config, folder)
@@ -46,12 +49,15 @@ def main(grid: Grid, context: Context) -> None:
         patient = RetryGrid(grid, on_reply=lambda done, total: progress.step("clients", done, total))
         strategy = make_strategy(config, folder, progress, lambda client: _simulated(config, context.run_id, client))
         arrays = strategy.connect(patient)
-        strategy.start(patient, arrays, strategy.rounds_left, config.federation.round_timeout)
-        strategy.save()
-        progress.say("measuring the samples ...")
-        # One thread: small classifiers gain nothing from more, and so the figures do not depend on the machine.
-        with threads(1):
-            summary = summarize_run(folder)
+        with closing(open_tracker(config, layout, strategy.done + 1)) as tracker:
+            strategy.on_round = tracker.round
+            strategy.start(patient, arrays, strategy.rounds_left, config.federation.round_timeout)
+            strategy.save()
+            progress.say("measuring the samples ...")
+            # One thread: small classifiers gain nothing from more, and so the figures do not depend on the machine.
+            with threads(1):
+                summary = summarize_run(folder)
+            tracker.end(summary, layout.pictures, config.run.num_rounds)
     print_summary(summary, folder, progress.console)
 
 

@@ -17,6 +17,7 @@ from collafuse_flwr.data.images import normalize
 from collafuse_flwr.evaluation.pretrained import pretrained_networks
 from collafuse_flwr.runs.metrics import further_metrics
 from collafuse_flwr.runs.run_dir import read_config
+from collafuse_flwr.runs.tracker import check_tracker
 from collafuse_flwr.setup.diffusion import diffusion_setup
 from collafuse_flwr.setup.gan import build_gan_architecture
 from collafuse_flwr.setup.gan_cuts import select_cuts
@@ -63,6 +64,7 @@ def preflight(config: Config) -> None:
     some = normalize(data.images.images[:TRIED]), data.images.labels[:TRIED]
     for metric in further_metrics(config):
         metric.of(some, some)
+    check_tracker(config)
     if config.run.attack:
         check_attack(config, data)
     target = config.cut_target()

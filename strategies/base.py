@@ -20,11 +20,12 @@ from collafuse_flwr.core.atomic_io import write_tensors
 from collafuse_flwr.core.errors import UploadError, UserError
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.runtime import available_cores, choose_runtime, threads
+from collafuse_flwr.core.text import last_line
 from collafuse_flwr.runs.history import Checkpoint, History, RoundRecord
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.wire.codec import client_error, count_bytes, decode, encode
 from collafuse_flwr.wire.common import ClientInfo, EvaluateReply
-from strategies.client_manager import ClientManager, last_line
+from strategies.client_manager import ClientManager
 
 M = TypeVar("M")
 #: Hand-overs of each client that are kept for the picture.
@@ -57,6 +58,7 @@ class BaseStrategy(Strategy, ABC):
         self.history = History(folder)
         self.done = 0
         self.selected: list[int] = []
+        self.on_round: Callable[[RoundRecord], None] = lambda _: None
 
     @property
     def rounds_left(self) -> int:
@@ -163,9 +165,10 @@ class BaseStrategy(Strategy, ABC):
         """Note what the clients say about their samples, and close the round with a checkpoint."""
         row = self.history.rounds[-1]
         self._collect_replies(replies, EvaluateReply, self._accept_evaluation)
-        self.done = row.round
+        self.done, row.seconds = row.round, self.progress.round_seconds
         self.history.client_infos = dict(sorted(self.client_manager.client_infos.items()))
         self.history.save(self._checkpoint())
+        self.on_round(row)
         # It is 0 where there is no denoiser to have one.
         losses = {f"held-out-loss-{c}": e["held_out_loss"] for c, e in row.evaluation.items() if e.get("held_out_loss")}
         return MetricRecord(losses) if losses else None
@@ -240,7 +243,7 @@ class BaseStrategy(Strategy, ABC):
             elif reply.has_error():
                 row.failed[str(client)] = last_line(reply.error.reason)
             elif (refusal := client_error(reply.content)) is not None:
-                row.failed[str(client)] = refusal.reason
+                row.failed[str(client)] = last_line(refusal.reason)
             else:
                 size, most = count_bytes(reply.content), self.config.federation.max_reply_mb
                 row.count(row.bytes_up, client, size)
@@ -260,7 +263,7 @@ class BaseStrategy(Strategy, ABC):
         try:
             accept()
         except UploadError as error:
-            self.history.rounds[-1].rejected[str(client)] = str(error)
+            self.history.rounds[-1].rejected[str(client)] = last_line(str(error))
             return False
         return True
 

@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import UploadError, UserError
 from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.core.text import last_line
 from collafuse_flwr.wire.codec import client_error, decode, encode
 from collafuse_flwr.wire.common import ClientInfo, ClientInfoRequest
 
@@ -95,13 +96,13 @@ class ClientManager:
             return
         refusal = client_error(reply.content)
         if refusal is not None:
-            self.refused[node] = refusal.reason
+            self.refused[node] = last_line(refusal.reason)
             return
         try:
             client_info = decode(ClientInfo, reply.content)
             self._check(client_info)
         except UploadError as error:
-            self.refused[node] = str(error)
+            self.refused[node] = last_line(str(error))
             return
         self.refused.pop(node, None)
         self.client_infos[client_info.partition_id] = client_info
@@ -188,9 +189,3 @@ def _images(client_info: ClientInfo) -> str:
     channels, size, num_classes, num_attributes = client_info.shape
     attributes = f" with {num_attributes} attributes" if num_attributes else ""
     return f"images of {channels} x {size} x {size} in {num_classes} classes{attributes}"
-
-
-def last_line(reason: str | None) -> str:
-    """The last line of a traceback, or the whole of a one-line reason: what to show of a client's error."""
-    lines = [line.strip() for line in (reason or "").strip().splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"

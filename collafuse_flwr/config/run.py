@@ -22,6 +22,12 @@ class RunConfig:
     attack: bool = setting(False, "attack the run at its end, as simulations.attack does any finished run", top=True)
     policy: str = setting("", "an owner's limits (policy.toml) that bind every client of a simulation", top=True)
     quiet: bool = setting(False, "plain log lines instead of a progress bar", top=True)
+    tracker: str = setting(
+        "none",
+        "what shows numbers and pictures beside the run's files",
+        choices=("none", "tensorboard", "mlflow", "wandb"),
+        top=True,
+    )
     device: str = setting("auto", "where networks run", choices=("auto", "cpu", "cuda", "mps"), top=True)
     precision: str = setting("auto", "arithmetic of the networks", choices=("auto", "float32", "bfloat16"), top=True)
 

@@ -63,6 +63,11 @@ class Progress:
         self._began_round = time.monotonic()
         self.step("clients", 0, clients)
 
+    @property
+    def round_seconds(self) -> float:
+        """How long the round has taken so far."""
+        return time.monotonic() - self._began_round
+
     def step(self, what: str, done: int, total: int) -> None:
         """Note how far a part of the round is: clients that replied, backbone steps, samples."""
         if not self.live or not self._round:
@@ -83,8 +88,7 @@ class Progress:
         losses = [f"backbone loss {backbone:.4f}"] if backbone is not None else []
         losses += [f"client loss {statistics.fmean(clients):.4f} ({len(clients)} trained)"] if clients else []
         notes = [f"{lost} of {self._clients} clients lost"] if lost else []
-        seconds = time.monotonic() - self._began_round
-        parts = [*losses, *notes, f"{seconds:.1f} s", self._left(finished=round_)]
+        parts = [*losses, *notes, f"{self.round_seconds:.1f} s", self._left(finished=round_)]
         self.say(f"round {round_}/{self._total}: " + ", ".join(part for part in parts if part))
 
     def _left(self, finished: int | None = None) -> str:

@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from collafuse_flwr.core.atomic_io import write_json_lines, write_tensors
+from collafuse_flwr.core.atomic_io import read_json_lines, write_json_lines, write_tensors
+from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.wire.common import ClientInfo
 
@@ -21,7 +22,8 @@ from collafuse_flwr.wire.common import ClientInfo
 class RoundRecord:
     """One line of metrics.jsonl; clients are named by their partition id, `values` are those of one image.
 
-    `uploads` names the clients whose upload arrived, whether or not it was accepted.
+    `uploads` names the clients whose upload arrived, whether or not it was accepted; `seconds` is how long the round
+    took, with its evaluation.
     """
 
     round: int
@@ -36,6 +38,7 @@ class RoundRecord:
     rejected: dict[str, str] = field(default_factory=dict)
     evaluation: dict[str, dict[str, Any]] = field(default_factory=dict)
     uploads: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
     def count(self, direction: dict[str, int], client: int, size: int) -> None:
         """Add bytes that went to or came from a client."""
@@ -94,3 +97,16 @@ class History:
     def write_metrics(self) -> None:
         """metrics.jsonl: one line a round."""
         write_json_lines(RunLayout(self.folder).metrics, [asdict(row) for row in self.rounds])
+
+
+def read_rounds(folder: Path) -> list[RoundRecord]:
+    """The rounds that a run has closed so far; none before the first.
+
+    Raises:
+        UserError: metrics.jsonl is damaged.
+    """
+    path = RunLayout(folder).metrics
+    try:
+        return [RoundRecord(**row) for row in read_json_lines(path)]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error

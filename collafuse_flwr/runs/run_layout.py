@@ -96,6 +96,11 @@ class RunLayout:
     #: One line of JSON a round.
     metrics = _Below("metrics.jsonl")
     pictures = _Below("pictures")
+    #: What `tracker` writes beside them.
+    tensorboard = _Below("tensorboard")
+    mlflow = _Below("mlflow")
+    #: wandb itself makes a folder of this name here.
+    wandb = _Below("wandb")
     clients = _Below("clients")
     checkpoint = _Below("server/state.safetensors")
     #: A folder that diffusers reads.

@@ -6,7 +6,7 @@ the fact, and is no message. Where those folders are elsewhere (deployment), qua
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from collafuse_flwr.runs.cluster_report import clusters_by_round, draw_clusters
 from collafuse_flwr.runs.cost_report import client_costs, failed_contributions, server_costs, total
 from collafuse_flwr.runs.dp_report import dp_guarantees, group_guarantees
 from collafuse_flwr.runs.figures import draw_curves, draw_overview, save_grid
+from collafuse_flwr.runs.history import read_rounds
 from collafuse_flwr.runs.metrics import describe, further_metrics
 from collafuse_flwr.runs.reidentification import reidentification
 from collafuse_flwr.runs.run_dir import read_config
@@ -39,7 +40,7 @@ GRID = 100
 def summarize_run(folder: Path) -> dict[str, Any]:
     """Measure what the run in a folder produced; write summary.json and the pictures, and return the summary."""
     config, layout = read_config(folder), RunLayout(folder)
-    rounds = [json.loads(line) for line in layout.metrics.read_text().splitlines()]
+    rounds = [asdict(row) for row in read_rounds(folder)]
     clients = client_costs(config, rounds)
     data, metrics = _data(config, layout), further_metrics(config)
     pooled: dict[str, Any] = {}

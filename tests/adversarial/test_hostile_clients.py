@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,14 @@ from hypothesis import strategies as st
 
 from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.core.errors import UploadError
+from collafuse_flwr.core.text import LONGEST_REASON
 from collafuse_flwr.privacy.release import Upload
+from collafuse_flwr.runs.history import History, RoundRecord
+from collafuse_flwr.runs.run_dir import open_run
+from collafuse_flwr.runs.run_status import RunStatus
 from collafuse_flwr.runs.upload_buffer import LimitedRows, UploadBuffer
 from collafuse_flwr.setup.gan import batches_per_round
+from collafuse_flwr.wire.codec import ClientError, encode
 from collafuse_flwr.wire.common import TrainMetrics
 from collafuse_flwr.wire.fedavg import WeightsReply
 from collafuse_flwr.wire.validation import LARGEST_ACTIVATION, check_activations
@@ -150,3 +156,44 @@ def test_a_reply_that_is_too_large_is_not_read(tmp_path: Path) -> None:
 def test_activations_are_bounded(value: float) -> None:
     with pytest.raises(UploadError, match="must be finite and within 10000"):
         check_activations({"gh": torch.full((2, 2), value)}, {"gh": torch.Size((2, 2))})
+
+
+#: Clears the screen, names the window, draws over the line, turns text around, and goes on for long.
+SHOUT = "\x1b[2J\x1b]0;mine\x07\rround 2/2: all is well\n\u202e[bold]" + "x" * 10_000
+
+
+def raises(message: Message, context: Context) -> Message:
+    raise RuntimeError(SHOUT)
+
+
+def refuses(message: Message, context: Context) -> Message:
+    return Message(encode(ClientError(SHOUT)), reply_to=message)
+
+
+@pytest.mark.parametrize("spoil", [raises, refuses])
+def test_what_a_client_says_of_its_failure_cannot_draw_on_the_operators_terminal(
+    tmp_path: Path, spoil: Callable[[Message, Context], Message]
+) -> None:
+    config = small(tmp_path / "out", num_rounds=1)
+    open_run(config, tmp_path / "out")
+    run_strategy(config, connect(config, spoiled(2, spoil)))
+    (row,) = metrics(tmp_path / "out")
+    assert list(row["failed"]) == ["2"]
+    for line in (row["failed"]["2"], *RunStatus.of(tmp_path / "out").lines(0.0)):
+        assert line.isprintable()
+        assert len(line) < LONGEST_REASON + 100
+
+
+def test_nor_can_what_an_earlier_version_wrote_down(tmp_path: Path) -> None:
+    open_run(small(tmp_path), tmp_path / "out")
+    History(tmp_path / "out", [RoundRecord(1, cuts={"0": 6}, rejected={"0": SHOUT})]).write_metrics()
+    assert all(line.isprintable() for line in RunStatus.of(tmp_path / "out").lines(0.0))
+
+
+def test_nor_can_an_introduction() -> None:
+    federation = FakeFederation(2)
+    federation.says = {client: encode(ClientError(SHOUT)) for client in range(2)}
+    federation.connect(0, 1)
+    federation.register_new()
+    assert all(reason.isprintable() for reason in federation.client_manager.refused.values())
+    assert len(federation.client_manager.refused) == 2

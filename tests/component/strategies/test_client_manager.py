@@ -18,7 +18,7 @@ from collafuse_flwr.wire.common import ClientInfo
 from simulations.runners.app_loading import begin_run
 from simulations.runners.local_grid import LocalGrid
 from strategies import client_manager as module
-from strategies.client_manager import ClientManager, last_line
+from strategies.client_manager import ClientManager
 from tests.small_runs import dotted
 
 HELLO = ClientInfo(
@@ -284,17 +284,3 @@ def test_a_run_of_which_all_clients_were_refused_ends_with_a_clients_reason() ->
     federation.connect(0, 1)
     with pytest.raises(UserError, match=r"^`dataset` is missing$"):
         federation.client_manager.wait(federation.grid)
-
-
-@pytest.mark.parametrize(
-    ("reason", "shown"),
-    [
-        ("Traceback (most recent call last):\n  File x\nValueError: no\n\n", "ValueError: no"),
-        ("one line", "one line"),
-        ("", "no reason given"),
-        (" \n ", "no reason given"),
-        (None, "no reason given"),
-    ],
-)
-def test_of_a_traceback_the_last_line_is_shown(reason: str | None, shown: str) -> None:
-    assert last_line(reason) == shown
