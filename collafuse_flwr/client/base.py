@@ -12,7 +12,7 @@ from typing import Any
 from flwr.app import RecordDict
 from torch import Tensor
 
-from collafuse_flwr.client.policy import BEYOND, Policy
+from collafuse_flwr.client.policy import BEYOND, NUMBERS, Policy
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import PolicyError, UploadError, UserError
@@ -86,19 +86,23 @@ class BaseClient(ABC):
             raise UserError(f"`strategy` = {self.config.run.strategy} has no message {kind}")
         request_type, act = handlers[kind]
         request = decode(request_type, content, self.wire_dtype)
-        self._check_weights(request)
+        self._check_numbers(request)
         with self.store.lock():
             reply = self.noted(kind, request, act)
         return encode(reply, self.wire_dtype)
 
-    def _check_weights(self, request: Any) -> None:
-        """Refuse weights that are no numbers; it hangs on the message alone, so its sender may know why.
+    def _check_numbers(self, request: Any) -> None:
+        """Refuse tensors that are no numbers; it hangs on the message alone, so its sender may know why.
 
         Raises:
             UploadError, or PolicyError with an owner: a value is not finite, or too large.
         """
         try:
-            check_finite("weights", getattr(request, "weights", None) or {})
+            for name, value in vars(request).items():
+                if isinstance(value, Tensor):
+                    check_finite("arrays", {name: value})
+                elif isinstance(value, dict):
+                    check_finite(name, value)
         except UploadError as error:
             raise (error if self.policy is None else PolicyError(f"{BEYOND}: {error}")) from None
 
@@ -125,11 +129,16 @@ class BaseClient(ABC):
         """A reply whose numbers are as its owner lets them leave."""
         if self.policy is None:
             return reply
+        before = self.ledger.count("numbers", about_images=True)
         if isinstance(reply, Metrics):
-            return self.policy.reported(reply, self._averaged_over(reply))
+            return self.policy.reported(reply, self._averaged_over(reply), before)
         if metrics := vars(reply).get("metrics"):
-            return replace(reply, metrics=self.policy.reported(metrics, self._averaged_over(metrics)))
+            return replace(reply, metrics=self.policy.reported(metrics, self._averaged_over(metrics), before))
         return reply
+
+    def _max_loss(self) -> float:
+        """What the loss of an image counts as at most in the ones that are reported."""
+        return math.inf if self.policy is None else self.policy.max_number
 
     def _averaged_over(self, metrics: Metrics) -> dict[str, int]:
         """How many different images each number is an average of, or samples where these are fewer."""
@@ -151,9 +160,10 @@ class BaseClient(ABC):
         numbers = reply if isinstance(reply, Metrics) else parts.get("metrics")
         if numbers is not None:
             values = {name: value for name, value in vars(numbers).items() if value is not None}
+            own = {"about_images": True} if values.keys() & set(NUMBERS) else {}
             # An introduction, which no round counts, says the same whenever it comes.
             note = self.ledger.add_once if kind == "query.client_info" else self.ledger.add
-            note("numbers", message=kind, values=values)
+            note("numbers", message=kind, values=values, **own)
         sent = [own for name in ("weights", "averaged") for own in parts.get(name, {}).values()]
         if sent:
             count = sum(value.numel() for value in sent)

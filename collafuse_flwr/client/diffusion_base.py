@@ -22,7 +22,7 @@ from collafuse_flwr.data.conditioning import conditioning_labels
 from collafuse_flwr.data.federated import ClientData
 from collafuse_flwr.data.images import ImageSet, ImageSource, normalize
 from collafuse_flwr.diffusion.dp_sgd import DpSgdConfig, sampling_rate, train_dp_sgd
-from collafuse_flwr.diffusion.loss import denoising_loss, stratified_steps
+from collafuse_flwr.diffusion.loss import bounded_mean, denoising_loss, stratified_steps
 from collafuse_flwr.diffusion.settings import DiffusionConfig
 from collafuse_flwr.diffusion.train import TimestepRange, TrainResult, TrainState, cosine_rate, train
 from collafuse_flwr.diffusion.unet import import_diffusers, save_network
@@ -35,7 +35,6 @@ from collafuse_flwr.setup.privacy import clip
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.collafuse import SampleHandoff
 from collafuse_flwr.wire.common import EvaluateReply, TrainMetrics
-from collafuse_flwr.wire.validation import check_finite
 
 #: Counted once per process: the same for all clients with the same network and images.
 _FORWARD_FLOPS: dict[tuple[DiffusionConfig, str, bool, int, int, int, int], int] = {}
@@ -102,13 +101,11 @@ class DiffusionClient(BaseClient):
         `averaged` takes the place of the client's own averaged weights wherever it has them.
 
         Raises:
-            UserError: what came is not finite, or beyond the owner's limits.
+            UserError: what came is beyond the owner's limits.
         """
         if self.policy is not None:
             snr = float(self.setup.schedule.snr()[self.cut]) * self.data.train.enlargement()
             self.policy.check_handoff(snr, handoff, self._shape())
-        check_finite("averaged", averaged or {})
-        check_finite("arrays", {"x_k": handoff.x_k})
         import_diffusers()
         began = time.perf_counter()
         exposure, delta = self.ledger.exposure(), self.config.dp.delta
@@ -223,6 +220,7 @@ class DiffusionClient(BaseClient):
             "penalty": state.proximal(config.fedprox.proximal_mu) if config.run.strategy == "fedprox" else None,
             "label_dropout": config.train.cfg_dropout,
             "flip": config.train.random_hflip,
+            "max_loss": self._max_loss(),
         }
         if config.dp.noise_multiplier:
             secret, precision = self._secret() if self.seeded_secret else None, str(self.runtime.dtype)
@@ -251,7 +249,8 @@ class DiffusionClient(BaseClient):
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         denoise = self.setup.denoise(network.eval())
         setup = self.setup
-        return denoising_loss(setup.schedule, setup.objective, denoise, x, start, t, noise, labels).item()
+        given = setup.schedule, setup.objective, denoise, x, start, t, noise, labels
+        return bounded_mean(denoising_loss(*given, reduction="none"), self._max_loss()).item()
 
     def _forward_flops(self, network: nn.Module) -> int:
         config, shape = self.config, self._shape()

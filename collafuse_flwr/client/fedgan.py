@@ -11,7 +11,6 @@ from collafuse_flwr.client.gan_base import GeneratorClient
 from collafuse_flwr.client.split_session import batch_flops
 from collafuse_flwr.client.state_store import ClientState
 from collafuse_flwr.gan.fedgan import UnsplitGan
-from collafuse_flwr.setup.gan import build_optim_config
 from collafuse_flwr.wire.gan import GanWorkRequest
 from collafuse_flwr.wire.split_gan import EndRoundReply, GanTrainMetrics
 
@@ -29,7 +28,7 @@ class FedGanClient(GeneratorClient):
         self._check_steps(request.count)
         self._check_trained(request.count)
         architecture, config = self._architecture(), self.config
-        gan = UnsplitGan(architecture, config.run.seed, build_optim_config(config))
+        gan = UnsplitGan(architecture, config.run.seed, self._optim_config())
         _, tensors = self.store.load(before=request.round)
         gan.load(tensors)
         gan.load_blocks(request.weights)

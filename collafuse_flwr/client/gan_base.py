@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.federated import ClientData
 from collafuse_flwr.gan.mdgan import Generator
 from collafuse_flwr.gan.networks import LATENT, Architecture
+from collafuse_flwr.gan.split_gan.ops import OptimConfig
 from collafuse_flwr.setup.gan import build_gan_architecture, build_optim_config
 from collafuse_flwr.wire.common import EvaluateReply
 from collafuse_flwr.wire.gan import GanWorkRequest
@@ -84,6 +86,9 @@ class GanClient(BaseClient):
         channels, size, num_classes, _ = self._shape()
         return build_gan_architecture(self.config, channels, size, num_classes)
 
+    def _optim_config(self) -> OptimConfig:
+        return replace(build_optim_config(self.config), max_loss=self._max_loss())
+
     def _batches(self) -> Batches:
         run = () if self.seeded_secret else (self.ledger.run,)
         return Batches(self.config, self.data.train, self._secret(), self._stream_root(), self.runtime.device, run)
@@ -96,7 +101,7 @@ class GeneratorClient(GanClient):
         """Make samples with the generator that came, keep them, and compare them to held-out images."""
         self._check_count(request.count)
         began = time.perf_counter()
-        generator = Generator(self._architecture(), ("samples",), build_optim_config(self.config))
+        generator = Generator(self._architecture(), ("samples",), self._optim_config())
         generator.load_weights(request.weights)
         labels = self._labels(request.count, request.round)
         samples = generator.sample(self._codes(request.count, request.round), labels)

@@ -24,7 +24,6 @@ from collafuse_flwr.core.fields import plain
 from collafuse_flwr.evaluation.cost import forward_flops
 from collafuse_flwr.gan.networks import LATENT, Architecture, Cuts
 from collafuse_flwr.gan.split_gan.client_half import ClientHalf
-from collafuse_flwr.setup.gan import build_optim_config
 from collafuse_flwr.setup.gan_cuts import select_cuts
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import EvaluateReply
@@ -144,7 +143,7 @@ class HuscfGanClient(GanClient):
 
     def _session(self, cuts: str) -> Session:
         own = self._check_cuts(cuts)
-        optim_config = build_optim_config(self.config)
+        optim_config = self._optim_config()
         return Session.open(self.config, self._architecture(), own, self.client, optim_config, self._batches())
 
     def _check_cuts(self, cuts: str) -> Cuts:
@@ -162,7 +161,7 @@ class HuscfGanClient(GanClient):
 
     def _generator(self, cuts: str) -> ClientHalf:
         """The half of the nets with the generator that samples."""
-        half = ClientHalf(self._architecture(), Cuts.parse(cuts), ("samples",), build_optim_config(self.config))
+        half = ClientHalf(self._architecture(), Cuts.parse(cuts), ("samples",), self._optim_config())
         half.load_blocks(load_file(self.store.layout.generator))
         for part in half.parts.values():
             part.eval()

@@ -20,7 +20,6 @@ from collafuse_flwr.client.state_store import ClientState
 from collafuse_flwr.core.atomic_io import write_tensors
 from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.gan.mdgan import Discriminator
-from collafuse_flwr.setup.gan import build_optim_config
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.gan import DiscriminatorFeedbackRequest, GanWorkRequest
 from collafuse_flwr.wire.split_gan import ActivationsReply, EndRoundReply, GanTrainMetrics
@@ -148,7 +147,7 @@ class MdGanClient(GeneratorClient):
     def _fresh(self, round_: int) -> DiscriminatorRound:
         config = self.config
         owner = self.client if config.split_gan.init == "independent" else 0
-        judge = Discriminator(self._architecture(), (config.run.seed, "gan", owner), build_optim_config(config))
+        judge = Discriminator(self._architecture(), (config.run.seed, "gan", owner), self._optim_config())
         return DiscriminatorRound(judge, self._batches(), round_)
 
     def _working(self) -> Path:

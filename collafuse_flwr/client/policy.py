@@ -63,7 +63,10 @@ class Policy:
     numbers: Texts = setting((), "numbers about the images that are reported", choices=NUMBERS)
     min_number_images: int = setting(100, "least images that a number is the average of", low=1)
     number_step: float = setting(0.05, "numbers are rounded to multiples of this; bits and seconds to ones", above=0)
-    max_number: float = setting(10.0, "numbers are clipped to this, but for bits and seconds", above=0)
+    max_number: float = setting(
+        10.0, "numbers are clipped to this, a loss for each image before it is averaged; not bits and seconds", above=0
+    )
+    max_reports: int = setting(1000, "answers with such numbers, ever; 0: no limit", low=0)
     min_images: int = setting(10, "least training images", low=1)
     min_batch_size: int = setting(8, "least images in a batch", low=1)
     min_steps: int = setting(1, "least optimiser steps of a round that trains at all", low=1)
@@ -242,15 +245,17 @@ class Policy:
         """
         self._hold("max_steps", steps <= self.max_steps)
 
-    def reported(self, metrics: M, images: Mapping[str, int]) -> M:
+    def reported(self, metrics: M, images: Mapping[str, int], before: int) -> M:
         """A message's numbers as they may leave: clipped and rounded, or None.
 
         Args:
             metrics: a dataclass of numbers.
             images: how many images each number is an average of; those that say nothing of images are absent.
+            before: answers with numbers that have left.
         """
+        may = not self.max_reports or before < self.max_reports
         changed = {name: self._coarse(name, getattr(metrics, name, None), images.get(name)) for name in NUMBERS}
-        own = {name: value for name, value in changed.items() if hasattr(metrics, name)}
+        own = {name: value if may else None for name, value in changed.items() if hasattr(metrics, name)}
         result: M = replace(metrics, **own)  # type: ignore[type-var]
         return result
 

@@ -19,6 +19,7 @@ the sum that it hides as well: no two sums that differ, be it by another precisi
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,11 @@ def clipped_gradients(gradients: Sequence[Tensor], kept: Tensor, max_grad_norm: 
 
 
 def clipped_gradient_sum(
-    state: TrainState, loss: Callable[..., Tensor], images: Sequence[Tensor], max_grad_norm: float
+    state: TrainState,
+    loss: Callable[..., Tensor],
+    images: Sequence[Tensor],
+    max_grad_norm: float,
+    max_loss: float = math.inf,
 ) -> tuple[list[Tensor], float]:
     """sum_i g_i min(1, C / |g_i|) for each of the state's parameters, in float64, and the sum of the finite losses.
 
@@ -103,6 +108,7 @@ def clipped_gradient_sum(
         loss: of a batch, as a scalar, from tensors like `images`.
         images: what the loss takes, one row of each for every image; there may be none.
         max_grad_norm: C; |g_i| is the norm over all parameters.
+        max_loss: what a loss counts as at most.
     """
     module = _Loss(state.network, loss)
     weights = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
@@ -122,7 +128,7 @@ def clipped_gradient_sum(
             values = values.to(device).double()
             for sum_, own in zip(sums, clipped_gradients(flat, values.isfinite(), max_grad_norm), strict=True):
                 sum_.add_(own.sum(0).view_as(sum_))
-            losses += torch.where(values.isfinite(), values, 0.0).sum().item()
+            losses += torch.where(values.isfinite(), values, 0.0).clamp(max=max_loss).sum().item()
     return sums, losses
 
 
@@ -151,6 +157,7 @@ def train_dp_sgd(
     penalty: Callable[[], Tensor] | None = None,
     label_dropout: float = 0.0,
     flip: bool = False,
+    max_loss: float = math.inf,
 ) -> TrainResult:
     """Take `num_steps` steps of DP-SGD with Adam on t in 1..last; arguments as in `train`.
 
@@ -171,6 +178,7 @@ def train_dp_sgd(
         penalty: added to the loss that is descended, not to the one that is reported.
         label_dropout: share of the rows whose labels are dropped.
         flip: whether images are mirrored at random.
+        max_loss: what the loss of an image counts as at most in the one that is reported.
 
     Raises:
         SettingError: the network has batch normalisation, or another tensor that moves with what it is called on.
@@ -188,7 +196,7 @@ def train_dp_sgd(
     draw, total, seen = _Draws(dp.secret, repr((settings, machine)).encode(), source, state), 0.0, 0
     for done in range(num_steps):
         images = _batch(source, draw(), device, q=q, last=last, label_dropout=label_dropout, flip=flip)
-        sums, losses = clipped_gradient_sum(state, loss, images, dp.max_grad_norm)
+        sums, losses = clipped_gradient_sum(state, loss, images, dp.max_grad_norm, max_loss)
         gradients = [own.to(device).div_(q * len(source)) for own in add_noise(sums, draw(sums), scale)]
         if penalty is not None:
             torch._foreach_add_(gradients, torch.autograd.grad(penalty(), state.parameters))

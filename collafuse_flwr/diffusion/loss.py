@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,7 @@ from collafuse_flwr.diffusion.parametrization import Denoise, Prediction, to_noi
 from collafuse_flwr.diffusion.schedule import Schedule
 
 Weighting = Literal["uniform", "min_snr"]
+Reduction = Literal["mean", "none"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ def denoising_loss(
     t: Tensor,
     noise: Tensor,
     labels: Tensor | None = None,
+    *,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """E |noise - sqrt((1 - r) / (1 - alpha_bar[t])) noise_hat(x_t, t)|^2 with r = alpha_bar[t] / alpha_bar[start].
 
@@ -55,9 +59,10 @@ def denoising_loss(
         t: the step to train, shape (batch,), int64 in start + 1..T.
         noise: standard normal, of the shape of `x`.
         labels: classes, attributes or None, as in `Denoise`.
+        reduction: whether the weighted squared errors are averaged.
 
     Returns:
-        The mean over the batch, a scalar.
+        The mean over the batch, a scalar; with none, the errors in the shape of `x`.
     """
     x_t = add_noise(schedule, x, start, t, noise)
     alpha_bar, r = schedule.at(t), schedule.at(t) / schedule.at(start)
@@ -66,7 +71,8 @@ def denoising_loss(
     weight = _snr_weight(objective, alpha_bar)
     if objective.prediction == "v_prediction":
         weight = weight / alpha_bar
-    return (weight * error.square()).mean()
+    errors = weight * error.square()
+    return errors.mean() if reduction == "mean" else errors
 
 
 def official_loss(
@@ -77,6 +83,8 @@ def official_loss(
     t: Tensor,
     noise: Tensor,
     labels: Tensor | None = None,
+    *,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """E |noise - noise_hat(sqrt(alpha_bar[t]) x_k + sqrt(1 - alpha_bar[t]) noise, t)|^2, as in the authors' code.
 
@@ -89,7 +97,18 @@ def official_loss(
     weight = _snr_weight(objective, alpha_bar)
     if objective.prediction == "v_prediction":
         weight = weight / alpha_bar
-    return (weight * error.square()).mean()
+    errors = weight * error.square()
+    return errors.mean() if reduction == "mean" else errors
+
+
+def bounded_mean(errors: Tensor, bound: float) -> Tensor:
+    """The mean over a batch of each image's mean error, which counts as `bound` at most, and where it is no number.
+
+    A loss of n images then says at most bound / n of one, whatever the network makes of it.
+    """
+    if bound == math.inf:
+        return errors.mean()
+    return errors.flatten(1).mean(1).nan_to_num(nan=bound, posinf=bound).clamp(max=bound).mean()
 
 
 def _snr_weight(objective: Objective, alpha_bar: Tensor) -> Tensor:

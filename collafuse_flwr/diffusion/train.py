@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from collafuse_flwr.diffusion.guidance import drop_labels
-from collafuse_flwr.diffusion.loss import Objective, denoising_loss, official_loss, stratified_steps
+from collafuse_flwr.diffusion.loss import Objective, bounded_mean, denoising_loss, official_loss, stratified_steps
 from collafuse_flwr.diffusion.parametrization import Denoise
 from collafuse_flwr.diffusion.schedule import Schedule
 
@@ -166,6 +166,7 @@ def train(
     penalty: Callable[[], Tensor] | None = None,
     label_dropout: float = 0.0,
     flip: bool = False,
+    max_loss: float = math.inf,
 ) -> TrainResult:
     """Take `num_steps` Adam steps of the denoising loss on shuffled batches of the source.
 
@@ -184,6 +185,7 @@ def train(
         penalty: added to the loss that is descended, not to the one that is reported.
         label_dropout: share of the rows whose labels are dropped.
         flip: whether x is mirrored at random: a noised image that is mirrored is the mirror image, noised.
+        max_loss: what the loss of an image counts as at most in the one that is reported.
     """
     state.network.train()
     total = torch.zeros((), device=generator.device)
@@ -196,11 +198,12 @@ def train(
         t = stratified_steps(start.clamp(min=steps_range.above) + 1, steps_range.last, generator)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         if steps_range.official:
-            loss = official_loss(schedule, objective, denoise, x, t, noise, labels)
+            errors = official_loss(schedule, objective, denoise, x, t, noise, labels, reduction="none")
         else:
-            loss = denoising_loss(schedule, objective, denoise, x, start, t, noise, labels)
+            errors = denoising_loss(schedule, objective, denoise, x, start, t, noise, labels, reduction="none")
+        loss = errors.mean()
         state.optimizer_step(loss if penalty is None else loss + penalty(), learning_rate(done / num_steps))
-        total += loss.detach()
+        total += bounded_mean(errors.detach(), max_loss)
         on_step(done + 1)
     return TrainResult(total.item() / num_steps if num_steps else math.nan, num_steps, num_steps * batch_size)
 

@@ -111,23 +111,22 @@ class Discriminator(GanNetwork):
 
     def __init__(self, architecture: Architecture, name: tuple[int | str, ...], optim_config: OptimConfig) -> None:
         super().__init__(architecture, "discriminator", name, optim_config)
-        self.losses = {"discriminator": 0.0, "generator": 0.0}
+        self.losses, self.reported = {"discriminator": 0.0, "generator": 0.0}, optim_config.reported
 
     def learn(self, batch: Batch, fake: Tensor, labels: Tensor) -> None:
         """Take a step on BCE(D(fake, labels), 0) + BCE(D(x, y), 1); the batch's codes go unused."""
         on_fake, on_real = self(fake, labels), self(batch.x, batch.labels)
-        loss = cross_entropy(on_fake, 0.0) + cross_entropy(on_real, 1.0)
-        loss.backward()
+        (cross_entropy(on_fake, 0.0) + cross_entropy(on_real, 1.0)).backward()
         step(self.optimiser)
-        self.losses["discriminator"] = loss.item()
+        self.losses["discriminator"] = self.reported([on_fake, on_real], 0.0, 1.0)
 
     def feedback(self, fake: Tensor, labels: Tensor) -> Tensor:
         """The gradient of BCE(D(fake, labels), 1) at the fake images, in their shape."""
         at = requires_grad_leaf(fake)
         with without_weight_gradients(self.blocks):
-            loss = cross_entropy(self(at, labels), 1.0)
-        loss.backward()
-        self.losses["generator"] = loss.item()
+            logits = self(at, labels)
+            cross_entropy(logits, 1.0).backward()
+        self.losses["generator"] = self.reported([logits], 1.0)
         return gradient(at)
 
 

@@ -11,7 +11,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,16 @@ class Release:
     def norm(self) -> float:
         """The largest norm that an image has in it."""
         return self.clip_norm or math.sqrt(math.prod(self.shape))
+
+
+#: What is read of entries, by their kind.
+_FIELDS: dict[str, set[str]] = {
+    "images": {"images", "keys"},
+    "release": {"images", *(own.name for own in fields(Release) if own.name != "keys")},
+    "dp_sgd": {own.name for own in fields(Training)},
+    "round": {"round", "message"},
+    "refusal": {"reason"},
+}
 
 
 @dataclass(frozen=True)
@@ -197,9 +207,15 @@ class Ledger:
             SecretError: the file is damaged: what has left cannot be counted any more.
         """
         try:
-            return read_json_lines(self.path)
-        except ValueError:
-            raise SecretError(f"{self.path} is damaged: restore it from a backup") from None
+            rows = read_json_lines(self.path)
+            complete = all(_FIELDS.get(row["kind"], set()) | {"run"} <= row.keys() for row in rows)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            complete = False
+        if not complete:
+            raise SecretError(
+                f"{self.path} is damaged, or of another version: restore it, or the version, from a backup"
+            )
+        return rows
 
     @property
     def _image_sets(self) -> dict[str, tuple[str, ...]]:
@@ -215,9 +231,9 @@ class Ledger:
     def _unbounded(self) -> bool:
         return any(entry.get("unbounded") for entry in self.entries)
 
-    def count(self, kind: str) -> int:
-        """How many entries of a kind there are."""
-        return len(self._of(kind))
+    def count(self, kind: str, **values: Any) -> int:
+        """How many entries of a kind there are that hold these values."""
+        return sum(values.items() <= entry.items() for entry in self._of(kind))
 
     def _of(self, kind: str) -> list[dict[str, Any]]:
         return [entry for entry in self.entries if entry["kind"] == kind]

@@ -161,4 +161,4 @@ def test_a_number_that_overflows_makes_no_error() -> None:
     """The error in place of an answer said that weights of the operator's choice overflow at some image."""
     policy = Policy(numbers=("loss",), min_number_images=1)
     trained = TrainMetrics(loss=float("nan"), steps=1, image_updates=1, seconds=None, flops=1)
-    assert policy.reported(trained, {"loss": 5}).loss == policy.max_number
+    assert policy.reported(trained, {"loss": 5}, 0).loss == policy.max_number

@@ -81,7 +81,7 @@ class ClientHalf:
                 self.parts[f"{net[0]}_{end}"] = optim_config.place(architecture.build(net, indices, name))
         self.optimisers = {part: optim_config.optimiser(self.parts[part]) for part in PARTS}
         self.factored = {net: factored and can_factor(self.parts[f"{net}_tail"]) for net in "gd"}
-        self.runtime = optim_config.runtime
+        self.runtime, self.reported = optim_config.runtime, optim_config.reported
         self.tape = ForwardCache()
         self.losses = {"discriminator": 0.0, "generator": 0.0}
 
@@ -124,7 +124,8 @@ class ClientHalf:
         """3: the discriminator's loss; its tail is trained, and the gradients at the cut go back."""
         at = {"dt_fake": requires_grad_leaf(dt_fake), "dt_real": requires_grad_leaf(dt_real)}
         logits = [self._run("d_tail", dt) for dt in at.values()]
-        sent = self._back(cross_entropy(logits[0], 0.0) + cross_entropy(logits[1], 1.0), at, logits, "discriminator")
+        self.losses["discriminator"] = self.reported(logits, 0.0, 1.0)
+        sent = self._back(cross_entropy(logits[0], 0.0) + cross_entropy(logits[1], 1.0), at, logits)
         step(self.optimisers["d_tail"])
         return sent
 
@@ -145,7 +146,8 @@ class ClientHalf:
         at = requires_grad_leaf(dt)
         with without_weight_gradients(self.parts["d_tail"]):
             logits = self._run("d_tail", at)
-        return self._back(cross_entropy(logits, 1.0), {"dt": at}, [logits], "generator")
+        self.losses["generator"] = self.reported([logits], 1.0)
+        return self._back(cross_entropy(logits, 1.0), {"dt": at}, [logits])
 
     def _generator(self, grad_dh: Tensor) -> Tensors:
         """6: propagate the gradient through the fake images; train the generator's tail."""
@@ -199,12 +201,11 @@ class ClientHalf:
                 self.parts[part].load_state_dict(own)
                 load_adam_state(self.optimisers[part], tensors, f"adam.{part}.")
 
-    def _back(self, loss: Tensor, at: Tensors, logits: list[Tensor], of: str) -> Tensors:
+    def _back(self, loss: Tensor, at: Tensors, logits: list[Tensor]) -> Tensors:
         """The gradients of a loss at the cut `dt`, or their factors."""
         for own in logits:
             own.retain_grad()
         loss.backward()
-        self.losses[of] = loss.item()
         if not self.factored["d"]:
             return {f"grad_{name}": gradient(dt) for name, dt in at.items()}
         factors = {f"factor_{name}": gradient(own) for name, own in zip(at, logits, strict=True)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -36,11 +37,26 @@ PASSES = {"generator": 3, "discriminator": 8}
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """How networks are optimised and where: Adam's rate and betas, device and arithmetic."""
+    """How networks are optimised and where: Adam's rate and betas, device and arithmetic.
+
+    `max_loss` is what a logit counts as at most, either way, in the losses that are reported.
+    """
 
     runtime: Runtime
     learning_rate: float = 2e-4
     betas: tuple[float, float] = (0.5, 0.999)
+    max_loss: float = math.inf
+
+    def reported(self, logits: Iterable[Tensor], *targets: float) -> float:
+        """The sum of the losses of logits, each with its target, as it is reported.
+
+        One row of n then moves it by 2 max_loss / n at most, whatever the network makes of it.
+        """
+        bounded = [own.detach().clamp(-self.max_loss, self.max_loss) for own in logits]
+        if math.isfinite(self.max_loss):
+            bounded = [own.nan_to_num(nan=self.max_loss) for own in bounded]
+        losses = [cross_entropy(own, target) for own, target in zip(bounded, targets, strict=True)]
+        return sum(losses[1:], start=losses[0]).item()
 
     def place(self, module: ModuleT) -> ModuleT:
         """A module where it is to be trained; channels last, which convolutions are faster with."""
