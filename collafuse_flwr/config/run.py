@@ -23,7 +23,7 @@ class RunConfig:
     policy: str = setting("", "an owner's limits (policy.toml) that bind every client of a simulation", top=True)
     quiet: bool = setting(False, "plain log lines instead of a progress bar", top=True)
     tracker: str = setting(
-        "none",
+        "tensorboard",
         "what shows numbers and pictures beside the run's files",
         choices=("none", "tensorboard", "mlflow", "wandb"),
         top=True,
