@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
 from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.diffusion.loss import loss_scale
 from collafuse_flwr.runs.history import Checkpoint
 from collafuse_flwr.runs.upload_buffer import UploadBuffer
 from collafuse_flwr.setup.training_budget import client_start_round, starts_from_backbone, updates_per_round
@@ -112,7 +113,12 @@ class CollaFuse(DiffusionStrategy):
 
     def _train_backbone(self, round_: int, steps: int) -> ServerWork:
         source = self.pool.limited(self._sizes(self.pool.sizes()))
-        return self.backbone.train(source, round_, self.config.run.num_rounds, steps, self.progress)
+        scale = loss_scale(self.setup.schedule, self.setup.objective, source.cuts)
+        if self.config.upload.noise == "official":
+            # The authors take uploads for images.
+            scale = 1.0
+        rounds = self.config.run.num_rounds
+        return self.backbone.train(source, round_, rounds, steps, self.progress, loss_scale=scale)
 
     def _sizes(self, sizes: dict[int, int]) -> dict[int, float]:
         """Images of each client, of which none has more than its largest share."""

@@ -61,7 +61,15 @@ class Backbone:
         self.state.init_from({name: v.to(self.setup.runtime.device) for name, v in weights(arrays).items()})
 
     def train(
-        self, source: BatchSource, round_: int, num_rounds: int, steps: int, progress: Progress, above: int = 0
+        self,
+        source: BatchSource,
+        round_: int,
+        num_rounds: int,
+        steps: int,
+        progress: Progress,
+        *,
+        above: int = 0,
+        loss_scale: float = 1.0,
     ) -> ServerWork:
         """Take the steps of one round on batches pooled over all clients; steps t up to `above` are left out."""
         began, config = time.perf_counter(), self.config
@@ -85,6 +93,7 @@ class Backbone:
             on_step=lambda done: progress.step("backbone", done, steps),
             label_dropout=config.train.cfg_dropout,
             flip=config.train.random_hflip,
+            loss_scale=loss_scale,
         )
         flops = training_flops(self._forward, trained.images)
         return ServerWork(trained.loss, trained.steps, trained.images, time.perf_counter() - began, flops)

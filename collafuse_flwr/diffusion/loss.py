@@ -101,6 +101,23 @@ def official_loss(
     return errors.mean() if reduction == "mean" else errors
 
 
+def loss_scale(schedule: Schedule, objective: Objective, start: Tensor) -> float:
+    """What the loss of some rows is multiplied by, so that its gradients are as large as those of images.
+
+    With v a row's squared error is weighed by (1 - r) / (1 - alpha_bar[t]), up to 1 / alpha_bar[start]. One factor for
+    all rows, 1 / mean(1 / alpha_bar[start]), takes that back, and leaves their shares alone. Without it the gradients
+    of noisy uploads would be clipped in every step.
+
+    Args:
+        schedule: the global schedule.
+        objective: prediction and weighting.
+        start: the step of each row, shape (rows,), int64.
+    """
+    if objective.prediction != "v_prediction":
+        return 1.0
+    return 1 / (1 / schedule.alpha_bar[start.cpu()].double()).mean().item()
+
+
 def bounded_mean(errors: Tensor, bound: float) -> Tensor:
     """The mean over a batch of each image's mean error, which counts as `bound` at most, and where it is no number.
 

@@ -167,6 +167,7 @@ def train(
     label_dropout: float = 0.0,
     flip: bool = False,
     max_loss: float = math.inf,
+    loss_scale: float = 1.0,
 ) -> TrainResult:
     """Take `num_steps` Adam steps of the denoising loss on shuffled batches of the source.
 
@@ -186,6 +187,7 @@ def train(
         label_dropout: share of the rows whose labels are dropped.
         flip: whether x is mirrored at random: a noised image that is mirrored is the mirror image, noised.
         max_loss: what the loss of an image counts as at most in the one that is reported.
+        loss_scale: what the loss is multiplied by (`loss.loss_scale`).
     """
     state.network.train()
     total = torch.zeros((), device=generator.device)
@@ -201,9 +203,9 @@ def train(
             errors = official_loss(schedule, objective, denoise, x, t, noise, labels, reduction="none")
         else:
             errors = denoising_loss(schedule, objective, denoise, x, start, t, noise, labels, reduction="none")
-        loss = errors.mean()
+        loss = loss_scale * errors.mean()
         state.optimizer_step(loss if penalty is None else loss + penalty(), learning_rate(done / num_steps))
-        total += bounded_mean(errors.detach(), max_loss)
+        total += loss_scale * bounded_mean(errors.detach(), max_loss)
         on_step(done + 1)
     return TrainResult(total.item() / num_steps if num_steps else math.nan, num_steps, num_steps * batch_size)
 

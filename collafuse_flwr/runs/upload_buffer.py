@@ -46,6 +46,11 @@ class LimitedRows:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def cuts(self) -> Tensor:
+        """The cut step of each row."""
+        return self.pool.cuts[self.rows]
+
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Rows as (x_k, cut step, labels or None), on the pool's device."""
         return self.pool.batch(self.rows[rows.cpu()])
@@ -102,6 +107,11 @@ class UploadBuffer:
         x_k = x_k * torch.from_numpy(chosen["scale"].copy()).to(self.device).view(-1, 1, 1, 1)
         labels = None if view.labels is None else torch.from_numpy(view.labels[picked.numpy()]).to(self.device)
         return x_k, view.cuts[picked].to(self.device), labels
+
+    @property
+    def cuts(self) -> Tensor:
+        """The cut step of each row."""
+        return self._opened().cuts
 
     def sizes(self) -> dict[int, int]:
         """The rows of each client."""

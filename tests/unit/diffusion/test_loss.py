@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from collafuse_flwr.diffusion.forward import add_noise
-from collafuse_flwr.diffusion.loss import Objective, denoising_loss, official_loss, stratified_steps
+from collafuse_flwr.diffusion.loss import Objective, denoising_loss, loss_scale, official_loss, stratified_steps
 from collafuse_flwr.diffusion.parametrization import Prediction
 from collafuse_flwr.diffusion.schedule import cosine, make_schedule
 from tests.unit.diffusion.oracle import Gaussian
@@ -138,3 +138,31 @@ def test_every_step_is_drawn_equally_often() -> None:
     counts = torch.bincount(t, minlength=31)
     assert counts[:21].sum() == 0
     assert counts[21:].tolist() == [10_000] * 10
+
+
+@pytest.mark.parametrize("cut", [0, 20, 57])
+def test_the_scaled_loss_of_one_cut_is_of_the_order_of_an_images(cut: int) -> None:
+    """(alpha_bar[k] - alpha_bar[t]) / (1 - alpha_bar[t]) |v - v_hat|^2, k the cut: at most the error of images."""
+    schedule, objective = make_schedule("linear", 100), Objective("v_prediction")
+    generator = torch.Generator().manual_seed(0)
+    x, noise = torch.randn((2, 64, 1, 2, 2), generator=generator)
+    start, t = torch.full((64,), cut), torch.arange(64) % (100 - cut) + cut + 1
+
+    def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        return torch.zeros_like(x_t)
+
+    scaled = loss_scale(schedule, objective, start) * denoising_loss(schedule, objective, denoise, x, start, t, noise)
+    x_t = add_noise(schedule, x, start, t, noise)
+    at, k = schedule.at(t), schedule.at(start)
+    # What the network should say for the noise of the whole chain, of which the loss has the part since the cut.
+    noise_hat = (1 - at).sqrt() * x_t
+    error = ((1 - at / k) / (1 - at)).sqrt() * noise_hat - noise
+    torch.testing.assert_close(scaled, (k / at * error.square()).mean(), rtol=1e-4, atol=0)
+
+
+def test_rows_of_several_cuts_have_one_scale() -> None:
+    schedule, cuts = make_schedule("linear", 100), torch.tensor([20, 57, 57])
+    alone = [loss_scale(schedule, Objective("v_prediction"), cut.view(1)) for cut in cuts]
+    together = loss_scale(schedule, Objective("v_prediction"), cuts)
+    assert together == pytest.approx(3 / sum(1 / scale for scale in alone))
+    assert loss_scale(schedule, Objective("epsilon"), cuts) == 1.0
