@@ -14,8 +14,6 @@ from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from collafuse_flwr.config.checks import check_guidance
@@ -23,6 +21,7 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.core.tensor_io import read_tensors
 from collafuse_flwr.runs.figures import save_grid, save_picture
 from collafuse_flwr.runs.history import History
 from collafuse_flwr.runs.loaded_run import load_trained, refuse_gan
@@ -146,10 +145,10 @@ def _labels(request: GenerateRequest, config: Config, samples: Path, generator: 
         raise SettingError("attributes", ",".join(request.attributes), "empty: the networks of this run know none")
     if condition == "none":
         return None
-    held = load_file(samples)["labels" if condition == "classes" else "attributes"]
+    tensors, metadata = read_tensors(samples)
+    held = tensors["labels" if condition == "classes" else "attributes"]
     if request.attributes:
-        with safe_open(str(samples), framework="pt") as file:
-            names: list[str] = json.loads(file.metadata()["attribute_names"])
+        names: list[str] = json.loads(metadata["attribute_names"])
         for name in request.attributes:
             if name not in names:
                 raise SettingError("attributes", name, f"names among {', '.join(names)}")

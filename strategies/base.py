@@ -16,10 +16,10 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.atomic_io import write_tensors
 from collafuse_flwr.core.errors import UploadError, UserError
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.runtime import available_cores, choose_runtime, threads
+from collafuse_flwr.core.tensor_io import write_tensors
 from collafuse_flwr.core.text import last_line
 from collafuse_flwr.runs.history import Checkpoint, History, RoundRecord
 from collafuse_flwr.runs.run_layout import RunLayout

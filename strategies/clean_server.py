@@ -20,17 +20,17 @@ class CleanServer(CollaFuse):
     """
 
     def _train_backbone(self, round_: int, steps: int) -> ServerWork:
-        if not len(self.pool):
+        if not self.pool.sizes():
             return super()._train_backbone(round_, steps)
         config, device = self.config, self.runtime.device
         data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
-        for client in self.pool.shares:
+        for client in self.pool.sizes():
             if len(data.client(client).train) != self.client_manager.client_infos[client].num_images:
                 raise UserError("`strategy` = clean_server reads the clients' images: it is for simulations only")
-        own = [data.client(client).train for client in self.pool.shares]
+        own = [data.client(client).train for client in self.pool.sizes()]
         conditions = (conditioning_labels(config.data.conditioning, images) for images in own)
         label_tensors = [labels for labels in conditions if labels is not None]
         labels = torch.cat(label_tensors).to(device) if self.backbone.conditional else None
         clean = ImageSource(normalize(torch.cat([images.images for images in own])).to(device), labels)
-        (cut,) = {self.client_manager.client_infos[client].cut_step for client in self.pool.shares}
+        (cut,) = {self.client_manager.client_infos[client].cut_step for client in self.pool.sizes()}
         return self.backbone.train(clean, round_, config.run.num_rounds, steps, self.progress, above=cut)

@@ -63,6 +63,9 @@ class CollaFuse(DiffusionStrategy):
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.backbone.state.load(checkpoint.tensors["backbone"])
         self.pool.restore(checkpoint.state["pool"])
+        if self.pool.lost:
+            lost = ", ".join(map(str, sorted(self.pool.lost)))
+            self.progress.say(f"uploads of clients {lost} in {self.pool.folder} are damaged, or newer: wanted again")
         self.initialised = set(checkpoint.state["initialised"])
         self.deferred_updates = checkpoint.state["deferred_updates"]
 
@@ -139,9 +142,9 @@ class CollaFuse(DiffusionStrategy):
 
     def _steps(self) -> int:
         """The backbone's steps of this round: every pooled client's share of updates above its cut, whole batches."""
-        if not len(self.pool):
+        if not self.pool.sizes():
             return 0
-        sizes = self._sizes({c: self.client_manager.client_infos[c].num_images for c in self.pool.shares})
+        sizes = self._sizes({c: self.client_manager.client_infos[c].num_images for c in self.pool.sizes()})
         for client, num_images in sizes.items():
             client_info = self.client_manager.client_infos[client]
             share = 1 - client_info.cut_step / client_info.timesteps
@@ -161,9 +164,9 @@ class CollaFuse(DiffusionStrategy):
 
     def _labels_for(self, client: int, count: int, name: tuple[int | str, ...]) -> Tensor | None:
         """Labels for a client's samples, as often as among those that it shared; None where none were."""
-        if not self.backbone.conditional or not len(self.pool):
+        if not self.backbone.conditional or not self.pool.sizes():
             return None
-        holders = [client] if client in self.pool else sorted(self.pool.shares)
+        holders = [client] if client in self.pool else sorted(self.pool.sizes())
         labels_of_holders = [labels for holder in holders if (labels := self.pool.labels_of(holder)) is not None]
         pooled = torch.cat(labels_of_holders)
         return pooled[torch.randint(0, len(pooled), (count,), generator=named_generator(*name, "labels"))]

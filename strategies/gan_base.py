@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from collafuse_flwr.core.atomic_io import write_tensors
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.core.runtime import threads
+from collafuse_flwr.core.tensor_io import write_tensors
 from collafuse_flwr.gan.mdgan import Generator, draw_codes
 from collafuse_flwr.setup.gan import batches_per_round, build_gan_architecture, build_optim_config
 from collafuse_flwr.wire.codec import Weights, count_bytes, decode, encode

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from collafuse_flwr.core.atomic_io import write_tensors
+from collafuse_flwr.core.tensor_io import write_tensors
 from collafuse_flwr.gan.aggregation import Own, aggregate
 from collafuse_flwr.gan.networks import NETS, flatten_blocks, group_by_block
 from collafuse_flwr.gan.split_gan.ops import PASSES, Tensors

@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from collafuse_flwr.client.base import Handler
@@ -18,9 +17,9 @@ from collafuse_flwr.client.session_store import MOVED, SessionStore
 from collafuse_flwr.client.split_session import PhaseCursor, Session
 from collafuse_flwr.client.state_store import ClientState
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.atomic_io import write_tensors
 from collafuse_flwr.core.errors import SettingError, UserError
 from collafuse_flwr.core.fields import plain
+from collafuse_flwr.core.tensor_io import read_tensors, write_tensors
 from collafuse_flwr.evaluation.cost import forward_flops
 from collafuse_flwr.gan.networks import LATENT, Architecture, Cuts
 from collafuse_flwr.gan.split_gan.client_half import ClientHalf
@@ -162,7 +161,7 @@ class HuscfGanClient(GanClient):
     def _generator(self, cuts: str) -> ClientHalf:
         """The half of the nets with the generator that samples."""
         half = ClientHalf(self._architecture(), Cuts.parse(cuts), ("samples",), self._optim_config())
-        half.load_blocks(load_file(self.store.layout.generator))
+        half.load_blocks(read_tensors(self.store.layout.generator)[0])
         for part in half.parts.values():
             part.eval()
         return half

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 from collafuse_flwr.client.base import Handler
 from collafuse_flwr.client.gan_base import GeneratorClient
 from collafuse_flwr.client.split_session import Batches
 from collafuse_flwr.client.state_store import ClientState
-from collafuse_flwr.core.atomic_io import write_tensors
 from collafuse_flwr.core.errors import UserError
+from collafuse_flwr.core.tensor_io import read_tensors, write_tensors
 from collafuse_flwr.gan.mdgan import Discriminator
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.gan import DiscriminatorFeedbackRequest, GanWorkRequest
@@ -135,13 +133,13 @@ class MdGanClient(GeneratorClient):
         path = self._working()
         progress: dict[str, Any] = {"round": 0}
         if path.is_file():
-            with safe_open(str(path), framework="pt") as file:
-                progress = json.loads(file.metadata()["remembered"])
+            tensors, metadata = read_tensors(path)
+            progress = json.loads(metadata["remembered"])
         if progress["round"] != round_:
             raise UserError(f"round {round_} has not begun for this client")
         playing = self._fresh(round_)
         playing.step, playing.seconds, playing.losses = progress["step"], progress["seconds"], progress["losses"]
-        playing.judge.load(load_file(path))
+        playing.judge.load(tensors)
         return playing
 
     def _fresh(self, round_: int) -> DiscriminatorRound:

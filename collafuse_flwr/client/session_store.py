@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from collafuse_flwr.client.split_session import Session
-from collafuse_flwr.core.atomic_io import write_json, write_tensors
+from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import UserError
+from collafuse_flwr.core.tensor_io import read_tensors, write_tensors
 from collafuse_flwr.gan.split_gan.client_half import PARTS, ForwardCache
 from collafuse_flwr.gan.split_gan.precision import channels_last
 
@@ -54,10 +53,10 @@ class SessionStore:
         progress.round, progress.step, progress.phase = state["round"], state["step"], state["phase"]
         progress.losses, progress.seconds = state["losses"], state["seconds"]
         for part in PARTS:
-            session.half.load(load_file(self.folder / f"{part}.safetensors"))
+            session.half.load(read_tensors(self.folder / f"{part}.safetensors")[0])
         session.half.losses = dict(progress.losses)
         device = session.half.runtime.device
-        gt = channels_last(load_file(self.folder / "gt.safetensors")["gt"]).to(device) if state["gt"] else None
+        gt = channels_last(read_tensors(self.folder / "gt.safetensors")[0]["gt"]).to(device) if state["gt"] else None
         batch = session.batches.draw(progress.round, progress.step) if progress.step >= 0 else None
         session.half.tape = ForwardCache(batch, gt)
         return session

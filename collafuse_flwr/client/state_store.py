@@ -11,13 +11,12 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
-from collafuse_flwr.core.atomic_io import create_exclusively, write_tensors
+from collafuse_flwr.core.atomic_io import create_exclusively
 from collafuse_flwr.core.errors import SecretError
 from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.core.tensor_io import newest_undamaged, write_tensors
 from collafuse_flwr.runs.run_layout import ClientLayout
 
 #: The length of a client's secret.
@@ -84,7 +83,13 @@ class ClientStore:
         return kept
 
     def load(self, before: int) -> tuple[ClientState, dict[str, Tensor]]:
-        """The newest state from a round earlier than `before`; later ones belong to a run that was cut off, and go."""
+        """The newest state from a round earlier than `before`; later ones belong to a run that was cut off, and go.
+
+        In place of one that is damaged the one before is taken.
+
+        Raises:
+            DamagedError: there is none before it.
+        """
         states = self.layout.states()
         for round_, path in states.items():
             if round_ >= before:
@@ -92,9 +97,8 @@ class ClientStore:
         earlier = [path for round_, path in states.items() if round_ < before]
         if not earlier:
             return ClientState(), {}
-        with safe_open(str(earlier[-1]), framework="pt") as file:
-            ledger = ClientState(**json.loads(file.metadata()["ledger"]))
-        return ledger, load_file(earlier[-1])
+        tensors, metadata = newest_undamaged(reversed(earlier))
+        return ClientState(**json.loads(metadata["ledger"])), tensors
 
     def save(self, ledger: ClientState, tensors: dict[str, Tensor]) -> None:
         """Keep the state after a round, and forget all but the newest few, of this run and of runs."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class UserError(Exception):
     """A mistake that the user can correct: one line that names the value given and what is allowed."""
@@ -18,6 +20,15 @@ class SettingError(UserError):
 
 class DataError(UserError):
     """A data set is missing, damaged, or too small for the settings."""
+
+
+class DamagedError(UserError):
+    """A file is not as it was written."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the file."""
+        self.path = path
+        super().__init__(f"{path} is damaged: its checksum is another")
 
 
 class UploadError(UserError):

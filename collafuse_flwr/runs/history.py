@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
-from collafuse_flwr.core.atomic_io import read_json_lines, write_json_lines, write_tensors
+from collafuse_flwr.core.atomic_io import read_json_lines, write_json_lines
 from collafuse_flwr.core.errors import UserError
+from collafuse_flwr.core.tensor_io import newest_undamaged, write_tensors
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.wire.common import ClientInfo
 
@@ -70,26 +69,35 @@ class History:
         return RunLayout(self.folder).checkpoint
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write everything that a run goes on from in one piece, then the metrics that people read."""
+        """Write everything that a run goes on from in one piece, then the metrics that people read.
+
+        The checkpoint before stays, should this one be damaged.
+        """
         memory = {
             "rounds": [asdict(row) for row in self.rounds],
             "client_infos": [asdict(client_info) for client_info in self.client_infos.values()],
             "state": checkpoint.state,
         }
         tensors = {f"{part}/{name}": x.cpu() for part, own in checkpoint.tensors.items() for name, x in own.items()}
-        write_tensors(self.path, tensors, {"memory": json.dumps(memory)})
+        write_tensors(self.path, tensors, {"memory": json.dumps(memory)}, keep=RunLayout(self.folder).last_checkpoint)
         self.write_metrics()
 
     def load(self, device: torch.device | str = "cpu") -> Checkpoint | None:
-        """Take up the rounds and clients; the strategy's part, on a device, or None if there is no checkpoint."""
-        if not self.path.exists():
+        """Take up the rounds and clients; the strategy's part, on a device, or None if there is no checkpoint.
+
+        Raises:
+            DamagedError: it is damaged, and there is none before it.
+        """
+        layout = RunLayout(self.folder)
+        paths = [path for path in (layout.checkpoint, layout.last_checkpoint) if path.exists()]
+        if not paths:
             return None
-        with safe_open(str(self.path), framework="pt") as file:
-            memory = json.loads(file.metadata()["memory"])
+        loaded, metadata = newest_undamaged(paths)
+        memory = json.loads(metadata["memory"])
         self.rounds = [RoundRecord(**row) for row in memory["rounds"]]
         self.client_infos = {own["partition_id"]: ClientInfo(**own) for own in memory["client_infos"]}
         tensors: dict[str, dict[str, Tensor]] = {}
-        for path, value in load_file(self.path).items():
+        for path, value in loaded.items():
             part, _, name = path.partition("/")
             tensors.setdefault(part, {})[name] = value.to(device)
         return Checkpoint(tensors, memory["state"])

@@ -13,7 +13,7 @@ from safetensors.torch import load_model
 from torch import nn
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.errors import DamagedError, SettingError
 from collafuse_flwr.data.federated import FederationData, federation_data
 from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.diffusion.unet import WEIGHTS
@@ -147,4 +147,6 @@ def _pool(folder: Path, config: Config, client_info: ClientInfo, checkpoint: Che
     row = client_info.channels, client_info.size, client_info.size
     pool = UploadBuffer(folder, row, config.upload.dtype, torch.device("cpu"), client_info.num_attributes)
     pool.restore(checkpoint.state["pool"])
+    if pool.lost:
+        raise DamagedError(folder / X_K)
     return pool

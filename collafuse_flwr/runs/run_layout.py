@@ -103,6 +103,8 @@ class RunLayout:
     wandb = _Below("wandb")
     clients = _Below("clients")
     checkpoint = _Below("server/state.safetensors")
+    #: The one before it.
+    last_checkpoint = _Below("server/last-state.safetensors")
     #: A folder that diffusers reads.
     backbone = _Below("server/backbone")
     pool = _Below("server/pool")

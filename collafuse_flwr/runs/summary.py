@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import as_file_name, write_json
 from collafuse_flwr.core.runtime import choose_runtime
+from collafuse_flwr.core.tensor_io import read_tensors
 from collafuse_flwr.data.domains import client_domains
 from collafuse_flwr.data.federated import FederationData, federation_data
 from collafuse_flwr.data.images import normalize
@@ -89,7 +89,7 @@ def _samples(layout: RunLayout, client: int) -> Samples | None:
     path = layout.client(client).samples
     if not path.exists():
         return None
-    tensors = load_file(path)
+    tensors, _ = read_tensors(path)
     return Samples(tensors["images"], tensors["labels"])
 
 
@@ -101,7 +101,7 @@ def _draw(layout: RunLayout, data: FederationData, samples: dict[int, Samples], 
     for client, own in samples.items():
         save_grid(own.images[:GRID], pictures / f"client-{client}.png")
     save_grid(_spread({c: s.images for c, s in samples.items()}, GRID), pictures / "samples.png")
-    handed = {int(c): x for c, x in load_file(layout.handoffs).items() if int(c) in samples}
+    handed = {int(c): x for c, x in read_tensors(layout.handoffs)[0].items() if int(c) in samples}
     save_grid(_spread(handed, GRID), pictures / "hand-over.png")
     real = {c: normalize(data.images.images[data.partitions[c].held_out[:SHOWN]]) for c in handed}
     shown = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,11 +21,12 @@ X_K, LABELS = "x_k.bin", "labels.bin"
 
 @dataclass(frozen=True)
 class Share:
-    """One client's rows of the pool: where they begin, how many, and their cut step."""
+    """One client's rows of the pool: where they begin, how many, their cut step, and their checksum."""
 
     begin: int
     rows: int
     cut: int
+    crc32: int
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class UploadBuffer:
         self.label = np.dtype((np.uint8, (num_attributes,)) if num_attributes else np.int64)
         self.row = np.dtype([("scale", np.float32), ("x_k", dtype, row_shape)])
         self.shares: dict[int, Share] = {}
+        #: Clients whose rows are not those that a checkpoint had: nothing is trained on them until they come again.
+        self.lost: set[int] = set()
         self._view: _View | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -84,7 +88,7 @@ class UploadBuffer:
         return sum(share.rows for share in self.shares.values())
 
     def __contains__(self, client: int) -> bool:
-        return client in self.shares
+        return client in self.shares and client not in self.lost
 
     def add(self, client: int, cut: int, upload: Upload) -> None:
         """Take in a checked upload."""
@@ -92,10 +96,12 @@ class UploadBuffer:
         begin = old.begin if old else len(self)
         rows = np.empty(len(upload), self.row)
         rows["scale"], rows["x_k"] = upload.scale, upload.x_k
-        self._write(X_K, begin * self.row.itemsize, rows.tobytes())
-        if upload.labels is not None:
-            self._write(LABELS, begin * self.label.itemsize, upload.labels.tobytes())
-        self.shares[client] = Share(begin, len(upload), cut)
+        x_k, labels = rows.tobytes(), b"" if upload.labels is None else upload.labels.tobytes()
+        self._write(X_K, begin * self.row.itemsize, x_k)
+        if labels:
+            self._write(LABELS, begin * self.label.itemsize, labels)
+        self.shares[client] = Share(begin, len(upload), cut, zlib.crc32(labels, zlib.crc32(x_k)))
+        self.lost.discard(client)
         self._view = None
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -114,16 +120,17 @@ class UploadBuffer:
         return self._opened().cuts
 
     def sizes(self) -> dict[int, int]:
-        """The rows of each client."""
-        return {client: share.rows for client, share in self.shares.items()}
+        """The rows of each client, but for those that are lost."""
+        return {client: share.rows for client, share in self.shares.items() if client not in self.lost}
 
     def limited(self, most: Mapping[int, float]) -> UploadBuffer | LimitedRows:
         """The pool with at most so many rows of each client: the first of it, which left in an order of its own."""
-        if all(most[client] >= share.rows for client, share in self.shares.items()):
+        sizes = self.sizes()
+        if not self.lost and all(most[client] >= rows for client, rows in sizes.items()):
             return self
         kept = [
-            torch.arange(share.begin, share.begin + max(1, min(share.rows, int(most[client]))))
-            for client, share in self.shares.items()
+            torch.arange(rows)[: max(1, int(most[client]))] + self.shares[client].begin
+            for client, rows in sizes.items()
         ]
         return LimitedRows(self, torch.cat(kept))
 
@@ -137,9 +144,25 @@ class UploadBuffer:
         return {str(client): asdict(share) for client, share in self.shares.items()}
 
     def restore(self, state: dict[str, dict[str, int]]) -> None:
-        """Take up the regions of a checkpoint; bytes beyond them belong to a round that was cut off."""
+        """Take up the regions of a checkpoint; bytes beyond them belong to a round that was cut off.
+
+        Rows that are damaged, or have been replaced since, are `lost`.
+        """
         self.shares = {int(client): Share(**share) for client, share in state.items()}
+        has_labels = (self.folder / LABELS).exists()
+        for name, size in [(X_K, self.row.itemsize), *([(LABELS, self.label.itemsize)] if has_labels else [])]:
+            path, end = self.folder / name, len(self) * size
+            if self.shares and (not path.exists() or path.stat().st_size < end):
+                # So that the rest can be mapped.
+                self._write(name, end - 1, b"\0")
         self._view = None
+        self.lost = {client for client, share in self.shares.items() if self._crc32(share) != share.crc32}
+
+    def _crc32(self, share: Share) -> int:
+        """The checksum of rows as they lie in the files."""
+        view, own = self._opened(), slice(share.begin, share.begin + share.rows)
+        crc = zlib.crc32(view.rows[own].tobytes())
+        return crc if view.labels is None else zlib.crc32(view.labels[own].tobytes(), crc)
 
     def _write(self, name: str, offset: int, data: bytes) -> None:
         path = self.folder / name

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.core.tensor_io import read_tensors
 from collafuse_flwr.data.images import normalize, subsample_evenly
 from collafuse_flwr.privacy.attacks.memorization import memorization
 from collafuse_flwr.runs.reidentification import MAX_CANDIDATES
@@ -23,7 +23,7 @@ def run(target: ClientTarget, _: Any) -> Outcome:
     path = RunLayout(attacked.folder).client(target.client).samples
     if not path.is_file():
         return Outcome()
-    samples, images = load_file(path)["images"], attacked.data.images.images
+    samples, images = read_tensors(path)[0]["images"], attacked.data.images.images
     held_out = torch.cat([partition.held_out for partition in attacked.data.partitions]).unique()
     rows = torch.cat(attacked.candidates).unique(), subsample_evenly(held_out, MAX_CANDIDATES)
     training, others = (normalize(images[own]) for own in rows)

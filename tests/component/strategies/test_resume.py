@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from collafuse_flwr.core import atomic_io as files
+from collafuse_flwr.core import tensor_io as files
 from collafuse_flwr.runs.history import Checkpoint, History, RoundRecord
 from collafuse_flwr.wire.common import ClientInfo
 from tests.strict_json import strict
@@ -146,4 +146,17 @@ def test_a_later_checkpoint_replaces_the_one_before(tmp_path: Path) -> None:
     resumed = History(tmp_path)
     resumed.load()
     assert [row.round for row in resumed.rounds] == [1, 2, 3]
-    assert sorted(files_in(tmp_path)) == ["metrics.jsonl", "server/state.safetensors"]
+    assert sorted(files_in(tmp_path)) == ["metrics.jsonl", "server/last-state.safetensors", "server/state.safetensors"]
+
+
+def test_in_place_of_a_damaged_checkpoint_the_one_before_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rounds in (1, 2, 3):
+        a_journal(tmp_path, rounds).save(CHECKPOINT)
+    path = tmp_path / "server" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    resumed = History(tmp_path)
+    assert resumed.load() is not None
+    assert [row.round for row in resumed.rounds] == [1, 2]
+    assert f"{path} is damaged" in capsys.readouterr().err

@@ -196,4 +196,35 @@ def test_a_pool_that_is_restored_forgets_what_it_had_opened(tmp_path: Path) -> N
 def test_the_description_is_json_of_what_is_needed_to_read_the_files(tmp_path: Path) -> None:
     pool = a_pool(tmp_path, "int8")
     pool.add(12, 5, an_upload(4, 3, "int8"))
-    assert json.loads(json.dumps(pool.state())) == {"12": {"begin": 0, "rows": 4, "cut": 5}}
+    state = json.loads(json.dumps(pool.state()))
+    assert state == {"12": {"begin": 0, "rows": 4, "cut": 5, "crc32": state["12"]["crc32"]}}
+
+
+@pytest.mark.parametrize("name", ["x_k.bin", "labels.bin"])
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "gone"])
+def test_damaged_rows_are_left_out_until_they_come_again(tmp_path: Path, name: str, damage: str) -> None:
+    pool, uploads = a_pool(tmp_path), {client: an_upload(3, client) for client in (0, 1, 2)}
+    for client, upload in uploads.items():
+        pool.add(client, 10, upload)
+    state, path = pool.state(), tmp_path / "pool" / name
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(data if damage == "flipped" else data[:-17])
+    again = a_pool(tmp_path)
+    again.restore(state)
+    assert again.lost == ({2} if damage != "gone" else {0, 1, 2})
+    assert (2 in again, 2 in again.sizes()) == (False, False)
+    if damage != "gone":
+        assert_holds(again, 0, uploads[0], 10)
+        rows = again.limited({0: 9, 1: 9, 2: 9})
+        assert len(rows) == 6
+        assert torch.equal(rows.batch(torch.arange(6))[0], pool.batch(torch.arange(6))[0])
+    for client in sorted(again.lost):
+        again.add(client, 10, uploads[client])
+    assert again.limited({0: 9, 1: 9, 2: 9}) is again
+    assert again.state() == state
+    for client, upload in uploads.items():
+        assert_holds(again, client, upload, 10)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.atomic_io import atomic_write, write_json, write_json_lines, write_tensors
+from collafuse_flwr.core.atomic_io import atomic_write, write_json, write_json_lines
+from collafuse_flwr.core.tensor_io import write_tensors
 from collafuse_flwr.runs.run_layout import RunLayout
 from tests.strict_json import plain, strict
 
