@@ -16,7 +16,7 @@ from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.evaluation.pretrained import pretrained_networks
 from collafuse_flwr.runs.console import print_summary
 from collafuse_flwr.runs.metrics import further_metrics
-from collafuse_flwr.runs.run_dir import open_run
+from collafuse_flwr.runs.run_dir import held_run
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.runs.summary import summarize_run
 from collafuse_flwr.runs.tracker import check_tracker, open_tracker
@@ -43,9 +43,8 @@ def main(grid: Grid, context: Context) -> None:
     check_tracker(config)
     layout = RunLayout.of(config, context.run_id)
     folder = layout.folder
-    open_run(config, folder)
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    with Progress(config.run.quiet) as progress:
+    with held_run(config, folder), Progress(config.run.quiet) as progress:
         patient = RetryGrid(grid, on_reply=lambda done, total: progress.step("clients", done, total))
         strategy = make_strategy(config, folder, progress, lambda client: _simulated(config, context.run_id, client))
         arrays = strategy.connect(patient)

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 import hydra
@@ -23,7 +24,7 @@ from collafuse_flwr.config.config import DEFAULTS, SETTINGS, Config, no_such_set
 from collafuse_flwr.config.strategies import STRATEGIES
 from collafuse_flwr.core.atomic_io import as_file_name
 from collafuse_flwr.core.errors import UserError
-from simulations.runners.result import RunFailed
+from simulations.runners.result import RunFailed, Stopped
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -34,11 +35,11 @@ MULTIRUN = {"-m", "--multirun"}
 #: Settings whose value is taken as it is: Hydra would read its commas as a sweep.
 LITERAL = ("runs", "attributes")
 
-#: Exit statuses: the run failed, there is a mistake in the arguments, the user stopped it.
+#: Exit statuses: the run failed, there is a mistake in the arguments.
 FAILED = 1
 USER_ERROR = 2
-INTERRUPTED = 130
-TERMINATED = 143
+#: And from here on the signal that ended it.
+SIGNALLED = 128
 
 
 def register_schema() -> None:
@@ -85,7 +86,7 @@ def command(
         register_schema()
         # Hydra would print its own errors over several lines and exit; with this it raises them here.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+        _stop_in_good_order()
         try:
             if usage and HELP & set(sys.argv[1:]):
                 given = [argument for argument in sys.argv[1:] if argument not in HELP]
@@ -98,10 +99,27 @@ def command(
             return _complain(str(error), FAILED)
         except (UserError, HydraException, OmegaConfBaseException) as error:
             return _complain(_in_one_line(error, config_name))
+        except Stopped as stopped:
+            return _complain(
+                f"stopped by {signal.Signals(stopped.number).name}; {going_on}", SIGNALLED + stopped.number
+            )
         except KeyboardInterrupt:
-            return _complain(f"interrupted; {going_on}", INTERRUPTED)
+            return _complain(f"interrupted; {going_on}", SIGNALLED + signal.SIGINT)
 
     return main
+
+
+def _stop_in_good_order() -> None:
+    """Let signals that end a program end this one as Ctrl-C does; one that is ignored (nohup) stays so."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Stopped(number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        # Windows has no SIGHUP.
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
 
 
 def compose(arguments: list[str], config_name: str = "config") -> list[DictConfig]:

@@ -187,7 +187,9 @@ class BaseClient(ABC):
         return channels, size, images.num_classes, num_attributes(self.config.data.conditioning, images)
 
     def _secret(self) -> bytes:
-        return self.store.secret(self.config.run.seed if self.seeded_secret else None, self.client)
+        secret = self.store.secret(self.config.run.seed if self.seeded_secret else None, self.client)
+        self.ledger.check_secret(secret)
+        return secret
 
     def _root(self) -> int | bytes:
         """What names the streams of everything that is drawn about images: nobody else can draw a deployed client's."""

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,9 @@ def create_exclusively(path: Path, data: bytes) -> bool:
 def append_json_lines(path: Path, rows: Iterable[Mapping[str, object]], durable: bool = True) -> list[dict[str, Any]]:
     """Append one JSON object a line to a file of mode 0600; they are on the disk when this returns, if `durable`.
 
+    The last value of each is its checksum. Beside the file lies another with its length, so that lines that are gone
+    from its end are missed as well.
+
     Returns:
         The objects as they will be read.
 
@@ -49,7 +53,7 @@ def append_json_lines(path: Path, rows: Iterable[Mapping[str, object]], durable:
     """
     new = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(_plain(dict(row)), allow_nan=False) + "\n" for row in rows).encode()
+    lines = b"".join(_with_checksum(json.dumps(_plain(dict(row)), allow_nan=False).encode()) for row in rows)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "r+b", buffering=0) as file:
         if not new and file.seek(0, os.SEEK_END):
@@ -62,26 +66,60 @@ def append_json_lines(path: Path, rows: Iterable[Mapping[str, object]], durable:
             left = left[file.write(left) :]
         if durable:
             os.fsync(descriptor)
+        length = file.tell()
     if new and durable:
         sync_folder(path.parent)
-    return _objects(lines)
+    with atomic_write(_length_of(path)) as temporary:
+        temporary.write_text(str(length))
+    return _objects(lines, _CHECKSUM)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of such a file, without a line that was cut off; none if there is no file.
+    """The objects of a file of one a line, without a line that was cut off; none if there is no file.
 
     Raises:
         ValueError: a line is damaged.
     """
-    if not path.exists():
-        return []
-    return _objects(path.read_bytes())
+    return _objects(path.read_bytes()) if path.exists() else []
 
 
-def _objects(data: bytes) -> list[dict[str, Any]]:
-    """The objects of whole lines, but for those that were cut off."""
-    whole = data.split(b"\n")[:-1]
-    return [json.loads(line) for line in whole if not line.endswith(TORN.strip())]
+def read_appended(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file that `append_json_lines` has written; none if there has never been one.
+
+    Raises:
+        ValueError: it is not as it was written.
+    """
+    data = path.read_bytes() if path.exists() else b""
+    length = _length_of(path)
+    if length.exists() and int(length.read_text() or 0) > len(data):
+        raise ValueError("lines are missing")
+    return _objects(data, _CHECKSUM)
+
+
+#: The end of a line with a checksum of all before it.
+_CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"}$')
+
+
+def _with_checksum(line: bytes) -> bytes:
+    return line[:-1] + b', "crc32": "%08x"}\n' % zlib.crc32(line[:-1])
+
+
+def _length_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.length")
+
+
+def _objects(data: bytes, checksum: re.Pattern[bytes] | None = None) -> list[dict[str, Any]]:
+    """The objects of whole lines, but for those that were cut off; where lines have a `checksum`, without it."""
+    whole = [line for line in data.split(b"\n")[:-1] if not line.endswith(TORN.strip())]
+    if checksum is None:
+        return [json.loads(line) for line in whole]
+    rows = []
+    for line in whole:
+        end = checksum.search(line)
+        if end is None or int(end[1], 16) != zlib.crc32(line[: end.start()]):
+            raise ValueError("a checksum is another")
+        rows.append(json.loads(line[: end.start()] + b"}"))
+    return rows
 
 
 def sync_folder(folder: Path) -> None:

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from collafuse_flwr.core.atomic_io import append_json_lines, read_json_lines
+from collafuse_flwr.core.atomic_io import append_json_lines, read_appended
 from collafuse_flwr.core.errors import PolicyError, RoundError, SecretError
 from collafuse_flwr.privacy.accounting import Training, composed_epsilon, release_mu
 
@@ -72,6 +72,7 @@ _FIELDS: dict[str, set[str]] = {
     "dp_sgd": {own.name for own in fields(Training)},
     "round": {"round", "message"},
     "refusal": {"reason"},
+    "secret": {"check"},
 }
 
 
@@ -127,6 +128,21 @@ class Ledger:
         row = {"kind": kind, "run": self.run} | values
         if not any(row.items() <= entry.items() for entry in self._of(kind)):
             self.add(kind, **values)
+
+    def check_secret(self, secret: bytes) -> None:
+        """Hold a secret against the one that everything so far was released with.
+
+        Under another one all images would have new names, and leave once more with new noise.
+
+        Raises:
+            SecretError: it is another.
+        """
+        check = hashlib.blake2b(b"check", digest_size=8, key=secret).hexdigest()
+        before = [entry["check"] for entry in self._of("secret")]
+        if not before:
+            self._append([{"kind": "secret", "check": check}])
+        elif before[0] != check:
+            raise SecretError(f"the secret beside {self.path} is another than before: restore it from a backup")
 
     def begin(self, message: str, round_: int) -> None:
         """Begin the answer to a message of a round; rounds never go back, and each message comes once in a round.
@@ -207,7 +223,7 @@ class Ledger:
             SecretError: the file is damaged: what has left cannot be counted any more.
         """
         try:
-            rows = read_json_lines(self.path)
+            rows = read_appended(self.path)
             complete = all(_FIELDS.get(row["kind"], set()) | {"run"} <= row.keys() for row in rows)
         except (ValueError, KeyError, TypeError, AttributeError):
             complete = False

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from collafuse_flwr import __version__
 from collafuse_flwr.config.config import Config
@@ -25,10 +29,42 @@ def open_run(config: Config, folder: Path) -> None:
         SettingError: the folder already holds a run and `resume` is false; it holds none and `resume` is true; or a
             setting differs from the run's.
     """
+    check_folder(config, folder)
+    if not config.run.resume:
+        write_config(config, folder)
+
+
+@contextmanager
+def held_run(config: Config, folder: Path) -> Iterator[None]:
+    """Open a run's folder, as `open_run` does, and keep every other run out of it meanwhile.
+
+    Raises:
+        SettingError: as `open_run`, or a run is under way in the folder.
+    """
+    # Before anything is made there.
+    check_folder(config, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(RunLayout(folder).lock)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SettingError("output", str(folder), "a folder in which no run is under way") from None
+    with lock:
+        # Releasing counts: this holds it once more.
+        lock.release()
+        open_run(config, folder)
+        yield
+
+
+def check_folder(config: Config, folder: Path) -> None:
+    """Hold a folder to what `open_run` needs, and leave it as it is.
+
+    Raises:
+        SettingError: as `open_run`.
+    """
     if not config.run.resume:
         if folder.exists() and not (folder.is_dir() and _only_logs(folder)):
             raise SettingError("output", str(folder), "a new or empty folder, or resume=true to go on with a run in it")
-        write_config(config, folder)
         return
     before, now = read_config(folder).to_flat(), config.to_flat()
     for name, value in now.items():
@@ -72,5 +108,6 @@ def _other_version(folder: Path, version: str, difference: str) -> UserError:
 
 
 def _only_logs(folder: Path) -> bool:
-    """Whether the folder has only files of the runners: Hydra's own folder and logs."""
-    return all(entry.name == ".hydra" or entry.suffix == ".log" for entry in folder.iterdir())
+    """Whether the folder has only files of the runners: Hydra's own folder, logs, and the lock."""
+    own = ".hydra", RunLayout(folder).lock.name
+    return all(entry.name in own or entry.suffix == ".log" for entry in folder.iterdir())

@@ -92,6 +92,8 @@ class RunLayout:
     folder: Path
 
     config = _Below("config.json")
+    #: What the process of the run holds.
+    lock = _Below(".lock")
     summary = _Below("summary.json")
     #: One line of JSON a round.
     metrics = _Below("metrics.jsonl")

@@ -20,6 +20,15 @@ class RunFailed(UserError):
     """The run did not complete; `__cause__` is the error behind it where that is at hand."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal that is to end the program has come; like Ctrl-C it passes through everything that handles errors."""
+
+    def __init__(self, number: int) -> None:
+        """Keep the number of the signal."""
+        self.number = number
+        super().__init__()
+
+
 def raise_failure(error: BaseException) -> None:
     """Raise what stopped the server: mistakes of the user's as they are, anything else as `RunFailed` from it.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import multiprocessing
 import resource
 import signal
@@ -13,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from collafuse_flwr.core.atomic_io import append_json_lines, read_json_lines
-from collafuse_flwr.core.errors import PolicyError
+from collafuse_flwr.core.atomic_io import append_json_lines, read_appended
+from collafuse_flwr.core.errors import PolicyError, SecretError
 from collafuse_flwr.privacy import ledger as module
 from collafuse_flwr.privacy.ledger import Ledger, Release
 from collafuse_flwr.wire.codec import ClientError
@@ -36,7 +35,7 @@ def test_a_write_that_is_cut_short_goes_on(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("os.fdopen", lambda descriptor, *_, **__: Short(descriptor, "r+"))
     path = tmp_path / "ledger.jsonl"
     assert append_json_lines(path, ROWS) == ROWS
-    assert read_json_lines(path) == ROWS
+    assert read_appended(path) == ROWS
 
 
 def _append_under_a_limit(path: Path, limit: int, reply: Any) -> None:
@@ -81,7 +80,7 @@ def test_the_same_refusal_is_noted_once_a_run(tmp_path: Path) -> None:
     node = Node(tmp_path)
     for run in (1, 1, 1, 2):
         assert isinstance(node.train(run=run, strategy="fedavg"), ClientError)
-    entries = read_json_lines(node.state / "ledger.jsonl")
+    entries = read_appended(node.state / "ledger.jsonl")
     assert [(entry["kind"], entry["run"]) for entry in entries] == [("refusal", "1"), ("refusal", "2")]
 
 
@@ -90,7 +89,7 @@ def test_introductions_do_not_lengthen_the_ledger(tmp_path: Path) -> None:
     node = Node(tmp_path)
     for _ in range(3):
         assert not isinstance(node.ask("query.client_info", ClientInfoRequest(), ClientInfo), ClientError)
-    assert len(read_json_lines(node.state / "ledger.jsonl")) == 1
+    assert len(read_appended(node.state / "ledger.jsonl")) == 1
 
 
 def test_refusals_and_the_ledger_itself_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,11 +97,11 @@ def test_refusals_and_the_ledger_itself_have_a_limit(tmp_path: Path, monkeypatch
     path = tmp_path / "ledger.jsonl"
     for run in range(10):
         Ledger(path, str(run)).add_refusal("beyond the policy")
-    assert len(read_json_lines(path)) == 5
+    assert len(read_appended(path)) == 5
     monkeypatch.setattr(module, "MAX_BYTES", path.stat().st_size)
     monkeypatch.setattr(module, "MAX_REFUSALS", 50)
     Ledger(path, "new").add_refusal("beyond the policy")
-    assert len(read_json_lines(path)) == 5
+    assert len(read_appended(path)) == 5
     with pytest.raises(PolicyError, match="is full: nothing more leaves"):
         Ledger(path, "new").begin("train", 1)
 
@@ -120,14 +119,14 @@ def test_a_message_reads_a_long_ledger_once(tmp_path: Path, monkeypatch: pytest.
     """It was read again after each line that was added to it: a message's six took seconds at 10^5 lines."""
     path = tmp_path / "ledger.jsonl"
     row = {"time": 1, "run": "old", "kind": "numbers", "message": "train", "values": {"steps": 1}}
-    path.write_text((json.dumps(row) + "\n") * 100_000)
+    append_json_lines(path, [row] * 100_000, durable=False)
     reads: list[Path] = []
 
     def read(own: Path) -> list[dict[str, Any]]:
         reads.append(own)
-        return read_json_lines(own)
+        return read_appended(own)
 
-    monkeypatch.setattr(module, "read_json_lines", read)
+    monkeypatch.setattr(module, "read_appended", read)
     ledger, began = Ledger(path, "new", durable=False), time.process_time()
     for round_ in range(1, 6):
         ledger.begin("train", round_)
@@ -135,4 +134,35 @@ def test_a_message_reads_a_long_ledger_once(tmp_path: Path, monkeypatch: pytest.
         assert ledger.exposure().releases == round_
     assert reads == [path]
     assert time.process_time() - began < 10
-    assert ledger.entries == read_json_lines(path)
+    assert ledger.entries == read_appended(path)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "a line gone", "the end gone", "all gone"])
+def test_a_ledger_that_is_not_as_it_was_written_stops_the_client(tmp_path: Path, damage: str) -> None:
+    """A flipped digit, or a line less, let images leave once more."""
+    node, path = Node(tmp_path), tmp_path / "state" / "ledger.jsonl"
+    assert node.upload(cut_ratio=0.5) is not None
+    lines = path.read_bytes().splitlines(keepends=True)
+    if damage == "all gone":
+        path.unlink()
+    else:
+        changed = {
+            "flipped": [line.replace(b'"clip_norm": 0.0', b'"clip_norm": 9.0') for line in lines],
+            "a line gone": [line for line in lines if b'"release"' not in line],
+            "the end gone": lines[:-1],
+        }
+        assert changed[damage] != lines
+        path.write_bytes(b"".join(changed[damage]))
+    assert isinstance(node.train(2, cut_ratio=0.5), ClientError)
+    with pytest.raises(SecretError, match="is damaged"):
+        Ledger(path).exposure()
+
+
+def test_another_secret_stops_the_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Under it every image has a new name on the ledger, and new noise."""
+    node = Node(tmp_path, "max_releases = 1\n")
+    assert node.upload(cut_ratio=0.5) is not None
+    path = tmp_path / "state" / "secret"
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    assert isinstance(node.train(2, cut_ratio=0.5), ClientError)
+    assert "is another than before: restore it from a backup" in capsys.readouterr().err

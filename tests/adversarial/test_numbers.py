@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from collafuse_flwr.core.atomic_io import append_json_lines, read_appended
 from collafuse_flwr.core.runtime import Runtime
 from collafuse_flwr.data.images import ImageSource
 from collafuse_flwr.diffusion.dp_sgd import DpSgdConfig, train_dp_sgd
@@ -112,9 +112,10 @@ def test_a_ledger_of_another_version_stops_the_client_in_one_line(
     ledger = Ledger(node.state / "ledger.jsonl", "run")
     node.state.mkdir()
     ledger.add_release(Release(("a",), (0,), 0.1, 0.0, (1, 8, 8)))
-    rows = [json.loads(line) for line in ledger.path.read_text().splitlines()]
+    rows = read_appended(ledger.path)
     del rows[-1]["enlargement"]
-    ledger.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ledger.path.unlink()
+    append_json_lines(ledger.path, rows)
     assert isinstance(node.train(cut_ratio=0.5), ClientError)
     said = capsys.readouterr()
     assert "ledger.jsonl is damaged, or of another version" in said.out + said.err
