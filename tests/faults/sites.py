@@ -75,7 +75,8 @@ class Machine:
             "COLUMNS": "160",
         }
         # The stand-ins come first again, after the page has put $VENV in front.
-        script = f'set -euo pipefail\n{self.preamble()}export PATH="{self.folder}/bin:$PATH"\n{commands}'
+        prelude = "set -euo pipefail\ntrap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n"
+        script = f'{prelude}{self.preamble()}export PATH="{self.folder}/bin:$PATH"\n{commands}'
         done = subprocess.run(
             ["bash", "-c", script],
             cwd=self.folder / "home",

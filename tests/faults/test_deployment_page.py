@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import shutil
 import ssl
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -36,6 +38,7 @@ def machine(folder: Path, name: str, number: int = 0, **values: str) -> Machine:
     own = {
         "SOURCE": str(REPOSITORY),
         "WHEEL": str(REPOSITORY / "dist" / f"collafuse_flwr-{VERSION}-py3-none-any.whl"),
+        "PYTHON": os.path.realpath(sys.executable),
         "VENV": str(root / "venv"),
         "ETC": str(root / "etc"),
         "CA": str(root / "ca"),
@@ -146,7 +149,8 @@ def check_run(sites: Sites) -> None:
     run = Path(sites.server.values["STATE"]) / "runs" / "first"
     summary = json.loads((run / "summary.json").read_text())
     assert [client["client"] for client in summary["clients"]] == list(range(CLIENTS))
-    assert all(client["releases"] == 1 and client["held_out_loss"] is not None for client in summary["clients"])
+    # The policy of the page lets out numbers about 100 images or more, and these clients have fewer.
+    assert all(client["releases"] == 1 and client["held_out_loss"] is None for client in summary["clients"])
     for client in sites.clients:
         state, backup = Path(client.values["STATE"], "state"), Path(client.values["BACKUP"])
         assert state.stat().st_mode & 0o777 == 0o700
@@ -192,6 +196,7 @@ def check_removal(sites: Sites) -> None:
     left, stayed = sites.clients[-1], sites.clients[0]
     assert not Path(left.values["STATE"]).exists()
     assert Path(left.values["BACKUP"], "ledger.jsonl").stat().st_size > 0
+    assert "SuperNode ID" in left.log("collafuse-supernode")
     assert Path(stayed.values["STATE"], "state", "secret").exists()
     text = sites.server.run("flwr supernode list hospitals --format json").stdout
     nodes = json.loads(text[text.index("{") :])["nodes"]

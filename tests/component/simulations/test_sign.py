@@ -17,6 +17,7 @@ from flwr.supernode.start_client_internal import _verify_fab
 from requests import get
 
 from collafuse_flwr.core.errors import SettingError, UserError
+from simulations import superlink
 from simulations.app_folder import AppFolder, served, signatures, signatures_of
 from simulations.sign import act
 
@@ -117,3 +118,8 @@ def test_mistakes_are_one_line_and_leave_no_signature(tmp_path: Path, key: Path)
     signatures_of(app).write_text(json.dumps([{"public_key_id": "x"}]))
     with pytest.raises(UserError, match="sign the app again"):
         signatures(app)
+
+
+def test_a_superlink_without_a_folder_of_apps_does_not_start(capsys: pytest.CaptureFixture[str]) -> None:
+    assert superlink.main(["--apps", "/nowhere", "--insecure"]) == 2
+    assert capsys.readouterr().err == "error: --apps = /nowhere is not allowed: the folder of signed apps\n"
