@@ -10,16 +10,16 @@ imported after the fork, from the bundle that Flower has delivered and verified.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
-from types import FrameType
 
 from simulations.runners.environment import prepare_environment
 from simulations.runners.fork_server import ForkServer, path_with
-from simulations.runners.superlink import script
+from simulations.runners.processes import exit_status, pass_signals_to
+from simulations.runners.superlink import script, with_scripts
 
 #: Packages of the app, which this file belongs to as well.
 OURS = ("collafuse_flwr", "strategies", "simulations")
@@ -49,25 +49,39 @@ def main(arguments: list[str]) -> int:
     command = [script("flower-supernode"), *arguments]
     if not hasattr(os, "fork"):
         return subprocess.call(command)
+    if not {"-h", "--help", "-V", "--version"} & set(arguments):
+        preload()
+        if status := _check(arguments):
+            return status
     with tempfile.TemporaryDirectory(prefix="collafuse-") as folder:
         server = ForkServer(Path(folder), {"flwr-clientapp": clientapp})
-        supernode = subprocess.Popen(command, env=path_with(server.scripts, os.environ))
-
-        def pass_on(number: int, _: FrameType | None) -> None:
-            supernode.send_signal(number)
-
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, pass_on)
+        supernode = subprocess.Popen(command, env=path_with(server.scripts, with_scripts(os.environ)))
+        pass_signals_to(supernode)
         try:
-            # Calls that come meanwhile wait.
-            preload()
             server.run(until=lambda: supernode.poll() is not None)
         finally:
             server.close()
             if supernode.poll() is None:
                 supernode.terminate()
-    status = supernode.wait()
-    return status if status >= 0 else 128 - status
+    return exit_status(supernode)
+
+
+def _check(arguments: list[str]) -> int:
+    """The exit status of `simulations.check_node`, in a fork: this process imports none of our packages."""
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = 1
+    try:
+        from simulations import check_node  # noqa: PLC0415
+
+        sys.argv = ["check_node", *arguments]
+        status = check_node.main()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 if __name__ == "__main__":

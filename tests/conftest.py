@@ -45,6 +45,7 @@ TIERS = {
     "adversarial": "component",
     "examples": "component",
     "integration": "integration",
+    "faults": "faults",
 }
 
 

@@ -10,6 +10,21 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+#: Signals that end a program in good order.
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def pass_signals_to(process: subprocess.Popen[bytes]) -> None:
+    """Have signals that would end this program end the process that it stands for."""
+    for number in ENDING:
+        signal.signal(number, lambda number, _: process.send_signal(number))
+
+
+def exit_status(process: subprocess.Popen[bytes]) -> int:
+    """The exit status of a process once it has ended, as the command line gives it."""
+    status = process.wait()
+    return status if status >= 0 else 128 - status
+
 
 def descendants(pid: int) -> set[int]:
     """The ids of all processes below one, in other sessions too."""

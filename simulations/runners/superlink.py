@@ -10,11 +10,12 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from simulations.runners.fork_server import path_with
 from simulations.runners.processes import descendants, end
 from simulations.runners.result import RunFailed
 
@@ -52,8 +53,7 @@ def private_superlink(*, simulation: bool = True) -> Iterator[SuperLink]:
     """
     with tempfile.TemporaryDirectory(prefix="collafuse-", ignore_cleanup_errors=True) as folder:
         initial_cluster, port = Path(folder), free_port()
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        environment = {**os.environ, "FLWR_HOME": str(initial_cluster), "PATH": path, "PYTHONUNBUFFERED": "1"}
+        environment = with_scripts(os.environ) | {"FLWR_HOME": str(initial_cluster), "PYTHONUNBUFFERED": "1"}
         connection = f'[superlink]\ndefault = "own"\n\n[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
         (initial_cluster / "config.toml").write_text(connection)
         options = ["--insecure", "--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(port)]
@@ -104,6 +104,11 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) 
 def script(name: str) -> str:
     """A console script beside this Python."""
     return str(Path(sys.executable).with_name(name))
+
+
+def with_scripts(env: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which Flower's programs find those that they start: the console scripts beside this Python."""
+    return path_with(Path(sys.executable).parent, env)
 
 
 def free_port() -> int:

@@ -21,10 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from collafuse_flwr.config.config import GROUPS, SETTINGS, Config, without_unread
 from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.core.fields import coerce
-from simulations import disclosed, status
+from simulations import disclosed, sign, status
 from simulations.bench import disclosure
 from simulations.cli import CONF, config_of, flat_settings, given_names, register_schema
 from simulations.suite import sweeps
+from tests.pages import fenced
 from tests.settings_page import PAGE, page
 
 PROJECT = CONF.parent
@@ -38,6 +39,8 @@ OF_A_RUN = ("simulations.run", "simulations.partition", "simulations.plan_cuts")
 #: Commands with arguments of their own, which their file in conf/ lists.
 OF_FINISHED_RUNS = ("attack", "generate", "report")
 OWN = {name: set(OmegaConf.load(CONF / f"{name}.yaml")) - {"defaults", "hydra"} for name in OF_FINISHED_RUNS}
+#: Commands with a few arguments, name=value.
+OF_NAMES = {"status": status.DEFAULTS, "disclosed": disclosed.DEFAULTS, "sign": sign.DEFAULTS}
 #: Those of simulations.bench.disclosure, beside settings of a run.
 BENCH = ("cuts", "releases", "output")
 #: Folders of conf/ that an argument chooses a file of.
@@ -49,8 +52,10 @@ ARGUMENT = re.compile(r"[a-z][a-z_0-9]*(\.[a-z_0-9]+)*=.+")
 
 def blocks(page: Path) -> list[list[str]]:
     """The command lines in the code blocks of a page, in words."""
-    text = "".join(re.findall(r"^```\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
-    return [shlex.split(line) for line in text.replace("\\\n", " ").splitlines() if "=" in line or " -m " in line]
+    text = "".join(block.text for block in fenced(page.read_text()) if not block.info or block.info.startswith("sh "))
+    lines = re.sub(r"\$\w*PORT\b", "8000", text.replace("\\\n", " ")).splitlines()
+    # What is the shell's is not the command's.
+    return [shlex.split(re.split(r" [>&|]", line)[0], comments=True) for line in lines if "=" in line or " -m " in line]
 
 
 def inline(text: str) -> list[str]:
@@ -99,7 +104,7 @@ def check(argument: str) -> None:
     if (
         name.startswith("hydra")
         or any(name in own for own in OWN.values())
-        or name in ("cuts", "releases", *disclosed.DEFAULTS, *status.DEFAULTS)
+        or name in ("cuts", "releases", *(own for defaults in OF_NAMES.values() for own in defaults))
     ):
         return
     if name in CHOICES:
@@ -141,8 +146,8 @@ def check_command(module: str, given: list[str]) -> None:
         Config.from_flat({key: value for key, value in flat.items() if key not in BENCH})
     elif name == "supernode":
         _parse_args_run_supernode().parse_args(given)
-    elif name == "status":
-        assert {argument.partition("=")[0] for argument in given} <= status.DEFAULTS.keys()
+    elif name in OF_NAMES:
+        assert {argument.partition("=")[0] for argument in given} <= OF_NAMES[name].keys()
     elif name in OF_FINISHED_RUNS:
         assert {argument.partition("=")[0] for argument in given} <= OWN[name]
     else:
