@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
+
+from simulations import run
 
 
 def refused(capsys: pytest.CaptureFixture[str]) -> str:
@@ -12,3 +17,11 @@ def refused(capsys: pytest.CaptureFixture[str]) -> str:
     (line,) = printed.err.splitlines()
     assert line.startswith("error: ")
     return line
+
+
+def run_here(folder: Path, *arguments: str) -> int:
+    """`python -m simulations.run` in this process, in a working directory; its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["run", *arguments])
+        return run.main()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 
 import torch
 
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.atomic_io import write_json
-from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.atomic_io import append_json_lines, read_appended
+from collafuse_flwr.core.errors import DamagedError, SettingError
 from collafuse_flwr.data.conditioning import conditioning_labels, num_attributes
 from collafuse_flwr.data.images import ImageSet, normalize
 from collafuse_flwr.diffusion.setup import DiffusionSetup
@@ -27,7 +26,7 @@ def select_cut(config: Config, setup: DiffusionSetup, images: ImageSet, client: 
 
     Raises:
         SettingError: this client chose its cut for another target, or by other images, before.
-        UserError: no cut keeps to the target.
+        UserError: no cut keeps to the target, or the file of the one that was chosen is damaged.
     """
     target = config.cut_target()
     if target is None:
@@ -43,9 +42,14 @@ def select_cut(config: Config, setup: DiffusionSetup, images: ImageSet, client: 
     schedule = setup.schedule.timesteps, config.diffusion.schedule
     requirements = [*target, *schedule, *chosen_for, config.dp.delta, *of_images]
     path = store.layout.cut
-    if not path.exists():
-        write_json(path, {"asked": requirements, "cut_step": _chosen(config, setup, images, client)})
-    kept = json.loads(path.read_text())
+    try:
+        rows = read_appended(path)
+    except ValueError:
+        raise DamagedError(path) from None
+    if not rows:
+        chosen = {"asked": requirements, "cut_step": _chosen(config, setup, images, client)}
+        rows = append_json_lines(path, [chosen])
+    (kept,) = rows
     if kept["asked"] != requirements:
         raise SettingError("cut.target", target[1], f"as before, {kept['asked']}: client {client} has chosen its cut")
     return int(kept["cut_step"])

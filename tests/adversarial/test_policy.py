@@ -170,7 +170,7 @@ def test_each_limit_holds(tmp_path: Path, policy: str, settings: dict[str, Any],
     node = Node(tmp_path, policy + "\n")
     assert limit(node.train(**settings)) == named
     left = [json.loads(line)["kind"] for line in (node.state / "ledger.jsonl").read_text().splitlines()]
-    assert set(left) <= {"round", "refusal"}
+    assert set(left) <= {"round", "refusal", "secret"}
     assert left[-1] == "refusal"
     assert not list(node.state.rglob("state-*")), "nothing was trained"
 

@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from simulations import run
 from simulations.runners.flwr import REPOSITORY
 from strategies.collafuse import CollaFuse
-from tests.commands import refused
+from tests.commands import refused, run_here
 from tests.small_runs import SMALL, bytes_of, metrics
 
 ARGUMENTS = [f"{name}={str(value).lower()}" for name, value in SMALL.items()] + ["runner=local"]
@@ -46,21 +45,13 @@ number = 3
 """
 
 
-def call(folder: Path, *arguments: str) -> int:
-    """The command in this process, in a working directory."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["run", *arguments])
-        return run.main()
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a whole run, and what it printed."""
     folder, printed = tmp_path_factory.mktemp("whole"), StringIO()
     handler = signal.getsignal(signal.SIGTERM)
     with redirect_stdout(printed):
-        assert call(folder, *ARGUMENTS, "output=out") == 0
+        assert run_here(folder, *ARGUMENTS, "output=out") == 0
     signal.signal(signal.SIGTERM, handler)
     return folder / "out", printed.getvalue()
 
@@ -91,7 +82,7 @@ def test_the_table_is_printed(whole: tuple[Path, str]) -> None:
 
 def test_without_output_a_new_folder_below_runs_is_made(tmp_path: Path) -> None:
     arguments = [*ARGUMENTS, "num_rounds=1", "evaluation.num_samples=2", "data.max_images=60"]
-    assert call(tmp_path, *arguments) == 0
+    assert run_here(tmp_path, *arguments) == 0
     (made,) = (tmp_path / "runs").iterdir()
     assert made.name.endswith("-collafuse-digits-c0.3")
     assert (made / "summary.json").is_file()
@@ -134,7 +125,7 @@ WRONG = {
 def test_a_mistake_is_told_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str, told: str
 ) -> None:
-    assert call(tmp_path, *ARGUMENTS, "output=out", *wrong.split(" ")) == 2
+    assert run_here(tmp_path, *ARGUMENTS, "output=out", *wrong.split(" ")) == 2
     assert told in refused(capsys)
     assert list(tmp_path.iterdir()) == []
 
@@ -161,7 +152,7 @@ def test_a_run_is_never_mixed_with_another(
     folder, _ = whole
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     given = ["runner=local", "quiet=true", f"output={folder}", *arguments]
-    assert call(tmp_path, *given) == 2
+    assert run_here(tmp_path, *given) == 2
     assert told in refused(capsys)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
@@ -206,11 +197,11 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
 ) -> None:
     with monkeypatch.context() as patch:
         interrupt(patch, error)
-        assert call(tmp_path, *ARGUMENTS, "output=out") == status
+        assert run_here(tmp_path, *ARGUMENTS, "output=out") == status
     assert capsys.readouterr().err.splitlines()[-1].startswith(told)
     assert len(metrics(tmp_path / "out")) == 1
     # The other settings are those of the run, not the defaults.
-    assert call(tmp_path, "resume=true", "output=out") == 0
+    assert run_here(tmp_path, "resume=true", "output=out") == 0
     assert metrics(tmp_path / "out") == metrics(whole[0])
     assert bytes_of(tmp_path / "out") == bytes_of(whole[0])
 
@@ -228,7 +219,7 @@ def bring_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_network_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bring_network(tmp_path, monkeypatch)
     arguments = [*ARGUMENTS, "output=out", "model=nets.plain:build", "client.model=nets.plain:build"]
-    assert call(tmp_path, *arguments) == 0
+    assert run_here(tmp_path, *arguments) == 0
     settings = json.loads((tmp_path / "out" / "config.json").read_text())
     assert settings["model"] == settings["client.model"] == "nets.plain:build"
     assert (tmp_path / "out" / "server" / "backbone" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
@@ -240,6 +231,6 @@ def test_a_network_that_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], path: str
 ) -> None:
     bring_network(tmp_path, monkeypatch)
-    assert call(tmp_path, *ARGUMENTS, "output=out", f"model={path}") == 2
+    assert run_here(tmp_path, *ARGUMENTS, "output=out", f"model={path}") == 2
     assert f"`model` = '{path}' is not allowed" in refused(capsys)
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,84 @@
+"""Each file of an interrupted run is damaged, and the run goes on: docs/reliability.md says what comes of it."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands import run_here
+from tests.faults.processes import ROUNDS, Run, result, rounds
+
+Result = tuple[list[dict[str, Any]], dict[str, bytes]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    folder = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert Run(folder, "runner=local", "cut.criterion=snr_db", "cut.target=6").finish()[0] == 0
+    return result(folder)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was killed after two rounds."""
+    folder = tmp_path_factory.mktemp("interrupted") / "out"
+    run = Run(folder, "runner=local", "cut.criterion=snr_db", "cut.target=6")
+    run.wait_for_rounds(2)
+    run.strike(signal.SIGKILL)
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("config.json", "metrics.jsonl", "tensorboard/*", "server/state.safetensors", "server/last-state.safetensors"),
+        *("server/pool/x_k.bin", "server/pool/labels.bin", "clients/0/state-*1.safetensors"),
+        *("clients/0/state-*2.safetensors", "clients/0/ledger.jsonl", "clients/0/secret", "clients/0/cut.json"),
+    ],
+)
+def test_a_file_of_the_run_is_damaged(
+    tmp_path: Path,
+    interrupted: Path,
+    undisturbed: Result,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+    damage: str,
+) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(interrupted, folder)
+    moved = (folder / "config.json").read_text().replace(str(interrupted), str(folder))
+    (folder / "config.json").write_text(moved)
+    for path in folder.glob(name):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data[: len(data) // 3] if damage == "truncated" else data)
+    capfd.readouterr()
+    status = run_here(tmp_path, "resume=true", f"output={folder}", "quiet=true")
+    said = capfd.readouterr()
+    assert "Traceback" not in said.out + said.err
+    if name == "config.json":
+        assert status == 2
+        assert str(folder) in said.err or "`" in said.err
+        assert len(said.err.splitlines()) == 1
+        return
+    assert status == 0, said.err
+    assert len(rounds(folder)) == ROUNDS
+    failed = [row["failed"] for row in rounds(folder)[2:]]
+    if name in ("clients/0/ledger.jsonl", "clients/0/secret", "clients/0/cut.json"):
+        # It cannot know what has left, or what it may do: it stays out, and says why.
+        assert all("0" in row for row in failed)
+        return
+    if name == "server/state.safetensors":
+        assert "last-state.safetensors, the one before, is taken instead" in said.err
+    if name.startswith("server/pool"):
+        assert "wanted again" in said.out + said.err
+    if name == "clients/0/state-*2.safetensors" and "the one before, is taken" in said.err:
+        # A round of its own is gone.
+        assert not any(failed)
+        return
+    assert result(folder) == undisturbed
