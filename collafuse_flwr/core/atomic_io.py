@@ -9,10 +9,10 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save_file
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: The end of a line that was cut off.
 TORN = b" #torn\n"
@@ -117,6 +117,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors as a safetensors file, atomically, however they lie in memory."""
+    from safetensors.torch import save_file  # noqa: PLC0415 - slow, and who only checks settings does not need it
+
     with atomic_write(path) as temporary:
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata)
 
