@@ -85,14 +85,13 @@ def forked_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An interpreter, with Flower's commands beside it, that is a fork of one which has imported what is slow."""
     # Not in pytest's folder: the path of a socket has a hundred characters at most.
     with tempfile.TemporaryDirectory(prefix="warm-") as folder:
-        python = Path(folder, "bin", "python")
         command = [sys.executable, "-m", "tests.warm", folder]
         with subprocess.Popen(command, cwd=Path(__file__).parents[1], start_new_session=True) as server:
             try:
-                while not python.exists():
+                while not Path(folder, "ready").exists():
                     assert server.poll() is None
                     time.sleep(0.05)
-                yield str(python)
+                yield str(Path(folder, "bin", "python"))
             finally:
                 server.terminate()
 

@@ -1,8 +1,9 @@
 """Python's and Flower's commands, forked from a process that has imported what is slow: for tests that start many.
 
-`python -m tests.warm FOLDER` serves them, as scripts in FOLDER/bin, until it gets SIGTERM or its parent is gone. Each
-kind of command is also started as usual by some test: those of a simulation by test_same_run, those of a deployment by
-test_deployment, `simulations.run` by test_run and `simulations.sweep` by test_sweep.
+`python -m tests.warm FOLDER` serves them, as scripts in FOLDER/bin, from when FOLDER/ready is there until it gets
+SIGTERM or its parent is gone. Each kind of command is also started as usual by some test: those of a simulation by
+test_same_run, those of a deployment by test_deployment, `simulations.run` by test_run and `simulations.sweep` by
+test_sweep.
 """
 
 from __future__ import annotations
@@ -79,12 +80,12 @@ def main(folder: Path) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, PERIOD, PERIOD)
-    # Calls that come meanwhile wait.
     preload()
     for point in points:
         point.load()
     for module in ("collafuse_flwr.server_app", "collafuse_flwr.client_app"):
         importlib.import_module(module)
+    (folder / "ready").touch()
     server.run(until=lambda: bool(stopped) or os.getppid() != parent)
     server.close()
 
