@@ -4,9 +4,11 @@ import atexit
 import gc
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +51,13 @@ TIERS = {
 }
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out, for `-m unit` and the like, what has no test of the tier: importing it takes longer than the tests."""
+    folder = collection_path.relative_to(Path(__file__).parent).parts[:1]
+    tier = TIERS.get(*folder) if folder else None
+    return True if tier is not None and config.option.markexpr in {*TIERS.values()} - {tier} else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test by its folder."""
     for item in items:
@@ -70,6 +79,28 @@ def ray_garbage() -> Iterator[None]:
     """Collect what Ray leaves to the garbage collector here, before its warnings come up in another test."""
     yield
     gc.collect()
+
+
+@pytest.fixture(scope="session")
+def forked_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An interpreter, with Flower's commands beside it, that is a fork of one which has imported what is slow."""
+    # Not in pytest's folder: the path of a socket has a hundred characters at most.
+    with tempfile.TemporaryDirectory(prefix="warm-") as folder:
+        command = [sys.executable, "-m", "tests.warm", folder]
+        with subprocess.Popen(command, cwd=Path(__file__).parents[1], start_new_session=True) as server:
+            try:
+                while not Path(folder, "ready").exists():
+                    assert server.poll() is None
+                    time.sleep(0.05)
+                yield str(Path(folder, "bin", "python"))
+            finally:
+                server.terminate()
+
+
+@pytest.fixture
+def warm(forked_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processes that this one starts be forks."""
+    monkeypatch.setattr(sys, "executable", forked_python)
 
 
 @pytest.fixture

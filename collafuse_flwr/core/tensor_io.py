@@ -17,7 +17,9 @@ from torch import Tensor
 from collafuse_flwr.core.atomic_io import atomic_write
 from collafuse_flwr.core.errors import DamagedError
 
-#: The name of the checksum in a file's metadata.
+#: The one entry of a file's metadata, JSON that holds the rest: several would come in an order of chance.
+ENTRY = "metadata"
+#: In it, beside what the file was given.
 CHECKSUM = "crc32"
 
 
@@ -28,7 +30,7 @@ def write_tensors(
     own = {name: value.contiguous() for name, value in tensors.items()}
     metadata = dict(metadata or {})
     with atomic_write(path) as temporary:
-        save_file(own, temporary, metadata | {CHECKSUM: _checksum(own, metadata)})
+        save_file(own, temporary, {ENTRY: json.dumps(metadata | {CHECKSUM: _checksum(own, metadata)})})
         if keep is not None and path.exists():
             os.replace(path, keep)
 
@@ -42,9 +44,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata: dict[str, str] = dict(file.metadata() or {})
+            metadata: dict[str, str] = json.loads((file.metadata() or {})[ENTRY])
         tensors = load_file(path)
-    except (SafetensorError, UnicodeDecodeError) as error:
+    except (SafetensorError, ValueError, KeyError) as error:
         raise DamagedError(path) from error
     if metadata.pop(CHECKSUM, None) != _checksum(tensors, metadata):
         raise DamagedError(path)

@@ -21,6 +21,9 @@ VARIABLES = {
     # By default Ray's workers give way to everything else: four, beside four busy processes on two cores, had 2 % of a
     # core each.
     "RAY_worker_niceness": "0",
+    # The defaults are 30 and 60 s; each of these processes imports for seconds, which are minutes on a busy machine.
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_worker_register_timeout_seconds": "300",
     # Started by `uv run`, Ray would start its workers by `uv run` as well, in a copy of the working directory.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }

@@ -35,6 +35,7 @@ from simulations.runners.app_loading import (
     server_context,
 )
 from simulations.runners.environment import quiet_flwr
+from simulations.runners.ray_start import patient_start
 from simulations.runners.resources import check_resources, machine
 from simulations.runners.result import RunFailed, RunResult, Stopped, describe
 from simulations.runners.server_thread import ServerThread
@@ -63,7 +64,7 @@ def run_ray(config: Config, *, server_app: str = SERVER_APP, client_app: str = C
     run_id = begin_run()
     run = Run.create_empty(run_id)
     run.primary_task_id, run.federation_id = 1, NOOP_FEDERATION_ID
-    with _app_folder(config) as folder, _calm():
+    with _app_folder(config) as folder, _calm(), patient_start():
         try:
             _start_ray()
             _run_simulation(

@@ -20,7 +20,7 @@ from simulations.runners.processes import descendants, end
 from simulations.runners.result import RunFailed
 
 #: Seconds for the SuperLink to answer, for it to end, and for what it started to follow.
-START_PATIENCE, END_PATIENCE, FOLLOW_PATIENCE = 120.0, 15.0, 4.0
+START_PATIENCE, END_PATIENCE, FOLLOW_PATIENCE = 300.0, 15.0, 4.0
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,6 @@ from simulations.cli import (
     launch,
     settings_usage,
 )
-from simulations.report.page import write_report
-from simulations.run import preflight
 from simulations.sweep.grid import SweepRun, distinct, fingerprint, override
 from simulations.sweep.job import JobResult, run_job
 
@@ -156,6 +154,8 @@ def _preflight(configs: list[Config]) -> None:
     Raises:
         UserError: all have one.
     """
+    from simulations.preflight import preflight  # noqa: PLC0415 - slow, and a process for each job would import it
+
     errors = []
     for config in configs:
         try:
@@ -184,6 +184,8 @@ def _told(result: JobResult) -> str:
 
 def _conclude(plan: SweepPlan, outcomes: list[JobResult], refused: int) -> int:
     """Say what came of it, and write the report of what is finished."""
+    from simulations.report.page import write_report  # noqa: PLC0415 - as above
+
     for result in outcomes:
         if result.state in ("failed", "claimed"):
             print(f"{result.name}: {_told(result)}", file=sys.stderr)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from collafuse_flwr.client_app import MASKED
 from collafuse_flwr.config.config import Config
@@ -129,6 +130,7 @@ def supernode(superlink: SuperLink, home: Path, client: int) -> subprocess.Popen
         )
 
 
+@pytest.mark.usefixtures("warm")
 def test_twelve_wrong_requests_are_refused_and_the_ledgers_show_what_left(tmp_path: Path) -> None:
     prepare_environment()
     homes, app = [tmp_path / "0", tmp_path / "1"], app_folder(tmp_path / "app")

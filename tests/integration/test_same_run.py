@@ -19,7 +19,14 @@ pytestmark = [
     pytest.mark.usefixtures("ray_garbage"),
 ]
 
-SETTINGS = {"num_rounds": 2, "client.init_from": "backbone", "client.start_round": 2}
+SETTINGS = {
+    "num_rounds": 2,
+    "client.init_from": "backbone",
+    "client.start_round": 2,
+    "model": "nano",
+    "data.max_images": 60,
+    "evaluation.tstr": "none",
+}
 
 
 @pytest.fixture(scope="module")

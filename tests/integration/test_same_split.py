@@ -29,6 +29,7 @@ def test_a_split_gan_gives_the_same_bits_with_two_workers(tmp_path: Path) -> Non
                 runner=runner,
                 evaluation__tstr="none",
                 split_gan__client_cuts="0010",
+                data__max_images=90,
                 resources__client_num_cpus=CPUS / 2,
                 **gan,
             )

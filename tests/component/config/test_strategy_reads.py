@@ -18,6 +18,8 @@ from simulations.runners.local import run_local
 from tests.small_runs import small
 
 PUBLIC = {(group, spec.name): name for name, (group, spec) in SETTINGS.items()}
+#: Every access to a setting is slow here.
+TINY: dict[str, Any] = {"num_supernodes": 2, "data__max_images": 60, "evaluation__tstr": "none"}
 #: What reads settings of any strategy without meaning them: files and names have all of them.
 BOOKKEEPING = ("from_flat", "to_flat", "get", "unread")
 
@@ -86,10 +88,8 @@ HARMLESS = {
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_strategy_declares_what_it_reads(strategy: str, tmp_path: Path) -> None:
     spec = STRATEGIES[strategy]
-    given: dict[str, Any] = {"gan__width": 2, "gan__batch_size": 4} if spec.is_gan else {}
-    config = small(
-        tmp_path / "run", strategy=strategy, runner="local", num_supernodes=2, evaluation__tstr="none", **given
-    )
+    given: dict[str, Any] = {"gan__width": 2, "gan__batch_size": 4} if spec.is_gan else {"model": "nano"}
+    config = small(tmp_path / "run", strategy=strategy, runner="local", **TINY, **given)
     with recorded() as seen:
         run_local(config)
     declared = {name for name, (group, _) in SETTINGS.items() if spec.reads_setting(group, name)}

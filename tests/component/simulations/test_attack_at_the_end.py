@@ -26,7 +26,7 @@ SMALL = {"num_supernodes": 2, "num_rounds": 1}
 
 def test_the_run_is_followed_by_its_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
-    monkeypatch.setattr(run, "default_request", lambda path: default_request(path, shadow_steps=3))
+    monkeypatch.setattr("simulations.attack.run.default_request", lambda path: default_request(path, shadow_steps=3))
     run.run(small(folder, **QUICK, **SMALL))
     found = json.loads((folder / "attacks" / "attacks.json").read_text())
     assert (found["run"], found["shadow_model"], found["shadow_steps"]) == (str(folder), "nano", 3)

@@ -11,7 +11,7 @@ import pytest
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.runs.loaded_run import FinishedRun
 from simulations import generate, runners
-from simulations.run import preflight
+from simulations.preflight import preflight
 from tests.commands import refused
 from tests.small_runs import small
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from collafuse_flwr.client.state_store import KEPT_ROUNDS, KEPT_RUNS, ClientState, ClientStore
-from collafuse_flwr.core import atomic_io as files
+from collafuse_flwr.core import tensor_io as files
 from collafuse_flwr.privacy.brownian_noise import brownian_path
 
 

@@ -35,7 +35,7 @@ def nodes(grid, context):
 
 def ask(grid, ids, round_=0):
     content = {"ask": ConfigRecord({"round": round_})}
-    return list(grid.send_and_receive([Message(RecordDict(content), i, "train") for i in ids], timeout=120))
+    return list(grid.send_and_receive([Message(RecordDict(content), i, "train") for i in ids], timeout=600))
 """
 
 

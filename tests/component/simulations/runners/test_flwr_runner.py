@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +14,17 @@ from simulations.runners import flwr as runner
 from simulations.runners import superlink
 from simulations.runners.flwr import REPOSITORY, run_flwr
 from simulations.runners.processes import descendants
+from simulations.runners.resources import machine
 from simulations.runners.result import RunFailed
 
 WriteApps = Callable[[str, str], str]
-SETTINGS: dict[str, object] = {"num_supernodes": 3, "runner": "flwr", "output": "out"}
+#: One worker.
+SETTINGS: dict[str, object] = {
+    "num_supernodes": 3,
+    "runner": "flwr",
+    "output": "out",
+    "resources.client_num_cpus": float(machine()[0]),
+}
 
 CODE = """
 @app.train()
@@ -45,21 +53,30 @@ def app_dir(write_apps: WriteApps, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return tmp_path
 
 
+def assert_nothing_is_left(before: set[int]) -> None:
+    deadline = time.monotonic() + 10
+    while (left := descendants(os.getpid()) - before) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
+@pytest.mark.usefixtures("warm")
 def test_a_run_completes_and_leaves_its_log(app_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = descendants(os.getpid())
     result = run_flwr(Config.from_flat({**SETTINGS, "cut_ratio": 0.3}), app_dir=app_dir)
     assert capsys.readouterr().out == "who: [0, 1, 2] 0.3\n"
     assert result.folder == app_dir / "out"
     assert "who: [0, 1, 2] 0.3\n" in (app_dir / "out" / "flwr.log").read_text()
-    assert descendants(os.getpid()) == before
+    assert_nothing_is_left(before)
 
 
+@pytest.mark.usefixtures("warm")
 def test_an_error_meant_for_the_user_reaches_the_caller(app_dir: Path) -> None:
     before = descendants(os.getpid())
     with pytest.raises(UserError, match=r"^no such folder$"):
         run_flwr(Config.from_flat({**SETTINGS, "seed": 13}), app_dir=app_dir)
     assert "DataError: no such folder" in (app_dir / "out" / "flwr.log").read_text()
-    assert descendants(os.getpid()) == before
+    assert_nothing_is_left(before)
 
 
 def test_what_flower_cannot_do_is_refused_at_once(tmp_path: Path) -> None:

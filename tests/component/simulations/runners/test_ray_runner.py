@@ -1,23 +1,29 @@
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import ray
+from ray._private import services
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import DataError, SettingError
 from simulations.runners import ray as runner
+from simulations.runners import ray_start
 from simulations.runners.processes import descendants
 from simulations.runners.ray import run_ray
+from simulations.runners.ray_start import patient_start
 from simulations.runners.resources import machine
 
 WriteApps = Callable[[str, str], str]
+CPUS = machine()[0]
 #: Two workers.
-CONFIG = Config.from_flat({"num_supernodes": 6, "resources.client_num_cpus": machine()[0] / 2, "output": "out"})
+CONFIG = Config.from_flat({"num_supernodes": 6, "resources.client_num_cpus": CPUS / 2, "output": "out"})
 
 pytestmark = [
     # Ray opens sockets, files and processes that it leaves to the garbage collector.
@@ -80,9 +86,11 @@ def test_an_error_meant_for_the_user_reaches_the_caller(write_apps: WriteApps) -
     name = write_apps(
         "refusing_apps", "@server.main()\ndef main(grid, context):\n    raise DataError('no such folder')\n"
     )
+    # One worker.
+    config = Config.from_flat({"num_supernodes": 1, "resources.client_num_cpus": float(CPUS), "output": "out"})
     before = descendants(os.getpid())
     with pytest.raises(DataError, match=r"^no such folder$"):
-        run_ray(CONFIG, server_app=f"{name}:server", client_app=f"{name}:app")
+        run_ray(config, server_app=f"{name}:server", client_app=f"{name}:app")
     assert_nothing_is_left(before)
 
 
@@ -92,3 +100,26 @@ def test_too_large_clients_and_unknown_versions_are_refused_at_once(monkeypatch:
     monkeypatch.setattr(runner, "version", lambda name: "1.43.0")
     with pytest.raises(SettingError, match=r"flwr 1.43.0 is not known to work"):
         run_ray(CONFIG)
+
+
+def test_ray_may_start_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its node waits 15 s for ports that it is not given, and it 30 s for its node: too little on a busy machine."""
+    there: dict[str, object] = {"labels": {}}
+    get = mock.Mock(side_effect=[RuntimeError("not there"), RuntimeError("not there"), there])
+    start = mock.create_autospec(services.start_raylet)
+    monkeypatch.setattr(services, "get_node", get)
+    monkeypatch.setattr(services, "start_raylet", start)
+    node_id = "a" * 56
+    given: dict[str, object] = dict.fromkeys(inspect.signature(start).parameters)
+    with patient_start():
+        vars(services)["start_raylet"](**given | {"session_dir": str(tmp_path), "node_id": node_id})
+        assert vars(services)["get_node"]("address", node_id) == there
+    assert (services.start_raylet, services.get_node) == (start, get)
+    ports = {name: start.call_args.kwargs[name] for name in ray_start.PORTS}
+    assert len(set(ports.values()) - {None, 0}) == 4
+    (file,) = tmp_path.iterdir()
+    assert file.read_text() == str(ports["dashboard_agent_listen_port"])
+    monkeypatch.setattr(ray_start, "START_PATIENCE", 0.0)
+    get.side_effect = RuntimeError("not there")
+    with patient_start(), pytest.raises(RuntimeError, match="not there"):
+        vars(services)["get_node"]("address", node_id)

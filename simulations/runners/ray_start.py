@@ -1,0 +1,60 @@
+"""Ray's start on a busy machine.
+
+Ray's node aborts when one of its two agents, each a Python process that imports for seconds, has not written the port
+that it has chosen within 15 s; and who starts the node waits 30 s for it. Beside 15 busy processes on two cores neither
+is enough, and the run ends with "The current node timed out during startup". Neither can be set, but a node does not
+wait for ports that it is given.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from unittest import mock
+
+from ray._private import services
+from ray._raylet import DASHBOARD_AGENT_LISTEN_PORT_NAME, persist_port  # type: ignore[attr-defined]
+
+from simulations.runners.superlink import free_port
+
+#: Seconds for Ray to start; as long as environment.py gives to its agents and workers.
+START_PATIENCE = 300.0
+#: The ports of the agents; the last is only ever read from a file.
+PORTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
+
+
+@contextmanager
+def patient_start() -> Iterator[None]:
+    """Let a Ray that is started in this process take as long as it needs, up to `START_PATIENCE`."""
+    start: Any = services.start_raylet
+    get: Any = services.get_node
+    with (
+        mock.patch.object(services, "start_raylet", partial(_start_raylet, start)),
+        mock.patch.object(services, "get_node", partial(_get_node, get)),
+    ):
+        yield
+
+
+def _start_raylet(start: Any, *given: Any, **more: Any) -> Any:
+    """Start the node with ports for its agents."""
+    more |= {name: free_port() for name in PORTS}
+    arguments = inspect.signature(start).bind(*given, **more).arguments
+    port = more["dashboard_agent_listen_port"]
+    persist_port(arguments["session_dir"], arguments["node_id"], DASHBOARD_AGENT_LISTEN_PORT_NAME, port)
+    return start(*given, **more)
+
+
+def _get_node(get: Any, *arguments: Any) -> Any:
+    """The node's description as soon as there is one."""
+    deadline = time.monotonic() + START_PATIENCE
+    while True:
+        try:
+            return get(*arguments)
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
