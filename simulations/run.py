@@ -11,6 +11,7 @@ from rich.console import Console
 
 from collafuse_flwr.client.cut_selection import work_unit
 from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.conditioning import num_attributes
 from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.data.images import normalize
@@ -32,11 +33,13 @@ TRIED = 16
 
 
 def run(config: Config) -> Path:
-    """Run one federation with the runner that its settings name; its folder.
+    """Run one federation with the runner that its settings name, or have one generate that has run; its folder.
 
     Raises:
         UserError: a setting is not allowed, or the run failed.
     """
+    if config.run.task == "generate":
+        return runners.run(_as_trained(config)).folder
     preflight(config)
     folder = str(Path(config.run.output).absolute()) if config.run.output else fresh_folder(config)
     # What attacks is not the run, which knows nothing of it.
@@ -44,6 +47,19 @@ def run(config: Config) -> Path:
     if config.run.attack:
         attack_run(default_request(finished.folder), Console(highlight=False))
     return finished.folder
+
+
+def _as_trained(config: Config) -> Config:
+    """The settings of a run that generates, with as many clients as the run that trained had.
+
+    Raises:
+        SettingError: there is none in `output`.
+    """
+    if not config.run.output:
+        raise SettingError("output", "", "the folder of the run that has trained, when `task` is generate")
+    folder = Path(config.run.output).absolute()
+    clients = read_config(folder).run.num_supernodes
+    return replace(config, run=replace(config.run, output=str(folder), num_supernodes=clients))
 
 
 def preflight(config: Config) -> None:

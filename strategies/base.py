@@ -168,6 +168,9 @@ class BaseStrategy(Strategy, ABC):
         self.done, row.seconds = row.round, self.progress.round_seconds
         self.history.client_infos = dict(sorted(self.client_manager.client_infos.items()))
         self.history.save(self._checkpoint())
+        if self._is_eval_round(row.round):
+            # What clients have a network for that they generate with, while the run goes on.
+            self.save()
         self.on_round(row)
         # It is 0 where there is no denoiser to have one.
         losses = {f"held-out-loss-{c}": e["held_out_loss"] for c, e in row.evaluation.items() if e.get("held_out_loss")}

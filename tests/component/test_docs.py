@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from collafuse_flwr.config.config import GROUPS, SETTINGS, Config, without_unread
 from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.core.fields import coerce
-from simulations import disclosed, status
+from simulations import disclosed, request, status
 from simulations.bench import disclosure
 from simulations.cli import CONF, config_of, flat_settings, given_names, register_schema
 from simulations.suite import sweeps
@@ -99,7 +99,7 @@ def check(argument: str) -> None:
     if (
         name.startswith("hydra")
         or any(name in own for own in OWN.values())
-        or name in ("cuts", "releases", *disclosed.DEFAULTS, *status.DEFAULTS)
+        or name in ("cuts", "releases", *disclosed.DEFAULTS, *request.DEFAULTS, *status.DEFAULTS)
     ):
         return
     if name in CHOICES:
@@ -143,6 +143,8 @@ def check_command(module: str, given: list[str]) -> None:
         _parse_args_run_supernode().parse_args(given)
     elif name == "status":
         assert {argument.partition("=")[0] for argument in given} <= status.DEFAULTS.keys()
+    elif name == "request":
+        assert {argument.partition("=")[0] for argument in given} <= request.DEFAULTS.keys()
     elif name in OF_FINISHED_RUNS:
         assert {argument.partition("=")[0] for argument in given} <= OWN[name]
     else:
