@@ -144,11 +144,15 @@ class HandedOver:
     most: int
 
     def count(self, client: int) -> int:
-        """The images that were begun for a client."""
-        counts: Counter[int] = Counter()
-        for row in read_json_lines(self.path):
-            counts[row["client"]] += row["images"]
-        return counts[client]
+        """The images that were begun for a client.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        try:
+            return sum(int(row["images"]) for row in read_json_lines(self.path) if row["client"] == client)
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{self.path} is damaged: restore it from a backup") from None
 
     def refusal(self, client: int, images: int) -> str:
         """Why so many more are not begun for a client; empty if they may be."""

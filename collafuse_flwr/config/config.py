@@ -204,7 +204,8 @@ def _unchecked(flat: Mapping[str, object]) -> Config:
 
 def no_such_setting(name: str) -> str:
     """What is said of a name that no setting has: the nearest ones."""
-    by_last = {setting_name.rpartition(".")[2]: setting_name for setting_name in SETTINGS}
+    # One at the top before one of a group that is called as it is.
+    by_last = {own.rpartition(".")[2]: own for own in sorted(SETTINGS, key=lambda own: "." not in own)}
     close = difflib.get_close_matches(name, SETTINGS, n=3, cutoff=0.7)
     close += [by_last[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last, n=2)]
     meant = " or ".join(f"`{setting_name}`" for setting_name in dict.fromkeys(close))

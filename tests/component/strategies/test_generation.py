@@ -240,6 +240,13 @@ def test_the_backbone_begins_so_many_images_for_a_client_ever(
         run(generating(trained, 1, generate__client=1, **most))
     assert "client 1: `generate.max_per_client` = 8" in capsys.readouterr().out
     assert not own(trained, 1, 3).exists()
+    # What was counted cannot be lost without a word.
+    record = RunLayout(trained).handed_over
+    whole = record.read_text()
+    record.write_text("{" + whole)
+    with pytest.raises(UserError, match="is damaged: restore it from a backup"):
+        run(generating(trained, 1, **most))
+    record.write_text(whole)
     # Others have not had theirs.
     run(generating(trained, 1, **most))
     assert len(pictures(own(trained, 0))) == 2
