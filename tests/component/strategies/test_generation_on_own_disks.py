@@ -38,8 +38,12 @@ class OwnDisks(LocalGrid):
 
     def add_node(self, partition: int) -> int:
         node, home = secrets.randbits(62) + 1, self._homes / str(partition)
-        own = {"partition-id": partition, "data-path": f"{home}/images.npz", "state-path": f"{home}/state"}
-        context = Context(self._run.run_id, node, dict(own), RecordDict(), dict(self._run_config))
+        own: dict[str, Any] = {
+            "partition-id": partition,
+            "data-path": f"{home}/images.npz",
+            "state-path": f"{home}/state",
+        }
+        context = Context(self._run.run_id, node, own, RecordDict(), dict(self._run_config))
         self._contexts[node] = context_to_proto(context)
         return node
 
