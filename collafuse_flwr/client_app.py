@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 
 from collafuse_flwr.client.base import BaseClient
 from collafuse_flwr.client.factory import make_client, make_simulated_client
+from collafuse_flwr.client.generation import GenerateClient
 from collafuse_flwr.client.policy import Policy
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
@@ -27,6 +28,8 @@ MASKED = "the client's own log says why it did not answer"
 
 
 @app.query("client_info")
+@app.query("images_wanted")
+@app.query("generate")
 @app.train()
 @app.train("split")
 @app.train("feedback")
@@ -90,8 +93,8 @@ def _simulated(context: Context) -> bool:
     return context.node_config.keys() == {"partition-id", "num-partitions"}
 
 
-def _client(config: Config, context: Context, owner: Policy | None) -> BaseClient:
-    """The client that this node is.
+def _client(config: Config, context: Context, owner: Policy | None) -> BaseClient | GenerateClient:
+    """The client that this node is, to train or to generate.
 
     In simulation `partition-id` picks its share of the run's data set. A node with a `data-path` of its own
     (deployment) holds what lies there, keeps its state in `state-path`, and draws its secret from the operating system.
@@ -99,23 +102,24 @@ def _client(config: Config, context: Context, owner: Policy | None) -> BaseClien
     node = context.node_config
     if "partition-id" not in node:
         raise SettingError("partition-id", None, "every node needs one in its --node-config, counted from 0")
-    client = int(node["partition-id"])
-    if not 0 <= client < config.run.num_supernodes:
-        allowed = f"0..{config.run.num_supernodes - 1}, as `num_supernodes` = {config.run.num_supernodes}"
-        raise SettingError("partition-id", client, allowed)
-    run = str(context.run_id)
+    client, run = int(node["partition-id"]), str(context.run_id)
     if "data-path" not in node and not _simulated(context):
         # Or the server would choose what is read.
         raise SettingError("data-path", None, "the images of this node, in its --node-config")
+    if "data-path" in node and "state-path" not in node:
+        # Or the server would choose the folder of the secret.
+        raise SettingError("state-path", None, "a folder of the client's own in --node-config, beside `data-path`")
+    if config.run.policy and not _simulated(context):
+        raise SettingError("policy", config.run.policy, "empty where clients hold images of their own, and limits")
+    if config.run.task == "generate":
+        return _generate_client(config, context, owner)
+    if not 0 <= client < config.run.num_supernodes:
+        allowed = f"0..{config.run.num_supernodes - 1}, as `num_supernodes` = {config.run.num_supernodes}"
+        raise SettingError("partition-id", client, allowed)
     if "data-path" not in node:
         folder = RunLayout.of(config, context.run_id).client(client).folder
         return make_simulated_client(config, client, folder, run, owner)
-    if "state-path" not in node:
-        # Or the server would choose the folder of the secret.
-        raise SettingError("state-path", None, "a folder of the client's own in --node-config, beside `data-path`")
-    if config.run.policy:
-        raise SettingError("policy", config.run.policy, "empty where clients hold images of their own, and limits")
-    store = ClientStore(Path(str(node["state-path"])), run_name(config, context.run_id))
+    store = _own_store(config, context)
     if config.gan.transport == "in_process":
         raise SettingError("gan.transport", "in_process", "messages where clients hold images of their own")
     assert owner is not None
@@ -124,3 +128,18 @@ def _client(config: Config, context: Context, owner: Policy | None) -> BaseClien
     secret = store.secret(None, client)
     data = load_client_data(config.data, secret, str(node["data-path"]), str(store.layout.image_cache))
     return make_client(config, client, data, store, seeded_secret=False, run=run, policy=owner)
+
+
+def _generate_client(config: Config, context: Context, owner: Policy | None) -> GenerateClient:
+    """The client that finishes images of the run in `output`; it needs none of its own for that."""
+    client, run = int(context.node_config["partition-id"]), str(context.run_id)
+    if not _simulated(context):
+        return GenerateClient(client, _own_store(config, context), durable=True, run=run, policy=owner)
+    store = ClientStore(RunLayout.of(config, context.run_id).client(client).folder)
+    limits = Policy.load(Path(config.run.policy)) if config.run.policy else None
+    return GenerateClient(client, store, durable=False, run=run, policy=limits)
+
+
+def _own_store(config: Config, context: Context) -> ClientStore:
+    """The folder of a client with a disk of its own."""
+    return ClientStore(Path(str(context.node_config["state-path"])), run_name(config, context.run_id))

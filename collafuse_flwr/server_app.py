@@ -21,6 +21,7 @@ from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.runs.summary import summarize_run
 from collafuse_flwr.runs.tracker import check_tracker, open_tracker
 from strategies import make_strategy
+from strategies.generation import generate_together
 from strategies.retry_grid import RetryGrid
 
 app = ServerApp()
@@ -34,6 +35,10 @@ def main(grid: Grid, context: Context) -> None:
         UserError: a setting is not allowed, or nobody could take part.
     """
     config = Config.from_flat(context.run_config)
+    if config.run.task == "generate":
+        with Progress(config.run.quiet) as progress:
+            generate_together(config, RetryGrid(grid), progress, context.run_id)
+        return
     if config.run.attack:
         allowed = "false here: `python -m simulations.attack run=FOLDER` attacks a simulation that is finished"
         raise SettingError("attack", True, allowed)

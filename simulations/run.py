@@ -10,17 +10,20 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.runs.run_dir import read_config
 from simulations import runners
 from simulations.cli import config_of, entry, flat_settings, fresh_folder, given_names, settings_usage
 
 
 def run(config: Config) -> Path:
-    """Run one federation with the runner that its settings name; its folder.
+    """Run one federation with the runner that its settings name, or have one generate that has run; its folder.
 
     Raises:
         UserError: a setting is not allowed, or the run failed.
     """
+    if config.run.task == "generate":
+        return runners.run(_as_trained(config)).folder
     from simulations.preflight import preflight  # noqa: PLC0415 - slow, and a mistake in the settings is shown before
 
     preflight(config)
@@ -32,6 +35,19 @@ def run(config: Config) -> Path:
 
         attack_run(default_request(finished.folder), Console(highlight=False))
     return finished.folder
+
+
+def _as_trained(config: Config) -> Config:
+    """The settings of a run that generates, with as many clients as the run that trained had.
+
+    Raises:
+        SettingError: there is none in `output`.
+    """
+    if not config.run.output:
+        raise SettingError("output", "", "the folder of the run that has trained, when `task` is generate")
+    folder = Path(config.run.output).absolute()
+    clients = read_config(folder).run.num_supernodes
+    return replace(config, run=replace(config.run, output=str(folder), num_supernodes=clients))
 
 
 def configured(settings: DictConfig) -> Config:

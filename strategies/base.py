@@ -162,12 +162,14 @@ class BaseStrategy(Strategy, ABC):
             return self._evaluate_messages(round_)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Note what the clients say about their samples, and close the round with a checkpoint."""
+        """Note what the clients say of their samples, and close the round with a checkpoint, and what generates."""
         row = self.history.rounds[-1]
         self._collect_replies(replies, EvaluateReply, self._accept_evaluation)
         self.done, row.seconds = row.round, self.progress.round_seconds
         self.history.client_infos = dict(sorted(self.client_manager.client_infos.items()))
         self.history.save(self._checkpoint())
+        if self._is_eval_round(row.round):
+            self.save()
         self.on_round(row)
         # It is 0 where there is no denoiser to have one.
         losses = {f"held-out-loss-{c}": e["held_out_loss"] for c, e in row.evaluation.items() if e.get("held_out_loss")}
@@ -284,9 +286,8 @@ class BaseStrategy(Strategy, ABC):
         return any(past.clients for past in self.history.rounds)
 
     def _accept_evaluation(self, client: int, reply: EvaluateReply) -> None:
-        flops = self._server_flops(self.client_manager.client_infos[client])
-        said = {name: value for name, value in asdict(reply).items() if value is not None}
-        self.history.rounds[-1].evaluation[str(client)] = said | {"server_flops_per_image": flops}
+        said = asdict(reply) | {"server_flops_per_image": self._server_flops(self.client_manager.client_infos[client])}
+        self.history.rounds[-1].evaluation[str(client)] = {n: value for n, value in said.items() if value is not None}
 
     def _close_training(self, backbone_loss: float | None = None) -> MetricRecord:
         """Show what the round's training came to, and give it to Flower."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,25 +38,32 @@ class ClientManager:
     #: Of the images, once the run has begun.
     shape: Shape | None = None
 
-    def wait(self, grid: Grid) -> None:
-        """Wait until enough clients are there.
+    def wait(self, grid: Grid, clients: Collection[int] = ()) -> None:
+        """Wait until enough clients are there, or all of some `clients`.
 
         Raises:
             UserError: they do not come in time, or all who came were refused.
         """
-        wanted = self.config.federation.min_available_nodes or self.config.run.num_supernodes
+        wanted = len(clients) or self.config.federation.min_available_nodes or self.config.run.num_supernodes
+        # Of some clients nobody can say that they were refused before all that there are have been heard.
+        enough = len(self.client_infos) if clients else wanted
         deadline = time.monotonic() + self.config.federation.round_timeout
-        while len(self.nodes) < wanted:
+        while self._count(clients) < wanted:
             self.register_new(grid)
-            if self.refused and len(self.nodes) + len(self.refused) >= wanted:
+            if self.refused and len(self.nodes) + len(self.refused) >= enough:
                 break
             if time.monotonic() > deadline:
-                raise UserError(f"only {len(self.nodes)} of {wanted} clients came within `federation.round_timeout`")
-            if len(self.nodes) < wanted:
+                came = self._count(clients)
+                raise UserError(f"only {came} of {wanted} clients came within `federation.round_timeout`")
+            if self._count(clients) < wanted:
                 time.sleep(POLL_SECONDS)
         if not self.nodes:
             raise UserError(next(iter(self.refused.values())))
         self.shape = self._common_shape()
+
+    def _count(self, clients: Collection[int]) -> int:
+        """How many are there, of some clients or of all."""
+        return len(self.nodes.keys() & set(clients)) if clients else len(self.nodes)
 
     def register_new(self, grid: Grid) -> None:
         """Ask nodes that have not introduced themselves who they are; others may have joined or come back since."""

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import ClassVar
 
-import torch
 from flwr.app import ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
@@ -164,9 +163,6 @@ class CollaFuse(DiffusionStrategy):
 
     def _labels_for(self, client: int, count: int, name: tuple[int | str, ...]) -> Tensor | None:
         """Labels for a client's samples, as often as among those that it shared; None where none were."""
-        if not self.backbone.conditional or not self.pool.sizes():
+        if not self.backbone.conditional:
             return None
-        holders = [client] if client in self.pool else sorted(self.pool.sizes())
-        labels_of_holders = [labels for holder in holders if (labels := self.pool.labels_of(holder)) is not None]
-        pooled = torch.cat(labels_of_holders)
-        return pooled[torch.randint(0, len(pooled), (count,), generator=named_generator(*name, "labels"))]
+        return self.pool.draw_labels(client, count, named_generator(*name, "labels"))

@@ -22,6 +22,7 @@ from collafuse_flwr.gan.mdgan import Discriminator, Generator
 from collafuse_flwr.setup.diffusion import diffusion_setup
 from collafuse_flwr.setup.gan import build_gan_architecture, build_optim_config
 from collafuse_flwr.wire.common import ClientInfo, EvaluateReply, TrainMetrics
+from collafuse_flwr.wire.generation import Generated, ImagesWanted
 from collafuse_flwr.wire.split_gan import GanTrainMetrics
 from tests.strategy_kinds import FEDERATED, GANS, SPLIT
 
@@ -95,6 +96,15 @@ MDGAN: dict[tuple[str, Way], Allowed] = _SHARED | {
     ("train", "up"): _GAN_ROUND,
     ("evaluate", "down"): _GAN_WORK,
 }
+#: Those of a run that generates, whichever strategy has trained.
+GENERATE: dict[tuple[str, Way], Allowed] = {
+    ("query.client_info", "down"): {},
+    ("query.client_info", "up"): _metrics(ClientInfo),
+    ("query.images_wanted", "down"): {},
+    ("query.images_wanted", "up"): _metrics(ImagesWanted),
+    ("query.generate", "down"): _HANDOFF | _config("round", "label", "guidance", "seed"),
+    ("query.generate", "up"): _metrics(Generated),
+}
 #: The messages of every strategy.
 MESSAGES = (
     dict.fromkeys((*SPLIT, "local", "centralized"), COLLAFUSE)
@@ -111,6 +121,8 @@ class Tap:
         self.app = ClientApp()
         for register in (
             self.app.query("client_info"),
+            self.app.query("images_wanted"),
+            self.app.query("generate"),
             self.app.train(),
             self.app.train("split"),
             self.app.train("feedback"),
@@ -136,7 +148,7 @@ def guard(config: Config, crossed: Crossed) -> set[tuple[str, Way, str, str]]:
     seen: set[tuple[str, Way, str, str]] = set()
     shapes = {(name, tuple(value.shape)) for name, value in _weights(config)}
     for kind, way, content in crossed:
-        allowed = MESSAGES[config.run.strategy][kind, way]
+        allowed = (GENERATE if config.run.task == "generate" else MESSAGES[config.run.strategy])[kind, way]
         assert set(content) <= set(allowed), f"{kind} {way} holds {sorted(set(content) - set(allowed))}"
         for name, record in content.items():
             if allowed[name] == WEIGHTS:

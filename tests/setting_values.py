@@ -171,6 +171,8 @@ def configs(draw: st.DrawFn) -> Config:
         flat |= {name: min(flat[name], clients) for name in ("clustering.num_clusters", "mdgan.k")}
         if ":" in str(flat["model"]):
             flat["split_gan.factor_tail_gradients"] = False
+    # What generates takes everything else from the run that has trained.
+    flat["task"] = "train"
     if flat["data.conditioning"] == "none" or not flat["train.cfg_dropout"]:
         flat["sampling.guidance_scale"] = 1.0
     return Config.from_flat(without_unread(flat))

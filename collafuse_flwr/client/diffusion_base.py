@@ -127,6 +127,7 @@ class DiffusionClient(BaseClient):
             save_network(network, self.store.layout.denoiser, self.setup.schedule, self.setup.objective.prediction)
         samples, names = samples.clamp(-1, 1), self.data.train.metadata.attribute_names
         self.store.save_samples(samples, conditioning.classes, conditioning.attributes, names)
+        self.store.save_trained(self.config.to_flat(), self.client_info())
         return EvaluateReply(
             num_samples=len(samples),
             held_out_loss=held_out_loss,

@@ -18,20 +18,16 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
-
 from collafuse_flwr.config.config import SETTINGS, Config
-from collafuse_flwr.core.errors import PolicyError, SettingError, UserError
+from collafuse_flwr.core.errors import PolicyError, SettingError, UploadError, UserError
 from collafuse_flwr.core.fields import Texts, coerce, setting
 from collafuse_flwr.privacy.ledger import Exposure
 from collafuse_flwr.wire.collafuse import SampleHandoff
+from collafuse_flwr.wire.validation import check_samples
 
 M = TypeVar("M")
 #: How every refusal begins.
 BEYOND = "beyond the policy of this client's owner"
-#: Largest value of samples that are handed over: they are of images in [-1, 1] and standard normal noise.
-MAX_SAMPLE = 1000.0
 #: Numbers about its images that a client reports, and the cut that it chooses by them.
 NUMBERS = ("loss", "generator_loss", "held_out_loss", "kernel_distance", "bits", "seconds", "cut")
 #: Those that are rounded to whole numbers; others to `number_step`.
@@ -73,7 +69,8 @@ class Policy:
     max_steps: int = setting(100_000, "most optimiser steps of a GAN's round", low=1)
     min_image_size: int = setting(0, "least pixels a side", low=0)
     max_image_size: int = setting(1024, "most pixels a side; 0: no limit", low=0)
-    max_samples: int = setting(10_000, "most samples of an evaluation", low=1)
+    max_samples: int = setting(10_000, "most samples of an evaluation, or of a hand-over to generate from", low=1)
+    max_generated: int = setting(10_000, "most generated images that lie in its state; 0: none are made", low=0)
 
     @classmethod
     def load(cls, path: Path) -> Policy:
@@ -196,12 +193,28 @@ class Policy:
             PolicyError: they are.
         """
         self._hold("max_snr_db", snr <= 10 ** (self.max_snr_db / 10))
-        (channels, size, classes, attributes), x_k, labels = shape, handoff.x_k, handoff.labels
-        if x_k.dtype != torch.float32 or x_k.shape[1:] != (channels, size, size) or not _bounded(x_k):
-            raise PolicyError(f"{BEYOND}: `x_k` in float32, of the shape of the images, and within {MAX_SAMPLE:g}")
-        self._hold("max_samples", 1 <= len(x_k) <= self.max_samples)
-        if labels is not None and not _are_labels(labels, len(x_k), classes, attributes):
-            raise PolicyError(f"{BEYOND}: `labels` of the samples are one class each, or all attributes")
+        try:
+            check_samples(handoff.x_k, handoff.labels, shape)
+        except UploadError as error:
+            raise PolicyError(f"{BEYOND}: {error}") from None
+        self._hold("max_samples", 1 <= len(handoff.x_k) <= self.max_samples)
+
+    def check_generation(self, count: int, kept: int) -> None:
+        """Refuse to finish and keep `count` images beside those that are `kept` already.
+
+        Raises:
+            PolicyError: they are too many.
+        """
+        self._hold("max_samples", 1 <= count <= self.max_samples)
+        self._hold("max_generated", kept + count <= self.max_generated)
+
+    def check_requested_label(self) -> None:
+        """Refuse to say of which class the owner itself wants images.
+
+        Raises:
+            PolicyError: labels may not leave.
+        """
+        self._hold("labels", self.labels)
 
     def check_split(self, blocks: int) -> None:
         """Refuse activations too near to the images: after fewer extra `blocks` of the discriminator's head.
@@ -282,14 +295,3 @@ class Policy:
             value = getattr(self, limit)
             shown = list(value) if isinstance(value, tuple) else value
             raise PolicyError(f"{BEYOND}: `{limit}` = {shown}")
-
-
-def _bounded(x: Tensor) -> bool:
-    return bool(x.isfinite().all()) and (not x.numel() or float(x.abs().max()) <= MAX_SAMPLE)
-
-
-def _are_labels(labels: Tensor, count: int, classes: int, attributes: int) -> bool:
-    """Whether each of `count` samples has one class, int64, or, where there are attributes, 0 or 1 for each, uint8."""
-    dtype, shape = (torch.uint8, (count, attributes)) if attributes else (torch.int64, (count,))
-    most = 1 if attributes else classes - 1
-    return labels.dtype == dtype and labels.shape == shape and 0 <= int(labels.min()) <= int(labels.max()) <= most

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from collafuse_flwr.core.atomic_io import create_exclusively
-from collafuse_flwr.core.errors import SecretError
+from collafuse_flwr.core.atomic_io import create_exclusively, write_json
+from collafuse_flwr.core.errors import SecretError, UserError
+from collafuse_flwr.core.fields import Plain
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.core.tensor_io import newest_undamaged, write_tensors
 from collafuse_flwr.runs.run_layout import ClientLayout
+from collafuse_flwr.wire.common import ClientInfo
 
 #: The length of a client's secret.
 SECRET_BYTES = 16
@@ -109,6 +112,25 @@ class ClientStore:
         others = [path for path in self.layout.runs.glob("*") if path != self.layout.own_run]
         for idle in sorted(others, key=lambda path: path.stat().st_mtime_ns)[: 1 - KEPT_RUNS]:
             shutil.rmtree(idle)
+
+    def save_trained(self, settings: Mapping[str, Plain], client_info: ClientInfo) -> None:
+        """Keep what the network and samples of an evaluation are by: the run's settings, and the client in it."""
+        write_json(self.layout.trained, {"settings": dict(settings), "client_info": asdict(client_info)})
+
+    def load_trained(self) -> tuple[dict[str, Plain], ClientInfo]:
+        """What was kept by `save_trained`.
+
+        Raises:
+            UserError: nothing was, or it is damaged.
+        """
+        path = self.layout.trained
+        if not path.is_file():
+            raise UserError(f"there is no {path}: this client has not come to an evaluation of a run of this name")
+        try:
+            kept = json.loads(path.read_text())
+            return kept["settings"], ClientInfo(**kept["client_info"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} is damaged: {error}") from None
 
     def save_samples(
         self, images: Tensor, labels: Tensor, attributes: Tensor | None = None, names: tuple[str, ...] = ()

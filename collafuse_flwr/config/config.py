@@ -19,6 +19,7 @@ from collafuse_flwr.diffusion.settings import (
     ClientConfig,
     DiffusionConfig,
     FedProxConfig,
+    GenerateConfig,
     SamplingConfig,
     ServerConfig,
     TrainConfig,
@@ -49,6 +50,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     dp: DpConfig = field(default_factory=DpConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     fedprox: FedProxConfig = field(default_factory=FedProxConfig)
     gan: GanConfig = field(default_factory=GanConfig)
@@ -114,6 +116,8 @@ class Config:
 
     def unread(self, name: str) -> str:
         """Why a run with these settings does not read one of them; empty if it does."""
+        if self.run.task == "generate" and name not in READ_TO_GENERATE:
+            return "as `task` = generate takes the settings of the run in `output`"
         if not self.strategy_reads(name):
             return f"as `strategy` = {self.run.strategy} does not read it"
         external = ":" in self.diffusion.model
@@ -175,6 +179,13 @@ def _settings() -> Iterator[tuple[str, tuple[str, Field[Any]]]]:
 GROUPS: dict[str, type[Any]] = {spec.name: spec.default_factory for spec in fields(Config)}  # type: ignore[misc]
 #: Every setting: public name -> its group and declaration.
 SETTINGS: dict[str, tuple[str, Field[Any]]] = dict(_settings())
+#: What `task` = generate reads; everything else is as in the run that has trained.
+READ_TO_GENERATE = frozenset(
+    {"task", "output", "runner", "num_supernodes", "quiet", "policy"}
+    | {"federation.min_available_nodes", "federation.round_timeout"}
+    | {"resources.client_num_cpus", "resources.client_num_gpus"}
+    | {name for name, (group, _) in SETTINGS.items() if group == "generate"}
+)
 #: Every setting's default, as YAML has it.
 DEFAULTS: dict[str, Plain] = Config().to_flat()
 
@@ -193,7 +204,8 @@ def _unchecked(flat: Mapping[str, object]) -> Config:
 
 def no_such_setting(name: str) -> str:
     """What is said of a name that no setting has: the nearest ones."""
-    by_last = {setting_name.rpartition(".")[2]: setting_name for setting_name in SETTINGS}
+    # One at the top before one of a group that is called as it is.
+    by_last = {own.rpartition(".")[2]: own for own in sorted(SETTINGS, key=lambda own: "." not in own)}
     close = difflib.get_close_matches(name, SETTINGS, n=3, cutoff=0.7)
     close += [by_last[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last, n=2)]
     meant = " or ".join(f"`{setting_name}`" for setting_name in dict.fromkeys(close))

@@ -12,6 +12,12 @@ from collafuse_flwr.core.fields import setting
 class RunConfig:
     """What is run, where it goes and how it is started."""
 
+    task: str = setting(
+        "train",
+        "train, or have server and clients generate with what the run in `output` trained",
+        choices=("train", "generate"),
+        top=True,
+    )
     strategy: str = setting("collafuse", "the algorithm", choices=tuple(STRATEGIES), or_path=True, top=True)
     seed: int = setting(0, "seeds every random stream of the run", low=0, top=True)
     num_rounds: int = setting(10, "rounds of the federation", low=1, top=True)

@@ -12,7 +12,7 @@ from collafuse_flwr.core.plugins import load_instance
 
 #: Groups that every run reads.
 COMMON = frozenset({"run", "federation", "resources", "data", "evaluation"})
-DIFFUSION = COMMON | {"diffusion", "train", "dp", "devices.profiles"}
+DIFFUSION = COMMON | {"generate", "diffusion", "train", "dp", "devices.profiles"}
 #: CollaFuse, also at an end, where what it reads of the other side's settings has no effect.
 AT_A_CUT = DIFFUSION | {"upload", "client", "server", "sampling"}
 WHOLE_CHAINS = DIFFUSION | {"client.model", "client.batch_size"}

@@ -58,7 +58,7 @@ class FinishedRun:
             summary_of(folder),
             history.rounds,
             client_info,
-            _pool(RunLayout(folder).pool, config, client_info, checkpoint),
+            open_pool(RunLayout(folder).pool, config, client_info, checkpoint),
         )
 
     @cached_property
@@ -117,14 +117,14 @@ def secret_of(folder: Path, client: int) -> bytes:
     return path.read_bytes()
 
 
-def refuse_gan(config: Config, folder: Path) -> None:
-    """Refuse the run of a GAN, which has no diffusion process.
+def refuse_gan(config: Config, folder: Path, setting: str = "run") -> None:
+    """Refuse the run of a GAN, in the folder that a setting names: it has no diffusion process.
 
     Raises:
         SettingError: it is one.
     """
     if config.spec.is_gan:
-        raise SettingError("run", str(folder), f"a run of diffusion models, not of {config.run.strategy}")
+        raise SettingError(setting, str(folder), f"a run of diffusion models, not of {config.run.strategy}")
 
 
 def load_trained(network: nn.Module, folder: Path) -> nn.Module:
@@ -140,8 +140,8 @@ def load_trained(network: nn.Module, folder: Path) -> nn.Module:
     return network
 
 
-def _pool(folder: Path, config: Config, client_info: ClientInfo, checkpoint: Checkpoint) -> UploadBuffer | None:
-    """The server's pool as it was at the end."""
+def open_pool(folder: Path, config: Config, client_info: ClientInfo, checkpoint: Checkpoint) -> UploadBuffer | None:
+    """The server's pool as of a checkpoint; None if nothing was uploaded."""
     if not (folder / X_K).is_file():
         return None
     row = client_info.channels, client_info.size, client_info.size

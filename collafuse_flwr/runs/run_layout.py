@@ -45,8 +45,6 @@ class ClientLayout:
     run: str = ""
 
     secret = _Below("secret")
-    denoiser = _Below("denoiser")
-    samples = _Below("samples.safetensors")
     lock = _Below("lock")
     #: What has left the client, in any run.
     ledger = _Below("ledger.jsonl")
@@ -55,6 +53,12 @@ class ClientLayout:
     #: Decoded images of a deployed client.
     image_cache = _Below("decoded")
     runs = _Below("runs")
+    #: Of the last evaluation: the network, its samples, and, written last, the settings that they are by.
+    denoiser = _Below("denoiser", "own_run")
+    samples = _Below("samples.safetensors", "own_run")
+    trained = _Below("trained.json", "own_run")
+    #: The images that the client's owner wants, until they are generated.
+    request = _Below("request.json", "own_run")
     #: Of GANs: the generator's blocks that samples are made with, and what lasts from one message to the next.
     generator = _Below("generator.safetensors", "own_run")
     session = _Below("working", "own_run")
@@ -64,6 +68,11 @@ class ClientLayout:
     def own_run(self) -> Path:
         """The folder of what the run goes on from."""
         return self.runs / self.run if self.run else self.folder
+
+    @property
+    def generated(self) -> Path:
+        """Where images lie that were generated with the run, in numbered folders."""
+        return self.folder / "generated" / self.run
 
     def state(self, round_: int) -> Path:
         """What the client keeps after a round."""
@@ -111,6 +120,8 @@ class RunLayout:
     backbone = _Below("server/backbone")
     pool = _Below("server/pool")
     handoffs = _Below("server/hand_over.safetensors")
+    #: How many images were begun for which client when no training went on.
+    handed_over = _Below("server/generated.jsonl")
     #: Of GANs: the whole generator, or the server's blocks of a split one.
     generator = _Below("server/generator.safetensors")
     server_blocks = _Below("server/middle.safetensors")

@@ -139,6 +139,17 @@ class UploadBuffer:
         labels, share = self._opened().labels, self.shares[client]
         return None if labels is None else torch.from_numpy(labels[share.begin : share.begin + share.rows].copy())
 
+    def draw_labels(self, client: int, count: int, generator: torch.Generator) -> Tensor | None:
+        """Labels as often as among those that a client shared, or where it shared none all; None where nobody did."""
+        if not self.sizes():
+            return None
+        holders = [client] if client in self else sorted(self.sizes())
+        shared = [labels for holder in holders if (labels := self.labels_of(holder)) is not None]
+        if not shared:
+            return None
+        pooled = torch.cat(shared)
+        return pooled[torch.randint(0, len(pooled), (count,), generator=generator)]
+
     def state(self) -> dict[str, dict[str, int]]:
         """The regions by client, for a checkpoint; the bytes are in the folder already."""
         return {str(client): asdict(share) for client, share in self.shares.items()}

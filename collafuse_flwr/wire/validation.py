@@ -19,6 +19,8 @@ from collafuse_flwr.wire.codec import Weights
 LARGEST_ACTIVATION = 1e4
 #: What weights and running statistics stay far below.
 LARGEST_WEIGHT = 1e4
+#: Of samples that are handed over: they are of images in [-1, 1] and standard normal noise.
+LARGEST_SAMPLE = 1e3
 _WIRE_DTYPES = {"int8": np.int8, "float16": np.float16, "float32": np.float32}
 
 
@@ -97,6 +99,29 @@ def check_finite(what: str, weights: Weights) -> None:
         # Written so that nan, which compares with nothing, is refused as well.
         if not largest <= LARGEST_WEIGHT:
             raise UploadError(f"`{what}.{name}` must be finite and within {LARGEST_WEIGHT:g}, and reaches {largest:g}")
+
+
+def check_samples(x_k: Tensor, labels: Tensor | None, shape: tuple[int, int, int, int]) -> None:
+    """Hold samples that a server hands over to be of the shape of the images, bounded, and with labels that there are.
+
+    Args:
+        x_k: the samples.
+        labels: one class each, int64, or, where there are attributes, 0 or 1 for each, uint8; or None.
+        shape: channels and side of the images, classes, and attributes that networks are conditioned on.
+
+    Raises:
+        UploadError: they are not.
+    """
+    channels, size, classes, attributes = shape
+    # Written so that nan, which compares with nothing, is refused as well.
+    if x_k.dtype != torch.float32 or x_k.shape[1:] != (channels, size, size) or not _largest_of(x_k) <= LARGEST_SAMPLE:
+        raise UploadError(f"`x_k` in float32, of the shape of the images, and within {LARGEST_SAMPLE:g}")
+    if labels is None:
+        return
+    dtype, own = (torch.uint8, (len(x_k), attributes)) if attributes else (torch.int64, (len(x_k),))
+    fit = labels.dtype == dtype and labels.shape == own and labels.numel()
+    if not fit or int(labels.min()) < 0 or int(labels.max()) > (1 if attributes else classes - 1):
+        raise UploadError("`labels` of the samples are one class each, or all attributes")
 
 
 def check_activations(tensors: dict[str, Tensor], wanted: dict[str, torch.Size]) -> None:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from collafuse_flwr.config.config import GROUPS, SETTINGS, Config, without_unread
 from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.core.fields import coerce
-from simulations import disclosed, sign, status
+from simulations import disclosed, request, sign, status
 from simulations.bench import disclosure
 from simulations.cli import CONF, config_of, flat_settings, given_names, register_schema
 from simulations.suite import sweeps
@@ -40,7 +40,12 @@ OF_A_RUN = ("simulations.run", "simulations.partition", "simulations.plan_cuts")
 OF_FINISHED_RUNS = ("attack", "generate", "report")
 OWN = {name: set(OmegaConf.load(CONF / f"{name}.yaml")) - {"defaults", "hydra"} for name in OF_FINISHED_RUNS}
 #: Commands with a few arguments, name=value.
-OF_NAMES = {"status": status.DEFAULTS, "disclosed": disclosed.DEFAULTS, "sign": sign.DEFAULTS}
+OF_NAMES = {
+    "status": status.DEFAULTS,
+    "disclosed": disclosed.DEFAULTS,
+    "sign": sign.DEFAULTS,
+    "request": request.DEFAULTS,
+}
 #: Those of simulations.bench.disclosure, beside settings of a run.
 BENCH = ("cuts", "releases", "output")
 #: Folders of conf/ that an argument chooses a file of.

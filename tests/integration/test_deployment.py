@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import collafuse_flwr as cf
+from collafuse_flwr.client.generation import ImageRequest
+from simulations.request import leave_request
 from simulations.runners.environment import prepare_environment
 from simulations.runners.flwr import REPOSITORY
 from simulations.runners.superlink import SuperLink, free_port, private_superlink, script, stop
@@ -88,9 +92,52 @@ def run_config(folder: Path) -> str:
     return " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
 
 
+def generate_config(folder: Path) -> str:
+    """The settings of the run that generates with the networks of the one in a folder."""
+    return f"task='generate' output='{folder}' generate.num-images=8 generate.seed=5 quiet=true"
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    """The images in a folder, and their grid."""
+    return {path.name: path.read_bytes() for path in folder.glob("*.png")}
+
+
 def contents(folder: Path) -> bytes:
     """What lies in a folder, end to end."""
     return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def check_generated(folder: Path, output: Path, homes: list[Path], before: bytes) -> None:
+    """What they made together is on each client's disk alone, and one process makes the same of the same networks."""
+    record = (output / "server" / "generated.jsonl").read_bytes()
+    after = contents(output)
+    assert len(after) == len(before) + len(record)
+    assert [json.loads(line)["images"] for line in record.splitlines()] == [8, 8, 3]
+    whole = shutil.copytree(output, folder / "whole")
+    for client, home in enumerate(homes):
+        (own,) = (home / "state" / "runs").iterdir()
+        shutil.copytree(own, whole / "clients" / str(client))
+        (made,) = (home / "state" / "generated").iterdir()
+        alone = cf.generate(whole, client=client, num_images=8, seed=5, output=str(folder / f"alone-{client}"))
+        assert len(pictures(alone)) == 9
+        assert pictures(made / "0001") == pictures(alone)
+        assert not any(image in after for image in pictures(alone).values())
+    # The second has what it requested as well.
+    assert pictures(made / "0002").keys() == {*(f"{i}-class-2.png" for i in range(3)), "grid.png"}
+
+
+def check_summary(output: Path, homes: list[Path]) -> None:
+    """Nobody can pool samples, but every client says how its own are."""
+    summary = json.loads((output / "summary.json").read_text())
+    assert not {"fd", "tstr"} & summary["pooled"].keys()
+    assert [client["client"] for client in summary["clients"]] == [0, 1]
+    for client in summary["clients"]:
+        assert client["num_images"] == len(list((homes[client["client"]] / "images").rglob("*.png"))) - HELD_OUT
+        assert client["releases"] == 1
+    limited, open_ = summary["clients"]
+    assert (limited["kernel_distance"], limited["held_out_loss"]) == (None, None)
+    assert open_["held_out_loss"] > 0
+    assert open_["kernel_distance"] == pytest.approx(0.05 * round(open_["kernel_distance"] / 0.05))
 
 
 def test_clients_keep_to_their_own_disks_and_one_that_was_killed_comes_back(
@@ -119,6 +166,10 @@ def test_clients_keep_to_their_own_disks_and_one_that_was_killed_comes_back(
         running.enter_context(supernode(superlink, homes[1], 1))
         wait_for(lambda: flwr.poll() is not None, "the end of the run")
         (run,) = json.loads(superlink.flwr("ls", "--format", "json").stdout)["runs"]
+        leave_request(homes[1] / "state", ImageRequest(3, 2, 9))
+        left = contents(output)
+        generated = superlink.flwr("run", str(REPOSITORY), "--stream", "--run-config", generate_config(output))
+        assert "client 1: 11 images, in generated/ of its own state" in generated.stdout, generated.stdout
     record_property("seconds with two SuperNodes", round(time.monotonic() - began))
     assert run["status"] == "finished:completed", (tmp_path / "flwr.log").read_text()
 
@@ -144,21 +195,15 @@ def test_clients_keep_to_their_own_disks_and_one_that_was_killed_comes_back(
     seen = contents(output)
     for home, secret in zip(homes, secrets, strict=True):
         state = home / "state"
-        assert {"secret", "denoiser", "samples.safetensors"} <= {path.name for path in state.iterdir()}
-        (weights,) = (state / "denoiser").rglob("*.safetensors")
+        assert {"secret", "ledger.jsonl", "runs"} <= {path.name for path in state.iterdir()}
+        (own,) = (state / "runs").iterdir()
+        assert {"denoiser", "samples.safetensors", "trained.json"} <= {path.name for path in own.iterdir()}
+        (weights,) = (own / "denoiser").rglob("*.safetensors")
         assert weights.read_bytes() not in seen
         assert secret not in seen
         assert str(home).encode() not in seen
     assert contents(homes[0] / "state") != contents(homes[1] / "state")
 
-    # Nobody can pool samples, but every client says how its own are.
-    summary = json.loads((output / "summary.json").read_text())
-    assert not {"fd", "tstr"} & summary["pooled"].keys()
-    assert [client["client"] for client in summary["clients"]] == [0, 1]
-    for client in summary["clients"]:
-        assert client["num_images"] == len(list((homes[client["client"]] / "images").rglob("*.png"))) - HELD_OUT
-        assert client["releases"] == 1
-    limited, open_ = summary["clients"]
-    assert (limited["kernel_distance"], limited["held_out_loss"]) == (None, None)
-    assert open_["held_out_loss"] > 0
-    assert open_["kernel_distance"] == pytest.approx(0.05 * round(open_["kernel_distance"] / 0.05))
+    check_generated(tmp_path, output, homes, left)
+
+    check_summary(output, homes)
