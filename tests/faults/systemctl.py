@@ -8,6 +8,7 @@ its machine are in UNITS (the units) and SERVICES (ids of processes, logs).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -61,7 +62,9 @@ def stop(name: str) -> None:
     pid = int(path.read_text())
     path.unlink()
     below = descendants(pid)
-    os.kill(pid, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):
+        # One that was refused has ended by itself; systemd would start it again and again.
+        os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + patience
     while Path(f"/proc/{pid}").exists() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
         if time.monotonic() > deadline:
