@@ -111,7 +111,8 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 def bytes_of(folder: Path) -> dict[str, bytes]:
     """The networks and samples that a run left, by path."""
     kept = sorted(itertools.chain(folder.rglob("*.safetensors"), folder.rglob("*.bin")))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in kept if path.name != "state.safetensors"}
+    timed = RunLayout(folder).checkpoint.name, RunLayout(folder).last_checkpoint.name
+    return {str(path.relative_to(folder)): path.read_bytes() for path in kept if path.name not in timed}
 
 
 def spoiled(

@@ -113,7 +113,7 @@ def loss_scale(schedule: Schedule, objective: Objective, start: Tensor) -> float
         objective: prediction and weighting.
         start: the step of each row, shape (rows,), int64.
     """
-    if objective.prediction != "v_prediction":
+    if objective.prediction != "v_prediction" or not len(start):
         return 1.0
     return 1 / (1 / schedule.alpha_bar[start.cpu()].double()).mean().item()
 

@@ -117,7 +117,7 @@ class UploadBuffer:
     @property
     def cuts(self) -> Tensor:
         """The cut step of each row."""
-        return self._opened().cuts
+        return self._opened().cuts if self.shares else torch.zeros(0, dtype=torch.int64)
 
     def sizes(self) -> dict[int, int]:
         """The rows of each client, but for those that are lost."""
