@@ -240,7 +240,11 @@ def test_the_cut_may_be_chosen_by_what_it_discloses() -> None:
             {CRITERION: "bits", TARGET: 3},
             "'none', its default, unless `cut.policy` is by_disclosure or `cut.policy` is adaptive",
         ),
-        (CRITERION, DISCLOSURE, "one of snr_db, bits, epsilon, reid when `cut.policy` is by_disclosure"),
+        (
+            CRITERION,
+            DISCLOSURE | {CRITERION: "none"},
+            "one of snr_db, bits, epsilon, reid when `cut.policy` is by_disclosure",
+        ),
     ],
 )
 def test_a_target_that_makes_no_sense_is_refused(name: str, flat: dict[str, object], allowed: str) -> None:

@@ -15,10 +15,15 @@ from tests.setting_values import (
 )
 from tests.strategy_kinds import FEDERATED, GANS
 
+#: What cuts that a client may move between need.
+MOVES: dict[str, object] = {"cut.choices": [0.25, 0.5], "cut.exploration_rounds": 8}
+
 
 def other_than_default(name: str) -> object:
     """A value that a setting may have, but not its default."""
     spec, default = SPECS[name], DEFAULTS[name]
+    if name in MOVES:
+        return MOVES[name]
     if spec.metadata["choices"]:
         return next(choice for choice in spec.metadata["choices"] if choice != default)
     texts: object = {"split_gan.min_cut": "0001", "split_gan.client_cuts": "0001"}.get(name, "text")
