@@ -15,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from collafuse_flwr.client.cut_selection import work_unit
+from collafuse_flwr.client.cut_policies import work_unit
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.federated import federation_data
@@ -107,8 +107,8 @@ def _diffusion(config: Config, console: Console) -> None:
         count, device = len(own.train), config.client_devices()[client]
         cut = (
             largest_cut_within_time(config, unit, count, client)
-            if config.cut.criterion == "seconds"
-            else config.cut_steps()[client]
+            if config.cut.policy == "by_device"
+            else config.cuts_of(client)[-1]
         )
         loads = [round_cost(config, unit, count, cut, round_) for round_ in rounds]
         flops, up, down = np.sum([[load.flops, load.bytes_up, load.bytes_down] for load in loads], 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collafuse_flwr.client.cut_selection import work_unit
+from collafuse_flwr.client.cut_policies import work_unit
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.data.conditioning import num_attributes
 from collafuse_flwr.data.federated import federation_data
@@ -47,7 +47,7 @@ def preflight(config: Config) -> None:
     if target is not None and target[0] in {"snr_db", "epsilon"}:
         # Any images do: these targets do not depend on them. For the others every client finds its own cut.
         choose_cut(config, setup.schedule, normalize(data.images.images[:2]), 0)
-    if config.cut.criterion == "seconds":
+    if config.cut.policy == "by_device":
         unit = work_unit(config, setup, data.images)
         for client, own in enumerate(data.partitions):
             largest_cut_within_time(config, unit, len(own.train), client)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ class ClientManager:
             self.refused[node] = last_line(refusal.reason)
             return
         try:
-            client_info = decode(ClientInfo, reply.content)
+            client_info = self._as_moved(decode(ClientInfo, reply.content))
             self._check(client_info)
         except UploadError as error:
             self.refused[node] = last_line(str(error))
@@ -114,6 +114,11 @@ class ClientManager:
         self.refused.pop(node, None)
         self.client_infos[client_info.partition_id] = client_info
         self.nodes[client_info.partition_id] = node
+
+    def _as_moved(self, client_info: ClientInfo) -> ClientInfo:
+        """An introduction with the cut that the client has moved to since it first introduced itself."""
+        before = self.client_infos.get(client_info.partition_id) if self.config.recuts() else None
+        return client_info if before is None else replace(client_info, cut_step=before.cut_step)
 
     def _check(self, client_info: ClientInfo) -> None:
         """Hold an introduction against what the others, and this client before, have said."""
@@ -125,8 +130,7 @@ class ClientManager:
         introduced = self.client_infos.get(client)
         if introduced is not None and introduced != client_info:
             raise UploadError(f"client {client} said {introduced} at first and now says {client_info}")
-        steps = self.config.diffusion.timesteps
-        agreed = [self.config.cut_steps()[client]] if self.config.cut_target() is None else range(1, steps)
+        steps, agreed = self.config.diffusion.timesteps, self.config.cuts_of(client)
         if client_info.cut_step not in agreed or client_info.timesteps != steps:
             allowed = f"{agreed[0]}..{agreed[-1]}" if len(agreed) > 1 else agreed[0]
             cut = f"{client_info.cut_step} of {client_info.timesteps} steps"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import ClassVar
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
+from collafuse_flwr.core.errors import UploadError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.diffusion.loss import loss_scale
 from collafuse_flwr.runs.history import Checkpoint
@@ -90,11 +91,13 @@ class CollaFuse(DiffusionStrategy):
         client_info = self.client_manager.client_infos[client]
         uploads = client_info.cut_step < client_info.timesteps
         sends = client not in self.initialised and self._initialises(client_info, round_)
+        held = self.pool.shares.get(client) if self.config.recuts() else None
         return TrainRequest(
             round=round_,
             num_rounds=self.config.run.num_rounds,
             want_upload=uploads and (client not in self.pool or self.config.upload.noise != "fixed"),
             backbone=self.arrays if sends else None,
+            held_cut=held.cut if held else None,
         )
 
     def _initialises(self, client_info: ClientInfo, round_: int) -> bool:
@@ -103,15 +106,45 @@ class CollaFuse(DiffusionStrategy):
         return starts_from_backbone(self.config, client_info.cut_step) and begins
 
     def _accept_training(self, client: int, reply: TrainReply) -> None:
-        client_info, row = self.client_manager.client_infos[client], self.history.rounds[-1]
+        row = self.history.rounds[-1]
         if reply.upload is not None:
             # Whatever is wrong with it, it has left the client.
             row.uploads.append(str(client))
+        client_info = self._recut(client, reply)
+        if reply.upload is not None:
             check_upload(reply.upload, self._contract(client_info))
             self.pool.add(client, client_info.cut_step, reply.upload)
+        self.client_manager.client_infos[client] = client_info
+        row.cuts[str(client)] = client_info.cut_step
         row.clients[str(client)] = asdict(reply.metrics)
         if self._initialises(client_info, row.round):
             self.initialised.add(client)
+
+    def _recut(self, client: int, reply: TrainReply) -> ClientInfo:
+        """A client with the cut that its reply reports.
+
+        The pool keeps the least noisy samples that came of a client, each with its own start step: on one path of noise
+        they tell all that noisier ones tell, and the backbone trains from them above any larger cut as well. Both would
+        count the client's images twice. So only a move to a smaller cut comes with an upload.
+
+        Raises:
+            UploadError: it is no cut that the client may have, or it does not upload what a smaller cut needs.
+        """
+        client_info = self.client_manager.client_infos[client]
+        if not self.config.recuts():
+            if reply.recut is not None:
+                raise UploadError(f"`recut` must not be sent when `cut.policy` is {self.config.cut.policy}")
+            return client_info
+        cuts = self.config.cuts_of(client)
+        if reply.recut is None or reply.recut.cut not in cuts:
+            said = None if reply.recut is None else reply.recut.cut
+            raise UploadError(f"`recut.cut` = {said} must be one of {', '.join(map(str, cuts))}")
+        cut, held = reply.recut.cut, self.pool.shares.get(client)
+        if reply.upload is not None and held is not None and cut >= held.cut:
+            raise UploadError(f"`upload` at cut step {cut} is no less noisy than what came at {held.cut}")
+        if reply.upload is None and held is not None and cut < held.cut:
+            raise UploadError(f"`recut.cut` = {cut} needs an upload: the last one was at {held.cut}")
+        return replace(client_info, cut_step=cut)
 
     def _train_backbone(self, round_: int, steps: int) -> ServerWork:
         source = self.pool.limited(self._sizes(self.pool.sizes()))
@@ -145,8 +178,8 @@ class CollaFuse(DiffusionStrategy):
             return 0
         sizes = self._sizes({c: self.client_manager.client_infos[c].num_images for c in self.pool.sizes()})
         for client, num_images in sizes.items():
-            client_info = self.client_manager.client_infos[client]
-            share = 1 - client_info.cut_step / client_info.timesteps
+            # A client that has moved to a larger cut since is still trained on from where its samples are.
+            share = 1 - self.pool.shares[client].cut / self.config.diffusion.timesteps
             updates = updates_per_round(self.config, num_images, share)
             self.deferred_updates += self.config.server.update_multiplier * updates
         steps = int(self.deferred_updates // self.config.server.batch_size)
@@ -159,7 +192,8 @@ class CollaFuse(DiffusionStrategy):
         labels = self._labels_for(client, count, name)
         cut = self.client_manager.client_infos[client].cut_step
         x_k = self.backbone.handoff(self.arrays, cut, count, labels, name)
-        return SampleHandoff(round=round_, x_k=x_k, labels=labels), x_k
+        named = cut if self.config.recuts() else None
+        return SampleHandoff(round=round_, x_k=x_k, labels=labels, cut_step=named), x_k
 
     def _labels_for(self, client: int, count: int, name: tuple[int | str, ...]) -> Tensor | None:
         """Labels for a client's samples, as often as among those that it shared; None where none were."""

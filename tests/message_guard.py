@@ -49,14 +49,14 @@ _SHARED: dict[tuple[str, Way], Allowed] = {
     ("query.client_info", "up"): _metrics(ClientInfo),
     ("evaluate", "up"): _metrics(EvaluateReply),
 }
-_HANDOFF: Allowed = _config("round") | {"arrays": frozenset({"x_k", "labels"})}
+_HANDOFF: Allowed = _config("round", "cut_step") | {"arrays": frozenset({"x_k", "labels"})}
 _UPLOAD: Allowed = {"upload": frozenset({"x_k", "scale", "labels"})}
-_SPLIT_REQUEST = ("round", "num_rounds", "want_upload")
+_SPLIT_REQUEST = ("round", "num_rounds", "want_upload", "held_cut")
 _WEIGHTS_REQUEST = ("round", "num_rounds", "part", "want_averaged")
 
 COLLAFUSE: dict[tuple[str, Way], Allowed] = _SHARED | {
     ("train", "down"): _config(*_SPLIT_REQUEST) | {"backbone": WEIGHTS},
-    ("train", "up"): _metrics(TrainMetrics) | _UPLOAD,
+    ("train", "up"): _metrics(TrainMetrics) | _UPLOAD | {"recut": frozenset({"cut"})},
     ("evaluate", "down"): _HANDOFF,
 }
 AVERAGED: dict[tuple[str, Way], Allowed] = _SHARED | {

@@ -42,8 +42,8 @@ CASES = {
     "train.cfg_dropout=0.1 sampling.guidance_scale=1.5",
     "fedavg": f"{DIFFUSION} strategy=fedavg",
     "hybrid": f"{CUT} strategy=hybrid cut_ratio=0.3",
-    "pfdm_dp_sgd": f"{CUT} strategy=pfdm upload.clip_norm=4.3 dp.noise_multiplier=1.0 cut.criterion=epsilon "
-    "cut.target=8 diffusion.schedule=linear diffusion.timesteps=100",
+    "pfdm_dp_sgd": f"{CUT} strategy=pfdm upload.clip_norm=4.3 dp.noise_multiplier=1.0 "
+    "cut.policy=by_disclosure cut.criterion=epsilon cut.target=8 diffusion.schedule=linear diffusion.timesteps=100",
     "huscf_gan_messages": f"{CUT_GAN} gan.transport=messages",
     "huscf_gan_in_process": f"{CUT_GAN} gan.transport=in_process gan.wire_dtype=bfloat16 "
     "split_gan.factor_tail_gradients=true",

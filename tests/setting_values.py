@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from collafuse_flwr.config.config import SETTINGS, Config, setting_help, without_unread
 from collafuse_flwr.config.strategies import STRATEGIES
 from collafuse_flwr.core.errors import SettingError
-from collafuse_flwr.privacy.settings import CRITERIA
+from collafuse_flwr.privacy.settings import CRITERIA, CUT_POLICIES
 from tests.strategy_kinds import GANS, MIXED
 
 SPECS = {name: spec for name, (_, spec) in SETTINGS.items()}
@@ -32,7 +32,6 @@ CONDITIONAL = sorted(name for name, spec in SPECS.items() if spec.metadata["when
 NEEDED: dict[str, dict[str, object]] = {
     "diffusion.timesteps": {"cut_ratio": 1.0},
     "sampling.guidance_scale": {"train.cfg_dropout": 0.1},
-    "cut.target": {"cut.criterion": "snr_db"},
     "upload.draws_per_image": {"upload.noise": "fixed"},
 }
 #: A strategy of another package, as `strategy=tests.setting_values:OWN` names it.
@@ -154,10 +153,16 @@ def configs(draw: st.DrawFn) -> Config:
     flat["cut.client_ratios"] = own_cuts if flat["strategy"] in MIXED else []
     draws = flat["upload.draws_per_image"] = 1 if flat["upload.noise"] == "official" else draw(st.integers(1, 9))
     flat["upload.max_releases"] = draw(st.just(0) | st.integers(draws, 2 * draws))
-    flat["cut.criterion"] = draw(st.sampled_from(["none", *CRITERIA])) if flat["strategy"] in MIXED else "none"
+    cut_policies = [name for name in CUT_POLICIES if name != "adaptive" or flat["strategy"] != "hybrid"]
+    policy = flat["cut.policy"] = draw(st.sampled_from(cut_policies)) if flat["strategy"] in MIXED else "fixed"
+    flat["cut.criterion"] = draw(st.sampled_from([*CRITERIA, "none"][: len(CRITERIA) + (policy == "adaptive")]))
     flat["cut.target"] = 0.5
+    if policy == "adaptive":
+        flat |= {"cut.choices": [0.5, 0.25], "diffusion.timesteps": 4 * draw(st.integers(1, 250)), "cut_ratio": 0.25}
+        flat |= {"cut.warmup_rounds": 2, "cut.exploration_rounds": draw(st.sampled_from([0, 2, 4])), "num_rounds": 9}
+        flat |= {"client.start_round": 0, "upload.noise": "fixed", "cut.client_ratios": []}
     flat["devices.profiles"] = "paper7"
-    if flat["cut.criterion"] != "seconds":
+    if policy != "by_device":
         flat["devices.profiles"] = draw(st.sampled_from(["", "paper7", ["2"] * (clients - 1) + ["1:2:3"]]))
     if "celeba" not in flat["dataset"]:
         flat["data.class_attribute"] = ""

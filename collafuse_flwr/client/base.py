@@ -37,7 +37,7 @@ Handler = tuple[type[Any], Callable[[Any], object]]
 class BaseClient(ABC):
     """One client for the length of one message; all that lasts is in its store."""
 
-    #: The cut step that is agreed on at the start.
+    #: The cut step: agreed on at the start, or that of the message.
     cut: int
 
     def __init__(
@@ -104,7 +104,11 @@ class BaseClient(ABC):
                 elif isinstance(value, dict):
                     check_finite(name, value)
         except UploadError as error:
-            raise (error if self.policy is None else PolicyError(f"{BEYOND}: {error}")) from None
+            raise self._refusal(str(error)) from None
+
+    def _refusal(self, what: str) -> UserError:
+        """The error of a request that does not fit; it hangs on the request alone, so its sender may know why."""
+        return UploadError(what) if self.policy is None else PolicyError(f"{BEYOND}: {what}")
 
     def noted(self, kind: str, request: Any, act: Callable[[Any], Any]) -> Any:
         """The answer of `act` to a request, as it may leave; it is on the ledger, whoever carries it.

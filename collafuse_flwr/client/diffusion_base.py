@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from collafuse_flwr.client.base import BaseClient
-from collafuse_flwr.client.cut_selection import select_cut
+from collafuse_flwr.client.cut_policies import CutContext, allowed_cuts
 from collafuse_flwr.client.sample_labels import SampleConditioning, condition_samples
 from collafuse_flwr.client.state_store import ClientState, ClientStore
 from collafuse_flwr.client.training_plan import RoundPlan, plan_round
@@ -56,7 +56,9 @@ class DiffusionClient(BaseClient):
     def __init__(self, client: int, config: Config, data: ClientData, store: ClientStore, **owner: Any) -> None:
         super().__init__(client, config, data, store, **owner)
         self.setup = diffusion_setup(config)
-        self.cut = select_cut(config, self.setup, data.train, client, store)
+        #: The cut steps that it may have, the smallest first.
+        self.cuts = allowed_cuts(CutContext(config, self.setup, data.train, client, store))
+        self.cut = self.cuts[-1]
 
     def _train_round(
         self,
@@ -91,9 +93,13 @@ class DiffusionClient(BaseClient):
             tensors = state.state_dict()
             if private and self.seeded_secret:
                 self._note_private_steps(tensors, work.steps)
-        self.store.save(work.ledger, tensors)
+        self.store.save(self._closed(work.ledger, flops), tensors)
         seconds = time.perf_counter() - began
         return RoundResult(TrainMetrics(trained.loss, trained.steps, trained.images, seconds, flops), state)
+
+    def _closed(self, state: ClientState, flops: int) -> ClientState:  # noqa: ARG002 (for those who move their cut)
+        """What is kept of a round whose training took so many operations."""
+        return state
 
     def _evaluate(self, handoff: SampleHandoff, averaged: Weights | None = None) -> EvaluateReply:
         """Finish samples with the averaged denoiser, keep them, and compare them to held-out images.
@@ -101,8 +107,9 @@ class DiffusionClient(BaseClient):
         `averaged` takes the place of the client's own averaged weights wherever it has them.
 
         Raises:
-            UserError: what came is beyond the owner's limits.
+            UserError: what came is beyond the owner's limits, or at a cut that this client does not have.
         """
+        self.cut = self._cut_of(handoff)
         if self.policy is not None:
             snr = float(self.setup.schedule.snr()[self.cut]) * self.data.train.enlargement()
             self.policy.check_handoff(snr, handoff, self._shape())
@@ -141,6 +148,13 @@ class DiffusionClient(BaseClient):
             dp_sgd_epsilon=exposure.training_epsilon(delta),
             dp_total_epsilon=exposure.epsilon(delta),
         )
+
+    def _cut_of(self, handoff: SampleHandoff) -> int:
+        """The cut of samples that are handed over: the client's, or one that it may move to."""
+        cut = handoff.cut_step
+        if (cut is None and not self.config.recuts()) or cut in self.cuts:
+            return self.cut if cut is None else cut
+        raise self._refusal(f"`cut_step` = {cut} of the samples")
 
     def _bits(self, exposure: Exposure) -> float:
         if not exposure.releases:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from collafuse_flwr.client.base import Handler
 from collafuse_flwr.client.collafuse import CollaFuseClient
@@ -21,7 +22,8 @@ class HybridClient(CollaFuseClient):
     def on_hybrid_train(self, request: HybridRequest) -> HybridReply:
         """Upload if the request says so, and train from the shared weights."""
         result, upload = self._round(request, request.weights)
-        return HybridReply(metrics=result.metrics, upload=upload, **wanted_weights(request, result))
+        weights: dict[str, Any] = wanted_weights(request, result)
+        return HybridReply(metrics=result.metrics, upload=upload, **weights)
 
     def on_hybrid_evaluate(self, handoff: WeightsHandoff) -> EvaluateReply:
         """Finish samples with the federation's averaged weights."""

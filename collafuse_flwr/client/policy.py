@@ -31,8 +31,8 @@ BEYOND = "beyond the policy of this client's owner"
 #: Numbers about its images that a client reports, and the cut that it chooses by them.
 NUMBERS = ("loss", "generator_loss", "held_out_loss", "kernel_distance", "bits", "seconds", "cut")
 #: Those that are rounded to whole numbers; others to `number_step`.
-_WHOLE = ("bits", "seconds")
-#: What cuts are chosen by that hangs on the images.
+_WHOLE = ("bits", "seconds", "cut")
+#: What a cut may be limited by that hangs on the images.
 _FROM_IMAGES = ("bits", "reid")
 
 
@@ -141,8 +141,9 @@ class Policy:
             # Before so many draws are counted one by one.
             own("max_releases", config.upload.draws_per_image <= max(1, self.max_releases))
             target = config.cut_target()
-            own("numbers", target is None or target[0] not in _FROM_IMAGES or "cut" in self.numbers)
-            if target is None:
+            from_images = config.recuts() or (target is not None and target[0] in _FROM_IMAGES)
+            own("numbers", not from_images or "cut" in self.numbers)
+            if config.cut.policy == "fixed":
                 own("min_cut_ratio", config.cut_ratios()[client] >= self.min_cut_ratio)
 
     def check_source(self, config: Config, path: str) -> None:

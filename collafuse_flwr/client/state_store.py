@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -37,13 +38,15 @@ class ClientState:
 
     `first_round`: the round in which it started to train (0: not yet). `deferred_updates` are image updates that it has
     put off, with what is left over of a batch. `dp_sgd`: every step that its weights have ever taken was of DP-SGD.
-    What has left it is in its ledger, which no state takes back.
+    What has left it is in its ledger, which no state takes back. `adaptation` is how far it has tried cuts
+    (`adaptive_cut`), None where its cut is settled.
     """
 
     round: int = 0
     first_round: int = 0
     deferred_updates: float = 0.0
     dp_sgd: bool = False
+    adaptation: dict[str, Any] | None = None
 
 
 class ClientStore:

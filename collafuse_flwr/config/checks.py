@@ -7,6 +7,7 @@ import math
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.config.gan_checks import check_gan
 from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.sequential_halving import SequentialHalving, fewest_pulls
 from collafuse_flwr.data.settings import missing_classes, size_skew
 from collafuse_flwr.privacy.settings import CRITERIA, MIN_NOISE_MULTIPLIER
 
@@ -19,12 +20,13 @@ def check_together(config: Config) -> None:
     """
     _check_target(config)
     _check_cuts(config)
+    if config.recuts():
+        _check_adaptive(config)
     _check_uploads(config)
     devices = config.client_devices()
-    if config.cut.criterion == "seconds" and not devices:
-        raise SettingError(
-            "cut.criterion", "seconds", "another one unless `devices.profiles` lists the clients' devices"
-        )
+    if config.cut.policy == "by_device" and not devices:
+        allowed = "another one unless `devices.profiles` lists the clients' devices"
+        raise SettingError("cut.policy", "by_device", allowed)
     if config.spec.is_gan:
         check_gan(config)
     if config.data.class_attribute and "celeba" not in config.data.dataset:
@@ -59,14 +61,42 @@ def check_guidance(config: Config, guidance: float) -> None:
 
 
 def _check_target(config: Config) -> None:
-    """Refuse targets out of range."""
+    """Refuse targets out of range, and a policy that has none."""
     cut = config.cut
+    if cut.policy == "by_disclosure" and cut.criterion == "none":
+        allowed = f"one of {', '.join(CRITERIA)} when `cut.policy` is by_disclosure"
+        raise SettingError("cut.criterion", cut.criterion, allowed)
+    if cut.policy == "by_device" and not cut.target > 0:
+        raise SettingError("cut.target", cut.target, "a number above 0 when `cut.policy` is by_device")
     if cut.criterion == "none":
         return
     low, high = CRITERIA[cut.criterion]
     if not low < cut.target <= high:
         bounds = f"a number above {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
         raise SettingError("cut.target", cut.target, f"{bounds} when `cut.criterion` is {cut.criterion}")
+
+
+def _check_adaptive(config: Config) -> None:
+    """Refuse what clients cannot move between, or not in so many rounds, and what a moved cut would not fit."""
+    cut, steps = config.cut, config.diffusion.timesteps
+    moves = [round(c * steps) for c in cut.choices]
+    if len(moves) < 2 or len(set(moves)) < len(moves) or not all(0 < k < steps for k in moves):
+        allowed = f"at least two numbers above 0 and below 1 that are different cuts of {steps} steps"
+        raise SettingError("cut.choices", list(cut.choices), allowed)
+    least, budget = fewest_pulls(len(moves)), cut.exploration_rounds
+    if 0 < budget < least:
+        raise SettingError("cut.exploration_rounds", budget, f"0, or at least {least}, to try {len(moves)} cuts")
+    trying = cut.warmup_rounds + SequentialHalving.over(len(moves), budget).pulls()
+    if trying > config.run.num_rounds:
+        allowed = f"at least {trying} when `cut.policy` is adaptive: its warm-up and exploration"
+        raise SettingError("num_rounds", config.run.num_rounds, allowed)
+    if config.upload.noise != "fixed":
+        # On paths of their own, uploads at every cut would be further releases.
+        raise SettingError("upload.noise", config.upload.noise, "fixed when `cut.policy` is adaptive")
+    if config.spec.shared_parts:
+        # What others trained would be counted as this client's gain.
+        allowed = f"another one when `strategy` is {config.run.strategy}, which averages denoisers"
+        raise SettingError("cut.policy", "adaptive", allowed)
 
 
 def _check_cuts(config: Config) -> None:

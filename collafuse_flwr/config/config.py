@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
@@ -148,8 +148,20 @@ class Config:
         return self.cut.client_ratios or (self.cut.cut_ratio,) * self.run.num_supernodes
 
     def cut_target(self) -> tuple[str, float] | None:
-        """What clients choose their cut by, and its largest value; None where the settings say the cut."""
+        """What a cut is limited by, and its largest value; None where nothing limits it."""
+        if self.cut.policy == "by_device":
+            return "seconds", self.cut.target
         return None if self.cut.criterion == "none" else (self.cut.criterion, self.cut.target)
+
+    def recuts(self) -> bool:
+        """Whether clients may move to another cut in the middle of a run."""
+        return self.cut.policy == "adaptive"
+
+    def cuts_of(self, client: int) -> Sequence[int]:
+        """The cut steps that a client may have, whatever its images and device are; the largest one last."""
+        if self.recuts():
+            return sorted({round(c * self.diffusion.timesteps) for c in self.cut.choices})
+        return [self.cut_steps()[client]] if self.cut.policy == "fixed" else range(1, self.diffusion.timesteps)
 
     def cut_steps(self) -> tuple[int, ...]:
         """The cut step k = round(c T) of every client (CollaFuse, arXiv 2406.14429, counts from the clean image)."""

@@ -39,6 +39,11 @@ class Upload:
     def __len__(self) -> int:
         return len(self.x_k)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the noised images and their labels."""
+        return self.x_k.nbytes + (0 if self.labels is None else self.labels.nbytes)
+
 
 def image_keys(secret: bytes, images: Tensor) -> list[bytes]:
     """What names each image, uint8 of shape (n, channels, size, size), by its content: 16 bytes that tell nothing.

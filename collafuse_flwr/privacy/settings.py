@@ -9,14 +9,17 @@ from collafuse_flwr.core.fields import Numbers, setting
 
 #: The least noise of DP-SGD: below it epsilon is in the millions, after a single step of all images.
 MIN_NOISE_MULTIPLIER = 0.01
-#: What a cut may be chosen by instead of its ratio, and the range of its target.
+#: What a cut may be limited by, and the range of `cut.target`.
 CRITERIA = {
     "snr_db": (-math.inf, math.inf),
     "bits": (0.0, math.inf),
     "epsilon": (0.0, math.inf),
     "reid": (0.0, 1.0),
-    "seconds": (0.0, math.inf),
 }
+#: Who says where a client cuts (see `client.cut_policies`).
+CUT_POLICIES = ("fixed", "by_device", "by_disclosure", "adaptive")
+_ADAPTIVE: tuple[dict[str, object], ...] = ({"cut.policy": "adaptive"},)
+_LIMITED: tuple[dict[str, object], ...] = tuple({"cut.criterion": name} for name in CRITERIA)
 
 
 @dataclass(frozen=True)
@@ -24,18 +27,37 @@ class CutConfig:
     """Where the diffusion process is cut."""
 
     cut_ratio: float = setting(0.2, "c, the clients' share of the T steps", low=0, high=1, top=True)
+    policy: str = setting(
+        "fixed",
+        "where clients cut: where the settings say; at the largest cut whose rounds take its device `cut.target` "
+        "seconds; at the smallest that keeps to `cut.criterion`; or, moving, where its work is worth most",
+        choices=CUT_POLICIES,
+    )
     client_ratios: Numbers = setting(
-        (), "a cut ratio for each client, as [0.1,0.3]; empty: `cut_ratio` for all", when=({"cut.criterion": "none"},)
+        (), "a cut ratio for each client, as [0.1,0.3]; empty: `cut_ratio` for all", when=({"cut.policy": "fixed"},)
     )
     criterion: str = setting(
         "none",
-        "each client's cut is the smallest whose uploads of an image keep to `cut.target` in SNR, bits, epsilon or the "
-        "share of images that is re-identified, or the largest that its device trains in so many seconds a round",
+        "what an image's uploads may disclose: SNR, bits, epsilon, or the share of images that is re-identified",
         choices=("none", *CRITERIA),
+        when=({"cut.policy": "by_disclosure"}, *_ADAPTIVE),
     )
     target: float = setting(
-        0.0, "the limit of `cut.criterion`", when=tuple({"cut.criterion": name} for name in CRITERIA)
+        0.0,
+        "the limit of `cut.criterion`, or of `cut.policy` = by_device in seconds",
+        when=(*_LIMITED, {"cut.policy": "by_device"}),
     )
+    choices: Numbers = setting(
+        (0.2, 0.4, 0.6), "cut ratios that a client may move between; it begins at the largest", when=_ADAPTIVE
+    )
+    warmup_rounds: int = setting(
+        1, "rounds of training at the largest cut before others are tried", low=0, when=_ADAPTIVE
+    )
+    exploration_rounds: int = setting(
+        0, "rounds of training in which cuts are tried; 0: as few as there can be", low=0, when=_ADAPTIVE
+    )
+    second_scale: float = setting(1.0, "seconds of a client that cost 1", above=0, when=_ADAPTIVE)
+    mb_scale: float = setting(1.0, "MB to and from a client that cost 1", above=0, when=_ADAPTIVE)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 from collafuse_flwr.config.config import Config
@@ -14,11 +14,16 @@ from collafuse_flwr.privacy.leakage_bounds import snr_db
 def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row for each client that took part: its cut (of a GAN its `cuts`), disclosure, traffic and work.
 
-    `client_flops` and `client_seconds` are for training; `flops_per_image` is what one generated image costs it.
+    `client_flops` and `client_seconds` are for training; `flops_per_image` is what one generated image costs it. Of a
+    client that moved its cut, `cut_step` is the last one, and `released_cut_step` the smallest one that it had.
     """
     schedule = make_schedule(config.diffusion.schedule, config.diffusion.timesteps)
     gan = config.spec.is_gan
     cuts = {name: cut for row in rounds for name, cut in row["cuts"].items()}
+    every_cut: dict[str, list[int]] = defaultdict(list)
+    for row in rounds:
+        for name, cut in row["cuts"].items():
+            every_cut[name].append(cut)
     split = {name: own for row in rounds for name, own in row["server"].get("client_cuts", {}).items()}
     received = _received(config, rounds)
     rows = []
@@ -27,12 +32,13 @@ def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str,
         numbers = [row["clients"][name] for row in rounds if name in row["clients"]]
         evaluations = [row["evaluation"][name] for row in rounds if name in row["evaluation"]]
         last = evaluations[-1] if evaluations else {}
-        cut = cuts[name]
+        cut = min(every_cut[name])
         uploads = cut < schedule.timesteps
         rows.append(
             {
                 "client": int(name),
-                "cut_step": cut,
+                "cut_step": cuts[name],
+                **({"released_cut_step": cut} if config.recuts() else {}),
                 **({"cuts": split[name]} if name in split else {}),
                 "num_images": next((row["images"][name] for row in rounds if name in row["images"]), 0),
                 # What leaves a GAN's client is no noised image, so it has no such ratio.
@@ -58,6 +64,12 @@ def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str,
             }
         )
     return rows
+
+
+def released_cut(client: dict[str, Any]) -> int:
+    """The cut step of the least noisy release of a client, by its row: all others on its path tell no more."""
+    cut: int = client.get("released_cut_step", client["cut_step"])
+    return cut
 
 
 def _received(config: Config, rounds: list[dict[str, Any]]) -> dict[str, int]:

@@ -10,6 +10,7 @@ from collafuse_flwr.data.federated import FederationData
 from collafuse_flwr.diffusion.dp_sgd import sampling_rate
 from collafuse_flwr.diffusion.schedule import make_schedule
 from collafuse_flwr.privacy.accounting import VACUOUS, Training, composed_epsilon, epsilon, release_mu, zcdp
+from collafuse_flwr.runs.cost_report import released_cut
 from collafuse_flwr.setup.privacy import norm_bound
 
 #: Of an image's releases, of the client's network, and of both.
@@ -32,7 +33,7 @@ def dp_guarantees(config: Config, values: int, clients: list[dict[str, Any]]) ->
         client.update(dict.fromkeys(NAMES))
         if client["releases"] is None or weights or config.spec.is_gan or unbounded:
             continue
-        own, delta = float(snr[client["cut_step"]]), config.dp.delta
+        own, delta = float(snr[released_cut(client)]), config.dp.delta
         # What this run received, or what the client's ledger holds of all runs, whichever is more.
         mu = max(
             release_mu(own, norm_bound(config, values), releases=client["releases"]), client.get("ledger_mu") or 0.0

@@ -13,6 +13,7 @@ from collafuse_flwr.data.federated import FederationData
 from collafuse_flwr.data.images import normalize, subsample_evenly
 from collafuse_flwr.diffusion.schedule import make_schedule
 from collafuse_flwr.privacy.reidentification import reidentification_rate
+from collafuse_flwr.runs.cost_report import released_cut
 from collafuse_flwr.setup.privacy import clip
 
 #: Images among which one is looked for; in float32, 10,000 of 64 x 64 pixels in three colours take 0.5 GB.
@@ -39,7 +40,7 @@ def reidentification(config: Config, data: FederationData, clients: list[dict[st
             client["reid"] = reidentification_rate(
                 candidates,
                 torch.arange(starts[number], starts[number + 1]),
-                float(schedule.alpha_bar[client["cut_step"]]),
+                float(schedule.alpha_bar[released_cut(client)]),
                 releases=releases,
                 generator=named_generator(config.run.seed, "reid", number),
             )

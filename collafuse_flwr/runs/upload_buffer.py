@@ -31,7 +31,7 @@ class Share:
 
 @dataclass(frozen=True)
 class _View:
-    """The pool's rows: records and labels as they lie in the files, and the cut step of each."""
+    """Records and labels as they lie in the files, and the cut step of each; rows that were given up have any."""
 
     rows: NDArray[Any]
     labels: NDArray[Any] | None
@@ -63,7 +63,8 @@ class UploadBuffer:
 
     Values stay in the type they travelled in. An upload of a client that is already there replaces its rows (`fresh`
     uploads), so the pool never holds more than one upload of each client. That is done at once, not at the checkpoint,
-    so each row carries its own int8 scale: a checkpoint may be older than the rows.
+    so each row carries its own int8 scale: a checkpoint may be older than the rows. At another cut the upload gets a
+    region of its own, behind all others, and the old one is given up: rows must not have a checkpoint's older cut.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class UploadBuffer:
     def add(self, client: int, cut: int, upload: Upload) -> None:
         """Take in a checked upload."""
         old = self.shares.get(client)
-        begin = old.begin if old else len(self)
+        begin = old.begin if old and old.cut == cut else self._end
         rows = np.empty(len(upload), self.row)
         rows["scale"], rows["x_k"] = upload.scale, upload.x_k
         x_k, labels = rows.tobytes(), b"" if upload.labels is None else upload.labels.tobytes()
@@ -105,7 +106,7 @@ class UploadBuffer:
         self._view = None
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Rows as (x_k, cut step, labels or None), on the pool's device."""
+        """Rows by their place in the files as (x_k, cut step, labels or None), on the pool's device."""
         view, picked = self._opened(), rows.cpu()
         chosen = view.rows[picked.numpy()]
         x_k = torch.from_numpy(chosen["x_k"]).to(self.device, torch.float32)
@@ -123,10 +124,16 @@ class UploadBuffer:
         """The rows of each client, but for those that are lost."""
         return {client: share.rows for client, share in self.shares.items() if client not in self.lost}
 
+    @property
+    def _end(self) -> int:
+        """Where the rows that are held, and those given up between them, end."""
+        return max((share.begin + share.rows for share in self.shares.values()), default=0)
+
     def limited(self, most: Mapping[int, float]) -> UploadBuffer | LimitedRows:
-        """The pool with at most so many rows of each client: the first of it, which left in an order of its own."""
+        """The rows held, at most so many of each client: the first of it, which left in an order of its own."""
         sizes = self.sizes()
-        if not self.lost and all(most[client] >= rows for client, rows in sizes.items()):
+        whole = not self.lost and all(most[client] >= rows for client, rows in sizes.items())
+        if whole and self._end == len(self):
             return self
         kept = [
             torch.arange(rows)[: max(1, int(most[client]))] + self.shares[client].begin
@@ -162,7 +169,7 @@ class UploadBuffer:
         self.shares = {int(client): Share(**share) for client, share in state.items()}
         has_labels = (self.folder / LABELS).exists()
         for name, size in [(X_K, self.row.itemsize), *([(LABELS, self.label.itemsize)] if has_labels else [])]:
-            path, end = self.folder / name, len(self) * size
+            path, end = self.folder / name, self._end * size
             if self.shares and (not path.exists() or path.stat().st_size < end):
                 # So that the rest can be mapped.
                 self._write(name, end - 1, b"\0")
@@ -184,12 +191,13 @@ class UploadBuffer:
     def _opened(self) -> _View:
         """The files mapped into memory, mapped anew after every change."""
         if self._view is None:
-            shares = sorted(self.shares.values(), key=lambda share: share.begin)
-            rows = torch.tensor([share.rows for share in shares])
-            path = self.folder / LABELS
+            path, rows = self.folder / LABELS, self._end
+            cuts = torch.zeros(rows, dtype=torch.int64)
+            for share in self.shares.values():
+                cuts[share.begin : share.begin + share.rows] = share.cut
             self._view = _View(
-                np.memmap(self.folder / X_K, self.row, "r", shape=(len(self),)),
-                np.memmap(path, self.label, "r", shape=(len(self),)) if path.exists() else None,
-                torch.tensor([share.cut for share in shares]).repeat_interleave(rows),
+                np.memmap(self.folder / X_K, self.row, "r", shape=(rows,)),
+                np.memmap(path, self.label, "r", shape=(rows,)) if path.exists() else None,
+                cuts,
             )
         return self._view

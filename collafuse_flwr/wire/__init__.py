@@ -8,7 +8,7 @@ messages of their own, and each strategy accepts its own alone.
 | message           | down                                  | up                                               |
 | ----------------- | ------------------------------------- | ------------------------------------------------ |
 | query.client_info | (empty)                               | ClientInfo: its cut, its images' shape           |
-| train             | TrainRequest: round, backbone weights | TrainReply: metrics, the upload x_k if asked for |
+| train             | TrainRequest: round, backbone weights | TrainReply: metrics, the upload x_k, its new cut |
 | evaluate          | SampleHandoff: samples x_k to finish  | EvaluateReply: metrics of its own samples        |
 
 | fedavg, ... | down                                    | up                                           |

@@ -145,10 +145,10 @@ def _own_record(field: _Field, value: Any, dtype: str) -> ArrayRecord | MetricRe
 
 def _read_own(field: _Field, record: Any, dtype: str) -> Any:
     name, hint = field.name, field.hint
-    if field.record_type is MetricRecord:
-        return hint(**_read_scalars(name, record or {}, schema(hint)))
     if field.optional and record is None:
         return None
+    if field.record_type is MetricRecord:
+        return hint(**_read_scalars(name, record or {}, schema(hint)))
     if hint is ArrayRecord:
         return record
     record = record or ArrayRecord()

@@ -14,7 +14,7 @@ class ClientInfoRequest:
 
 @dataclass(frozen=True)
 class ClientInfo(Metrics):
-    """A client's introduction; its cut step is agreed here for the whole run.
+    """A client's introduction; its cut step is agreed here: for the whole run, or to begin with.
 
     `num_attributes` are those that networks are conditioned on: 0 unless `data.conditioning` is attributes.
     """

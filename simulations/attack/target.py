@@ -11,6 +11,7 @@ from torch import Tensor
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.data.federated import FederationData, federation_data
+from collafuse_flwr.runs.cost_report import released_cut
 from collafuse_flwr.runs.loaded_run import FinishedRun, load_history, summary_of
 from collafuse_flwr.runs.reidentification import candidate_set
 from collafuse_flwr.runs.run_dir import read_config
@@ -81,8 +82,8 @@ class ClientTarget:
 
     @property
     def cut(self) -> int:
-        """The step of its cut, of diffusion models."""
-        return int(self.summary["cut_step"])
+        """The step of its cut, of diffusion models; of the least noisy one where it moved."""
+        return released_cut(self.summary)
 
     @cached_property
     def received(self) -> ServerView | None:

@@ -36,7 +36,7 @@ def canonical(config: Config) -> dict[str, Any]:
     if ratios := config.cut.client_ratios:
         equal = len(set(ratios)) == 1
         flat |= {"cut_ratio": ratios[0], "cut.client_ratios": ()} if equal else {"cut_ratio": None}
-    if config.cut_target() is not None:
+    if config.cut.policy != "fixed":
         flat["cut_ratio"] = None
     return {name: value for name, value in flat.items() if name not in unused | _without_effect(config, flat)}
 
@@ -55,7 +55,10 @@ def _without_effect(config: Config, flat: dict[str, Any]) -> set[str]:
         uploads = {f"upload.{name}" for name in ("noise", "draws_per_image", "max_releases", "dtype")}
         unused |= {1: uploads, 0: unconditional}.get(flat["cut_ratio"], set())
     if not config.spec.is_gan:
-        kept = {"devices.profiles"} if config.cut.criterion == "seconds" else set()
+        kept = {
+            "by_device": {"devices.profiles"},
+            "adaptive": {"devices.profiles", "devices.message_seconds"},
+        }.get(config.cut.policy, set())
         unused |= {name for name in flat if name.startswith("devices.")} - kept
     return unused
 

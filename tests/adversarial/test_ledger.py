@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from collafuse_flwr.client.cut_selection import select_cut
+from collafuse_flwr.client.cut_policies import CutContext, allowed_cuts
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import TORN
@@ -202,14 +202,20 @@ def test_a_lost_evaluation_hides_no_upload() -> None:
 def test_a_cut_that_was_chosen_for_less_is_none_for_more(tmp_path: Path, other: dict[str, Any]) -> None:
     """Chosen for epsilon 8 at a norm of 4.3, it was kept without clipping (16.5), and with 50 new draws (111)."""
     node = Node(tmp_path)
-    chosen = QUICK | {"cut.criterion": "epsilon", "cut.target": 8, "upload.clip_norm": 4.3}
+    chosen = QUICK | {
+        "cut.policy": "by_disclosure",
+        "cut.criterion": "epsilon",
+        "cut.target": 8,
+        "upload.clip_norm": 4.3,
+    }
 
     def cut(**settings: Any) -> int:
         config = Config.from_flat(chosen | settings)
         setup = diffusion_setup(config)
         path = str(tmp_path / "images.npz")
         images = load_client_data(config.data, bytes(16), path, str(tmp_path / "cache")).train
-        return select_cut(config, setup, images, 0, ClientStore(node.state))
+        (chosen_cut,) = allowed_cuts(CutContext(config, setup, images, 0, ClientStore(node.state)))
+        return chosen_cut
 
     first = cut()
     assert cut() == first

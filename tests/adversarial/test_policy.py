@@ -162,8 +162,8 @@ def test_a_server_does_not_make_a_client_import_what_it_likes(
         ("min_image_size = 9", {}, "min_image_size"),
         ("max_image_size = 7", {}, "max_image_size"),
         ("max_image_size = 8", {"image_size": 16}, "max_image_size"),
-        ("", {"cut__criterion": "bits", "cut__target": 3.0}, "numbers"),
-        ("", {"cut__criterion": "reid", "cut__target": 0.5}, "numbers"),
+        ("", {"cut__policy": "by_disclosure", "cut__criterion": "bits", "cut__target": 3.0}, "numbers"),
+        ("", {"cut__policy": "by_disclosure", "cut__criterion": "reid", "cut__target": 0.5}, "numbers"),
     ],
 )
 def test_each_limit_holds(tmp_path: Path, policy: str, settings: dict[str, Any], named: str) -> None:

@@ -43,7 +43,7 @@ RUNS: list[tuple[dict[str, Any], list[tuple[str, int, str | None]]]] = [
     ({"upload.share-labels": True}, [("train", 1, "labels")]),
     ({"model": "os:system"}, [("train", 1, "imports")]),
     ({"client.batch-size": 1}, [("train", 1, "min_batch_size")]),
-    ({"cut.criterion": "bits", "cut.target": 1.0}, [("train", 1, "numbers")]),
+    ({"cut.policy": "by_disclosure", "cut.criterion": "bits", "cut.target": 1.0}, [("train", 1, "numbers")]),
 ]
 APP = """
 import json

@@ -65,7 +65,8 @@ def recorded() -> Iterator[set[str]]:
 DEFAULT_PROCESS = "every client has a diffusion setup; a GAN's makes a schedule at the defaults that nothing uses"
 #: Settings that are read without being meant, and why it changes nothing at their default.
 HARMLESS = {
-    "cut.criterion": "at its default, the cut is the settings' or the strategy's",
+    "cut.policy": "at its default, the cut is the settings' or the strategy's",
+    "cut.criterion": "at its default, nothing limits the cut",
     "cut.client_ratios": "at its default, all have the cut of the settings",
     "cut_ratio": "folders and lines are named after it; effort is matched to it only where it may be set",
     "client.update_budget": "a whole chain takes all updates either way",

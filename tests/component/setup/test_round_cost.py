@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from collafuse_flwr.client.cut_selection import select_cut, work_unit
+from collafuse_flwr.client.cut_policies import CutContext, allowed_cuts, work_unit
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import UserError
@@ -68,7 +68,7 @@ def test_uploads_are_counted_as_often_as_they_leave() -> None:
 
 @pytest.mark.parametrize("most", [15.0, 100.0, 150.0])
 def test_it_is_the_last_cut_that_keeps_to_the_limit(most: float) -> None:
-    config = settings(cut__criterion="seconds", cut__target=most, client__init_from="random")
+    config = settings(cut__policy="by_device", cut__target=most, client__init_from="random")
     cut = largest_cut_within_time(config, UNIT, 30, 0)
     assert round_seconds(config, UNIT, 30, 0, cut) <= most < round_seconds(config, UNIT, 30, 0, cut + 1)
     assert largest_cut_within_time(config, UNIT, 30, 1) == 19
@@ -79,14 +79,15 @@ def test_a_limit_that_no_cut_keeps_to_is_refused_in_one_line() -> None:
         UserError, match=r"^`cut.target` = 2 s cannot be met by client 0 \(device 1e-6:1e-4\): even .* 1 of 20 .* 12 s$"
     ):
         largest_cut_within_time(
-            settings(cut__criterion="seconds", cut__target=2, client__init_from="random"), UNIT, 30, 0
+            settings(cut__policy="by_device", cut__target=2, client__init_from="random"), UNIT, 30, 0
         )
 
 
 def test_a_client_takes_the_cut_that_its_device_allows(tmp_path: Path) -> None:
-    config = small(tmp_path, devices__profiles=["1", "2", "0.01:1"], cut__criterion="seconds", cut__target=30)
+    config = small(tmp_path, devices__profiles=["1", "2", "0.01:1"], cut__policy="by_device", cut__target=30)
     setup, data = diffusion_setup(config), federation_data(config.data, 3, 0)
-    cuts = [select_cut(config, setup, data.client(c).train, c, ClientStore(tmp_path / str(c))) for c in range(3)]
+    given = [CutContext(config, setup, data.client(c).train, c, ClientStore(tmp_path / str(c))) for c in range(3)]
+    cuts = [cut for one in given for cut in allowed_cuts(one)]
     unit = work_unit(config, setup, data.images)
     assert cuts == [largest_cut_within_time(config, unit, len(data.client(c).train), c) for c in range(3)]
     assert cuts[1] == 19

@@ -25,7 +25,10 @@ SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"strategy": "fedavg", "cut_ratio": 0.2}, {"strategy": "fedavg", "cut_ratio": 0.8, "upload.noise": "resampled"}),
     ({"cut_ratio": 0.3}, {"cut.client_ratios": [0.3, 0.3, 0.30, 0.3]}),
     ({"cut.client_ratios": [0.1, 0.2, 0.3, 0.4]}, {"cut.client_ratios": [0.1, 0.2, 0.3, 0.4], "cut_ratio": 0.9}),
-    ({"cut.criterion": "epsilon", "cut.target": 8}, {"cut.criterion": "epsilon", "cut.target": 8, "cut_ratio": 0.9}),
+    (
+        {"cut.policy": "by_disclosure", "cut.criterion": "epsilon", "cut.target": 8},
+        {"cut.policy": "by_disclosure", "cut.criterion": "epsilon", "cut.target": 8, "cut_ratio": 0.9},
+    ),
     ({}, {"devices.profiles": "paper7", "devices.server_gflops": 3.0, "split_gan.min_cut": "0100"}),
     (
         {"data.conditioning": "none"},
@@ -77,12 +80,18 @@ OTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"data.conditioning": "none"}),
     ({}, {"train.random_hflip": True}),
     ({"dp.noise_multiplier": 2.0}, {"dp.noise_multiplier": 2.0, "dp.max_grad_norm": 2.0}),
-    ({"cut.criterion": "epsilon", "cut.target": 8}, {"cut.criterion": "epsilon", "cut.target": 9}),
     (
-        {"cut.criterion": "seconds", "cut.target": 8, "devices.profiles": "paper7"},
-        {"cut.criterion": "seconds", "cut.target": 8, "devices.profiles": ["1", "1", "1", "1"]},
+        {"cut.policy": "by_disclosure", "cut.criterion": "epsilon", "cut.target": 8},
+        {"cut.policy": "by_disclosure", "cut.criterion": "epsilon", "cut.target": 9},
     ),
-    ({"cut.criterion": "epsilon", "cut.target": 8}, {"cut.criterion": "bits", "cut.target": 8}),
+    (
+        {"cut.policy": "by_device", "cut.target": 8, "devices.profiles": "paper7"},
+        {"cut.policy": "by_device", "cut.target": 8, "devices.profiles": ["1", "1", "1", "1"]},
+    ),
+    (
+        {"cut.policy": "by_disclosure", "cut.criterion": "epsilon", "cut.target": 8},
+        {"cut.policy": "by_disclosure", "cut.criterion": "bits", "cut.target": 8},
+    ),
     ({}, {"train.cfg_dropout": 0.1}),
     ({"cut_ratio": 0.0}, {"cut_ratio": 0.0, "train.cfg_dropout": 0.1}),
     ({"train.cfg_dropout": 0.1}, {"train.cfg_dropout": 0.1, "sampling.guidance_scale": 2.0}),
@@ -197,7 +206,7 @@ def test_one_text_is_as_a_list_of_it_in_arguments(text: str) -> None:
         GAN
         | {"split_gan.client_cuts": ["0010", "1111", "0010", "0000"], "devices.profiles": ["1", "2", "48:150", "3"]},
         GAN | {"split_gan.client_cuts": "0010", "split_gan.min_cut": "0010", "devices.profiles": "paper7"},
-        {"cut.criterion": "snr_db", "cut.target": -12.5},
+        {"cut.policy": "by_disclosure", "cut.criterion": "snr_db", "cut.target": -12.5},
     ],
 )
 def test_lists_go_past_hydra(given: dict[str, Any]) -> None:

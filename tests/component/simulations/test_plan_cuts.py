@@ -11,7 +11,7 @@ from collafuse_flwr.config.config import Config
 from simulations import plan_cuts as plan
 from tests.commands import refused
 
-SECONDS = ("fleet=paper7", "cut.criterion=seconds")
+SECONDS = ("fleet=paper7", "cut.policy=by_device")
 
 
 def call(*arguments: str) -> int:

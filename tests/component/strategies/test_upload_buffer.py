@@ -124,15 +124,30 @@ def test_a_new_upload_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     for client in range(3):
         pool.add(client, 5, an_upload(4, client, "int8"))
     old, new = an_upload(4, 1, "int8"), an_upload(4, 9, "int8")
-    pool.add(1, 6, new)
+    pool.add(1, 5, new)
     assert len(pool) == 12
-    assert_holds(pool, 1, new, 6)
+    assert_holds(pool, 1, new, 5)
     for client in (0, 2):
         assert_holds(pool, client, an_upload(4, client, "int8"), 5)
     held = (pool.folder / "x_k.bin").read_bytes()
     assert all(row.tobytes() not in held for row in old.x_k)
     assert all(row.tobytes() in held for row in new.x_k)
     assert len(held) == 12 * (4 + 18)
+
+
+def test_an_upload_at_another_cut_leaves_what_a_checkpoint_may_go_back_to(tmp_path: Path) -> None:
+    pool, before, after = a_pool(tmp_path, "int8"), an_upload(4, 1, "int8"), an_upload(4, 9, "int8")
+    for client in range(3):
+        pool.add(client, 8, an_upload(4, client, "int8"))
+    checkpoint = pool.state()
+    pool.add(1, 5, after)
+    assert len(pool) == 12
+    assert_holds(pool, 1, after, 5)
+    source = pool.limited(dict.fromkeys(range(3), 4.0))
+    _, cuts, _ = source.batch(torch.arange(len(source)))
+    assert sorted(cuts.tolist()) == [5] * 4 + [8] * 8, "what was given up is trained on no more"
+    pool.restore(checkpoint)
+    assert_holds(pool, 1, before, 8)
 
 
 @settings(max_examples=40)

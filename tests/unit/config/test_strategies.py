@@ -7,7 +7,6 @@ import pytest
 from collafuse_flwr.config.config import DEFAULTS, GROUPS, SETTINGS, Config, setting_help, without_unread
 from collafuse_flwr.config.strategies import ENDS, MATCHED, STRATEGIES, StrategySpec
 from collafuse_flwr.core.errors import SettingError
-from collafuse_flwr.privacy.settings import CRITERIA
 from tests.setting_values import (
     CONDITIONAL,
     OWN,
@@ -16,10 +15,15 @@ from tests.setting_values import (
 )
 from tests.strategy_kinds import FEDERATED, GANS
 
+#: What cuts that a client may move between need.
+MOVES: dict[str, object] = {"cut.choices": [0.25, 0.5], "cut.exploration_rounds": 8}
+
 
 def other_than_default(name: str) -> object:
     """A value that a setting may have, but not its default."""
     spec, default = SPECS[name], DEFAULTS[name]
+    if name in MOVES:
+        return MOVES[name]
     if spec.metadata["choices"]:
         return next(choice for choice in spec.metadata["choices"] if choice != default)
     texts: object = {"split_gan.min_cut": "0001", "split_gan.client_cuts": "0001"}.get(name, "text")
@@ -68,9 +72,10 @@ def test_what_another_setting_leaves_unread_must_be_at_its_default(name: str) ->
                 for choice in SPECS[other].metadata["choices"]
                 if choice not in {one.get(other) for one in conditions}
             ]
-            flat = alone | alternative | {other: choices[0], name: value}
-            if choices[0] in CRITERIA:
-                flat |= {"cut.target": 0.5}
+            # What another alternative needs would be refused first.
+            elsewhere = {own for one in conditions for own in one} - alternative.keys()
+            here = {own: given for own, given in alone.items() if own not in elsewhere}
+            flat = here | alternative | {other: choices[0], name: value}
             with pytest.raises(SettingError) as caught:
                 Config.from_flat(flat)
             assert caught.value.name == name

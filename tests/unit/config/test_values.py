@@ -79,7 +79,7 @@ def test_an_unknown_choice_is_refused_with_those_there_are(name: str, value: str
     assert all(choice in error.allowed for choice in spec.metadata["choices"])
 
 
-@pytest.mark.parametrize("name", [name for name in ONE_CHOICE if name != "cut.criterion"])
+@pytest.mark.parametrize("name", [name for name in ONE_CHOICE if name not in ("cut.policy", "cut.criterion")])
 def test_every_choice_is_allowed(name: str) -> None:
     for choice in SPECS[name].metadata["choices"]:
         assert accepted(name, choice) == choice
@@ -87,8 +87,7 @@ def test_every_choice_is_allowed(name: str) -> None:
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_criterion_is_allowed_with_its_target(criterion: str) -> None:
-    devices: dict[str, object] = {"devices.profiles": "paper7"} if criterion == "seconds" else {}
-    config = Config.from_flat({"cut.criterion": criterion, "cut.target": 0.5} | devices)
+    config = Config.from_flat({"cut.policy": "by_disclosure", "cut.criterion": criterion, "cut.target": 0.5})
     assert config.cut_target() == (criterion, 0.5)
 
 

@@ -25,7 +25,8 @@ def images() -> torch.Tensor:
 
 
 def asked(**given: Any) -> Config:
-    return Config.from_flat({"diffusion.timesteps": STEPS, "diffusion.schedule": "linear"} | dotted(given))
+    policy = {"cut.policy": "by_disclosure"} if "cut__criterion" in given else {}
+    return Config.from_flat({"diffusion.timesteps": STEPS, "diffusion.schedule": "linear"} | policy | dotted(given))
 
 
 def disclosed(name: str, cut: int, releases: int = 1) -> float:
@@ -44,7 +45,12 @@ def disclosed(name: str, cut: int, releases: int = 1) -> float:
 
 @pytest.mark.parametrize(("name", "most"), [("snr_db", -10.0), ("bits", 3.0), ("epsilon", 8.0), ("reid", 0.3)])
 def test_it_is_the_smallest_cut_that_keeps_to_the_target(name: str, most: float) -> None:
-    cut = choose_cut(asked(cut__criterion=name, cut__target=most), make_schedule("linear", STEPS), images(), 3)
+    cut = choose_cut(
+        asked(cut__criterion=name, cut__target=most),
+        make_schedule("linear", STEPS),
+        images(),
+        3,
+    )
     assert 1 < cut < STEPS - 1
     assert disclosed(name, cut) <= most < disclosed(name, cut - 1)
 
@@ -61,7 +67,12 @@ def test_more_releases_need_more_noise(name: str) -> None:
 def test_clipping_allows_a_smaller_cut() -> None:
     schedule = make_schedule("linear", STEPS)
     free, clipped = (
-        choose_cut(asked(cut__criterion="epsilon", cut__target=8, upload__clip_norm=norm), schedule, images(), 0)
+        choose_cut(
+            asked(cut__criterion="epsilon", cut__target=8, upload__clip_norm=norm),
+            schedule,
+            images(),
+            0,
+        )
         for norm in (0.0, 1.0)
     )
     assert clipped < free
@@ -72,4 +83,9 @@ def test_a_target_that_no_cut_meets_is_refused_in_one_line() -> None:
     with pytest.raises(
         DataError, match=r"^`cut.target` = 1e-06 \(bits\) cannot be met by client 2: even .* 49 of 50, it is "
     ):
-        choose_cut(asked(cut__criterion="bits", cut__target=1e-6), make_schedule("linear", STEPS), images(), 2)
+        choose_cut(
+            asked(cut__criterion="bits", cut__target=1e-6),
+            make_schedule("linear", STEPS),
+            images(),
+            2,
+        )

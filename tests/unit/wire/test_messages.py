@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from collafuse_flwr.privacy import release
 from collafuse_flwr.privacy.release import Upload, UploadDtype
 from collafuse_flwr.wire.codec import ClientError, client_error, count_bytes, decode, encode
-from collafuse_flwr.wire.collafuse import SampleHandoff, TrainReply, TrainRequest
+from collafuse_flwr.wire.collafuse import CutReport, SampleHandoff, TrainReply, TrainRequest
 from collafuse_flwr.wire.common import ClientInfo, EvaluateReply, TrainMetrics
 from collafuse_flwr.wire.validation import check_upload
 from tests.messages import CONTRACT, DTYPES, EVALUATION, HELLO, METRICS, SHAPE, an_upload, sent
@@ -46,6 +46,7 @@ def test_the_schema_has_these_fields_and_no_others() -> None:
         "num_rounds": "int",
         "want_upload": "bool",
         "backbone": "ArrayRecord | None",
+        "held_cut": "int | None",
     }
     assert listed[TrainMetrics] == {
         "loss": "float | None",
@@ -54,9 +55,10 @@ def test_the_schema_has_these_fields_and_no_others() -> None:
         "seconds": "float | None",
         "flops": "int",
     }
-    assert [spec.name for spec in fields(TrainReply)] == ["metrics", "upload"]
+    assert [spec.name for spec in fields(TrainReply)] == ["metrics", "upload", "recut"]
+    assert [(spec.name, spec.type) for spec in fields(CutReport)] == [("cut", "int")]
     assert [spec.name for spec in fields(Upload)] == ["x_k", "scale", "labels"]
-    assert [spec.name for spec in fields(SampleHandoff)] == ["round", "x_k", "labels"]
+    assert [spec.name for spec in fields(SampleHandoff)] == ["round", "x_k", "labels", "cut_step"]
     assert [spec.name for spec in fields(ClientError)] == ["reason"]
     assert {spec.name: spec.type for spec in fields(EvaluateReply)} == {
         "num_samples": "int",
