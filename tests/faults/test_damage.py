@@ -12,13 +12,15 @@ import pytest
 from tests.commands import run_here
 from tests.faults.processes import ROUNDS, Run, result, rounds
 
+#: So that clients choose their cuts, and keep them.
+CUT = ("cut.policy=by_disclosure", "cut.criterion=snr_db", "cut.target=6")
 Result = tuple[list[dict[str, Any]], dict[str, bytes]]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Result:
     folder = tmp_path_factory.mktemp("undisturbed") / "out"
-    assert Run(folder, "runner=local", "cut.criterion=snr_db", "cut.target=6").finish()[0] == 0
+    assert Run(folder, "runner=local", *CUT).finish()[0] == 0
     return result(folder)
 
 
@@ -26,7 +28,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Result:
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was killed after two rounds."""
     folder = tmp_path_factory.mktemp("interrupted") / "out"
-    run = Run(folder, "runner=local", "cut.criterion=snr_db", "cut.target=6")
+    run = Run(folder, "runner=local", *CUT)
     run.wait_for_rounds(2)
     run.strike(signal.SIGKILL)
     return folder
