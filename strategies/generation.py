@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from collafuse_flwr.config.checks import check_guidance
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.atomic_io import append_json_lines, read_json_lines
+from collafuse_flwr.core.atomic_io import append_json_lines, read_appended
 from collafuse_flwr.core.errors import SettingError, UploadError, UserError
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.rng import named_generator
@@ -150,7 +150,7 @@ class HandedOver:
             UserError: the file is damaged.
         """
         try:
-            return sum(int(row["images"]) for row in read_json_lines(self.path) if row["client"] == client)
+            return sum(int(row["images"]) for row in read_appended(self.path) if row["client"] == client)
         except (ValueError, TypeError, KeyError):
             raise UserError(f"{self.path} is damaged: restore it from a backup") from None
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,9 +32,9 @@ from simulations.runners.app_loading import (
     server_context,
 )
 from simulations.runners.environment import quiet_flwr
-from simulations.runners.ray_start import patient_start
-from simulations.runners.resources import check_resources, machine
-from simulations.runners.result import RunFailed, RunResult, Stopped, describe
+from simulations.runners.ray_start import start_ray
+from simulations.runners.resources import check_resources
+from simulations.runners.result import RunFailed, RunResult, describe
 from simulations.runners.server_thread import ServerThread
 
 #: The versions of flwr whose private entry point is known to work; `run_simulation` cannot pass a run config.
@@ -64,9 +61,9 @@ def run_ray(config: Config, *, server_app: str = SERVER_APP, client_app: str = C
     run_id = begin_run()
     run = Run.create_empty(run_id)
     run.primary_task_id, run.federation_id = 1, NOOP_FEDERATION_ID
-    with _app_folder(config) as folder, _calm(), patient_start():
+    with _app_folder(config) as folder, _calm():
         try:
-            _start_ray()
+            start_ray()
             _run_simulation(
                 num_supernodes=config.run.num_supernodes,
                 exit_event=EventType.PYTHON_API_RUN_SIMULATION_LEAVE,
@@ -99,34 +96,6 @@ def _backend(config: Config) -> BackendConfig:
             "max_restarts": -1,
         },
     }
-
-
-def _start_ray() -> None:
-    """Start Ray, which Flower then uses, and take the signals back: Ray would end this process by SIGABRT.
-
-    Raises:
-        Stopped: a signal has come meanwhile.
-    """
-    cpus, gpus = machine()
-    # Workers import the apps from where this process does.
-    path = os.pathsep.join([*sys.path, *filter(None, [os.environ.get("PYTHONPATH")])])
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            num_gpus=gpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": {"PYTHONPATH": path}},
-        )
-    except SystemExit as end:
-        raise Stopped(int(end.code or signal.SIGTERM)) from end
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
 
 @contextmanager

@@ -9,6 +9,11 @@ wait for ports that it is given.
 from __future__ import annotations
 
 import inspect
+import logging
+import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +21,47 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
+import ray
 from ray._private import services
 from ray._raylet import DASHBOARD_AGENT_LISTEN_PORT_NAME, persist_port  # type: ignore[attr-defined]
 
+from simulations.runners.resources import machine
+from simulations.runners.result import Stopped
 from simulations.runners.superlink import free_port
 
 #: Seconds for Ray to start; as long as environment.py gives to its agents and workers.
 START_PATIENCE = 300.0
 #: The ports of the agents; the last is only ever read from a file.
 PORTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
+
+
+def start_ray() -> None:
+    """Start Ray, which Flower then uses, and take the signals back: Ray would end this process by SIGABRT.
+
+    Raises:
+        Stopped: a signal has come meanwhile.
+    """
+    cpus, gpus = machine()
+    # Workers import the apps from where this process does.
+    path = os.pathsep.join([*sys.path, *filter(None, [os.environ.get("PYTHONPATH")])])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with patient_start():
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": {"PYTHONPATH": path}},
+            )
+    except SystemExit as end:
+        raise Stopped(int(end.code or signal.SIGTERM)) from end
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 @contextmanager
