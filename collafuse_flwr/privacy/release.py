@@ -128,3 +128,9 @@ def encode(x_k: Tensor, dtype: UploadDtype, labels: Tensor | None) -> Upload:
     scale = float(np.float32(x_k.abs().max().item() / QUANTISED_MAX)) or 1.0
     codes = torch.clamp(torch.round(x_k / scale), -QUANTISED_MAX, QUANTISED_MAX)
     return Upload(codes.to(torch.int8).numpy(), scale, codes_of)
+
+
+def decode(x_k: NDArray[Any], scale: float | NDArray[np.float32], device: torch.device | str = "cpu") -> Tensor:
+    """The values of what travelled, (rows, channels, height, width), float32; `scale` is one, or one for each row."""
+    factors = np.array(scale, np.float32).reshape(-1, 1, 1, 1)
+    return torch.from_numpy(x_k).to(device, torch.float32) * torch.from_numpy(factors).to(device)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from collafuse_flwr.privacy.release import Upload
+from collafuse_flwr.privacy.release import Upload, decode
 
 #: The files of a buffer.
 X_K, LABELS = "x_k.bin", "labels.bin"
@@ -109,9 +109,7 @@ class UploadBuffer:
         """Rows by their place in the files as (x_k, cut step, labels or None), on the pool's device."""
         view, picked = self._opened(), rows.cpu()
         chosen = view.rows[picked.numpy()]
-        x_k = torch.from_numpy(chosen["x_k"]).to(self.device, torch.float32)
-        # A copy, because torch refuses strides that are no multiple of the element.
-        x_k = x_k * torch.from_numpy(chosen["scale"].copy()).to(self.device).view(-1, 1, 1, 1)
+        x_k = decode(chosen["x_k"], chosen["scale"], self.device)
         labels = None if view.labels is None else torch.from_numpy(view.labels[picked.numpy()]).to(self.device)
         return x_k, view.cuts[picked].to(self.device), labels
 

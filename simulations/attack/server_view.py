@@ -11,7 +11,15 @@ from torch import Tensor
 
 from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.data.images import normalize, subsample_evenly
-from collafuse_flwr.privacy.release import UploadDtype, encode, image_keys, noise_draw_ids, release, upload_order
+from collafuse_flwr.privacy.release import (
+    UploadDtype,
+    decode,
+    encode,
+    image_keys,
+    noise_draw_ids,
+    release,
+    upload_order,
+)
 from collafuse_flwr.runs.loaded_run import FinishedRun
 from collafuse_flwr.setup.privacy import clip, clipped_to
 
@@ -98,4 +106,4 @@ def _upload(run: FinishedRun, client: int, cut: int, round_: int) -> tuple[Tenso
     upload = encode(x_k, cast(UploadDtype, settings.dtype), None)
     # On another machine a value in the middle between two int8 codes may be rounded to either.
     rounding = 1.5 * upload.scale if settings.dtype == "int8" else ROUNDING
-    return torch.from_numpy(upload.x_k).float() * upload.scale, rounding
+    return decode(upload.x_k, upload.scale), rounding
