@@ -18,7 +18,7 @@ from collafuse_flwr.data.conditioning import conditioning_labels, num_attributes
 from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.diffusion.guidance import drop_labels
-from collafuse_flwr.diffusion.loss import denoising_loss, stratified_steps
+from collafuse_flwr.diffusion.loss import denoising_loss, loss_scale, stratified_steps
 from collafuse_flwr.diffusion.settings import TrainConfig
 from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.diffusion.train import bernoulli_mask, cosine_rate, random_hflip
@@ -45,6 +45,7 @@ class Learner:
         self.average = [p.detach().clone() for p in self.parameters]
         self.adam = torch.optim.Adam(self.parameters, betas=(0.9, 0.99), fused=True)
         self.steps = 0
+        self.scale = loss_scale(setup.schedule, setup.objective, rows.start)
 
     def train(self, num_steps: int, rate: Callable[[float], float], generator: torch.Generator) -> int:
         """Take steps on shuffled batches and return the image updates made."""
@@ -68,7 +69,7 @@ class Learner:
         t = stratified_steps(start + 1, self.last, generator)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         denoise = setup.denoise(self.network)
-        loss = denoising_loss(setup.schedule, setup.objective, denoise, x, start, t, noise, labels)
+        loss = self.scale * denoising_loss(setup.schedule, setup.objective, denoise, x, start, t, noise, labels)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.adam.param_groups[0]["lr"] = rate * min(1.0, (self.steps + 1) / 20)

@@ -112,6 +112,9 @@ def test_the_ledgers_of_both_engines_tell_the_same(tmp_path: Path, strategy: str
         kept = []
         for entry in Ledger(RunLayout(folder).client(0).ledger).entries:
             own = {name: value for name, value in entry.items() if name not in ("time", "run")}
+            if own["kind"] == "secret":
+                # It is noted when it is first needed, which is later in one process.
+                continue
             if own["kind"] == "numbers":
                 own["values"] = {name: value for name, value in own["values"].items() if name != "seconds"}
             kept.append(own)
