@@ -110,8 +110,9 @@ def contents(folder: Path) -> bytes:
 def check_generated(folder: Path, output: Path, homes: list[Path], before: bytes) -> None:
     """What they made together is on each client's disk alone, and one process makes the same of the same networks."""
     record = (output / "server" / "generated.jsonl").read_bytes()
+    length = (output / "server" / ".generated.jsonl.length").read_bytes()
     after = contents(output)
-    assert len(after) == len(before) + len(record)
+    assert len(after) == len(before) + len(record) + len(length)
     assert [json.loads(line)["images"] for line in record.splitlines()] == [8, 8, 3]
     whole = shutil.copytree(output, folder / "whole")
     for client, home in enumerate(homes):
@@ -185,11 +186,13 @@ def test_clients_keep_to_their_own_disks_and_one_that_was_killed_comes_back(
 
     # The server has its own network and what was uploaded; each client's own is on that client's disk alone.
     assert {path.name for path in output.iterdir()} == {
+        ".lock",
         "config.json",
         "metrics.jsonl",
         "pictures",
         "server",
         "summary.json",
+        "tensorboard",
     }
     assert (output / "server" / "backbone" / "unet").is_dir()
     seen = contents(output)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from safetensors.torch import save_file
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.runtime import threads
+from collafuse_flwr.core.tensor_io import write_tensors
 from collafuse_flwr.data.domains import client_domains
 from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.data.images import normalize
@@ -69,9 +69,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         images = images if client % 2 == 0 else torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
         path = RunLayout(folder).client(client).folder
         path.mkdir(parents=True, exist_ok=True)
-        save_file({"images": images, "labels": own.labels}, path / "samples.safetensors")
+        write_tensors(path / "samples.safetensors", {"images": images, "labels": own.labels})
     (folder / "server").mkdir(exist_ok=True)
-    save_file({str(c): torch.zeros(4, 1, 8, 8) for c in range(4)}, folder / "server" / "hand_over.safetensors")
+    write_tensors(folder / "server" / "hand_over.safetensors", {str(c): torch.zeros(4, 1, 8, 8) for c in range(4)})
     rows = rounds_of(*CLUSTERS)
     rows[-1].clients = {
         str(c): {"loss": 1.0, "steps": 1, "image_updates": 1, "seconds": 1.0, "flops": 1} for c in range(4)

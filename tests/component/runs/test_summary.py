@@ -198,7 +198,7 @@ def test_what_was_lost_is_told_with_its_reason_as_it_is(folder: Path, summary: d
     text = "\n".join(printed(summary, folder, width=200))
     assert "Lost contributions: 1 failed, 1 rejected:" in text
     assert "  round 1, client 1: RuntimeError: the [disk] is full" in text, "and not read as markup"
-    assert "  round 2, client 1: `TrainReply` may hold metrics, upload, not more" in text
+    assert "  round 2, client 1: `TrainReply` may hold metrics, recut, upload, not more" in text
     assert f"Everything is in {folder}" in text
 
 

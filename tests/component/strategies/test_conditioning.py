@@ -14,11 +14,10 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import UploadError
+from collafuse_flwr.core.tensor_io import read_tensors
 from collafuse_flwr.data.federated import federation_data
 from simulations import generate, runners
 from strategies.client_manager import ClientManager
@@ -74,9 +73,8 @@ def brightness(folder: Path) -> float:
 def test_samples_have_the_attributes_of_real_images_and_their_class(finished: Path) -> None:
     for client in range(3):
         path = finished / "clients" / str(client) / "samples.safetensors"
-        samples = load_file(path)
-        with safe_open(str(path), framework="pt") as file:
-            assert tuple(json.loads(file.metadata()["attribute_names"])) == NAMES
+        samples, metadata = read_tensors(path)
+        assert tuple(json.loads(metadata["attribute_names"])) == NAMES
         assert samples["attributes"].dtype == torch.uint8
         bits = samples["attributes"][:, :4].long() @ torch.tensor([1, 2, 4, 8])
         assert torch.equal(samples["labels"], bits), "a digit is told by its binary digits"
@@ -100,7 +98,7 @@ def test_an_attribute_that_is_asked_for_shows(
 
 
 def test_samples_of_the_run_show_it_too(finished: Path) -> None:
-    kept = [load_file(path) for path in finished.glob("clients/*/samples.safetensors")]
+    kept = [read_tensors(path)[0] for path in finished.glob("clients/*/samples.safetensors")]
     images, negative = (torch.cat([own[name] for own in kept]) for name in ("images", "attributes"))
     means, asked = images.mean(dim=(1, 2, 3)), negative[:, NAMES.index("negative")] == 1
     assert means[asked].mean() - means[~asked].mean() > 0.3
@@ -171,7 +169,7 @@ def test_every_strategy_runs_with_attributes(tmp_path: Path, settings: dict[str,
             expected = np.concatenate([held.numpy()] * config.upload.draws_per_image)
             assert np.array_equal(in_file_order(config, tmp_path, client, pooled.numpy()), expected)
     for client in range(3):
-        samples = load_file(tmp_path / "clients" / str(client) / "samples.safetensors")
+        samples, _ = read_tensors(tmp_path / "clients" / str(client) / "samples.safetensors")
         assert samples["attributes"].shape == (len(samples["images"]), len(NAMES))
 
 
