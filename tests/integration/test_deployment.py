@@ -152,11 +152,8 @@ def test_clients_keep_to_their_own_disks_and_one_that_was_killed_comes_back(
     numbers = 'numbers = ["held_out_loss", "kernel_distance"]\nmin_number_images = 5\n'
     (homes[1] / "policy.toml").write_text(numbers)
     with private_superlink(simulation=False) as superlink, ExitStack() as running:
-        # The second begins with Flower's own, and comes back as the other.
-        nodes = [
-            running.enter_context(supernode(superlink, home, client, forks=client == 0))
-            for client, home in enumerate(homes)
-        ]
+        # The second comes back as Flower's own, which is there sooner: it must not miss the evaluation as well.
+        nodes = [running.enter_context(supernode(superlink, home, client)) for client, home in enumerate(homes)]
         command = superlink.command("run", str(REPOSITORY), "--stream", "--run-config", run_config(output))
         with (tmp_path / "flwr.log").open("w") as log:
             flwr = running.enter_context(subprocess.Popen(command, env=superlink.environment, stdout=log, stderr=log))
@@ -164,7 +161,7 @@ def test_clients_keep_to_their_own_disks_and_one_that_was_killed_comes_back(
         wait_for(lambda: (output / "metrics.jsonl").exists() or flwr.poll() is not None, "the first round")
         secrets = [(home / "state" / "secret").read_bytes() for home in homes]
         stop(nodes[1])
-        running.enter_context(supernode(superlink, homes[1], 1))
+        running.enter_context(supernode(superlink, homes[1], 1, forks=False))
         wait_for(lambda: flwr.poll() is not None, "the end of the run")
         (run,) = json.loads(superlink.flwr("ls", "--format", "json").stdout)["runs"]
         leave_request(homes[1] / "state", ImageRequest(3, 2, 9))
