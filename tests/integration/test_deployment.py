@@ -152,8 +152,11 @@ def test_clients_keep_to_their_own_disks_and_one_that_was_killed_comes_back(
     numbers = 'numbers = ["held_out_loss", "kernel_distance"]\nmin_number_images = 5\n'
     (homes[1] / "policy.toml").write_text(numbers)
     with private_superlink(simulation=False) as superlink, ExitStack() as running:
-        # The second comes back as Flower's own, which is there sooner: it must not miss the evaluation as well.
-        nodes = [running.enter_context(supernode(superlink, home, client)) for client, home in enumerate(homes)]
+        # The first is Flower's own, whose rounds take long enough for the second to be back before the evaluation.
+        nodes = [
+            running.enter_context(supernode(superlink, home, client, forks=client == 1))
+            for client, home in enumerate(homes)
+        ]
         command = superlink.command("run", str(REPOSITORY), "--stream", "--run-config", run_config(output))
         with (tmp_path / "flwr.log").open("w") as log:
             flwr = running.enter_context(subprocess.Popen(command, env=superlink.environment, stdout=log, stderr=log))
