@@ -23,9 +23,9 @@ from collafuse_flwr.core.tensor_io import write_tensors
 from collafuse_flwr.core.text import last_line
 from collafuse_flwr.runs.history import Checkpoint, History, RoundRecord
 from collafuse_flwr.runs.run_layout import RunLayout
-from collafuse_flwr.wire.codec import client_error, count_bytes, decode, encode
+from collafuse_flwr.wire.codec import count_bytes, decode, encode
 from collafuse_flwr.wire.common import ClientInfo, EvaluateReply
-from strategies.client_manager import ClientManager
+from strategies.client_manager import ClientManager, failure
 
 M = TypeVar("M")
 #: Hand-overs of each client that are kept for the picture.
@@ -240,13 +240,9 @@ class BaseStrategy(Strategy, ABC):
         arrived = {self.client_manager.client_of(reply.metadata.src_node_id): reply for reply in replies}
         for client in self.selected:
             reply = arrived.get(client)
-            if reply is None:
-                row.failed[str(client)] = f"no reply within {self.config.federation.round_timeout:g} seconds"
-            elif reply.has_error():
-                row.failed[str(client)] = last_line(reply.error.reason)
-            elif (refusal := client_error(reply.content)) is not None:
-                row.failed[str(client)] = last_line(refusal.reason)
-            else:
+            if reason := failure(reply, self.config.federation.round_timeout):
+                row.failed[str(client)] = reason
+            elif reply is not None:
                 size, most = count_bytes(reply.content), self.config.federation.max_reply_mb
                 row.count(row.bytes_up, client, size)
                 if size > most * 1e6:

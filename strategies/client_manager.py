@@ -200,3 +200,13 @@ def _images(client_info: ClientInfo) -> str:
     channels, size, num_classes, num_attributes = client_info.shape
     attributes = f" with {num_attributes} attributes" if num_attributes else ""
     return f"images of {channels} x {size} x {size} in {num_classes} classes{attributes}"
+
+
+def failure(reply: Message | None, timeout: float) -> str:
+    """Why a client has not answered, in one line; empty if it has, be it well or badly."""
+    if reply is None:
+        return f"no reply within {timeout:g} seconds"
+    if reply.has_error():
+        return last_line(reply.error.reason)
+    refusal = client_error(reply.content)
+    return "" if refusal is None else last_line(refusal.reason)

@@ -30,7 +30,7 @@ from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.runs.upload_buffer import UploadBuffer
 from collafuse_flwr.setup.diffusion import diffusion_setup
-from collafuse_flwr.wire.codec import client_error, decode, encode
+from collafuse_flwr.wire.codec import decode, encode
 from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.generation import (
     CLIENTS_OWN,
@@ -40,7 +40,7 @@ from collafuse_flwr.wire.generation import (
     ImagesWanted,
     WantedRequest,
 )
-from strategies.client_manager import ClientManager
+from strategies.client_manager import ClientManager, failure
 
 M = TypeVar("M")
 
@@ -211,13 +211,9 @@ class GenerationRun:
         replies = {self.manager.client_of(own.metadata.src_node_id): own for own in self._sent(messages, timeout)}
         for client in requests:
             own = replies.get(client)
-            if own is None:
-                self.lost[client] = f"no reply within {timeout:g} seconds"
-            elif own.has_error():
-                self.lost[client] = last_line(own.error.reason)
-            elif (refusal := client_error(own.content)) is not None:
-                self.lost[client] = last_line(refusal.reason)
-            else:
+            if reason := failure(own, timeout):
+                self.lost[client] = reason
+            elif own is not None:
                 try:
                     answers[client] = decode(reply, own.content)
                 except UploadError as error:

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from flwr.app import RecordDict
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from collafuse_flwr.client.policy import BEYOND, Policy
@@ -23,7 +21,8 @@ from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import PolicyError, SettingError, UploadError, UserError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.core.runtime import threads
-from collafuse_flwr.data.images import HALF, ImageMetadata, ImageSet
+from collafuse_flwr.core.tensor_io import read_tensors
+from collafuse_flwr.data.images import ImageMetadata, ImageSet, to_uint8
 from collafuse_flwr.privacy.ledger import Ledger
 from collafuse_flwr.runs.generated import count_images, next_folder, write_images
 from collafuse_flwr.runs.loaded_run import load_trained
@@ -88,14 +87,14 @@ def _samples(path: Path, client_info: ClientInfo) -> ImageSet:
     """The samples of the last evaluation, as a set of images."""
     if not path.is_file():
         raise SettingError("run", str(path.parent), "the folder of a run that has come to an evaluation")
-    held = load_file(path)
-    with safe_open(str(path), framework="pt") as file:
-        names = json.loads((file.metadata() or {}).get("attribute_names", "[]"))
-    pixels = ((held["images"] + 1) * HALF).round().clamp(0, 255).to(torch.uint8)
+    held, metadata = read_tensors(path)
+    names = json.loads(metadata.get("attribute_names", "[]"))
     classes = tuple(map(str, range(client_info.num_classes)))
     # Attributes that the server drew may be those of no class.
     labels = held["labels"].clamp(min=0)
-    return ImageSet(pixels, labels, classes, "samples", ImageMetadata(held.get("attributes"), tuple(names)))
+    return ImageSet(
+        to_uint8(held["images"]), labels, classes, "samples", ImageMetadata(held.get("attributes"), tuple(names))
+    )
 
 
 @dataclass(frozen=True)

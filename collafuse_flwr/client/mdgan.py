@@ -131,12 +131,13 @@ class MdGanClient(GeneratorClient):
             UserError: it has not begun.
         """
         path = self._working()
-        progress: dict[str, Any] = {"round": 0}
-        if path.is_file():
-            tensors, metadata = read_tensors(path)
-            progress = json.loads(metadata["remembered"])
+        not_begun = UserError(f"round {round_} has not begun for this client")
+        if not path.is_file():
+            raise not_begun
+        tensors, metadata = read_tensors(path)
+        progress = json.loads(metadata["remembered"])
         if progress["round"] != round_:
-            raise UserError(f"round {round_} has not begun for this client")
+            raise not_begun
         playing = self._fresh(round_)
         playing.step, playing.seconds, playing.losses = progress["step"], progress["seconds"], progress["losses"]
         playing.judge.load(tensors)

@@ -14,6 +14,8 @@ from typing import Any
 
 #: The end of a line that was cut off.
 TORN = b" #torn\n"
+#: The end of a line with a checksum of all before it.
+_CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"}$')
 
 
 def create_exclusively(path: Path, data: bytes) -> bool:
@@ -94,10 +96,6 @@ def read_appended(path: Path) -> list[dict[str, Any]]:
     if length.exists() and int(length.read_text() or 0) > len(data):
         raise ValueError("lines are missing")
     return _objects(data, _CHECKSUM)
-
-
-#: The end of a line with a checksum of all before it.
-_CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"}$')
 
 
 def _with_checksum(line: bytes) -> bytes:

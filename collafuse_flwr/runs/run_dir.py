@@ -49,11 +49,11 @@ def held_run(config: Config, folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise SettingError("output", str(folder), "a folder in which no run is under way") from None
-    with lock:
-        # Releasing counts: this holds it once more.
-        lock.release()
+    try:
         open_run(config, folder)
         yield
+    finally:
+        lock.release()
 
 
 def check_folder(config: Config, folder: Path) -> None:

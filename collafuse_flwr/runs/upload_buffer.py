@@ -165,12 +165,9 @@ class UploadBuffer:
         Rows that are damaged, or have been replaced since, are `lost`.
         """
         self.shares = {int(client): Share(**share) for client, share in state.items()}
-        has_labels = (self.folder / LABELS).exists()
-        for name, size in [(X_K, self.row.itemsize), *([(LABELS, self.label.itemsize)] if has_labels else [])]:
-            path, end = self.folder / name, self._end * size
-            if self.shares and (not path.exists() or path.stat().st_size < end):
-                # So that the rest can be mapped.
-                self._write(name, end - 1, b"\0")
+        self._lengthen(X_K, self._end * self.row.itemsize)
+        if (self.folder / LABELS).exists():
+            self._lengthen(LABELS, self._end * self.label.itemsize)
         self._view = None
         self.lost = {client for client, share in self.shares.items() if self._crc32(share) != share.crc32}
 
@@ -179,6 +176,12 @@ class UploadBuffer:
         view, own = self._opened(), slice(share.begin, share.begin + share.rows)
         crc = zlib.crc32(view.rows[own].tobytes())
         return crc if view.labels is None else zlib.crc32(view.labels[own].tobytes(), crc)
+
+    def _lengthen(self, name: str, size: int) -> None:
+        """Fill up a file that was truncated, so that the rest of it can be mapped."""
+        path = self.folder / name
+        if size and (not path.exists() or path.stat().st_size < size):
+            self._write(name, size - 1, b"\0")
 
     def _write(self, name: str, offset: int, data: bytes) -> None:
         path = self.folder / name
