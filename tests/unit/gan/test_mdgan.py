@@ -44,15 +44,17 @@ def test_the_gradient_that_comes_back_is_that_of_the_undivided_loss(architecture
 def test_a_step_is_on_the_mean_over_clients_of_batches_that_several_judge(architecture: Architecture) -> None:
     """Adam's first moment after a first step is (1 - 0.5) times the gradient."""
     generator = Generator(architecture, (0,), PRACTICE)
-    made = [generator(*draw_codes(ROWS, 3, named_generator("codes", batch))) for batch in range(2)]
-    told = {n: (n % 2, torch.randn(made[0].shape, generator=named_generator("told", n))) for n in range(3)}
-    loss = sum((made[batch] * told[n][1]).sum() for n, (batch, _) in told.items())
+    fakes = [generator(*draw_codes(ROWS, 3, named_generator("codes", batch))) for batch in range(2)]
+    feedback = {n: (n % 2, torch.randn(fakes[0].shape, generator=named_generator("feedback", n))) for n in range(3)}
+    loss = sum((fakes[batch] * gradient).sum() for batch, gradient in feedback.values())
     assert isinstance(loss, Tensor)
     expected = torch.autograd.grad(loss / 3, list(generator.blocks.parameters()), retain_graph=True)
-    generator.optimizer_step(made, told)
+    generator.optimizer_step(fakes, feedback)
+    # A bias before a batch normalisation has no gradient but what is left of terms that cancel.
+    rounding = 1e-5 * max(gradient.abs().max().item() for gradient in expected)
     for parameter, gradient in zip(generator.blocks.parameters(), expected, strict=True):
         first = generator.optimiser.state[parameter]["exp_avg"]
-        assert torch.allclose(first, gradient / 2, rtol=1e-4, atol=2e-6)
+        assert torch.allclose(first, gradient / 2, rtol=1e-4, atol=rounding)
 
 
 def test_without_feedback_nothing_moves(architecture: Architecture) -> None:
