@@ -99,6 +99,7 @@ class HuscfGanClient(GanClient):
 
     def on_evaluate(self, request: GenerateTailRequest) -> EvaluateReply:
         """Finish samples, keep them, and compare them to held-out images."""
+        self._check_cuts(request.cuts)
         began, half = time.perf_counter(), self._generator(request.cuts)
         self._check_count(len(request.activations["gt"]))
         device = half.runtime.device

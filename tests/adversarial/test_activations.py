@@ -16,7 +16,15 @@ from collafuse_flwr.gan.split_gan.activation_noise import clip_rows
 from collafuse_flwr.gan.split_gan.client_half import Batch, ClientHalf
 from collafuse_flwr.gan.split_gan.ops import OptimConfig
 from collafuse_flwr.wire.codec import ClientError
-from collafuse_flwr.wire.split_gan import ActivationsReply, EndRoundReply, EndRoundRequest, SplitRequest
+from collafuse_flwr.wire.common import EvaluateReply
+from collafuse_flwr.wire.split_gan import (
+    ActivationsReply,
+    EndRoundReply,
+    EndRoundRequest,
+    GenerateHeadRequest,
+    GenerateTailRequest,
+    SplitRequest,
+)
 from tests.adversarial.node import OPEN, Node, some_images
 from tests.small_runs import here_is, small
 
@@ -176,6 +184,41 @@ def test_cuts_are_those_of_the_settings(tmp_path: Path) -> None:
     assert not isinstance(ask(node, 2, "0010", split_gan__client_cuts="0010"), ClientError)
     end = EndRoundRequest(2, "0000", {})
     assert isinstance(node.ask("train", end, ActivationsReply, **SETTINGS), ClientError)
+
+
+def test_samples_are_begun_and_finished_at_the_cuts_of_the_settings(tmp_path: Path) -> None:
+    """Both halves of samples were made at whatever cuts the messages said, each at its own."""
+    node = Node(tmp_path, POLICY, some_images(20, 16))
+    settings: dict[str, Any] = SETTINGS | {"split_gan__client_cuts": "1010", "evaluation__num_samples": 4}
+
+    optim = OptimConfig(Runtime(torch.device("cpu"), torch.float32))
+
+    def begin(round_: int, cuts: str, sends: bool = True) -> Any:
+        weights = (
+            ClientHalf(build_architecture(1, 16, 3, width=8), Cuts.parse(cuts), ("half",), optim).blocks()
+            if sends
+            else {}
+        )
+        request = GenerateHeadRequest(round_, 4, cuts, weights)
+        return node.ask("evaluate.latent", request, ActivationsReply, **settings)
+
+    def finish(round_: int, cuts: str) -> Any:
+        request = GenerateTailRequest(round_, cuts, {"gt": torch.zeros((4, 8, 16, 16))})
+        return node.ask("evaluate", request, EvaluateReply, **settings)
+
+    assert isinstance(begin(1, "1000"), ClientError)
+    assert isinstance(begin(2, "1000", sends=False), ClientError)
+    assert not isinstance(begin(3, "1010"), ClientError)
+    assert isinstance(finish(3, "1000"), ClientError)
+    assert not isinstance(finish(4, "1010"), ClientError)
+
+
+def test_an_owner_sets_the_least_noise(tmp_path: Path) -> None:
+    """The operator's settings said how much there is, be it none."""
+    node = Node(tmp_path, POLICY + "min_activation_noise = 0.5\n", some_images(20, 16))
+    for round_, noise in ((1, 0.0), (2, 0.49)):
+        assert "`min_activation_noise` = 0.5" in ask(node, round_, split_gan__activation_noise=noise).reason
+    assert not isinstance(ask(node, 3, split_gan__activation_noise=0.5), ClientError)
 
 
 def test_an_owner_keeps_blocks_to_itself(tmp_path: Path) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from flwr.app import Context, Message
+from flwr.app import Array, ArrayRecord, Context, Message
+from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.core.errors import UploadError
 from collafuse_flwr.core.text import LONGEST_REASON
+from collafuse_flwr.diffusion.train import BatchSource
 from collafuse_flwr.privacy.release import Upload
 from collafuse_flwr.runs.history import History, RoundRecord
 from collafuse_flwr.runs.run_dir import open_run
@@ -28,6 +32,7 @@ from collafuse_flwr.wire.fedavg import WeightsReply
 from collafuse_flwr.wire.validation import LARGEST_ACTIVATION, check_activations
 from strategies.aggregation import WeightAggregator
 from strategies.fairness import cap_weights
+from strategies.server_model import Backbone
 from tests.component.strategies.test_client_manager import HELLO, FakeFederation
 from tests.small_runs import connect, metrics, run_strategy, small, spoiled
 
@@ -126,12 +131,84 @@ def test_one_client_does_not_decide_how_long_a_round_is(tmp_path: Path) -> None:
     assert batches_per_round(config, cap_weights({0: 100, 1: 100, 2: 10**6}, 0.5).values()) == 20
 
 
-@pytest.mark.parametrize("strategy", ["collafuse", "fedavg", "fedgan"])
-def test_a_run_with_a_cap_reaches_its_end(tmp_path: Path, strategy: str) -> None:
-    own = {"gan__width": 2, "gan__batch_size": 8} if strategy == "fedgan" else {"model": "nano"}
-    config = small(tmp_path, strategy=strategy, federation__max_client_weight=0.4, **own)
-    run_strategy(config)
-    assert [row["rejected"] for row in metrics(tmp_path)] == [{}, {}]
+#: Of three clients with about forty images each, what the last one says that it has, and the share that it may count.
+CLAIMED, SHARE = 3000, 0.4
+#: Of all weights that it sends; honest ones are hardly above three.
+LOUD = 20.0
+
+
+def claiming(spoil: Callable[[Message], None]) -> ClientApp:
+    """The ClientApp, but the last client says that it has far more images, and its training is spoiled."""
+
+    def call(message: Message, context: Context) -> Message:
+        reply: Message = client_app(message, context)
+        if context.node_config["partition-id"] == 2:
+            if message.metadata.message_type == "query.client_info":
+                reply.content.metric_records["metrics"]["num_images"] = CLAIMED
+            elif message.metadata.message_type == "train":
+                spoil(reply)
+        return reply
+
+    app = ClientApp()
+    for register in (app.query("client_info"), app.train(), app.train("split"), app.evaluate("latent"), app.evaluate()):
+        register(call)
+    return app
+
+
+def loud(reply: Message) -> None:
+    """Weights that are all alike, and large."""
+    for record in ("weights", "averaged"):
+        if record in reply.content:
+            arrays = {
+                name: Array(np.full_like(array.numpy(), LOUD)) if name.endswith(("weight", "bias")) else array
+                for name, array in reply.content.array_records[record].items()
+            }
+            reply.content[record] = ArrayRecord(arrays)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "hybrid", "fedgan", "huscf_gan"])
+def test_no_claim_makes_one_clients_weights_those_of_all(tmp_path: Path, strategy: str) -> None:
+    """With 3,000 images where two others have 40 each, the mean was what it sent; and a round as long as it liked."""
+    gan = strategy.endswith("gan")
+    own: dict[str, Any] = {"gan__width": 2, "gan__batch_size": 8} if gan else {"model": "nano"}
+    if strategy == "hybrid":
+        # Where nothing is uploaded, which would have to be as much as it claims.
+        own["cut_ratio"] = 1.0
+    config = small(tmp_path, strategy=strategy, num_rounds=1, federation__max_client_weight=SHARE, **own)
+    made: Any = run_strategy(config, connect(config, claiming(loud)))
+    (row,) = metrics(tmp_path)
+    assert row["rejected"] == {}
+    shared = [made.shared] if strategy != "huscf_gan" else list(made.models.values())
+    values = {name: value for part in shared for name, value in part.items() if name.endswith(("weight", "bias"))}
+    largest = max(float(value.max()) for value in values.values())
+    assert SHARE * LOUD - 3 < largest < SHARE * LOUD + 3
+    if gan:
+        assert max(client["steps"] for client in row["clients"].values()) < 15
+
+
+def test_no_claim_fills_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backbone was trained on what one client sent, as often as it had sent it."""
+
+    def flood(reply: Message) -> None:
+        arrays = dict(reply.content.array_records["upload"].items())
+        x_k, labels = arrays["x_k"].numpy(), arrays["labels"].numpy()
+        arrays["x_k"] = Array(np.full((CLAIMED, *x_k.shape[1:]), 0.5, x_k.dtype))
+        arrays["labels"] = Array(np.resize(labels, CLAIMED))
+        reply.content["upload"] = ArrayRecord(arrays)
+
+    shares, train = [], Backbone.train
+
+    def trains(backbone: Backbone, source: BatchSource, *given: Any, **named: Any) -> Any:
+        x, _, _ = source.batch(torch.arange(len(source)))
+        shares.append(float((x == 0.5).flatten(1).all(dim=1).float().mean()))
+        return train(backbone, source, *given, **named)
+
+    monkeypatch.setattr(Backbone, "train", trains)
+    limits: dict[str, Any] = {"federation__max_client_weight": SHARE, "upload__dtype": "float32"}
+    config = small(tmp_path, model="nano", num_rounds=1, **limits)
+    run_strategy(config, connect(config, claiming(flood)))
+    assert metrics(tmp_path)[0]["rejected"] == {}
+    assert shares == [pytest.approx(SHARE, abs=0.02)]
 
 
 # Sizes.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import stat
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ from typing import Any
 import pytest
 import torch
 
+from collafuse_flwr.client.collafuse import CollaFuseClient
 from collafuse_flwr.client.cut_policies import CutContext, allowed_cuts
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.atomic_io import TORN
+from collafuse_flwr.core.atomic_io import TORN, append_json_lines
 from collafuse_flwr.core.errors import RoundError, SecretError, SettingError
 from collafuse_flwr.data.federated import load_client_data
+from collafuse_flwr.privacy import ledger as module
 from collafuse_flwr.privacy.accounting import Training, composed_epsilon
 from collafuse_flwr.privacy.ledger import Ledger, Release
 from collafuse_flwr.runs.cost_report import client_costs
@@ -74,26 +78,32 @@ def test_a_round_is_answered_once(tmp_path: Path) -> None:
     assert not isinstance(node.train(1, run=2), ClientError), "another run has rounds of its own"
 
 
-def test_two_runs_at_once_share_one_limit(tmp_path: Path) -> None:
-    """Each would find that the other has taken nothing yet."""
-    folder, barrier, granted = tmp_path / "state", threading.Barrier(4), []
+def test_two_runs_at_once_share_one_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would find that the other has taken nothing yet, if both may look before either has written."""
+    node, both, planned = Node(tmp_path, "max_releases = 2\n"), threading.Barrier(2), CollaFuseClient._planned
 
-    def asks(run: int) -> None:
-        store = ClientStore(folder)
-        ledger = Ledger(store.layout.ledger, str(run))
-        barrier.wait()
-        with store.lock():
-            wanted = a_release("a", draws=(run,))
-            if ledger.exposure(wanted).releases <= 1:
-                ledger.add_release(wanted)
-                granted.append(run)
+    def looks(client: CollaFuseClient, round_: int) -> Release | None:
+        wanted = planned(client, round_)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(1)
+        return wanted
 
-    threads = [threading.Thread(target=asks, args=(run,)) for run in range(4)]
+    # What draws images and what loads networks is not made to be begun twice at the same time.
+    assert node.upload(run=9, cut_ratio=0.9) is not None
+    monkeypatch.setattr(CollaFuseClient, "_planned", looks)
+    replies: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda run=run: replies.append(node.train(round_=run, run=run, **FRESH)))
+        for run in (2, 3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(granted) == 1
+    assert sorted(type(reply).__name__ for reply in replies) == ["ClientError", "TrainReply"]
+    (refusal,) = (reply for reply in replies if isinstance(reply, ClientError))
+    assert "`max_releases` = 2" in refusal.reason
+    assert ledger_of(node).exposure().releases == 2
 
 
 # What the ledger makes of its entries.
@@ -126,6 +136,40 @@ def test_what_left_is_on_the_disk_before_it_leaves(tmp_path: Path, monkeypatch: 
     ledger.add_release(a_release("a"))
     assert len(synced) == 2, "the file, and the folder that names it"
     assert stat.S_IMODE(ledger.path.stat().st_mode) == 0o600
+
+
+def test_a_client_has_an_upload_on_its_disk_before_it_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut after the answer would have the ledger forget what the server has."""
+    node, sync, on_disk = Node(tmp_path), os.fsync, [b""]
+
+    def synced(descriptor: int) -> None:
+        sync(descriptor)
+        path = node.state / "ledger.jsonl"
+        if path.exists() and os.path.sameopenfile(descriptor, reading := os.open(path, os.O_RDONLY)):
+            on_disk[0] = path.read_bytes()
+            os.close(reading)
+
+    monkeypatch.setattr("os.fsync", synced)
+    assert node.upload(cut_ratio=0.5) is not None
+    assert on_disk[0] == (node.state / "ledger.jsonl").read_bytes()
+    assert b'"kind": "release"' in on_disk[0]
+
+
+@pytest.mark.parametrize("kind", ["round", "secret", "release", "numbers"])
+def test_what_cannot_be_written_down_does_not_leave(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk, which an operator may bring about."""
+    node = Node(tmp_path, OPEN + 'numbers = ["loss"]\nmin_number_images = 1\n')
+
+    def appends(path: Path, rows: list[dict[str, Any]], durable: bool = True) -> list[dict[str, Any]]:
+        if any(row["kind"] == kind for row in rows):
+            raise OSError(28, "No space left on device")
+        return append_json_lines(path, rows, durable)
+
+    monkeypatch.setattr(module, "append_json_lines", appends)
+    settings: dict[str, Any] = {"train__local_epochs": 4.0, "cut_ratio": 0.5}
+    assert isinstance(node.train(**settings), ClientError)
+    monkeypatch.undo()
+    assert not isinstance(node.train(2, **settings), ClientError)
 
 
 def test_a_line_that_was_cut_off_is_skipped_and_damage_is_not(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from collafuse_flwr.privacy.ledger import Ledger, Release
 from collafuse_flwr.wire.codec import ClientError
 from collafuse_flwr.wire.collafuse import SampleHandoff
 from collafuse_flwr.wire.common import EvaluateReply
-from collafuse_flwr.wire.split_gan import ActivationsReply, SplitRequest
+from collafuse_flwr.wire.gan import GanWorkRequest
+from collafuse_flwr.wire.split_gan import ActivationsReply, EndRoundReply, SplitRequest
 from tests.adversarial.node import OPEN, Node, some_images
 
 IMAGES, BOUND = 20, 10.0
@@ -82,6 +83,45 @@ def test_a_held_out_loss_is_bounded_image_by_image(tmp_path: Path, monkeypatch: 
     said = node.ask("evaluate", request, EvaluateReply, **settings).held_out_loss
     # An untrained network's error is about 1 for each image: every one is at the bound, and so is their mean.
     assert said == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_client_bounds_each_image_and_not_their_mean_alone(tmp_path: Path) -> None:
+    """A mean that is clipped tells of one image n times as much, wherever it stays below the bound."""
+    node = Node(tmp_path)
+    settings: dict[str, Any] = {"strategy": "local", "train__local_epochs": 1.0, "client__batch_size": 16}
+
+    def said(run: int, bound: float) -> tuple[float, float]:
+        reply = talking(node, bound).train(1, upload=False, run=run, **settings)
+        request = SampleHandoff(round=1, x_k=torch.zeros(2, 1, 8, 8))
+        return reply.metrics.loss, node.ask("evaluate", request, EvaluateReply, run, **settings).held_out_loss
+
+    means = said(1, 1e3)
+    for place, mean in enumerate(means):
+        assert said(2 + place, mean)[place] < 0.99 * mean
+
+
+def test_a_client_of_a_gan_bounds_each_image_and_not_their_mean_alone(tmp_path: Path) -> None:
+    """The operator's discriminator is as loud as it likes."""
+    node = Node(tmp_path, images=some_images(20, 16))
+    settings: dict[str, Any] = {"strategy": "fedgan", "gan__width": 2, "gan__batch_size": 8}
+
+    def asked(run: int, bound: float, weights: dict[str, Tensor]) -> Any:
+        return talking(node, bound).ask("train", GanWorkRequest(1, 1, weights), EndRoundReply, run, **settings)
+
+    blocks = asked(1, 1e3, {}).weights
+    last = max((name.split(".")[1] for name in blocks if name.startswith("discriminator.")), key=int)
+    loud = {name: 300 * value for name, value in blocks.items() if name.startswith(f"discriminator.{last}.")}
+    mean = asked(2, 1e3, blocks | loud).metrics.loss
+    assert 5 < mean < 1e3
+    assert asked(3, mean, blocks | loud).metrics.loss < 0.99 * mean
+
+
+def talking(node: Node, bound: float) -> Node:
+    """A client whose losses leave nearly as they are."""
+    limits = f"numbers = ['loss', 'held_out_loss']\nmin_number_images = 1\nnumber_step = 1e-6\nmax_number = {bound}\n"
+    (node.folder / "policy.toml").write_text(OPEN + 'weights = "always"\n' + limits)
+    node.node["policy"] = str(node.folder / "policy.toml")
+    return node
 
 
 def test_numbers_leave_a_limited_number_of_times(tmp_path: Path) -> None:

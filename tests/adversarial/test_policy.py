@@ -14,7 +14,7 @@ from collafuse_flwr.client.policy import Policy
 from collafuse_flwr.client_app import MASKED
 from collafuse_flwr.core.errors import PolicyError, UserError
 from collafuse_flwr.wire.codec import ClientError
-from collafuse_flwr.wire.collafuse import SampleHandoff, TrainReply
+from collafuse_flwr.wire.collafuse import SampleHandoff
 from collafuse_flwr.wire.common import ClientInfo, ClientInfoRequest, EvaluateReply
 from collafuse_flwr.wire.fedavg import WeightsReply, WeightsRequest
 from collafuse_flwr.wire.gan import GanWorkRequest
@@ -263,17 +263,6 @@ def test_no_losses_at_chosen_weights_rebuild_an_image(tmp_path: Path) -> None:
     one: dict[str, Any] = {"client__batch_size": 1, "train__local_epochs": 0.1, "cut_ratio": 0.9}
     assert limit(node.train(upload=False, **one)) == "min_batch_size"
     assert limit(node.train(strategy="local", **one)) == "min_batch_size"
-
-
-def test_a_deployed_clients_rows_steps_and_noise_are_its_own(tmp_path: Path) -> None:
-    """They follow from its secret: two clients of one seed and equal images do not train alike."""
-    losses = []
-    limits = 'numbers = ["loss"]\nmin_number_images = 1\nnumber_step = 1e-9\n'
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        reply: TrainReply = Node(tmp_path / name, limits).train(train__local_epochs=4.0, cut_ratio=0.5)
-        losses.append(reply.metrics.loss)
-    assert losses[0] != losses[1]
 
 
 @pytest.mark.parametrize("datasets", ['["npz", "npz"]', '["npz", "digits"]', "digits"])

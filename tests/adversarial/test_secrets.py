@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import stat
 from pathlib import Path
 
@@ -28,6 +29,26 @@ def test_a_damaged_secret_is_refused_and_stays(tmp_path: Path, length: int) -> N
     with pytest.raises(SecretError, match=f"holds {length} bytes, not 16"):
         ClientStore(tmp_path).secret(None, 0)
     assert (tmp_path / "secret").read_bytes() == b"x" * length, "a new one would let every image leave once more"
+
+
+def test_a_secret_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a crash it was an empty file, or gone: a new one would let every image leave once more."""
+    did: list[tuple[str, int]] = []
+    sync, link = os.fsync, os.link
+
+    def synced(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        did.append(("folder", 0) if stat.S_ISDIR(status.st_mode) else ("file", status.st_size))
+        sync(descriptor)
+
+    def linked(source: Path, target: Path) -> None:
+        did.append(("named", source.stat().st_size))
+        link(source, target)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr("os.link", linked)
+    assert len(ClientStore(tmp_path).secret(None, 0)) == 16
+    assert did == [("file", 16), ("named", 16), ("folder", 0)]
 
 
 def _made(folder: str) -> bytes:
