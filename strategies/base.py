@@ -143,7 +143,11 @@ class BaseStrategy(Strategy, ABC):
         cuts = {str(client): client_info.cut_step for client, client_info in client_infos.items()}
         self.history.rounds.append(RoundRecord(round_, values, cuts))
         self.selected = self.client_manager.sample(round_)
-        self.history.rounds[-1].images = {str(c): self.client_manager.client_infos[c].num_images for c in self.selected}
+        self.history.rounds[-1].images = {str(c): client_infos[c].num_images for c in self.selected}
+        for client in client_infos.keys() - self.client_manager.nodes.keys():
+            self.history.rounds[-1].failed[str(client)] = "it is not there"
+        for reason in self.client_manager.new_refusals():
+            self.progress.say(f"a client cannot take part: {reason}")
         self.progress.begin_round(round_, self.config.run.num_rounds, len(self.selected))
         return round_
 

@@ -35,6 +35,8 @@ class ClientManager:
     client_infos: dict[int, ClientInfo] = field(default_factory=dict)
     nodes: dict[int, int] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
+    #: Reasons in `refused` that `new_refusals` has given.
+    given: set[str] = field(default_factory=set)
     #: Of the images, once the run has begun.
     shape: Shape | None = None
 
@@ -86,6 +88,12 @@ class ClientManager:
         count = max(1, round(fraction * len(present)))
         order = torch.randperm(len(present), generator=named_generator(self.config.run.seed, "choose", round_))
         return sorted(present[i] for i in order[:count].tolist())
+
+    def new_refusals(self) -> list[str]:
+        """Why some cannot take part, each reason once."""
+        new = [reason for reason in dict.fromkeys(self.refused.values()) if reason not in self.given]
+        self.given.update(new)
+        return new
 
     def client_of(self, node: int) -> int | None:
         """The partition id of a node."""

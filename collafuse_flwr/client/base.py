@@ -196,8 +196,13 @@ class BaseClient(ABC):
         return secret
 
     def _root(self) -> int | bytes:
-        """What names the streams of everything that is drawn about images: nobody else can draw a deployed client's."""
-        return self.config.run.seed if self.seeded_secret else self._secret()
+        """What names the streams of everything that is drawn about images: nobody else can draw a deployed client's.
+
+        They are of one run: what another one draws anew tells nothing of what this one has drawn.
+        """
+        if self.seeded_secret:
+            return self.config.run.seed
+        return hashlib.blake2b(self.ledger.run.encode(), digest_size=16, key=self._secret()).digest()
 
     def _seed(self, purpose: str) -> int | bytes:
         """What begins the name of a stream that is the same in every message."""

@@ -42,9 +42,9 @@ def same_images(folder: Path, image: NDArray[np.uint8]) -> Node:
     return Node(folder, TALKS, np.repeat(image[None], 20, axis=0))
 
 
-def ask(node: Node, round_: int, weights: Weights, part: str = "none") -> Any:
+def ask(node: Node, round_: int, weights: Weights, part: str = "none", run: int = 1) -> Any:
     request = WeightsRequest(round=round_, num_rounds=1000, weights=weights, part=part, want_averaged=False)
-    return node.ask("train", request, WeightsReply, **ONE_STEP)
+    return node.ask("train", request, WeightsReply, run, **ONE_STEP)
 
 
 def drawn(round_: int, images: int) -> tuple[Tensor, Tensor]:
@@ -91,3 +91,16 @@ def test_a_guessed_image_does_not_give_a_clients_loss_and_weights_again(tmp_path
     assert again.weights.keys() == real.weights.keys()
     assert again.metrics.loss != pytest.approx(real.metrics.loss, abs=1e-4)
     assert any(not torch.equal(value, real.weights[name]) for name, value in again.weights.items())
+
+
+def test_another_run_is_no_second_equation_for_the_same_draws(tmp_path: Path) -> None:
+    """Chosen weights in one run after the other would be equations for the same unknowns.
+
+    Where a network answers 0, its loss hangs on what is drawn alone.
+    """
+    node, losses = same_images(tmp_path, some_images(1)[0]), []
+    for run in (1, 2, 3):
+        weights = ask(node, 1, {}, "all", run).weights
+        zeros = {name: torch.zeros_like(value) for name, value in weights.items() if name.startswith("conv_out.")}
+        losses.append(ask(node, 2, zeros, run=run).metrics.loss)
+    assert len(set(losses)) == 3

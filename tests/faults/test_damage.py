@@ -34,6 +34,32 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def copied(interrupted: Path, to: Path) -> Path:
+    """The run, in another folder."""
+    folder = to / "out"
+    shutil.copytree(interrupted, folder)
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace(str(interrupted), str(folder)))
+    return folder
+
+
+def spoil(path: Path, damage: str) -> None:
+    """Cut a file off, or flip a bit of it."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data[: len(data) // 3] if damage == "truncated" else data)
+
+
+def resumed(folder: Path, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Let it go on; its status, and what is on the terminal."""
+    capfd.readouterr()
+    status = run_here(folder.parent, "resume=true", f"output={folder}", "quiet=true")
+    printed = capfd.readouterr()
+    terminal = printed.err + printed.out
+    assert "Traceback" not in terminal
+    return status, terminal
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
 @pytest.mark.parametrize(
     "name",
@@ -51,36 +77,45 @@ def test_a_file_of_the_run_is_damaged(
     name: str,
     damage: str,
 ) -> None:
-    folder = tmp_path / "out"
-    shutil.copytree(interrupted, folder)
-    moved = (folder / "config.json").read_text().replace(str(interrupted), str(folder))
-    (folder / "config.json").write_text(moved)
+    folder = copied(interrupted, tmp_path)
     for path in folder.glob(name):
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 1
-        path.write_bytes(data[: len(data) // 3] if damage == "truncated" else data)
-    capfd.readouterr()
-    status = run_here(tmp_path, "resume=true", f"output={folder}", "quiet=true")
-    said = capfd.readouterr()
-    assert "Traceback" not in said.out + said.err
+        spoil(path, damage)
+    status, terminal = resumed(folder, capfd)
     if name == "config.json":
         assert status == 2
-        assert str(folder) in said.err or "`" in said.err
-        assert len(said.err.splitlines()) == 1
+        assert str(folder) in terminal or "`" in terminal
+        assert len(terminal.splitlines()) == 1
         return
-    assert status == 0, said.err
+    assert status == 0, terminal
     assert len(rounds(folder)) == ROUNDS
+
     failed = [row["failed"] for row in rounds(folder)[2:]]
-    if name in ("clients/0/ledger.jsonl", "clients/0/secret", "clients/0/cut.json"):
-        # It cannot know what has left, or what it may do: it stays out, and says why.
+    if name in ("clients/0/ledger.jsonl", "clients/0/cut.json"):
+        # It cannot know what has left, or at which cut: it stays out, and says why.
         assert all("0" in row for row in failed)
+        assert "is damaged" in terminal or "does not fit" in terminal
         return
     if name == "server/state.safetensors":
-        assert "last-state.safetensors, the one before, is taken instead" in said.err
+        assert "last-state.safetensors, the one before, is taken instead" in terminal
     if name.startswith("server/pool"):
-        assert "wanted again" in said.out + said.err
-    if name == "clients/0/state-*2.safetensors" and "the one before, is taken" in said.err:
+        assert "wanted again" in terminal
+    if name == "clients/0/state-*2.safetensors" and "the one before, is taken" in terminal:
         # A round of its own is gone.
         assert not any(failed)
         return
     assert result(folder) == undisturbed
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_nothing_leaves_a_client_whose_noise_would_be_another(
+    tmp_path: Path, interrupted: Path, capfd: pytest.CaptureFixture[str], damage: str
+) -> None:
+    """What has left is used on; what is wanted again is not sent."""
+    folder = copied(interrupted, tmp_path)
+    spoil(folder / "clients" / "0" / "secret", damage)
+    (folder / "server" / "pool" / "x_k.bin").write_bytes(b"")
+    status, terminal = resumed(folder, capfd)
+    assert status == 0, terminal
+    assert "wanted again" in terminal
+    first, second = (row["failed"] for row in rounds(folder)[2:])
+    assert set(first) == set(second) == {"0"}
