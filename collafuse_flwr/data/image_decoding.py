@@ -52,6 +52,7 @@ class ImageKind:
         deep_colour = any(map(_DEEP_COLOUR.match, raw))
         deep_grey = image.mode.startswith(("I", "F"))
         grey = deep_grey or image.mode in {"1", "L", "LA", "La"} or any(mode.startswith("LA;16") for mode in raw)
+        grey = grey or _has_grey_palette(image)
         # A photograph in MPO has a small copy of itself behind it, which is no second picture.
         several = image.format != "MPO" and bool(getattr(image, "is_animated", False))
         size = (image.width, image.height) if _lies_on_its_side(image) else (image.height, image.width)
@@ -161,6 +162,12 @@ def _upright(image: Image.Image) -> Image.Image:
     with suppress(SyntaxError, ValueError, KeyError):
         return ImageOps.exif_transpose(image)
     return image
+
+
+def _has_grey_palette(image: Image.Image) -> bool:
+    """Whether it chooses among greys: a GIF has no other way to be grey."""
+    palette = (image.getpalette("RGB") if image.mode == "P" else None) or []
+    return bool(palette) and all(len({*palette[i : i + 3]}) == 1 for i in range(0, len(palette), 3))
 
 
 def _lies_on_its_side(image: Image.Image) -> bool:

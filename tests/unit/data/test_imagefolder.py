@@ -58,7 +58,7 @@ def test_palette_with_transparency(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     image = Image.fromarray(np.zeros((8, 8), dtype=np.uint8), "L").convert("P")
     image.save(tmp_path / "one" / "p.png", transparency=bytes([0] * 256))
-    assert load_images(at("imagefolder", tmp_path), seed=0).images.shape == (1, 3, 8, 8)
+    assert load_images(at("imagefolder", tmp_path), seed=0).images.shape == (1, 1, 8, 8)
 
 
 def test_images_of_several_sizes_need_image_size(tmp_path: Path) -> None:

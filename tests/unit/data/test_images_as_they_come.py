@@ -150,6 +150,15 @@ def test_of_several_pages_the_first_is_read(tmp_path: Path, suffix: str) -> None
     assert any("several pages or frames, of which the first is read" in line for line in images.report.lines)
 
 
+def test_a_gif_of_some_greys_is_grey(tmp_path: Path) -> None:
+    for i, image in enumerate(pixels(4, 8, 8)):
+        write_png(tmp_path / "a" / f"{i}.gif", image)
+    images = loaded(tmp_path)
+    assert np.array_equal(images.images[:, 0].numpy(), pixels(4, 8, 8))
+    assert images.images.shape[1] == 1
+    assert images.report.lines == ()
+
+
 def test_further_formats(tmp_path: Path) -> None:
     image = Image.fromarray(np.full((16, 16, 3), (200, 100, 50), np.uint8))
     (tmp_path / "a").mkdir()
