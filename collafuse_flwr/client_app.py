@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from pathlib import Path
@@ -15,9 +16,11 @@ from collafuse_flwr.client.generation import GenerateClient
 from collafuse_flwr.client.policy import Policy
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.atomic_io import atomic_write
 from collafuse_flwr.core.errors import PolicyError, SettingError, UserError
 from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.data.federated import load_client_data
+from collafuse_flwr.data.report import DataReport
 from collafuse_flwr.privacy.ledger import Ledger
 from collafuse_flwr.runs.run_layout import ClientLayout, RunLayout, run_name
 from collafuse_flwr.wire.codec import ClientError, encode
@@ -127,7 +130,19 @@ def _client(config: Config, context: Context, owner: Policy | None) -> BaseClien
     owner.check_settings(config, client)
     secret = store.secret(None, client)
     data = load_client_data(config.data, secret, str(node["data-path"]), str(store.layout.image_cache))
+    _report_data(data.report, store.layout)
     return make_client(config, client, data, store, seeded_secret=False, run=run, policy=owner)
+
+
+def _report_data(report: DataReport, layout: ClientLayout) -> None:
+    """Keep what is to be known of a client's images on its disk, and have it in its log when it is new."""
+    said = json.dumps(report.as_json())
+    if layout.data_report.exists() and layout.data_report.read_text() == said:
+        return
+    with atomic_write(layout.data_report) as temporary:
+        temporary.write_text(said)
+    for line in report.lines:
+        print(f"images: {line}", file=sys.stderr)
 
 
 def _generate_client(config: Config, context: Context, owner: Policy | None) -> GenerateClient:

@@ -10,6 +10,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.runtime import threads
@@ -18,7 +19,7 @@ from collafuse_flwr.runs.console import print_summary
 from collafuse_flwr.runs.metrics import further_metrics
 from collafuse_flwr.runs.run_dir import held_run
 from collafuse_flwr.runs.run_layout import RunLayout
-from collafuse_flwr.runs.summary import summarize_run
+from collafuse_flwr.runs.summary import simulated_data, summarize_run
 from collafuse_flwr.runs.tracker import check_tracker, open_tracker
 from strategies import make_strategy
 from strategies.generation import generate_together
@@ -53,6 +54,7 @@ def main(grid: Grid, context: Context) -> None:
         patient = RetryGrid(grid, on_reply=lambda done, total: progress.step("clients", done, total))
         strategy = make_strategy(config, folder, progress, lambda client: _simulated(config, context.run_id, client))
         arrays = strategy.connect(patient)
+        _report_data(config, layout, progress)
         with closing(open_tracker(config, layout, strategy.done + 1)) as tracker:
             strategy.on_round = tracker.round
             strategy.start(patient, arrays, strategy.rounds_left, config.federation.round_timeout)
@@ -63,6 +65,14 @@ def main(grid: Grid, context: Context) -> None:
                 summary = summarize_run(folder)
             tracker.end(summary, layout.pictures, config.run.num_rounds)
     print_summary(summary, folder, progress.console)
+
+
+def _report_data(config: Config, layout: RunLayout, progress: Progress) -> None:
+    """Say what is to be known of the images of a simulation, which its clients have read by now, and keep it."""
+    if (data := simulated_data(config, layout)) is not None:
+        write_json(layout.data_report, data.images.report.as_json())
+        for line in data.images.report.lines:
+            progress.say(f"images: {line}")
 
 
 def _simulated(config: Config, run: int, client: int) -> Any:

@@ -166,6 +166,10 @@ def configs(draw: st.DrawFn) -> Config:
         flat["devices.profiles"] = draw(st.sampled_from(["", "paper7", ["2"] * (clients - 1) + ["1:2:3"]]))
     if "celeba" not in flat["dataset"]:
         flat["data.class_attribute"] = ""
+    if "imagefolder" not in flat["dataset"]:
+        flat["data.class_names"] = []
+    flat["data.background"] = draw(st.sampled_from(["black", "white", "#102030"]))
+    flat["data.window"] = draw(st.sampled_from([[], [0, 4095.5]]))
     flat |= {"data.missing_classes": [[1, 0.25], [0, 0.75]]}
     # No noise, or enough to be seen beside float32's rounding.
     flat["dp.noise_multiplier"] = draw(st.just(0.0) | st.floats(0.01, 1e4))

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from collafuse_flwr.config.config import SETTINGS, Config
 from collafuse_flwr.core.errors import PolicyError, SettingError, UploadError, UserError
 from collafuse_flwr.core.fields import Texts, coerce, setting
+from collafuse_flwr.data.settings import changed_reading
 from collafuse_flwr.privacy.ledger import Exposure
 from collafuse_flwr.wire.collafuse import SampleHandoff
 from collafuse_flwr.wire.validation import check_samples
@@ -43,6 +44,7 @@ class Policy:
     strategies: Texts = setting((), "strategies that may run; empty: all that send nothing else than may leave")
     imports: Texts = setting((), "package.module:name of what settings may have the client import; empty: nothing")
     datasets: Texts = setting((), "kinds of data set (`dataset`) that the images may be read as; empty: all")
+    reading: Texts = setting((), "settings by which files become images, as name=value; others are at their default")
     max_snr_db: float = setting(
         10.0, "largest signal-to-noise ratio of a release in dB, of the images' own values: clean ones never leave"
     )
@@ -123,6 +125,8 @@ class Policy:
         spec, own = config.spec, self._hold
         own("strategies", not self.strategies or config.run.strategy in self.strategies)
         own("datasets", not self.datasets or set(config.data.dataset) <= set(self.datasets))
+        # Read in another way, an image would be another one, which has not been released yet.
+        own("reading", changed_reading(config.data) == set(self.reading))
         if config.data.image_size:
             # Before images are decoded at that size.
             self._check_size(config.data.image_size)
@@ -134,8 +138,7 @@ class Policy:
         # The heads of both nets are given them, and of weights the row of a class moves in a step that has seen it.
         own("labels", self.labels or not spec.is_gan)
         own("max_samples", config.evaluation.num_samples <= self.max_samples)
-        size = config.gan.batch_size if spec.is_gan else config.client.batch_size
-        own("min_batch_size", size >= self.min_batch_size)
+        own("min_batch_size", (config.gan if spec.is_gan else config.client).batch_size >= self.min_batch_size)
         if "images" in spec.sends:
             own("labels", self.labels or not config.shares_labels())
             # Before so many draws are counted one by one.
@@ -294,5 +297,4 @@ class Policy:
     def _hold(self, limit: str, within: bool) -> None:
         if not within:
             value = getattr(self, limit)
-            shown = list(value) if isinstance(value, tuple) else value
-            raise PolicyError(f"{BEYOND}: `{limit}` = {shown}")
+            raise PolicyError(f"{BEYOND}: `{limit}` = {list(value) if isinstance(value, tuple) else value}")

@@ -8,7 +8,7 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.config.gan_checks import check_gan
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.sequential_halving import SequentialHalving, fewest_pulls
-from collafuse_flwr.data.settings import missing_classes, size_skew
+from collafuse_flwr.data.settings import background, missing_classes, size_skew, window
 from collafuse_flwr.privacy.settings import CRITERIA, MIN_NOISE_MULTIPLIER
 
 
@@ -31,6 +31,10 @@ def check_together(config: Config) -> None:
         check_gan(config)
     if config.data.class_attribute and "celeba" not in config.data.dataset:
         raise SettingError("data.class_attribute", config.data.class_attribute, "empty unless `dataset` is celeba")
+    if config.data.class_names and "imagefolder" not in config.data.dataset:
+        raise SettingError("data.class_names", list(config.data.class_names), "empty unless `dataset` is imagefolder")
+    background(config.data)
+    window(config.data)
     missing_classes(config.data)
     size_skew(config.data)
     n, least = config.run.num_supernodes, config.federation.min_available_nodes

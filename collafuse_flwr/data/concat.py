@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from collafuse_flwr.data.images import ImageMetadata, LazyImageDataset, decode
+from collafuse_flwr.data.report import DataReport, joined
 
 
 def concat_datasets(sources: Sequence[LazyImageDataset], image_size: int, same: str = "name") -> LazyImageDataset:
@@ -45,8 +46,18 @@ def concat_datasets(sources: Sequence[LazyImageDataset], image_size: int, same: 
     def files(indices: Tensor) -> Iterable[Path]:
         return (path for source, own in parts(indices) for path in source.files(own))
 
+    def survey() -> DataReport:
+        return joined(source.survey() if source.survey else DataReport() for source in sources)
+
     return LazyImageDataset(
-        torch.cat(renamed), names, read, files, _facts(sources, sizes), lambda indices: sides[indices]
+        torch.cat(renamed),
+        names,
+        read,
+        files,
+        _facts(sources, sizes),
+        lambda indices: sides[indices],
+        joined(source.report for source in sources),
+        survey if any(source.survey for source in sources) else None,
     )
 
 

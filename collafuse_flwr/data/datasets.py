@@ -6,7 +6,7 @@ Nothing is ever downloaded: for a missing file the error says what to put where.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -64,20 +64,36 @@ def load_images(config: DataConfig, seed: int) -> ImageSet:
         DataError: the data are missing, damaged, empty or do not fit the settings.
     """
     source = open_images(config)
-    return read_images(config, source, _draw(len(source.labels), config.max_images, seed))
+    return read_images(config, source, _draw(len(source.labels), config.max_images, seed)).images
 
 
-def read_images(config: DataConfig, source: LazyImageDataset, keep: Tensor) -> ImageSet:
+@dataclass(frozen=True, eq=False)
+class ReadImages:
+    """Images that were read, and at which ascending indices of their set they are, shape (n,), int64."""
+
+    images: ImageSet
+    indices: Tensor
+
+
+def read_images(config: DataConfig, source: LazyImageDataset, keep: Tensor) -> ReadImages:
     """The images of a set at ascending indices, shape (n,), int64: square, `image_size` pixels a side.
+
+    Those that cannot be read are missing, where `data.on_bad_file` = skip allows that.
 
     Raises:
         DataError: the data are damaged, empty or do not fit the settings.
     """
-    images = cached_images(config, source, keep)
-    if not images.pixels.numel():
-        raise data_error(config, f"there are no images in it (their shape is {tuple(images.pixels.shape)})")
-    labels, metadata = source.labels[keep], source.metadata.subset(keep)
-    return ImageSet(images.pixels, labels, source.class_names, config.name, metadata, images.native_sides)
+    decoded = cached_images(config, source, keep)
+    pixels, sides = decoded.pixels, decoded.native_sides
+    if not pixels.numel():
+        raise data_error(config, f"there are no images in it (their shape is {tuple(pixels.shape)})")
+    if not bool(sides.all()):
+        # A copy: only what is whole can stay where it is mapped from.
+        keep, pixels, sides = keep[sides > 0], pixels[sides > 0], sides[sides > 0]
+        if not len(keep):
+            raise data_error(config, "none of its images can be read")
+    labels, metadata, report = source.labels[keep], source.metadata.subset(keep), source.report + decoded.report
+    return ReadImages(ImageSet(pixels, labels, source.class_names, config.name, metadata, sides, report), keep)
 
 
 def open_images(config: DataConfig) -> LazyImageDataset:

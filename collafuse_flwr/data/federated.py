@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -14,7 +14,9 @@ from collafuse_flwr.data.image_cache import cache_folder, forget_old_sets
 from collafuse_flwr.data.images import ImageSet
 from collafuse_flwr.data.partition.partitions import Partition, make_partitions
 from collafuse_flwr.data.partition.secret_split import secret_split
+from collafuse_flwr.data.report import DataReport
 from collafuse_flwr.data.settings import DataConfig
+from collafuse_flwr.data.validation import data_error
 
 #: Data sets kept at a time: the one of this run, and the one of the run before or after it in a sweep.
 KEPT = 2
@@ -24,10 +26,11 @@ _LOADING = threading.Lock()
 
 @dataclass(frozen=True, eq=False)
 class ClientData:
-    """One client's images; it never trains on `held_out`."""
+    """One client's images; it never trains on `held_out`. `report` is of all that were read with them."""
 
     train: ImageSet
     held_out: ImageSet
+    report: DataReport = field(default_factory=DataReport)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +66,7 @@ def load_client_data(config: DataConfig, secret: bytes, path: str, cache_path: s
 
     `path` replaces `dataset_path` if it is given, and `cache_path` the one in the settings: decoded images are as
     private as the images. The classes are those of the client's own folder or file, so clients must agree on
-    them: the same subfolders (some may be empty) for `imagefolder`, the same `classes` for `npz`.
+    them: the same subfolders or `data.class_names` for `imagefolder`, the same `classes` for `npz`.
 
     Raises:
         DataError: as `load_images`, or there are fewer than 3 images.
@@ -85,12 +88,15 @@ def _single_client(config: DataConfig, secret: bytes) -> ClientData:
     source = open_images(config)
     split = secret_split(source, config, secret)
     used = torch.cat([split.train, split.held_out]).sort().values
-    images = read_images(config, source, used)
+    read = read_images(config, source, used)
     forget_old_sets(cache_folder(config))
-    return _client_data(
-        images, Partition(torch.searchsorted(used, split.train), torch.searchsorted(used, split.held_out))
-    )
+    # What cannot be read leaves the order of the others as it is.
+    train, held_out = (part[torch.isin(part, read.indices)] for part in (split.train, split.held_out))
+    if not len(train) or not len(held_out):
+        raise data_error(config, "too few of its images can be read")
+    rows = Partition(torch.searchsorted(read.indices, train), torch.searchsorted(read.indices, held_out))
+    return _client_data(read.images, rows)
 
 
 def _client_data(images: ImageSet, partition: Partition) -> ClientData:
-    return ClientData(train=images.subset(partition.train), held_out=images.subset(partition.held_out))
+    return ClientData(images.subset(partition.train), images.subset(partition.held_out), images.report)

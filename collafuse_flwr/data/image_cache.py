@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,16 +17,17 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from collafuse_flwr.core.atomic_io import as_file_name, atomic_write
+from collafuse_flwr.core.atomic_io import as_file_name, atomic_write, write_json
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.core.progress import counted
 from collafuse_flwr.data.images import DecodedImages, LazyImageDataset, decode
-from collafuse_flwr.data.settings import DataConfig
+from collafuse_flwr.data.report import DataReport, reading_report
+from collafuse_flwr.data.settings import DataConfig, reading
 
 Mapped: TypeAlias = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
 
 #: Goes up whenever the same files would be decoded to other pixels.
-FORMAT = 2
+FORMAT = 3
 #: Images that are decoded at a time; a decoding that is killed goes on from the last whole chunk.
 CHUNK = 256
 #: Decoded sets that a deployed client keeps: sizes and numbers of images are the operator's, the disk is not.
@@ -39,14 +40,15 @@ def cached_images(config: DataConfig, source: LazyImageDataset, keep: Tensor) ->
     """The images at ascending indices `keep`, shape (n,), int64, square and of `image_size`.
 
     They are kept in `data.cache_path` under a key of the files' contents and of what is done to them: other runs and
-    processes find them; what is returned is mapped from that file, and writing to it changes no file. Greyscale
-    images become RGB if others of the set are. A set that is in memory anyway is not written anywhere.
+    processes find them; what is returned is mapped from that file, and writing to it changes no file. A set that is in
+    memory anyway is not written anywhere. What is to be said of the reading is kept beside the images.
 
     Raises:
         DataError: images are damaged or do not fit together, or the cache cannot be written.
     """
     if not len(keep) or next(iter(source.files(keep[:1])), None) is None:
-        return decode(source, keep, config.image_size)
+        decoded = decode(source, keep, config.image_size)
+        return replace(decoded, report=_report(source, keep, decoded.pixels.numpy(), decoded.native_sides))
     folder = cache_folder(config)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -55,13 +57,14 @@ def cached_images(config: DataConfig, source: LazyImageDataset, keep: Tensor) ->
         with FileLock(entry.path.with_suffix(".lock")):
             entry.complete()
             pixels, sides = np.load(entry.path, mmap_mode="c"), np.load(entry.sides)
+            report = DataReport.of_json(json.loads(entry.report.read_text()))
     except OSError as error:
         problem = f"{error.strerror or error} ({error.filename})" if error.filename else f"{error.strerror or error}"
         raise DataError(
             f"`data.cache_path` = {config.cache_path!r}: decoded images cannot be kept in {folder}: {problem}; "
             "expected a folder that can be written to, with room for them"
         ) from None
-    return DecodedImages(torch.from_numpy(pixels), torch.from_numpy(sides))
+    return DecodedImages(torch.from_numpy(pixels), torch.from_numpy(sides), report)
 
 
 def forget_old_sets(folder: Path, kept: int = KEPT_SETS) -> None:
@@ -100,9 +103,14 @@ class _Entry:
         """The file of native sides."""
         return self.path.with_suffix(".sides")
 
+    @property
+    def report(self) -> Path:
+        """The file of what is to be said of the set."""
+        return self.path.with_suffix(".report")
+
     def complete(self) -> None:
         """Decode the rows that are not in the cache yet."""
-        if self.path.exists() and self.sides.exists():
+        if self.path.exists() and self.sides.exists() and self.report.exists():
             os.utime(self.path)
             return
         part = self.path.with_suffix(".part")
@@ -114,7 +122,22 @@ class _Entry:
             done = np.concatenate([done, decoded.native_sides.numpy()])
             with atomic_write(self.sides) as temporary, temporary.open("wb") as file:
                 np.save(file, done)
+        said = _report(self.source, self.keep, np.load(part, mmap_mode="r"), torch.from_numpy(done))
+        write_json(self.report, said.as_json())
         os.replace(part, self.path)
+
+
+def _report(source: LazyImageDataset, keep: Tensor, pixels: NDArray[np.uint8], sides: Tensor) -> DataReport:
+    """What is to be said of how the images at `keep` were read."""
+    surveyed = source.survey() if source.survey else DataReport()
+    own = len(set(source.files(keep))) == len(keep)
+
+    def name(row: int) -> str:
+        index = int(keep[row])
+        paths = [str(path) for path in source.files(keep[row : row + 1])]
+        return paths[0] if own else " of ".join([f"image {index}", *(Path(path).name for path in paths[:1])])
+
+    return surveyed + reading_report(pixels, sides.numpy(), name)
 
 
 def _store(path: Path, begin: int, images: NDArray[np.uint8], total: int) -> None:
@@ -147,8 +170,10 @@ def _widened(path: Path, grey: NDArray[np.uint8], shape: tuple[int, ...], done: 
 
 def _key(config: DataConfig, source: LazyImageDataset, keep: Tensor, folder: Path) -> str:
     """The name of the file: which rows of which contents, and what is done to them."""
-    content = _content(list(dict.fromkeys(source.files(keep))), folder)
-    described = json.dumps([FORMAT, config.name, config.image_size, content])
+    # Where how an image is read hangs on the others, on all of these.
+    read = torch.arange(len(source.labels)) if source.survey else keep
+    content = _content(list(dict.fromkeys(source.files(read))), folder)
+    described = json.dumps([FORMAT, config.name, config.image_size, reading(config), content])
     key = hashlib.sha256(described.encode() + keep.numpy().tobytes()).hexdigest()[:32]
     return f"{as_file_name(config.name)}-{key}.npy"
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from collafuse_flwr.core.errors import DataError
+from collafuse_flwr.data.report import DataReport
 
 #: Half the range of uint8: x = pixel / HALF - 1.
 HALF = 127.5
@@ -50,6 +51,7 @@ class ImageSet:
 
     `images` has shape (N, C, H, W), uint8; `labels` has shape (N,), int64, in 0..num_classes - 1. `native_sides`, shape
     (N,), int64, is how many pixels a side the central square of each image had before it was resized; None: as now.
+    `report` says what is to be known of how they were read.
     """
 
     images: Tensor
@@ -58,6 +60,7 @@ class ImageSet:
     name: str
     metadata: ImageMetadata = field(default_factory=ImageMetadata)
     native_sides: Tensor | None = None
+    report: DataReport = field(default_factory=DataReport)
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.uint8:
@@ -108,7 +111,11 @@ class LazyImageDataset:
     fit into memory: `read` takes ascending indices, shape (n,), int64, and gives (n, C, H, W), uint8. `files`
     names the files in which the pixels at some indices are; none if they are in memory already. Where `read` resizes,
     `native_sides` must say how many pixels a side the central squares of the images at some indices have before that,
-    shape (n,), int64: by these it is known by how much noise can be averaged out.
+    shape (n,), int64: by these it is known by how much noise can be averaged out. 0 is the side of an image that could
+    not be read and is left out.
+
+    `report` is what the loader has to say of the set. A `survey` looks at all of its images before the first is read,
+    where how each is read hangs on the others, and says what of it is to be known.
     """
 
     labels: Tensor
@@ -117,14 +124,20 @@ class LazyImageDataset:
     files: Callable[[Tensor], Iterable[Path]] = _in_memory
     metadata: ImageMetadata = field(default_factory=ImageMetadata)
     native_sides: Callable[[Tensor], Tensor] | None = None
+    report: DataReport = field(default_factory=DataReport)
+    survey: Callable[[], DataReport] | None = None
 
 
 @dataclass(frozen=True)
 class DecodedImages:
-    """Square images of one size, (n, C, S, S), uint8, and the sides they had before they were resized, (n,), int64."""
+    """Square images of one size, (n, C, S, S), uint8, and the sides they had before they were resized, (n,), int64.
+
+    Those of side 0 could not be read. `report` says how they were read.
+    """
 
     pixels: Tensor
     native_sides: Tensor
+    report: DataReport = field(default_factory=DataReport)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from collafuse_flwr.core.errors import SettingError
-from collafuse_flwr.core.fields import NumberPairs, TextLists, Texts, setting
+from collafuse_flwr.core.fields import NumberPairs, Numbers, TextLists, Texts, setting
 
 #: Data sets, by what they are on disk: nothing, our own forms, idx files, and what others publish.
 DATASETS = (
@@ -14,6 +14,8 @@ DATASETS = (
     *("mnist", "fashion_mnist", "kmnist", "notmnist"),
     *("cifar10", "celeba", "awa2", "brats2020", "medmnist"),
 )
+#: Settings that say how files become images: to a client the same images, read in two ways, would be different ones.
+READING = (*("data.background", "data.window", "data.max_pixels", "data.on_bad_file", "data.class_names"),)
 #: Ways to deal images by their classes alone.
 LABEL_PARTITIONS = ("iid", "dirichlet", "by_class", "drop_classes")
 
@@ -45,6 +47,15 @@ class DataConfig:
     holdout_fraction: float = setting(0.2, "share of each client's images that is never trained on", above=0, high=0.9)
     merge_classes_by: str = setting(
         "name", "classes of several sets are the same if they share this", choices=("name", "number")
+    )
+    background: str = setting("black", "colour behind what is transparent in an image, by its name or as #rrggbb")
+    window: Numbers = setting(
+        (), "[low, high] of values that become black and white, of more than 8 bits; empty: the images' own range"
+    )
+    max_pixels: int = setting(178_956_970, "most pixels of an image before it is resized", low=1)
+    on_bad_file: str = setting("refuse", "what is done about an image that cannot be read", choices=("refuse", "skip"))
+    class_names: Texts = setting(
+        (), "the classes of a folder, where it may lack some; empty: those that have images in it"
     )
     cache_path: str = setting("", "folder for decoded images; empty: collafuse_flwr in the user's cache")
     partition: str = setting(
@@ -86,6 +97,50 @@ class DataConfig:
     def path(self) -> str:
         """The one folder or file; empty where there is none."""
         return self.dataset_path[0] if self.dataset_path else ""
+
+
+def reading(config: DataConfig) -> dict[str, object]:
+    """How files become images: the settings of `READING` by name."""
+    return {name: getattr(config, name.removeprefix("data.")) for name in READING}
+
+
+def changed_reading(config: DataConfig) -> frozenset[str]:
+    """The settings of `READING` that are not at their default, as name=value, [0,4095] for a list."""
+    default, changed = reading(DataConfig()), set()
+    for name, value in reading(config).items():
+        items = value if isinstance(value, tuple) else ()
+        listed = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in items)
+        if value != default[name]:
+            changed.add(f"{name}=[{listed}]" if isinstance(value, tuple) else f"{name}={value}")
+    return frozenset(changed)
+
+
+def background(config: DataConfig) -> tuple[int, int, int]:
+    """The colour behind what is transparent, red, green and blue in 0..255.
+
+    Raises:
+        SettingError: it is no colour.
+    """
+    from PIL import ImageColor  # noqa: PLC0415 - settings are read where no image is
+
+    try:
+        red, green, blue = ImageColor.getrgb(config.background)[:3]
+    except ValueError:
+        raise SettingError("data.background", config.background, "a colour by its name, or as #rrggbb") from None
+    return red, green, blue
+
+
+def window(config: DataConfig) -> tuple[float, float] | None:
+    """The values that become black and white; None where the images' own range says so.
+
+    Raises:
+        SettingError: it is neither empty nor two ascending numbers.
+    """
+    if not config.window:
+        return None
+    if len(config.window) != 2 or not config.window[0] < config.window[1]:
+        raise SettingError("data.window", list(config.window), "empty, or two numbers, the lower one first: [0,4095]")
+    return config.window[0], config.window[1]
 
 
 def missing_classes(config: DataConfig) -> dict[int, float]:

@@ -50,8 +50,9 @@ class ClientLayout:
     ledger = _Below("ledger.jsonl")
     #: The cut that the client has chosen, and what for.
     cut = _Below("cut.json")
-    #: Decoded images of a deployed client.
+    #: Decoded images of a deployed client, and what is to be known of how they were read.
     image_cache = _Below("decoded")
+    data_report = _Below("images.json")
     runs = _Below("runs")
     #: Of the last evaluation: the network, its samples, and, written last, the settings that they are by.
     denoiser = _Below("denoiser", "own_run")
@@ -104,6 +105,8 @@ class RunLayout:
     #: What the process of the run holds.
     lock = _Below(".lock")
     summary = _Below("summary.json")
+    #: What is to be known of how the images were read: windows, and files that were left out.
+    data_report = _Below("images.json")
     #: One line of JSON a round.
     metrics = _Below("metrics.jsonl")
     pictures = _Below("pictures")

@@ -42,7 +42,7 @@ def summarize_run(folder: Path) -> dict[str, Any]:
     config, layout = read_config(folder), RunLayout(folder)
     rounds = [asdict(row) for row in read_rounds(folder)]
     clients = client_costs(config, rounds)
-    data, metrics = _data(config, layout), further_metrics(config)
+    data, metrics = simulated_data(config, layout), further_metrics(config)
     pooled: dict[str, Any] = {}
     domains: dict[str, dict[str, Any]] = {}
     domain_of = {} if data is None else client_domains(config.data, data)
@@ -78,7 +78,7 @@ def summarize_run(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def _data(config: Config, layout: RunLayout) -> FederationData | None:
+def simulated_data(config: Config, layout: RunLayout) -> FederationData | None:
     """The federation's images, in a simulation; None where clients hold their own elsewhere."""
     if not layout.clients.is_dir():
         return None

@@ -92,7 +92,13 @@ def test_a_killed_decoding_goes_on(tmp_path: Path) -> None:
     files.dies_after = len(keep)
     assert torch.equal(cached_images(config, files.source, keep).pixels, files.expected(4, keep))
     assert files.read_so_far == len(keep)
-    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".content", ".lock", ".npy", ".sides"]
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [
+        ".content",
+        ".lock",
+        ".npy",
+        ".report",
+        ".sides",
+    ]
 
 
 def test_native_sides_are_kept_and_a_cache_without_them_is_none(tmp_path: Path) -> None:
@@ -122,6 +128,8 @@ def test_the_sets_that_were_used_last_are_kept(tmp_path: Path) -> None:
         ".lock",
         ".npy",
         ".npy",
+        ".report",
+        ".report",
         ".sides",
         ".sides",
     ]

@@ -1,0 +1,187 @@
+"""One image file as pixels: upright, laid on a colour where it is transparent, and with all of its bits."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+
+Colour: TypeAlias = tuple[int, int, int]
+
+#: Files that are taken for images, by their endings. HEIC needs the plug-in pillow-heif.
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff"}
+    | {".webp", ".gif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif"}
+)
+HEIC = frozenset([".heic", ".heif", ".hif"])
+#: What Pillow calls 16 bits a channel, of which it keeps 8. In `BGR;16` and the like 16 bits are three channels.
+_DEEP_COLOUR = re.compile(r"^(LA|RGB[AaX]?|CMYK);16")
+#: The same with the two bytes of a value in the other order.
+_OTHER_BYTE = {
+    f"{mode};16{order}": f"{mode};16{other}"
+    for mode in ("RGB", "RGBA")
+    for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
+}
+#: Pillow's limit on pixels is one number for the whole process.
+_OPENING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class ImageKind:
+    """What the header of a file tells: grey or colour, more than 8 bits a value, transparency, and several pictures."""
+
+    grey: bool
+    deep: bool
+    transparent: bool
+    several: bool
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, image: Image.Image) -> ImageKind:
+        """The kind of an image that is open, of which no pixel is read."""
+        raw = _raw_modes(image)
+        deep_colour = any(map(_DEEP_COLOUR.match, raw))
+        deep_grey = image.mode.startswith(("I", "F"))
+        grey = deep_grey or image.mode in {"1", "L", "LA", "La"} or any(mode.startswith("LA;16") for mode in raw)
+        grey = grey or _has_grey_palette(image)
+        # A photograph in MPO has a small copy of itself behind it, which is no second picture.
+        several = image.format != "MPO" and bool(getattr(image, "is_animated", False))
+        size = (image.width, image.height) if _lies_on_its_side(image) else (image.height, image.width)
+        return cls(grey, deep_grey or deep_colour, image.has_transparency_data, several, size)
+
+
+@dataclass(frozen=True)
+class DeepValues:
+    """Values of an image of more than 8 bits, (H, W, 1 or 3), float64, and how opaque each pixel is, (H, W, 1)."""
+
+    values: NDArray[np.float64]
+    opacity: NDArray[np.float64]
+
+    def visible_range(self) -> tuple[float, float] | None:
+        """The least and the largest value that shows; None if there is none."""
+        seen = self.values[np.broadcast_to(self.opacity > 0, self.values.shape)]
+        finite = seen[np.isfinite(seen)]
+        return (float(finite.min()), float(finite.max())) if finite.size else None
+
+    def pixels(self, window: tuple[float, float], background: Colour) -> NDArray[np.uint8]:
+        """The image as (H, W, 3), uint8: the window's ends become black and white, what is not finite black."""
+        scaled = scale_to_bytes(self.values, window).astype(np.float64)
+        laid = scaled * self.opacity + np.array(background) * (1 - self.opacity)
+        return laid.round().astype(np.uint8)
+
+
+def scale_to_bytes(values: NDArray[np.floating], window: tuple[float, float]) -> NDArray[np.uint8]:
+    """Values of any shape as grey: low and below become 0, high and above 255, and what is no number 0."""
+    low, high = window
+    share = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    return (np.nan_to_num(share, nan=0.0).clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def has_heic() -> bool:
+    """Whether HEIC can be read: if the plug-in is installed, it is registered with Pillow."""
+    with suppress(ImportError):
+        import pillow_heif  # noqa: PLC0415 - installed by those who have such files
+
+        pillow_heif.register_heif_opener()
+        return True
+    return False
+
+
+@contextmanager
+def opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """An image file of which the header is read.
+
+    Raises:
+        ValueError: it has more pixels than `max_pixels`.
+        Exception: it is damaged (almost anything).
+    """
+    with _OPENING:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    with image:
+        if image.width * image.height > max_pixels:
+            size = f"it has {image.width} x {image.height} pixels"
+            raise ValueError(f"{size}, and `data.max_pixels` = {max_pixels} allows no more than that")
+        yield image
+
+
+def read_pixels(image: Image.Image, background: Colour, grey: bool) -> NDArray[np.uint8]:
+    """The pixels of an image of 8 bits a value, as (H, W, 1) if it shall be `grey`, else (H, W, 3)."""
+    turned = _upright(image)
+    if turned.has_transparency_data:
+        base = Image.new("RGBA", turned.size, (*background, 255))
+        base.alpha_composite(turned.convert("RGBA"))
+        turned = base
+    if not grey:
+        return np.array(turned.convert("RGB"))
+    plain = turned if turned.mode in {"1", "L"} else turned.convert("RGB")
+    return np.array(plain.convert("L"))[..., None]
+
+
+def read_deep(image: Image.Image, path: Path) -> DeepValues:
+    """The values of an image of more than 8 bits.
+
+    Raises:
+        ValueError: it is of a form of which Pillow keeps 8.
+    """
+    if image.mode.startswith(("I", "F")):
+        values = np.array(_upright(image), np.float64)[..., None]
+        return DeepValues(values, np.ones_like(values))
+    low_bytes = [_OTHER_BYTE.get(mode) for mode in _raw_modes(image)]
+    if image.mode not in {"RGB", "RGBA"} or None in low_bytes:
+        raise ValueError("its 16 bits a channel are read of grey, RGB and RGBA alone, and of PNG and TIFF")
+    # Pillow keeps one byte of two: the upper one, or, told that the file has them in the other order, the lower one.
+    with Image.open(path) as again:
+        tiles = zip(again.tile, low_bytes, strict=True)
+        again.tile = [tile._replace(args=_with_mode(tile.args, str(mode))) for tile, mode in tiles]
+        lower = np.array(_upright(again), np.float64)
+    both = np.array(_upright(image), np.float64) * 256 + lower
+    if image.mode == "RGB":
+        return DeepValues(both, np.ones_like(both[..., :1]))
+    return DeepValues(both[..., :3], both[..., 3:] / np.iinfo(np.uint16).max)
+
+
+def _with_mode(arguments: Any, mode: str) -> Any:
+    return (mode, *arguments[1:]) if isinstance(arguments, tuple) else mode
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """An image as its camera says that it is held; as it lies where that cannot be read."""
+    with suppress(SyntaxError, ValueError, KeyError):
+        return ImageOps.exif_transpose(image)
+    return image
+
+
+def _has_grey_palette(image: Image.Image) -> bool:
+    """Whether it chooses among greys: a GIF has no other way to be grey."""
+    palette = (image.getpalette("RGB") if image.mode == "P" else None) or []
+    return bool(palette) and all(len({*palette[i : i + 3]}) == 1 for i in range(0, len(palette), 3))
+
+
+def _lies_on_its_side(image: Image.Image) -> bool:
+    with suppress(SyntaxError, ValueError, KeyError):
+        # Not the method of PNG, which decodes the image first.
+        return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in {5, 6, 7, 8}
+    return False
+
+
+def _raw_modes(image: Image.Image) -> list[str]:
+    """How the file holds its pixels, in Pillow's words."""
+    modes = []
+    for tile in getattr(image, "tile", ()):
+        arguments = tile[3]
+        first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+        modes.append(str(first))
+    return modes
