@@ -12,7 +12,9 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from simulations.runners.flwr import REPOSITORY
 from strategies.collafuse import CollaFuse
@@ -234,3 +236,27 @@ def test_a_network_that_is_not_there(
     assert run_here(tmp_path, *ARGUMENTS, "output=out", f"model={path}") == 2
     assert f"`model` = '{path}' is not allowed" in refused(capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_was_done_about_images_is_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        folder = tmp_path / "images" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(folder / f"{i}.png")
+    folder = tmp_path / "images" / "a"
+    Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / "colour.png")
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    (folder / "copy.png").write_bytes((folder / "0.png").read_bytes())
+    (folder / "notes.txt").write_text("of another day")
+    arguments = [given for given in ARGUMENTS if not given.startswith(("data.max_images", "quiet"))]
+    own = ("dataset=imagefolder", f"dataset_path={tmp_path / 'images'}", "image_size=8", "data.on_bad_file=skip")
+    assert run_here(tmp_path, *arguments, *own, "output=out", "model=nano") == 0
+    kept = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert [Path(path).name for path in kept["skipped"]] == ["broken.png"]
+    assert [Path(path).name for path in kept["converted"]] == ["colour.png"]
+    assert [Path(path).name for path in kept["not_read"]] == ["notes.txt"]
+    assert [{Path(path).name for path in group} for group in kept["equal"]] == [{"0.png", "copy.png"}]
+    printed = capsys.readouterr().out
+    assert len(kept["lines"]) == 4
+    assert all(f"images: {line}" in printed for line in kept["lines"])
