@@ -43,18 +43,17 @@ class Cable:
                 pair.start()
 
     def _connect(self, near: socket.socket) -> None:
-        with suppress(OSError), near:
-            with socket.create_connection(self.target) as far:
-                with self.lock:
-                    if not self.whole:
-                        return
-                    self.sockets |= {near, far}
-                back = threading.Thread(target=self._forward, args=(far, near), daemon=True)
-                back.start()
-                self._forward(near, far)
-                back.join()
-                with self.lock:
-                    self.sockets -= {near, far}
+        with suppress(OSError), near, socket.create_connection(self.target) as far:
+            with self.lock:
+                if not self.whole:
+                    return
+                self.sockets |= {near, far}
+            back = threading.Thread(target=self._forward, args=(far, near), daemon=True)
+            back.start()
+            self._forward(near, far)
+            back.join()
+            with self.lock:
+                self.sockets -= {near, far}
 
     def _forward(self, source: socket.socket, to: socket.socket) -> None:
         with suppress(OSError):
