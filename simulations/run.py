@@ -14,6 +14,7 @@ from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.runs.run_dir import read_config
 from simulations import runners
 from simulations.cli import config_of, entry, flat_settings, fresh_folder, given_names, settings_usage
+from simulations.runners.processes import leave
 
 
 def run(config: Config) -> Path:
@@ -66,4 +67,4 @@ def _act(settings: DictConfig) -> None:
 main = entry(_act, usage=settings_usage(str(__doc__)))
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
 #: Signals that end a program in good order.
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -24,6 +28,17 @@ def exit_status(process: subprocess.Popen[bytes]) -> int:
     """The exit status of a process once it has ended, as the command line gives it."""
     status = process.wait()
     return status if status >= 0 else 128 - status
+
+
+def leave(status: int) -> NoReturn:
+    """End this process, also where Python would wait for ever: for a thread that waits for a worker of Ray's."""
+    left = [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
+    if status and left:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def descendants(pid: int) -> set[int]:

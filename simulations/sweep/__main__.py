@@ -1,8 +1,7 @@
 """`python -m simulations.sweep`: see sweep.py."""
 
-import sys
-
+from simulations.runners.processes import leave
 from simulations.sweep.sweep import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -32,6 +32,7 @@ from simulations.cli import (
     launch,
     settings_usage,
 )
+from simulations.runners.processes import leave
 from simulations.sweep.grid import SweepRun, distinct, fingerprint, override
 from simulations.sweep.job import JobResult, run_job
 
@@ -203,4 +204,4 @@ main = command(
 )
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

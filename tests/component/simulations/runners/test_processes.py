@@ -5,6 +5,9 @@ import subprocess
 import sys
 import time
 
+import pytest
+
+from simulations.runners.flwr import REPOSITORY
 from simulations.runners.processes import alive, descendants, end
 
 #: A child in a session of its own, which ignores SIGTERM as a stuck daemon does.
@@ -27,3 +30,21 @@ def test_what_a_process_started_is_found_and_ended() -> None:
         while alive(below) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not alive(below)
+
+
+WAITING = """
+import atexit, sys, threading
+from simulations.runners.processes import leave
+atexit.register(print, "cleaned up")
+if sys.argv[1] == "thread":
+    threading.Thread(target=threading.Event().wait).start()
+sys.stdout.write("said, ")
+leave(int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("left", "status"), [("thread", 129), ("thread", 1), ("nothing", 130), ("nothing", 0)])
+def test_a_process_ends_with_its_status_whatever_waits_in_it(left: str, status: int) -> None:
+    command = [sys.executable, "-c", WAITING, left, str(status)]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (status, "said, cleaned up\n", "")
