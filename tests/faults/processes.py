@@ -59,8 +59,11 @@ class Run:
         below = descendants(self.process.pid)
         self.process.send_signal(number)
         status, error = self.finish()
-        end(below, PATIENCE / 10)
-        assert not alive(below)
+        deadline = time.monotonic() + PATIENCE
+        while (left := alive(below)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        end(left, patience=0)
+        assert not left, "they would have run on"
         return status, error
 
     def finish(self) -> tuple[int, str]:
