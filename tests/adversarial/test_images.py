@@ -86,18 +86,24 @@ def write_folder(folder: Path, images: list[np.ndarray[Any, Any]]) -> None:
         Image.fromarray(image).save(folder / "images" / "one" / f"{i:02}.png")
 
 
+COLOUR = some_images(60).reshape(20, 3, 8, 8).transpose(0, 2, 3, 1).copy()
+
+
 @pytest.mark.parametrize(
-    ("odd", "decibels"),
+    ("images", "odd", "decibels"),
     [
-        (some_images(1, 4)[0], 10 * np.log10(4)),
-        (some_images(3).transpose(1, 2, 0).copy(), 10 * np.log10(3)),
-        (some_images(1, 30)[0, :, :8].repeat(2, axis=1), 0.0),
+        (some_images(20), some_images(1, 4)[0], 10 * np.log10(4)),
+        (COLOUR, some_images(1)[0], 10 * np.log10(3)),
+        (some_images(20), COLOUR[0], 0.0),
+        (some_images(20), some_images(1, 30)[0, :, :8].repeat(2, axis=1), 0.0),
     ],
-    ids=["a smaller one", "a colour one among grey ones", "one that is cropped"],
+    ids=["a smaller one", "a grey one among colour ones", "a colour one among grey ones", "one that is cropped"],
 )
-def test_one_image_that_is_enlarged_counts_for_all(tmp_path: Path, odd: np.ndarray[Any, Any], decibels: float) -> None:
+def test_one_image_that_is_enlarged_counts_for_all(
+    tmp_path: Path, images: np.ndarray[Any, Any], odd: np.ndarray[Any, Any], decibels: float
+) -> None:
     """A folder of several sizes has one ratio, that of its smallest image; grey ones in RGB have each value thrice."""
-    write_folder(tmp_path, [*some_images(20), odd, odd])
+    write_folder(tmp_path, [*images, odd, odd])
     node = Node(tmp_path, allowing(OWN_DB + decibels + 0.1))
     node.node["data-path"] = str(tmp_path / "images")
     settings: dict[str, Any] = {"dataset": "imagefolder", "cut_ratio": CUT_RATIO, "image_size": 8}
@@ -202,7 +208,8 @@ def test_decoded_images_fill_no_disk(tmp_path: Path) -> None:
         node.train(run=run, cut_ratio=0.9, image_size=8 + run % 2, data__max_images=13 + run)
     kept = sorted(path.suffix for path in (node.state / "decoded").iterdir())
     assert kept.count(".npy") == KEPT_SETS
-    assert len(kept) <= 4 * KEPT_SETS
+    # Of each set its pixels, sides, report, lock and a note.
+    assert len(kept) <= 5 * KEPT_SETS
 
 
 @pytest.mark.parametrize(
@@ -237,3 +244,25 @@ def test_as_many_samples_as_the_owner_allows(tmp_path: Path, count: int) -> None
 def test_draws_are_not_counted_one_by_one(tmp_path: Path) -> None:
     """The list of 10^9 draws was made before it was held against the policy."""
     refused(Node(tmp_path).train(upload__draws_per_image=10**9, cut_ratio=0.9), "max_releases")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"data__window": "[0,100]"},
+        {"data__background": "white"},
+        {"data__on_bad_file": "skip"},
+        {"data__max_pixels": 10**9},
+        {"data__class_names": '["a","b"]', "dataset": "imagefolder"},
+    ],
+)
+def test_how_files_become_images_is_the_owners(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """The same image, scaled in another way, would leave as another one with noise of its own."""
+    refused(Node(tmp_path).train(cut_ratio=0.5, **settings), "reading")
+
+
+def test_an_owner_says_how_files_become_images(tmp_path: Path) -> None:
+    node = Node(tmp_path, 'reading = ["data.window=[0,4095]"]\n')
+    refused(node.train(cut_ratio=0.5), "reading")
+    refused(node.train(run=2, cut_ratio=0.5, data__window="[0,100]"), "reading")
+    assert not isinstance(node.train(run=3, cut_ratio=0.5, data__window="[0,4095]"), ClientError)
