@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from flwr.app import Context, Message
@@ -16,7 +17,7 @@ from collafuse_flwr.client.generation import GenerateClient
 from collafuse_flwr.client.policy import Policy
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.atomic_io import atomic_write
+from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import PolicyError, SettingError, UserError
 from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.data.federated import load_client_data
@@ -136,11 +137,12 @@ def _client(config: Config, context: Context, owner: Policy | None) -> BaseClien
 
 def _report_data(report: DataReport, layout: ClientLayout) -> None:
     """Keep what is to be known of a client's images on its disk, and have it in its log when it is new."""
-    said = json.dumps(report.as_json())
-    if layout.data_report.exists() and layout.data_report.read_text() == said:
-        return
-    with atomic_write(layout.data_report) as temporary:
-        temporary.write_text(said)
+    content = report.as_json()
+    # One that is damaged is written again, as one that is not there.
+    with suppress(OSError, ValueError):
+        if json.loads(layout.data_report.read_text()) == content:
+            return
+    write_json(layout.data_report, content)
     for line in report.lines:
         print(f"images: {line}", file=sys.stderr)
 

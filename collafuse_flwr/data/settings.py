@@ -15,7 +15,7 @@ DATASETS = (
     *("cifar10", "celeba", "awa2", "brats2020", "medmnist"),
 )
 #: Settings that say how files become images: to a client the same images, read in two ways, would be different ones.
-READING = (*("data.background", "data.window", "data.max_pixels", "data.on_bad_file", "data.class_names"),)
+READING = ("data.background", "data.window", "data.max_pixels", "data.on_bad_file", "data.class_names")
 #: Ways to deal images by their classes alone.
 LABEL_PARTITIONS = ("iid", "dirichlet", "by_class", "drop_classes")
 

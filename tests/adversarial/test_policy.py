@@ -144,28 +144,6 @@ def test_a_server_does_not_make_a_client_import_what_it_likes(
     assert not (tmp_path / "imported").exists()
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"data__window": "[0,100]"},
-        {"data__background": "white"},
-        {"data__on_bad_file": "skip"},
-        {"data__max_pixels": 10**9},
-        {"data__class_names": '["a","b"]', "dataset": "imagefolder"},
-    ],
-)
-def test_how_files_become_images_is_the_owners(tmp_path: Path, settings: dict[str, Any]) -> None:
-    """The same image, scaled in another way, would leave as another one with noise of its own."""
-    assert limit(Node(tmp_path).train(cut_ratio=0.5, **settings)) == "reading"
-
-
-def test_an_owner_says_how_files_become_images(tmp_path: Path) -> None:
-    node = Node(tmp_path, 'reading = ["data.window=[0,4095]"]\n')
-    assert limit(node.train(cut_ratio=0.5)) == "reading"
-    assert limit(node.train(run=2, cut_ratio=0.5, data__window="[0,100]")) == "reading"
-    assert not isinstance(node.train(run=3, cut_ratio=0.5, data__window="[0,4095]"), ClientError)
-
-
 # With one.
 
 

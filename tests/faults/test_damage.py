@@ -88,7 +88,6 @@ def test_a_file_of_the_run_is_damaged(
         return
     assert status == 0, terminal
     assert len(rounds(folder)) == ROUNDS
-
     failed = [row["failed"] for row in rounds(folder)[2:]]
     if name in ("clients/0/ledger.jsonl", "clients/0/cut.json"):
         # It cannot know what has left, or at which cut: it stays out, and says why.
