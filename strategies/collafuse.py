@@ -20,6 +20,7 @@ from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.validation import UploadSpec, check_upload
 from strategies.diffusion_base import DiffusionStrategy
 from strategies.fairness import cap_weights
+from strategies.public_images import UploadsAndImages, public_source
 from strategies.server_model import Backbone, ServerWork
 
 
@@ -54,11 +55,20 @@ class CollaFuse(DiffusionStrategy):
 
     def _build(self, client_info: ClientInfo) -> None:
         self.backbone = Backbone(self.config, self.setup, *client_info.shape)
+        #: What clients start from who do not wait for the backbone; None where they start from scratch.
+        self.public_start = self._client_start(client_info)
+        self.public = public_source(self.config, self.layout, client_info.shape, self.runtime.device)
         row = (client_info.channels, client_info.size, client_info.size)
         dtype, attributes = self.config.upload.dtype, client_info.num_attributes
         self.pool = UploadBuffer(self.layout.pool, row, dtype, self.runtime.device, attributes)
         self.initialised: set[int] = set()
         self.deferred_updates = 0.0
+
+    def _client_start(self, client_info: ClientInfo) -> ArrayRecord | None:
+        if not self.config.diffusion.start_from:
+            return None
+        self.backbone.start_from(self._load_start(self.backbone.network))
+        return ArrayRecord(self._load_start(self.setup.denoiser(0, *client_info.shape)))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.backbone.state.load(checkpoint.tensors["backbone"])
@@ -87,7 +97,7 @@ class CollaFuse(DiffusionStrategy):
         )
 
     def _train_request(self, client: int, round_: int) -> TrainRequest:
-        """A request to train; for the upload if the pool lacks it; the backbone goes to those who start from it."""
+        """A request to train; for the upload if the pool lacks it; with the weights that a client starts from."""
         client_info = self.client_manager.client_infos[client]
         uploads = client_info.cut_step < client_info.timesteps
         sends = client not in self.initialised and self._initialises(client_info, round_)
@@ -96,14 +106,19 @@ class CollaFuse(DiffusionStrategy):
             round=round_,
             num_rounds=self.config.run.num_rounds,
             want_upload=uploads and (client not in self.pool or self.config.upload.noise != "fixed"),
-            backbone=self.arrays if sends else None,
+            backbone=self._begins_with(client_info) if sends else None,
             held_cut=held.cut if held else None,
         )
 
     def _initialises(self, client_info: ClientInfo, round_: int) -> bool:
-        """Whether a client that has not begun yet begins with the backbone in this round."""
-        begins = round_ >= client_start_round(self.config, self.config.run.num_rounds)
-        return starts_from_backbone(self.config, client_info.cut_step) and begins
+        """Whether a client that has not begun yet begins in this round with what it is sent."""
+        if not starts_from_backbone(self.config, client_info.cut_step):
+            return self.public_start is not None and client_info.cut_step > 0
+        return round_ >= client_start_round(self.config, self.config.run.num_rounds)
+
+    def _begins_with(self, client_info: ClientInfo) -> ArrayRecord | None:
+        """The weights that a client's denoiser starts from: the backbone's as they are now, or the public ones."""
+        return self.arrays if starts_from_backbone(self.config, client_info.cut_step) else self.public_start
 
     def _accept_training(self, client: int, reply: TrainReply) -> None:
         row = self.history.rounds[-1]
@@ -147,7 +162,8 @@ class CollaFuse(DiffusionStrategy):
         return replace(client_info, cut_step=cut)
 
     def _train_backbone(self, round_: int, steps: int) -> ServerWork:
-        source = self.pool.limited(self._sizes(self.pool.sizes()))
+        uploads = self.pool.limited(self._sizes(self.pool.sizes()))
+        source = uploads if self.public is None else UploadsAndImages(uploads, self.public)
         scale = loss_scale(self.setup.schedule, self.setup.objective, source.cuts)
         if self.config.upload.noise == "official":
             # The authors take uploads for images.
@@ -173,13 +189,18 @@ class CollaFuse(DiffusionStrategy):
         )
 
     def _steps(self) -> int:
-        """The backbone's steps of this round: every pooled client's share of updates above its cut, whole batches."""
-        if not self.pool.sizes():
-            return 0
+        """The backbone's steps of this round, whole batches: every pooled client's share of updates above its cut.
+
+        Public images have a full DDPM's.
+        """
+        work: list[tuple[float, float]] = [] if self.public is None else [(len(self.public), 1.0)]
         sizes = self._sizes({c: self.client_manager.client_infos[c].num_images for c in self.pool.sizes()})
         for client, num_images in sizes.items():
             # A client that has moved to a larger cut since is still trained on from where its samples are.
-            share = 1 - self.pool.shares[client].cut / self.config.diffusion.timesteps
+            work.append((num_images, 1 - self.pool.shares[client].cut / self.config.diffusion.timesteps))
+        if not work:
+            return 0
+        for num_images, share in work:
             updates = updates_per_round(self.config, num_images, share)
             self.deferred_updates += self.config.server.update_multiplier * updates
         steps = int(self.deferred_updates // self.config.server.batch_size)

@@ -6,9 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.progress import Progress
+from collafuse_flwr.diffusion.start import load_start
 from collafuse_flwr.setup.diffusion import diffusion_setup
+from collafuse_flwr.wire.codec import Weights
 from strategies.base import BaseStrategy
 
 
@@ -18,6 +22,17 @@ class DiffusionStrategy(BaseStrategy):
     def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], Any]) -> None:
         super().__init__(config, folder, progress, clients)
         self.setup = diffusion_setup(config)
+
+    def _load_start(self, network: nn.Module) -> Weights:
+        """What a network like this starts from by `start_from`; nothing where it is made from scratch.
+
+        Raises:
+            SettingError: it does not fit.
+        """
+        folder, setup = self.config.diffusion.start_from, self.setup
+        if not folder:
+            return {}
+        return load_start(Path(folder), network, setup.schedule, setup.objective.prediction)
 
     def _cuts_in_words(self) -> str:
         cuts = sorted({client_info.cut_step for client_info in self.client_manager.client_infos.values()})

@@ -67,7 +67,10 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
 
     def _build(self, client_info: ClientInfo) -> None:
         self.network = self.setup.denoiser(0, *client_info.shape)
-        whole = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+        start = self._load_start(self.network)
+        #: What clients start from, with the parts that they do not share; None where they start from scratch.
+        self.public_start = ArrayRecord(start) if start else None
+        whole = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()} | start
         shared = shared_names(self.config.spec.shared_parts, whole)
         if not shared:
             allowed = "one that averages whole networks: this network is no U-Net of diffusers"
@@ -108,6 +111,7 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
             weights=weights(self.arrays) if fresh else {},
             part=part,
             want_averaged=want_averaged,
+            backbone=None if any(str(client) in past.clients for past in self.history.rounds) else self.public_start,
         )
 
     def _part(self, client: int, round_: int) -> tuple[str, bool]:

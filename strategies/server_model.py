@@ -19,6 +19,7 @@ from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.diffusion.train import BatchSource, TimestepRange, TrainState, cosine_rate, train
 from collafuse_flwr.diffusion.unet import save_network
 from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, training_flops
+from collafuse_flwr.wire.codec import Weights
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,11 @@ class Backbone:
 
     def load_initial(self, arrays: ArrayRecord) -> None:
         """Start training from given weights (the `initial_arrays` of a fresh run)."""
-        self.state.init_from({name: v.to(self.setup.runtime.device) for name, v in weights(arrays).items()})
+        self.start_from(weights(arrays))
+
+    def start_from(self, start: Weights) -> None:
+        """Start training from given weights wherever name and shape agree."""
+        self.state.init_from({name: value.to(self.setup.runtime.device) for name, value in start.items()})
 
     def train(
         self,

@@ -168,6 +168,13 @@ def configs(draw: st.DrawFn) -> Config:
         flat["data.class_attribute"] = ""
     if "imagefolder" not in flat["dataset"]:
         flat["data.class_names"] = []
+    if flat["public.dataset"] == "none":
+        flat |= {"public.dataset_path": "", "public.max_images": 0}
+    if flat["client.model"] not in ("same", flat["model"]):
+        flat["start_from"] = ""
+    # A hand-over is above every cut.
+    handovers = st.just(0.0) if flat["upload.noise"] == "official" else st.sampled_from([0.0, 1.0])
+    flat["sampling.handover_ratio"] = draw(handovers)
     flat["data.background"] = draw(st.sampled_from(["black", "white", "#102030"]))
     flat["data.window"] = draw(st.sampled_from([[], [0, 4095.5]]))
     flat |= {"data.missing_classes": [[1, 0.25], [0, 0.75]]}

@@ -36,7 +36,7 @@ from collafuse_flwr.privacy.release import (
 from collafuse_flwr.setup.privacy import clip, clipped_to
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.collafuse import CutReport, SampleHandoff, TrainReply, TrainRequest
-from collafuse_flwr.wire.validation import check_finite
+from collafuse_flwr.wire.validation import received_start
 
 #: Of a round: the request and its reply.
 MESSAGES = 2
@@ -78,8 +78,7 @@ class CollaFuseClient(DiffusionClient):
         """
         import_diffusers()
         began = time.perf_counter()
-        backbone = dict(request.backbone.to_torch_state_dict()) if request.backbone else None
-        check_finite("backbone", backbone or {})
+        backbone = received_start(request.backbone)
         state, tensors = self.store.load(before=request.round)
         if self.config.recuts():
             self._move(state)

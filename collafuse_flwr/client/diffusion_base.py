@@ -71,7 +71,7 @@ class DiffusionClient(BaseClient):
         backbone: Weights | None = None,
         weights: Weights | None = None,
     ) -> RoundResult:
-        """Train t = 1..k on the client's own images as planned, from some state, and keep the state after the round.
+        """Train on the client's own images as planned, from some state, and keep the state after the round.
 
         `backbone` is what a fresh denoiser starts from, `weights` what it goes on from in any case.
 
@@ -84,7 +84,8 @@ class DiffusionClient(BaseClient):
         if private and not self.seeded_secret:
             # Before they are taken: their noise is fresh, so that they count whatever comes of them.
             self.ledger.add_training(self._private(work.steps), self.config.dp.max_grad_norm)
-        if work.steps or weights:
+        # What a fresh denoiser starts from comes once, also to a client that has too few images for a step yet.
+        if work.steps or weights or (backbone and not tensors):
             state = self._state(tensors, backbone)
             state.network.load_state_dict(weights or {}, strict=False)
             if work.steps:
@@ -240,9 +241,14 @@ class DiffusionClient(BaseClient):
         if config.dp.noise_multiplier:
             secret, precision = self._secret() if self.seeded_secret else None, str(self.runtime.dtype)
             dp = DpSgdConfig(config.dp.max_grad_norm, config.dp.noise_multiplier, secret, precision)
-            return train_dp_sgd(*given, dp=dp, last=self.cut, **settings)
+            return train_dp_sgd(*given, dp=dp, last=self._last_step, **settings)
         generator = named_generator(self._root(), "client", self.client, "round", round_, device=device)
-        return train(*given, steps_range=TimestepRange(self.cut), generator=generator, **settings)
+        return train(*given, steps_range=TimestepRange(self._last_step), generator=generator, **settings)
+
+    @property
+    def _last_step(self) -> int:
+        """The last step that its denoiser trains: k, or T where it has them all."""
+        return self.setup.schedule.timesteps if self.config.client.range == "all" else self.cut
 
     def _source(self, images: ImageSet) -> ImageSource:
         device = self.runtime.device
@@ -251,7 +257,8 @@ class DiffusionClient(BaseClient):
 
     def _conditioning(self, handoff: SampleHandoff) -> SampleConditioning:
         generator = named_generator(self._root(), "labels", self.client, handoff.round)
-        return condition_samples(self.config, self.setup.schedule, self.cut, self.data.train, handoff, generator)
+        step = self.setup.handover_step(self.cut)
+        return condition_samples(self.config, self.setup.schedule, step, self.data.train, handoff, generator)
 
     @torch.no_grad()
     def _held_out_loss(self, network: nn.Module) -> float:

@@ -14,6 +14,7 @@ from collafuse_flwr.diffusion.unet import import_diffusers
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import EvaluateReply
 from collafuse_flwr.wire.fedavg import WeightsHandoff, WeightsReply, WeightsRequest
+from collafuse_flwr.wire.validation import received_start
 
 
 class FedAvgClient(DiffusionClient):
@@ -31,10 +32,11 @@ class FedAvgClient(DiffusionClient):
         """Train from the shared weights."""
         import_diffusers()
         began = time.perf_counter()
+        backbone = received_start(request.backbone)
         state, tensors = self.store.load(before=request.round)
         counts = request.round, request.num_rounds
         work = self._plan(state, bool(tensors), *counts)
-        result = self._train_round(*counts, work, tensors, began, weights=request.weights)
+        result = self._train_round(*counts, work, tensors, began, backbone=backbone, weights=request.weights)
         return WeightsReply(metrics=result.metrics, **wanted_weights(request, result))
 
     def on_evaluate(self, handoff: WeightsHandoff) -> EvaluateReply:

@@ -78,8 +78,9 @@ def complete_labels(
     if handoff.label >= 0:
         return torch.full((len(handoff.x_k),), handoff.label)
     name = (handoff.seed, "generate", client_info.partition_id, "labels")
-    samples, schedule = _samples(own.samples, client_info), diffusion_setup(config).schedule
-    drawn = condition_samples(config, schedule, client_info.cut_step, samples, handoff, named_generator(*name))
+    samples, setup = _samples(own.samples, client_info), diffusion_setup(config)
+    step = setup.handover_step(client_info.cut_step)
+    drawn = condition_samples(config, setup.schedule, step, samples, handoff, named_generator(*name))
     return drawn.labels
 
 

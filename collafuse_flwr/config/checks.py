@@ -8,7 +8,7 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.config.gan_checks import check_gan
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.sequential_halving import SequentialHalving, fewest_pulls
-from collafuse_flwr.data.settings import background, missing_classes, size_skew, window
+from collafuse_flwr.data.settings import NO_DATASET, background, missing_classes, size_skew, window
 from collafuse_flwr.privacy.settings import CRITERIA, MIN_NOISE_MULTIPLIER
 
 
@@ -33,6 +33,7 @@ def check_together(config: Config) -> None:
         raise SettingError("data.class_attribute", config.data.class_attribute, "empty unless `dataset` is celeba")
     if config.data.class_names and "imagefolder" not in config.data.dataset:
         raise SettingError("data.class_names", list(config.data.class_names), "empty unless `dataset` is imagefolder")
+    _check_starts(config)
     background(config.data)
     window(config.data)
     missing_classes(config.data)
@@ -49,6 +50,21 @@ def check_together(config: Config) -> None:
         allowed = f"0 when `strategy` is {config.run.strategy}, whose server sees clean images"
         raise SettingError("dp.noise_multiplier", config.dp.noise_multiplier, allowed)
     check_guidance(config, config.sampling.guidance_scale)
+
+
+def _check_starts(config: Config) -> None:
+    """Refuse public images, or a start, that would not reach the networks, and a hand-over to untrained ones."""
+    public, client = config.public, config.client
+    if public.dataset == NO_DATASET:
+        for name, value in (("public.dataset_path", public.dataset_path), ("public.max_images", public.max_images)):
+            if value:
+                raise SettingError(name, value, f"its default when `public.dataset` is {NO_DATASET}")
+    if config.diffusion.start_from and client.model not in {"same", config.diffusion.model}:
+        raise SettingError("client.model", client.model, "same when `start_from` names the start of all networks")
+    ratio = config.sampling.handover_ratio
+    if 0 < ratio < min(config.cut_ratios()) or (ratio and config.upload.noise == "official"):
+        allowed = "0, or a share of T above the cut, when `upload.noise` is not official"
+        raise SettingError("sampling.handover_ratio", ratio, allowed)
 
 
 def check_guidance(config: Config, guidance: float) -> None:

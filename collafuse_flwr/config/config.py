@@ -14,7 +14,7 @@ from collafuse_flwr.config.run import FederationConfig, ResourcesConfig, RunConf
 from collafuse_flwr.config.strategies import MATCHED, StrategySpec, strategy_spec
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.fields import Plain, allowed, coerce, plain
-from collafuse_flwr.data.settings import DataConfig
+from collafuse_flwr.data.settings import DataConfig, PublicConfig
 from collafuse_flwr.diffusion.settings import (
     ClientConfig,
     DiffusionConfig,
@@ -42,6 +42,7 @@ class Config:
 
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    public: PublicConfig = field(default_factory=PublicConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     cut: CutConfig = field(default_factory=CutConfig)
     upload: UploadConfig = field(default_factory=UploadConfig)

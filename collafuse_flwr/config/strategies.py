@@ -75,7 +75,7 @@ def _collafuse(name: str, about: str, **traits: Any) -> StrategySpec:
     """CollaFuse, or what differs from it by a trait; `server` and `client` name a module or a class of another."""
     server = traits.pop("server", COLLAFUSE_SERVER)
     client = traits.pop("client", "collafuse_flwr.client.collafuse:CollaFuseClient")
-    every: dict[str, Any] = {"reads": AT_A_CUT | {"cut"}, "sends": ("images",)}
+    every: dict[str, Any] = {"reads": AT_A_CUT | {"cut", "public"}, "sends": ("images",)}
     return StrategySpec(name, about, server, client, **every | traits)
 
 
@@ -123,7 +123,7 @@ _SPECS = (
     _collafuse(
         "centralized",
         "all clean images on the server: CollaFuse at c = 0; no privacy",
-        reads=AT_A_CUT,
+        reads=AT_A_CUT | {"public"},
         fixed_cut=0.0,
         clean_server=True,
     ),

@@ -14,10 +14,23 @@ DATASETS = (
     *("mnist", "fashion_mnist", "kmnist", "notmnist"),
     *("cifar10", "celeba", "awa2", "brats2020", "medmnist"),
 )
+#: What `public.dataset` is where there are no public images.
+NO_DATASET = "none"
 #: Settings that say how files become images: to a client the same images, read in two ways, would be different ones.
 READING = ("data.background", "data.window", "data.max_pixels", "data.on_bad_file", "data.class_names")
 #: Ways to deal images by their classes alone.
 LABEL_PARTITIONS = ("iid", "dirichlet", "by_class", "drop_classes")
+
+
+@dataclass(frozen=True)
+class PublicConfig:
+    """Clean images that anybody has, on the server's disk, which it trains on beside the clients' uploads."""
+
+    dataset: str = setting(
+        NO_DATASET, "images of the same kind as the clients'", choices=(NO_DATASET, *DATASETS), or_path=True
+    )
+    dataset_path: str = setting("", "folder or file of `public.dataset`")
+    max_images: int = setting(0, "use only this many public images, drawn by seed; 0: all", low=0)
 
 
 def _deals(way: str) -> tuple[dict[str, object], ...]:

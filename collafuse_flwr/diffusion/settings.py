@@ -24,6 +24,11 @@ class DiffusionConfig:
         or_path=True,
         top=True,
     )
+    start_from: str = setting(
+        "",
+        "folder of a run, or of a diffusers pipeline, whose denoiser all networks start from; empty: from scratch",
+        top=True,
+    )
     timesteps: int = setting(100, "T, the steps of the diffusion process", low=2, high=10000)
     schedule: str = setting("cosine", "the noise schedule", choices=("cosine", "linear", "sigmoid"))
     prediction_type: str = setting("v_prediction", "what the networks predict", choices=("epsilon", "v_prediction"))
@@ -37,6 +42,7 @@ class ClientConfig:
     batch_size: int = setting(8, "images in a batch of a client", low=1)
     update_budget: str = setting("proportional", "image updates of a client", choices=("proportional", "full"))
     init_from: str = setting("backbone", "start of a client's denoiser", choices=("random", "backbone"))
+    range: str = setting("cut", "steps that a client's denoiser trains: up to its cut, or all", choices=("cut", "all"))
     start_round: int = setting(
         0, "round in which clients take the backbone; 0: chosen", low=0, when=({"client.init_from": "backbone"},)
     )
@@ -86,6 +92,13 @@ class SamplingConfig:
     steps: int = setting(40, "sampling steps of the whole chain; 0: every step", low=0)
     server_steps: int = setting(0, "sampling steps above the cut; 0: its share of `sampling.steps`", low=0)
     client_steps: int = setting(0, "sampling steps below the cut; 0: its share of `sampling.steps`", low=0)
+    handover_ratio: float = setting(
+        0.0,
+        "where clients take over, as a share of T, if that is above their cut; 0: at the cut",
+        low=0,
+        high=1,
+        when=({"client.range": "all"},),
+    )
     guidance_scale: float = setting(1.0, "weight of the condition in every network that has it; 1: plain", low=0)
 
 

@@ -71,27 +71,31 @@ class DiffusionSetup:
         """A network as a function of (x_t, t, labels)."""
         return as_denoise(network, self.runtime)
 
+    def handover_step(self, cut: int) -> int:
+        """The step of samples that are handed over: the cut, or above it for a client that can begin earlier."""
+        return max(cut, round(self.sampling.handover_ratio * self.schedule.timesteps)) if cut else 0
+
     def client_start_step(self, cut: int) -> int:
-        """The step at which a client takes over: its cut, or k (2 - c) as in the authors' code (`official`)."""
+        """The step at which a client takes over: as handed over, or k (2 - c) as in the authors' code (`official`)."""
         if self.official_start:
             return min(self.schedule.timesteps, round(cut * (2 - cut / self.schedule.timesteps)))
-        return cut
+        return self.handover_step(cut)
 
     def server_grid(self, cut: int) -> list[int]:
-        """The steps of the server's half, from T down to the cut."""
-        total = self.sampling.steps
-        steps = self.sampling.server_steps or (total and max(1, total - self._client_share(cut)))
-        return sampling_timesteps(self.schedule.timesteps, cut, steps)
+        """The steps of the server's half, from T down to the hand-over."""
+        total, handover = self.sampling.steps, self.handover_step(cut)
+        steps = self.sampling.server_steps or (total and max(1, total - self._client_share(handover)))
+        return sampling_timesteps(self.schedule.timesteps, handover, steps)
 
     def client_grid(self, cut: int) -> list[int]:
         """The steps of the client's half, down to the image."""
-        steps = self.sampling.client_steps or self._client_share(cut)
+        steps = self.sampling.client_steps or self._client_share(self.handover_step(cut))
         return sampling_timesteps(self.client_start_step(cut), 0, steps)
 
-    def _client_share(self, cut: int) -> int:
+    def _client_share(self, handover: int) -> int:
         """The client's part of `sampling.steps`, at least one where it has a part; 0 for every step."""
         total = self.sampling.steps
-        return max(1, round(total * cut / self.schedule.timesteps)) if total and cut else 0
+        return max(1, round(total * handover / self.schedule.timesteps)) if total and handover else 0
 
     def num_function_evaluations(self, grid: list[int], conditional: bool) -> int:
         """How often a network is called to carry images down the grid, if it is `conditional` on labels or not."""

@@ -137,7 +137,7 @@ class UploadBuffer:
             torch.arange(rows)[: max(1, int(most[client]))] + self.shares[client].begin
             for client, rows in sizes.items()
         ]
-        return LimitedRows(self, torch.cat(kept))
+        return LimitedRows(self, torch.cat(kept) if kept else torch.zeros(0, dtype=torch.int64))
 
     def labels_of(self, client: int) -> Tensor | None:
         """The labels that a client shared, (rows,) or (rows, A), or None."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flwr.app import ArrayRecord
+
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.collafuse import SampleHandoff, TrainReply, TrainRequest
 from collafuse_flwr.wire.common import TrainMetrics
@@ -14,7 +16,8 @@ class WeightsRequest:
     """One round's work: weights to go on from (empty: the client's own), and which to send back afterwards.
 
     `part` names the part of the network that is wanted (diffusion/partial_sharing.py), `want_averaged` asks for its
-    averaged weights too, because this round is evaluated.
+    averaged weights too, because this round is evaluated. `backbone` is what a fresh denoiser starts from, also in the
+    parts that are not shared; it is one object for all clients.
     """
 
     round: int
@@ -22,6 +25,7 @@ class WeightsRequest:
     weights: Weights
     part: str
     want_averaged: bool
+    backbone: ArrayRecord | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

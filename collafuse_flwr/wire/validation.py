@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from flwr.app import ArrayRecord
 from torch import Tensor
 
 from collafuse_flwr.core.errors import UploadError
@@ -86,6 +87,19 @@ def check_weights(what: str, weights: Weights, wanted: Weights) -> None:
         check_finite(what, {name: value})
         if name.endswith("running_var") and bool((value < 0).any()):
             raise UploadError(f"`{what}.{name}` holds variances, which must not be negative")
+
+
+def received_start(arrays: ArrayRecord | None) -> Weights | None:
+    """The weights that a fresh denoiser is to start from, as they came.
+
+    Raises:
+        UploadError: one of them is not finite, or too large.
+    """
+    if not arrays:
+        return None
+    weights = dict(arrays.to_torch_state_dict())
+    check_finite("backbone", weights)
+    return weights
 
 
 def check_finite(what: str, weights: Weights) -> None:

@@ -93,7 +93,7 @@ def test_every_criterion_is_allowed_with_its_target(criterion: str) -> None:
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_only_what_can_be_imported_may_be_a_path(name: str) -> None:
-    if name in ("model", "client.model", "dataset"):
+    if name in ("model", "client.model", "dataset", "public.dataset"):
         assert accepted(name, "package.module:factory") == "package.module:factory"
     elif name != "strategy":
         refused(name, "package.module:factory")

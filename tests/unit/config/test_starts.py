@@ -1,0 +1,34 @@
+"""Settings of starts, public images and hand-overs that do not go together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "reason"),
+    [
+        ({"public.dataset_path": "/data"}, "public.dataset_path", "its default when `public.dataset` is none"),
+        ({"public.max_images": 5}, "public.max_images", "its default when `public.dataset` is none"),
+        ({"start_from": "/run", "client.model": "nano"}, "client.model", "same when `start_from` names"),
+        ({"client.range": "all", "cut_ratio": 0.4, "sampling.handover_ratio": 0.3}, "sampling.handover_ratio", "above"),
+        (
+            {"client.range": "all", "upload.noise": "official", "sampling.handover_ratio": 0.5},
+            "sampling.handover_ratio",
+            "official",
+        ),
+        ({"sampling.handover_ratio": 0.5}, "sampling.handover_ratio", "unless `client.range` is all"),
+        ({"strategy": "local", "public.dataset": "digits"}, "public.dataset", "does not read it"),
+    ],
+)
+def test_a_start_or_hand_over_that_would_change_nothing_is_refused(
+    given: dict[str, Any], name: str, reason: str
+) -> None:
+    with pytest.raises(SettingError, match=reason) as refused:
+        Config.from_flat(given)
+    assert refused.value.name == name
