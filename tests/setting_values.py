@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from collafuse_flwr.config.config import SETTINGS, Config, setting_help, without_unread
 from collafuse_flwr.config.strategies import STRATEGIES
 from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.fields import plain
+from collafuse_flwr.data.settings import READ_BY
 from collafuse_flwr.privacy.settings import CRITERIA, CUT_POLICIES
 from tests.strategy_kinds import GANS, MIXED
 
@@ -164,10 +166,10 @@ def configs(draw: st.DrawFn) -> Config:
     flat["devices.profiles"] = "paper7"
     if policy != "by_device":
         flat["devices.profiles"] = draw(st.sampled_from(["", "paper7", ["2"] * (clients - 1) + ["1:2:3"]]))
-    if "celeba" not in flat["dataset"]:
-        flat["data.class_attribute"] = ""
-    if "imagefolder" not in flat["dataset"]:
-        flat["data.class_names"] = []
+    named = [flat["dataset"]] if isinstance(flat["dataset"], str) else flat["dataset"]
+    for name, readers in READ_BY.items():
+        if not set(named) & set(readers) and not any(":" in one for one in named):
+            flat[name] = plain(SPECS[name].default)
     flat["data.background"] = draw(st.sampled_from(["black", "white", "#102030"]))
     flat["data.window"] = draw(st.sampled_from([[], [0, 4095.5]]))
     flat |= {"data.missing_classes": [[1, 0.25], [0, 0.75]]}

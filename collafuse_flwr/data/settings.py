@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from collafuse_flwr.core.errors import SettingError
-from collafuse_flwr.core.fields import NumberPairs, Numbers, TextLists, Texts, setting
+from collafuse_flwr.core.fields import NumberPairs, Numbers, TextLists, Texts, plain, setting
 
 #: Data sets, by what they are on disk: nothing, our own forms, idx files, and what others publish.
 DATASETS = (
@@ -15,7 +15,17 @@ DATASETS = (
     *("cifar10", "celeba", "awa2", "brats2020", "medmnist"),
 )
 #: Settings that say how files become images: to a client the same images, read in two ways, would be different ones.
-READING = ("data.background", "data.window", "data.max_pixels", "data.on_bad_file", "data.class_names")
+READING = (
+    *("data.background", "data.window", "data.max_pixels", "data.on_bad_file", "data.class_names", "data.split"),
+)
+#: Settings that only some data sets read, and these; those of other packages may read any.
+READ_BY = {
+    "data.class_attribute": ("celeba",),
+    "data.class_names": ("imagefolder",),
+    "data.split": (
+        *("imagefolder", "npz", "mnist", "fashion_mnist", "kmnist", "notmnist", "cifar10", "celeba", "medmnist"),
+    ),
+}
 #: Ways to deal images by their classes alone.
 LABEL_PARTITIONS = ("iid", "dirichlet", "by_class", "drop_classes")
 
@@ -54,6 +64,9 @@ class DataConfig:
     )
     max_pixels: int = setting(178_956_970, "most pixels of an image before it is resized", low=1)
     on_bad_file: str = setting("refuse", "what is done about an image that cannot be read", choices=("refuse", "skip"))
+    split: str = setting(
+        "train", "images of which split are read, where a data set has several", choices=("train", "val", "test")
+    )
     class_names: Texts = setting(
         (), "the classes of a folder, where it may lack some; empty: those that have images in it"
     )
@@ -113,6 +126,22 @@ def changed_reading(config: DataConfig) -> frozenset[str]:
         if value != default[name]:
             changed.add(f"{name}=[{listed}]" if isinstance(value, tuple) else f"{name}={value}")
     return frozenset(changed)
+
+
+def check_read(config: DataConfig) -> None:
+    """Refuse a setting that none of the data sets reads.
+
+    Raises:
+        SettingError: it is not at its default.
+    """
+    if any(":" in name for name in config.dataset):
+        return
+    for name, readers in READ_BY.items():
+        own = name.removeprefix("data.")
+        value, default = getattr(config, own), getattr(DataConfig(), own)
+        if value != default and not set(readers) & set(config.dataset):
+            allowed = f"{plain(default) or 'empty'} unless `dataset` is {' or '.join(readers)}"
+            raise SettingError(name, plain(value), allowed)
 
 
 def background(config: DataConfig) -> tuple[int, int, int]:

@@ -16,12 +16,15 @@ from collafuse_flwr.data.image_io import ImageFiles
 from collafuse_flwr.data.images import UNLABELLED, LazyImageDataset
 from collafuse_flwr.data.report import DataReport
 from collafuse_flwr.data.settings import DataConfig
-from collafuse_flwr.data.validation import data_error, existing_path
+from collafuse_flwr.data.validation import data_error, existing_path, require_split
 
 EXPECTED = f"a folder of images, or one with a subfolder of them per class ({', '.join(sorted(EXTENSIONS))})"
-#: Folders that are splits of a set and not its classes; only the images in the first ones are read.
-TRAIN = ("train", "training")
-SPLITS = (*TRAIN, "val", "valid", "validation", "test", "testing")
+#: What folders are called that are splits of a set and not its classes.
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
 #: What macOS leaves in archives beside the files.
 LEFT_BEHIND = "__MACOSX"
 
@@ -29,8 +32,8 @@ LEFT_BEHIND = "__MACOSX"
 def load_folder(config: DataConfig) -> LazyImageDataset:
     """List the images below `dataset_path`, by class in order of their names; a folder without subfolders is one class.
 
-    Hidden files and folders are skipped. Of `train`, `val` and `test` only the first is read. Subfolders without images
-    are no classes, unless `data.class_names` lists them, so that clients with folders of their own agree on the
+    Hidden files and folders are skipped. Of `train`, `val` and `test` only `data.split` is read. Subfolders without
+    images are no classes, unless `data.class_names` lists them, so that clients with folders of their own agree on the
     classes.
 
     Raises:
@@ -50,7 +53,7 @@ def list_classes(config: DataConfig, root: Path, expected: str, skipped: Collect
     if not os.path.isdir(root):
         raise data_error(config, f"this is not a folder; expected {expected}")
     try:
-        split = _training_split(root)
+        split = split_folder(config, root)
         listing = _Listing.of(split or root, skipped)
     except OSError as error:
         raise data_error(config, f"it cannot be listed ({error.strerror}: {error.filename})") from None
@@ -92,12 +95,19 @@ class _Listing:
         return cls(classes, [path for path in everything if path not in read])
 
 
-def _training_split(root: Path) -> Path | None:
-    """The folder of the training images, if all subfolders are splits."""
+def split_folder(config: DataConfig, root: Path) -> Path | None:
+    """The folder of the images of `data.split`, if all subfolders are splits; None if there are no splits.
+
+    Raises:
+        OSError: it cannot be listed.
+        SettingError: there are others, or none, and `data.split` is not train.
+    """
     folders = _folders(root)
-    if not all(name.lower() in SPLITS for name in folders):
-        return None
-    return next((root / name for name in folders if name.lower() in TRAIN), None)
+    found = {own: name for name in folders for own, names in SPLITS.items() if name.lower() in names}
+    if len(found) == len(folders) and config.split in found:
+        return root / found[config.split]
+    require_split(config, config.split == "train", folders)
+    return None
 
 
 def _folders(root: Path) -> list[str]:

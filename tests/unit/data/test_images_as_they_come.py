@@ -187,6 +187,17 @@ def test_splits_are_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
     assert f"only the images in {names[0]} are read" in images.report.lines[0]
 
 
+def test_the_split_is_a_setting(tmp_path: Path) -> None:
+    for i, name in enumerate(("train", "Validation", "test")):
+        write_png(tmp_path / name / "a" / "0.png", np.full((8, 8), i, np.uint8))
+    for i, split in enumerate(("train", "val", "test")):
+        images = loaded(tmp_path, split=split)
+        assert int(images.images.max()) == i
+        assert f"only the images in {('train', 'Validation', 'test')[i]} are read" in images.report.lines[0]
+    with pytest.raises(SettingError, match=r"^`data.split` = 'test' .* in it is a$"):
+        loaded(tmp_path / "train", split="test")
+
+
 def test_a_class_beside_a_split_makes_it_a_class(tmp_path: Path) -> None:
     write_png(tmp_path / "train" / "0.png", pixels(8, 8))
     write_png(tmp_path / "bus" / "0.png", pixels(8, 8) // 2)
