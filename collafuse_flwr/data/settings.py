@@ -10,21 +10,25 @@ from collafuse_flwr.core.fields import NumberPairs, Numbers, TextLists, Texts, p
 
 #: Data sets, by what they are on disk: nothing, our own forms, idx files, and what others publish.
 DATASETS = (
-    *("digits", "imagefolder", "npz"),
+    *("digits", "imagefolder", "npz", "hf"),
     *("mnist", "fashion_mnist", "kmnist", "notmnist"),
-    *("cifar10", "celeba", "awa2", "brats2020", "medmnist"),
+    *("cifar10", "cifar100", "celeba", "awa2", "brats2020", "medmnist"),
 )
 #: Settings that say how files become images: to a client the same images, read in two ways, would be different ones.
 READING = (
     *("data.background", "data.window", "data.max_pixels", "data.on_bad_file", "data.class_names", "data.split"),
+    *("data.image_column", "data.label_column"),
 )
 #: Settings that only some data sets read, and these; those of other packages may read any.
 READ_BY = {
     "data.class_attribute": ("celeba",),
-    "data.class_names": ("imagefolder",),
+    "data.class_names": ("imagefolder", "hf"),
     "data.split": (
-        *("imagefolder", "npz", "mnist", "fashion_mnist", "kmnist", "notmnist", "cifar10", "celeba", "medmnist"),
+        *("imagefolder", "npz", "hf", "mnist", "fashion_mnist", "kmnist", "notmnist"),
+        *("cifar10", "cifar100", "celeba", "medmnist"),
     ),
+    "data.image_column": ("hf",),
+    "data.label_column": ("hf",),
 }
 #: Ways to deal images by their classes alone.
 LABEL_PARTITIONS = ("iid", "dirichlet", "by_class", "drop_classes")
@@ -67,8 +71,11 @@ class DataConfig:
     split: str = setting(
         "train", "images of which split are read, where a data set has several", choices=("train", "val", "test")
     )
+    image_column: str = setting("", "column of the images in hf; empty: the only one that can be meant")
+    label_column: str = setting("", "column of the classes in hf; empty: the only one that can be meant")
     class_names: Texts = setting(
-        (), "the classes of a folder, where it may lack some; empty: those that have images in it"
+        (),
+        "the classes of a set that has them by name, where it may lack some; empty: those that have images in it",
     )
     cache_path: str = setting("", "folder for decoded images; empty: collafuse_flwr in the user's cache")
     partition: str = setting(
