@@ -36,6 +36,7 @@ NEEDED: dict[str, dict[str, object]] = {
     "sampling.guidance_scale": {"train.cfg_dropout": 0.1},
     "upload.draws_per_image": {"upload.noise": "fixed"},
     "data.split": {"dataset": "imagefolder"},
+    "data.slice_axis": {"dataset": "nifti"},
 }
 #: A strategy of another package, as `strategy=tests.setting_values:OWN` names it.
 OWN = replace(STRATEGIES["fedavg"], name="own", about="of another package")

@@ -8,7 +8,7 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.config.gan_checks import check_gan
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.sequential_halving import SequentialHalving, fewest_pulls
-from collafuse_flwr.data.settings import background, check_read, missing_classes, size_skew, window
+from collafuse_flwr.data.settings import background, check_read, missing_classes, size_skew, slices, window
 from collafuse_flwr.privacy.settings import CRITERIA, MIN_NOISE_MULTIPLIER
 
 
@@ -32,6 +32,7 @@ def check_together(config: Config) -> None:
     check_read(config.data)
     background(config.data)
     window(config.data)
+    slices(config.data)
     missing_classes(config.data)
     size_skew(config.data)
     n, least = config.run.num_supernodes, config.federation.min_available_nodes

@@ -20,10 +20,12 @@ from collafuse_flwr.data.loaders.awa2 import load_awa2
 from collafuse_flwr.data.loaders.brats import load_brats2020
 from collafuse_flwr.data.loaders.celeba import load_celeba
 from collafuse_flwr.data.loaders.cifar import load_cifar
+from collafuse_flwr.data.loaders.dicom import load_dicom
 from collafuse_flwr.data.loaders.hf import load_hf
 from collafuse_flwr.data.loaders.imagefolder import load_folder
 from collafuse_flwr.data.loaders.medmnist import load_medmnist
 from collafuse_flwr.data.loaders.mnist import load_idx, load_notmnist
+from collafuse_flwr.data.loaders.nifti import load_nifti
 from collafuse_flwr.data.loaders.npz import load_archive
 from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.data.validation import data_error
@@ -57,6 +59,8 @@ LOADERS: dict[str, Callable[[DataConfig], LazyImageDataset]] = {
     "awa2": load_awa2,
     "brats2020": load_brats2020,
     "medmnist": load_medmnist,
+    "nifti": load_nifti,
+    "dicom": load_dicom,
 }
 
 

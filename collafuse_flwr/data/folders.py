@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.data.image_decoding import HEIC, has_heic
+from collafuse_flwr.data.report import DataReport
 from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.data.validation import require_split
 
@@ -63,6 +67,26 @@ def told_split(root: Path, split: Path | None) -> tuple[str, ...]:
     if split is None:
         return ()
     return (f"{', '.join(subfolders(root))} are splits and no classes: only the images in {split.name} are read",)
+
+
+def unread_report(paths: Sequence[str]) -> DataReport:
+    """What is to be said of files that are not read."""
+    if not paths:
+        return DataReport()
+    return DataReport((f"files that are not read{told_endings(paths)}",), {"not_read": list(paths)})
+
+
+def told_endings(paths: Iterable[str]) -> str:
+    """The endings of files, and how often each is there; where the plug-in would read some, its name."""
+    endings = Counter(ending(path) or "without ending" for path in paths)
+    said = ", ".join(f"{count} {own}" for own, count in endings.most_common())
+    hint = "; the plug-in pillow-heif reads HEIC" if HEIC & endings.keys() and not has_heic() else ""
+    return f" ({said}{hint})" if said else ""
+
+
+def ending(path: str) -> str:
+    """The ending of a file's name in lower case, with its dot."""
+    return os.path.splitext(path)[1].lower()
 
 
 def named_classes(config: DataConfig, found: tuple[str, ...]) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 Colour: TypeAlias = tuple[int, int, int]
+#: Which values become black and white.
+Window: TypeAlias = tuple[float, float]
 #: An image as it is stored: a file, or the bytes of one.
 Encoded: TypeAlias = Path | bytes
 
@@ -69,7 +71,7 @@ class DeepValues:
     values: NDArray[np.float64]
     opacity: NDArray[np.float64]
 
-    def visible_range(self) -> tuple[float, float] | None:
+    def visible_range(self) -> Window | None:
         """The least and the largest value that shows; None if there is none."""
         seen = self.values[np.broadcast_to(self.opacity > 0, self.values.shape)]
         finite = seen[np.isfinite(seen)]
@@ -82,7 +84,7 @@ class DeepValues:
         return laid.round().astype(np.uint8)
 
 
-def scale_to_bytes(values: NDArray[np.floating], window: tuple[float, float]) -> NDArray[np.uint8]:
+def scale_to_bytes(values: NDArray[np.floating], window: Window) -> NDArray[np.uint8]:
     """Values of any shape as grey: low and below become 0, high and above 255, and what is no number 0."""
     low, high = window
     share = (values - low) / (high - low) if high > low else np.zeros_like(values)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from collafuse_flwr.core.errors import DataError
-from collafuse_flwr.data.image_decoding import scale_to_bytes
+from collafuse_flwr.data.image_decoding import Window, scale_to_bytes
 from collafuse_flwr.data.images import UNLABELLED, ImageMetadata, LazyImageDataset, center_crop_resize
 from collafuse_flwr.data.report import DataReport
 from collafuse_flwr.data.settings import DataConfig, window
@@ -89,19 +89,21 @@ def slice_dataset(
     return LazyImageDataset(labels, classes, read, files, metadata, native_sides, report)
 
 
-def scaled_slices(config: DataConfig, values: NDArray[np.floating], path: Path) -> NDArray[np.uint8]:
-    """Values of slices of one volume as grey: by `data.window`, or else by their own range.
+def scaled_slices(
+    values: NDArray[np.floating], stated: Window | None, config: DataConfig, path: Path
+) -> NDArray[np.uint8]:
+    """Values of slices of one volume as grey: `stated` ones become black and white, or else its own range does.
 
     Raises:
-        DataError: they are all the same.
+        DataError: nothing is stated, and they are all the same.
     """
-    own = window(config) or own_range(values)
-    if not own[0] < own[1]:
+    low, high = stated or own_range(values)
+    if not low < high:
         raise data_error(config, f"{path} has the same value in all voxels of the slices that are used")
-    return scale_to_bytes(values, own)
+    return scale_to_bytes(values, (low, high))
 
 
-def own_range(values: NDArray[np.floating]) -> tuple[float, float]:
+def own_range(values: NDArray[np.floating]) -> Window:
     """What becomes black and white of a volume where nothing is stated; twice 0 where no value is finite."""
     finite = values[np.isfinite(values)]
     if not finite.size:
@@ -110,11 +112,40 @@ def own_range(values: NDArray[np.floating]) -> tuple[float, float]:
     return low, high
 
 
-def scaling_line(config: DataConfig, otherwise: str) -> str:
-    """What is to be said of how grey the slices are."""
-    if stated := window(config):
-        return f"values from {stated[0]:g} to {stated[1]:g} (`data.window`) become black to white"
-    return f"`data.window` is empty: each volume is scaled to {otherwise}"
+class VolumeReport:
+    """What is to be said of volumes; `own_range` is what each is scaled to where no window is stated."""
+
+    def __init__(self, config: DataConfig, own_range: str) -> None:
+        self._config, self._own_range = config, own_range
+        self._left_out: list[str] = []
+
+    def leave_out(self, path: Path, error: DataError) -> None:
+        """Note a volume that cannot be read.
+
+        Raises:
+            DataError: the `error`, unless such volumes are skipped.
+        """
+        if self._config.on_bad_file != "skip":
+            raise error
+        self._left_out.append(str(path))
+
+    def report(self, volumes: Sequence[Volume]) -> DataReport:
+        """All of it.
+
+        Raises:
+            DataError: there are no volumes.
+        """
+        if not volumes:
+            raise data_error(self._config, "none of its volumes can be read")
+        patients = len({volume.patient for volume in volumes})
+        counted = f"{sum(volume.count for volume in volumes)} slices of {len(volumes)} volumes of {patients} patients"
+        stated = window(self._config)
+        scaled = f"{stated[0]:g} to {stated[1]:g} (`data.window`) become" if stated else f"{self._own_range} becomes"
+        lines, facts = [f"{counted}: of each volume {scaled} black to white"], {}
+        if self._left_out:
+            lines.append(f"{len(self._left_out)} volumes cannot be read and are left out, as {self._left_out[0]} is")
+            facts["left_out"] = self._left_out
+        return DataReport(tuple(lines), facts)
 
 
 def _check_sizes(config: DataConfig, volumes: Sequence[Volume]) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from collafuse_flwr.data.folders import files_below, named_classes, split_folder, subfolders, told_split
+from collafuse_flwr.data.folders import (
+    ending,
+    files_below,
+    named_classes,
+    split_folder,
+    subfolders,
+    told_endings,
+    told_split,
+    unread_report,
+)
 from collafuse_flwr.data.image_decoding import EXTENSIONS, HEIC, has_heic
 from collafuse_flwr.data.image_io import ImageFiles
 from collafuse_flwr.data.images import UNLABELLED, LazyImageDataset
@@ -50,7 +58,7 @@ def list_classes(config: DataConfig, root: Path, expected: str, skipped: Collect
     except OSError as error:
         raise data_error(config, f"it cannot be listed ({error.strerror}: {error.filename})") from None
     if not any(listing.classes.values()):
-        raise data_error(config, f"there are no images in it{_said(listing.other)}; expected {expected}")
+        raise data_error(config, f"there are no images in it{told_endings(listing.other)}; expected {expected}")
     names = named_classes(config, tuple(name for name, paths in listing.classes.items() if paths))
     files = [(path, label) for label, name in enumerate(names) for path in listing.classes.get(name, ())]
     pixels = ImageFiles(config, [path for path, _ in files])
@@ -77,9 +85,9 @@ class _Listing:
         """
         wanted = EXTENSIONS | HEIC if has_heic() else EXTENSIONS
         found = {name: _below(root / name, skipped) for name in subfolders(root)}
-        classes = {name: [path for path in paths if _ending(path) in wanted] for name, paths in found.items()}
+        classes = {name: [path for path in paths if ending(path) in wanted] for name, paths in found.items()}
         besides = [entry.path for entry in sorted(os.scandir(root), key=lambda own: own.name) if _is_seen_file(entry)]
-        here = [path for path in besides if _ending(path) in wanted]
+        here = [path for path in besides if ending(path) in wanted]
         if here and not any(classes.values()):
             classes = {UNLABELLED: here}
         read = {path for paths in classes.values() for path in paths}
@@ -97,24 +105,9 @@ def _below(folder: Path, skipped: Collection[str]) -> list[str]:
     return [path for path in paths if os.path.relpath(path, folder.parent).replace(os.sep, "/") not in skipped]
 
 
-def _ending(path: str) -> str:
-    return os.path.splitext(path)[1].lower()
-
-
 def _report(root: Path, split: Path | None, listing: _Listing, names: Collection[str]) -> DataReport:
     """What is to be said of the files and folders that are not read."""
-    lines, facts = [*told_split(root, split)], {}
+    lines = [*told_split(root, split)]
     if empty := [name for name, paths in listing.classes.items() if not paths and name not in names]:
         lines.append(f"folders without images are no classes: {', '.join(empty)}")
-    if listing.other:
-        lines.append(f"files that are not read{_said(listing.other)}")
-        facts["not_read"] = listing.other
-    return DataReport(tuple(lines), facts)
-
-
-def _said(paths: Iterable[str]) -> str:
-    """The endings of files, and how often each is there; where the plug-in would read some, its name."""
-    endings = Counter(_ending(path) or "without ending" for path in paths)
-    said = ", ".join(f"{count} {ending}" for ending, count in endings.most_common())
-    hint = "; the plug-in pillow-heif reads HEIC" if HEIC & endings.keys() and not has_heic() else ""
-    return f" ({said}{hint})" if said else ""
+    return DataReport(tuple(lines)) + unread_report(listing.other)

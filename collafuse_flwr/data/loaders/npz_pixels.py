@@ -6,21 +6,18 @@ import functools
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from collafuse_flwr.core.progress import counted
-from collafuse_flwr.data.image_decoding import scale_to_bytes
+from collafuse_flwr.data.image_decoding import Window, scale_to_bytes
 from collafuse_flwr.data.images import ImageMetadata, LazyImageDataset
 from collafuse_flwr.data.loaders.npz_archive import Archive, Rows
 from collafuse_flwr.data.report import DataReport
 from collafuse_flwr.data.settings import window
 from collafuse_flwr.data.validation import data_error
-
-Window: TypeAlias = tuple[float, float]
 
 #: Numbers of channels that images may have.
 CHANNELS = (1, 3)
