@@ -137,7 +137,7 @@ def _classes(config: DataConfig, table: Dataset, column: str) -> tuple[Tensor, t
     if not column:
         return torch.zeros(count, dtype=torch.int64), (UNLABELLED,)
     values, names = np.array(table[column][:]), getattr(table.features[column], "names", None)
-    if values.dtype.kind == "U":
+    if values.dtype.kind in "Ub":
         names, values = np.unique(values, return_inverse=True)
     # Without names, more classes than images are taken for a mistake, as in an archive.
     labels = checked_labels(config, values, count, count if names is None else len(names))

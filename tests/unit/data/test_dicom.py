@@ -10,7 +10,7 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
 
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.datasets import load_images
@@ -113,6 +113,17 @@ def test_several_frames_in_a_file_are_slices(tmp_path: Path) -> None:
     write(tmp_path / "a", values, "1", NumberOfFrames=5)
     images = loaded(tmp_path, window=(-1024.0, 1976.0))
     assert np.abs(images.images[:, 0].numpy() - values / 3000 * 255).max() <= 0.51
+
+
+def test_compressed_files_are_read(tmp_path: Path) -> None:
+    values = stored(1, 8, 8)
+    write(tmp_path / "a", values, "1")
+    plain = loaded(tmp_path).images
+    own = pydicom.dcmread(tmp_path / "a")
+    own.compress(RLELossless)
+    own.save_as(tmp_path / "a")
+    assert pydicom.dcmread(tmp_path / "a").file_meta.TransferSyntaxUID == RLELossless
+    assert np.array_equal(loaded(tmp_path).images.numpy(), plain.numpy())
 
 
 def test_patients_without_a_name_are_known_by_their_study(tmp_path: Path) -> None:

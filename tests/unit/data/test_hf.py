@@ -97,7 +97,11 @@ def test_columns_are_named_where_several_can_be_meant(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("values", "kind", "names"),
-    [([2, 0, 1, 0], "int32", ("0", "1", "2")), (["b", "a", "c", "a"], "string", ("a", "b", "c"))],
+    [
+        ([2, 0, 1, 0], "int32", ("0", "1", "2")),
+        (["b", "a", "c", "a"], "string", ("a", "b", "c")),
+        ([True, False, True, True], "bool", ("False", "True")),
+    ],
 )
 def test_classes_may_be_numbers_or_text(values: list[Any], kind: str, names: tuple[str, ...], tmp_path: Path) -> None:
     root = tmp_path / "set"

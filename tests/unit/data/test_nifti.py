@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.datasets import load_images
-from collafuse_flwr.data.federated import federation_data
+from collafuse_flwr.data.federated import federation_data, load_client_data
 from collafuse_flwr.data.images import ImageSet
 from collafuse_flwr.data.settings import DataConfig, slices
 from tests.unit.data.sets import at, in_chunks, refused
@@ -54,6 +54,16 @@ def test_folders_are_patients_and_slices_their_images(tmp_path: Path) -> None:
     (client,) = federation_data(config, 1, 0).partitions
     patients = images.metadata.groups["patient"]
     assert not set(patients[client.train].tolist()) & set(patients[client.held_out].tolist())
+
+
+def test_a_deployed_client_holds_out_whole_patients(tmp_path: Path) -> None:
+    for i in range(6):
+        write(tmp_path / "scans" / f"p{i // 2}" / f"{i}.nii", voxels(i))
+    config = at("nifti", tmp_path, image_size=8)
+    own = load_client_data(config, b"1" * 16, str(tmp_path / "scans"), str(tmp_path / "cache"))
+    train, held_out = (set(part.metadata.groups["patient"].tolist()) for part in (own.train, own.held_out))
+    assert train | held_out == {0, 1, 2}
+    assert not train & held_out
 
 
 @pytest.mark.parametrize("signs", [(-1, -1, 1), (1, 1, -1)])
