@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from collafuse_flwr.data.folders import SPLITS, named_classes
 from collafuse_flwr.data.image_cache import cache_folder
 from collafuse_flwr.data.image_decoding import Encoded
 from collafuse_flwr.data.image_io import ImageFiles
-from collafuse_flwr.data.images import UNLABELLED, LazyImageDataset
+from collafuse_flwr.data.images import GROUPS, INSEPARABLE, UNLABELLED, ImageMetadata, LazyImageDataset
 from collafuse_flwr.data.report import DataReport
 from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.data.validation import checked_labels, data_error, existing_path, require_split
@@ -100,16 +100,19 @@ def from_table(config: DataConfig, table: Dataset, image_column: str, label_colu
         raise data_error(config, f"no column holds images, of {', '.join(features)}")
     labels, names = _classes(config, table, label)
     images, files = _images(config, table, image)
-    unread = ", ".join(name for name in features if name not in (image, label))
-    line = f"images are of column {image}, classes of {label or 'none'}" + (f"; not read: {unread}" if unread else "")
+    groups = {own: name for name in others if (own := name.lower().removesuffix("_id")) in GROUPS}
+    read = {"images": image, **({"classes": label} if label else {}), **groups}
+    unread = ", ".join(name for name in features if name not in read.values())
+    line = ", ".join(f"{what} of column {name}" for what, name in read.items())
     return LazyImageDataset(
         labels,
         names,
         images.read,
         files,
-        native_sides=images.native_sides,
-        report=DataReport((line,)),
-        survey=images.survey,
+        _metadata(config, table, groups),
+        images.native_sides,
+        DataReport((f"{line}; not read: {unread}" if unread else line,)),
+        images.survey,
     )
 
 
@@ -144,6 +147,17 @@ def _classes(config: DataConfig, table: Dataset, column: str) -> tuple[Tensor, t
     found = tuple(map(str, range(int(labels.max()) + 1) if names is None else names))
     classes = named_classes(config, found)
     return torch.tensor([classes.index(name) for name in found])[labels], classes
+
+
+def _metadata(config: DataConfig, table: Dataset, columns: Mapping[str, str]) -> ImageMetadata:
+    """Which person or patient each image is of, by the columns that say it."""
+    groups = {}
+    for own, name in columns.items():
+        values = np.array(table[name][:])
+        if values.dtype.kind not in "iuU" or values.ndim != 1:
+            raise data_error(config, f"column {name} has values that are neither whole numbers nor text, or lacks some")
+        groups[own] = torch.from_numpy(np.unique(values, return_inverse=True)[1].astype(np.int64))
+    return ImageMetadata(groups=groups, group_key=INSEPARABLE if INSEPARABLE in groups else "")
 
 
 def _images(config: DataConfig, table: Dataset, column: str) -> tuple[ImageFiles, Callable[[Tensor], Iterable[Path]]]:

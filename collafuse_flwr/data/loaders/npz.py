@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from collafuse_flwr.data.images import UNLABELLED, ImageMetadata, LazyImageDataset
+from collafuse_flwr.data.images import GROUPS, INSEPARABLE, UNLABELLED, ImageMetadata, LazyImageDataset
 from collafuse_flwr.data.loaders.npz_archive import Archive
 from collafuse_flwr.data.loaders.npz_pixels import Pixels
 from collafuse_flwr.data.settings import DataConfig
@@ -18,8 +18,6 @@ EXPECTED = (
     "`classes`, their names, `identity` or `patient`, numbers or text of shape (N,), `attributes`, 0 or 1 of shape "
     "(N, A), and `attribute_names`"
 )
-#: Arrays that say which person or patient an image is of; those of one patient are never separated.
-GROUPS, INSEPARABLE = ("identity", "patient"), "patient"
 
 
 def load_archive(config: DataConfig) -> LazyImageDataset:

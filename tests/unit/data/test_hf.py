@@ -55,7 +55,7 @@ def test_a_data_set_on_disk_is_read(save: Callable[[datasets.Dataset, Path], Non
     assert np.array_equal(images.images[:, 0].numpy(), written)
     assert images.labels.tolist() == [1, 0, 0] * 3
     assert images.class_names == ("cat", "dog")
-    assert images.report.lines == ("images are of column image, classes of label; not read: hospital",)
+    assert images.report.lines == ("images of column image, classes of column label; not read: hospital",)
     assert torch.equal(in_chunks(replace(at("hf", root), cache_path=str(tmp_path / "cache")), 4), images.images)
     if save is save_to_disk:
         with pytest.raises(SettingError, match=r"^`data.split` = 'val' .* in it is train$"):
@@ -113,6 +113,22 @@ def test_classes_may_be_numbers_or_text(values: list[Any], kind: str, names: tup
     assert [named.class_names[label] for label in named.labels] == [str(value) for value in values]
     with pytest.raises(SettingError, match=r"^`data.class_names` = "):
         loaded(root, class_names=names[1:])
+
+
+def test_columns_of_patients_keep_their_images_together(tmp_path: Path) -> None:
+    root, patients = tmp_path / "set", ["b", "a", "b", "c"]
+    text = datasets.Value("string")
+    table(pixels(4, 8, 8), Patient_ID=(patients, text), identity=([3, 3, 1, 1], datasets.Value("int64"))).save_to_disk(
+        root
+    )
+    images = loaded(root)
+    assert images.metadata.groups["patient"].tolist() == [1, 0, 1, 2]
+    assert images.metadata.groups["identity"].tolist() == [1, 1, 0, 0]
+    assert images.metadata.group_key == "patient"
+    line = "images of column image, patient of column Patient_ID, identity of column identity"
+    assert images.report.lines == (line,)
+    table(pixels(2, 8, 8), patient=(["a", None], text)).save_to_disk(tmp_path / "lacking")
+    refused(at("hf", tmp_path / "lacking"), "column patient has values that are neither", "or lacks some")
 
 
 def test_images_are_read_as_others_are(tmp_path: Path) -> None:
