@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from collafuse_flwr.config.config import SETTINGS, Config, setting_help, without_unread
 from collafuse_flwr.config.strategies import STRATEGIES
 from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.fields import plain
+from collafuse_flwr.data.settings import READ_BY
 from collafuse_flwr.privacy.settings import CRITERIA, CUT_POLICIES
 from tests.strategy_kinds import GANS, MIXED
 
@@ -33,6 +35,8 @@ NEEDED: dict[str, dict[str, object]] = {
     "diffusion.timesteps": {"cut_ratio": 1.0},
     "sampling.guidance_scale": {"train.cfg_dropout": 0.1},
     "upload.draws_per_image": {"upload.noise": "fixed"},
+    "data.split": {"dataset": "imagefolder"},
+    "data.slice_axis": {"dataset": "nifti"},
 }
 #: A strategy of another package, as `strategy=tests.setting_values:OWN` names it.
 OWN = replace(STRATEGIES["fedavg"], name="own", about="of another package")
@@ -164,17 +168,11 @@ def configs(draw: st.DrawFn) -> Config:
     flat["devices.profiles"] = "paper7"
     if policy != "by_device":
         flat["devices.profiles"] = draw(st.sampled_from(["", "paper7", ["2"] * (clients - 1) + ["1:2:3"]]))
-    if "celeba" not in flat["dataset"]:
-        flat["data.class_attribute"] = ""
-    if "imagefolder" not in flat["dataset"]:
-        flat["data.class_names"] = []
-    if flat["public.dataset"] == "none":
-        flat |= {"public.dataset_path": "", "public.max_images": 0}
-    if flat["client.model"] not in ("same", flat["model"]):
-        flat["start_from"] = ""
-    # A hand-over is above every cut.
-    handovers = st.just(0.0) if flat["upload.noise"] == "official" else st.sampled_from([0.0, 1.0])
-    flat["sampling.handover_ratio"] = draw(handovers)
+    flat |= _starts(draw, flat)
+    named = [flat["dataset"]] if isinstance(flat["dataset"], str) else flat["dataset"]
+    for name, readers in READ_BY.items():
+        if not set(named) & set(readers) and not any(":" in one for one in named):
+            flat[name] = plain(SPECS[name].default)
     flat["data.background"] = draw(st.sampled_from(["black", "white", "#102030"]))
     flat["data.window"] = draw(st.sampled_from([[], [0, 4095.5]]))
     flat |= {"data.missing_classes": [[1, 0.25], [0, 0.75]]}
@@ -192,6 +190,18 @@ def configs(draw: st.DrawFn) -> Config:
     if flat["data.conditioning"] == "none" or not flat["train.cfg_dropout"]:
         flat["sampling.guidance_scale"] = 1.0
     return Config.from_flat(without_unread(flat))
+
+
+def _starts(draw: st.DrawFn, flat: dict[str, Any]) -> dict[str, Any]:
+    """What networks start from, learn beside uploads, and hand over, where the other settings allow it."""
+    # A hand-over is above every cut.
+    above = st.just(0.0) if flat["upload.noise"] == "official" else st.sampled_from([0.0, 1.0])
+    own: dict[str, Any] = {"sampling.handover_ratio": draw(above)}
+    if flat["public.dataset"] == "none":
+        own |= {"public.dataset_path": "", "public.max_images": 0}
+    if flat["client.model"] not in ("same", flat["model"]):
+        own["start_from"] = ""
+    return own
 
 
 def refused(name: str, value: object) -> SettingError:

@@ -8,7 +8,7 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.config.gan_checks import check_gan
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.sequential_halving import SequentialHalving, fewest_pulls
-from collafuse_flwr.data.settings import NO_DATASET, background, missing_classes, size_skew, window
+from collafuse_flwr.data.settings import NO_DATASET, background, check_read, missing_classes, size_skew, slices, window
 from collafuse_flwr.privacy.settings import CRITERIA, MIN_NOISE_MULTIPLIER
 
 
@@ -29,13 +29,11 @@ def check_together(config: Config) -> None:
         raise SettingError("cut.policy", "by_device", allowed)
     if config.spec.is_gan:
         check_gan(config)
-    if config.data.class_attribute and "celeba" not in config.data.dataset:
-        raise SettingError("data.class_attribute", config.data.class_attribute, "empty unless `dataset` is celeba")
-    if config.data.class_names and "imagefolder" not in config.data.dataset:
-        raise SettingError("data.class_names", list(config.data.class_names), "empty unless `dataset` is imagefolder")
     _check_starts(config)
+    check_read(config.data)
     background(config.data)
     window(config.data)
+    slices(config.data)
     missing_classes(config.data)
     size_skew(config.data)
     n, least = config.run.num_supernodes, config.federation.min_available_nodes

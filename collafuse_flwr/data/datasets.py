@@ -19,10 +19,13 @@ from collafuse_flwr.data.images import ImageSet, LazyImageDataset
 from collafuse_flwr.data.loaders.awa2 import load_awa2
 from collafuse_flwr.data.loaders.brats import load_brats2020
 from collafuse_flwr.data.loaders.celeba import load_celeba
-from collafuse_flwr.data.loaders.cifar import load_cifar10
+from collafuse_flwr.data.loaders.cifar import load_cifar
+from collafuse_flwr.data.loaders.dicom import load_dicom
+from collafuse_flwr.data.loaders.hf import load_hf
 from collafuse_flwr.data.loaders.imagefolder import load_folder
 from collafuse_flwr.data.loaders.medmnist import load_medmnist
 from collafuse_flwr.data.loaders.mnist import load_idx, load_notmnist
+from collafuse_flwr.data.loaders.nifti import load_nifti
 from collafuse_flwr.data.loaders.npz import load_archive
 from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.data.validation import data_error
@@ -45,15 +48,19 @@ LOADERS: dict[str, Callable[[DataConfig], LazyImageDataset]] = {
     "digits": load_digits,
     "imagefolder": load_folder,
     "npz": load_archive,
+    "hf": load_hf,
     "mnist": load_idx,
     "fashion_mnist": load_idx,
     "kmnist": load_idx,
     "notmnist": load_notmnist,
-    "cifar10": load_cifar10,
+    "cifar10": load_cifar,
+    "cifar100": load_cifar,
     "celeba": load_celeba,
     "awa2": load_awa2,
     "brats2020": load_brats2020,
     "medmnist": load_medmnist,
+    "nifti": load_nifti,
+    "dicom": load_dicom,
 }
 
 

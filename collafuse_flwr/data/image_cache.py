@@ -135,7 +135,11 @@ def _report(source: LazyImageDataset, keep: Tensor, pixels: NDArray[np.uint8], s
     def name(row: int) -> str:
         index = int(keep[row])
         paths = [str(path) for path in source.files(keep[row : row + 1])]
-        return paths[0] if own else " of ".join([f"image {index}", *(Path(path).name for path in paths[:1])])
+        return (
+            paths[0]
+            if own and len(paths) == 1
+            else " of ".join([f"image {index}", *(Path(path).name for path in paths[:1])])
+        )
 
     return surveyed + reading_report(pixels, sides.numpy(), name)
 

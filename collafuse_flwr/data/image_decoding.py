@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +17,10 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 Colour: TypeAlias = tuple[int, int, int]
+#: Which values become black and white.
+Window: TypeAlias = tuple[float, float]
+#: An image as it is stored: a file, or the bytes of one.
+Encoded: TypeAlias = Path | bytes
 
 #: Files that are taken for images, by their endings. HEIC needs the plug-in pillow-heif.
 EXTENSIONS = frozenset(
@@ -66,7 +71,7 @@ class DeepValues:
     values: NDArray[np.float64]
     opacity: NDArray[np.float64]
 
-    def visible_range(self) -> tuple[float, float] | None:
+    def visible_range(self) -> Window | None:
         """The least and the largest value that shows; None if there is none."""
         seen = self.values[np.broadcast_to(self.opacity > 0, self.values.shape)]
         finite = seen[np.isfinite(seen)]
@@ -79,7 +84,7 @@ class DeepValues:
         return laid.round().astype(np.uint8)
 
 
-def scale_to_bytes(values: NDArray[np.floating], window: tuple[float, float]) -> NDArray[np.uint8]:
+def scale_to_bytes(values: NDArray[np.floating], window: Window) -> NDArray[np.uint8]:
     """Values of any shape as grey: low and below become 0, high and above 255, and what is no number 0."""
     low, high = window
     share = (values - low) / (high - low) if high > low else np.zeros_like(values)
@@ -97,8 +102,8 @@ def has_heic() -> bool:
 
 
 @contextmanager
-def opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
-    """An image file of which the header is read.
+def opened(encoded: Encoded, max_pixels: int) -> Iterator[Image.Image]:
+    """An image of which the header is read.
 
     Raises:
         ValueError: it has more pixels than `max_pixels`.
@@ -107,7 +112,7 @@ def opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     with _OPENING:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(path)
+            image = Image.open(_stream(encoded))
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
@@ -130,7 +135,7 @@ def read_pixels(image: Image.Image, background: Colour, grey: bool) -> NDArray[n
     return np.array(plain.convert("L"))[..., None]
 
 
-def read_deep(image: Image.Image, path: Path) -> DeepValues:
+def read_deep(image: Image.Image, encoded: Encoded) -> DeepValues:
     """The values of an image of more than 8 bits.
 
     Raises:
@@ -143,7 +148,7 @@ def read_deep(image: Image.Image, path: Path) -> DeepValues:
     if image.mode not in {"RGB", "RGBA"} or None in low_bytes:
         raise ValueError("its 16 bits a channel are read of grey, RGB and RGBA alone, and of PNG and TIFF")
     # Pillow keeps one byte of two: the upper one, or, told that the file has them in the other order, the lower one.
-    with Image.open(path) as again:
+    with Image.open(_stream(encoded)) as again:
         tiles = zip(again.tile, low_bytes, strict=True)
         again.tile = [tile._replace(args=_with_mode(tile.args, str(mode))) for tile, mode in tiles]
         lower = np.array(_upright(again), np.float64)
@@ -162,6 +167,10 @@ def _upright(image: Image.Image) -> Image.Image:
     with suppress(SyntaxError, ValueError, KeyError):
         return ImageOps.exif_transpose(image)
     return image
+
+
+def _stream(encoded: Encoded) -> Path | BytesIO:
+    return BytesIO(encoded) if isinstance(encoded, bytes) else encoded
 
 
 def _has_grey_palette(image: Image.Image) -> bool:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from collafuse_flwr.core.errors import DataError
-from collafuse_flwr.data.image_decoding import ImageKind, opened, read_deep, read_pixels
+from collafuse_flwr.data.image_decoding import Encoded, ImageKind, opened, read_deep, read_pixels
 from collafuse_flwr.data.image_survey import Survey, survey_images
 from collafuse_flwr.data.images import center_crop_resize
 from collafuse_flwr.data.report import DataReport
@@ -29,11 +29,19 @@ class ImageFiles:
     """The files of a data set, in the order of its images, which a `LazyImageDataset` reads and lists in `files`.
 
     All become greyscale (one channel) if most are greyscale, RGB otherwise; `rgb`: all RGB, and none is looked at
-    before it is read.
+    before it is read. Where images lie in other files, `content` gives each as the bytes of a file, and `paths` are
+    what they are called.
     """
 
-    def __init__(self, config: DataConfig, paths: Sequence[str], rgb: bool = False) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        paths: Sequence[str],
+        rgb: bool = False,
+        content: Callable[[int], Encoded] | None = None,
+    ) -> None:
         self._config, self._paths, self._rgb = config, paths, rgb
+        self._content = content or (lambda i: Path(paths[i]))
         self._background = background(config)
         #: The first image that was read and its height and width, which the others must share if they are not resized.
         self._first: tuple[str, tuple[int, int]] | None = None
@@ -79,12 +87,12 @@ class ImageFiles:
 
     def _kind(self, index: int) -> ImageKind | None:
         """What a header tells; of one that cannot be read nothing: it may be an image that is not used."""
-        with suppress(DataError), self._opened(Path(self._paths[index])) as image:
+        with suppress(DataError), self._opened(index) as (image, _):
             return ImageKind.of(image)
         return None
 
     def _range(self, index: int) -> tuple[float, float] | None:
-        return self._tolerated(index, lambda image, path: read_deep(image, path).visible_range())
+        return self._tolerated(index, lambda image, encoded: read_deep(image, encoded).visible_range())
 
     def _decode(self, index: int) -> Tensor:
         """Read one image as (1, C, H, W), uint8."""
@@ -103,14 +111,14 @@ class ImageFiles:
             )
         return decoded
 
-    def _pixels(self, image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    def _pixels(self, image: Image.Image, encoded: Encoded) -> NDArray[np.uint8]:
         """The pixels as (H, W, C), uint8."""
         grey = self._survey.channels == 1
         if not ImageKind.of(image).deep:
             return read_pixels(image, self._background, grey)
         if self._survey.window is None:
             raise ValueError("it has more than 8 bits a value, and `data.window` = [] does not say which are shown")
-        pixels = read_deep(image, path).pixels(self._survey.window, self._background)
+        pixels = read_deep(image, encoded).pixels(self._survey.window, self._background)
         return np.array(Image.fromarray(pixels).convert("L"))[..., None] if grey else pixels
 
     def _blank(self) -> Tensor:
@@ -120,12 +128,11 @@ class ImageFiles:
         shape = (side, side) if side or first is None else first[1]
         return torch.zeros(1, self._survey.channels, *shape, dtype=torch.uint8)
 
-    def _tolerated(self, index: int, use: Callable[[Image.Image, Path], T]) -> T | None:
-        """What `use` makes of an image and its path; None of one that cannot be read, if these are skipped."""
-        path = Path(self._paths[index])
+    def _tolerated(self, index: int, use: Callable[[Image.Image, Encoded], T]) -> T | None:
+        """What `use` makes of an image and of what is stored; None of one that cannot be read, if these are skipped."""
         try:
-            with self._opened(path) as image:
-                return use(image, path)
+            with self._opened(index) as (image, encoded):
+                return use(image, encoded)
         except DataError:
             if self._config.on_bad_file != "skip":
                 raise
@@ -133,13 +140,14 @@ class ImageFiles:
             return None
 
     @contextmanager
-    def _opened(self, path: Path) -> Iterator[Image.Image]:
+    def _opened(self, index: int) -> Iterator[tuple[Image.Image, Encoded]]:
         try:
-            with opened(path, self._config.max_pixels) as image:
-                yield image
+            encoded = self._content(index)
+            with opened(encoded, self._config.max_pixels) as image:
+                yield image, encoded
         except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
-            raise data_error(self._config, f"{path} cannot be read as an image ({error})") from None
+            raise data_error(self._config, f"{self._paths[index]} cannot be read as an image ({error})") from None
 
 
-def _side(image: Image.Image, _: Path) -> int:
+def _side(image: Image.Image, _: Encoded) -> int:
     return min(image.size)

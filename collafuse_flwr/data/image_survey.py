@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 from collafuse_flwr.core.progress import counted
-from collafuse_flwr.data.image_decoding import ImageKind
+from collafuse_flwr.data.image_decoding import ImageKind, Window
 from collafuse_flwr.data.report import DataReport
 from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.data.validation import data_error
-
-Window: TypeAlias = tuple[float, float]
 
 
 @dataclass(frozen=True)

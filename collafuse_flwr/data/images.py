@@ -19,6 +19,8 @@ HALF = 127.5
 RESIZED_TOGETHER = 256
 #: The name of the one class of images without labels.
 UNLABELLED = "unlabelled"
+#: Groups that files may say an image is of: a person, or a patient, whose images are never separated.
+GROUPS, INSEPARABLE = ("identity", "patient"), "patient"
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,18 +6,36 @@ import math
 from dataclasses import dataclass
 
 from collafuse_flwr.core.errors import SettingError
-from collafuse_flwr.core.fields import NumberPairs, Numbers, TextLists, Texts, setting
+from collafuse_flwr.core.fields import NumberPairs, Numbers, TextLists, Texts, plain, setting
 
 #: Data sets, by what they are on disk: nothing, our own forms, idx files, and what others publish.
 DATASETS = (
-    *("digits", "imagefolder", "npz"),
+    *("digits", "imagefolder", "npz", "hf"),
     *("mnist", "fashion_mnist", "kmnist", "notmnist"),
-    *("cifar10", "celeba", "awa2", "brats2020", "medmnist"),
+    *("cifar10", "cifar100", "celeba", "awa2", "brats2020", "medmnist"),
+    *("nifti", "dicom"),
 )
 #: What `public.dataset` is where there are no public images.
 NO_DATASET = "none"
 #: Settings that say how files become images: to a client the same images, read in two ways, would be different ones.
-READING = ("data.background", "data.window", "data.max_pixels", "data.on_bad_file", "data.class_names")
+READING = (
+    *("data.background", "data.window", "data.max_pixels", "data.on_bad_file", "data.class_names", "data.split"),
+    *("data.image_column", "data.label_column", "data.file_pattern", "data.slice_axis", "data.slices"),
+)
+#: Settings that only some data sets read, and these; those of other packages may read any.
+READ_BY = {
+    "data.class_attribute": ("celeba",),
+    "data.class_names": ("imagefolder", "hf", "nifti", "dicom"),
+    "data.split": (
+        *("imagefolder", "npz", "hf", "mnist", "fashion_mnist", "kmnist", "notmnist"),
+        *("cifar10", "cifar100", "celeba", "medmnist", "nifti", "dicom"),
+    ),
+    "data.image_column": ("hf",),
+    "data.label_column": ("hf",),
+    "data.file_pattern": ("nifti", "dicom"),
+    "data.slice_axis": ("nifti",),
+    "data.slices": ("nifti", "dicom"),
+}
 #: Ways to deal images by their classes alone.
 LABEL_PARTITIONS = ("iid", "dirichlet", "by_class", "drop_classes")
 
@@ -67,8 +85,19 @@ class DataConfig:
     )
     max_pixels: int = setting(178_956_970, "most pixels of an image before it is resized", low=1)
     on_bad_file: str = setting("refuse", "what is done about an image that cannot be read", choices=("refuse", "skip"))
+    split: str = setting(
+        "train", "images of which split are read, where a data set has several", choices=("train", "val", "test")
+    )
+    image_column: str = setting("", "column of the images in hf; empty: the only one that can be meant")
+    label_column: str = setting("", "column of the classes in hf; empty: the only one that can be meant")
+    file_pattern: str = setting("*", "names of the files that are read of nifti and dicom, as *_t1.nii.gz")
+    slice_axis: str = setting(
+        "axial", "slices of a volume in nifti lie in this plane", choices=("axial", "coronal", "sagittal")
+    )
+    slices: Numbers = setting((), "[first, last] slice that is read of a volume, counted from 0; empty: all")
     class_names: Texts = setting(
-        (), "the classes of a folder, where it may lack some; empty: those that have images in it"
+        (),
+        "the classes of a set that has them by name, where it may lack some; empty: those that have images in it",
     )
     cache_path: str = setting("", "folder for decoded images; empty: collafuse_flwr in the user's cache")
     partition: str = setting(
@@ -128,6 +157,22 @@ def changed_reading(config: DataConfig) -> frozenset[str]:
     return frozenset(changed)
 
 
+def check_read(config: DataConfig) -> None:
+    """Refuse a setting that none of the data sets reads.
+
+    Raises:
+        SettingError: it is not at its default.
+    """
+    if any(":" in name for name in config.dataset):
+        return
+    for name, readers in READ_BY.items():
+        own = name.removeprefix("data.")
+        value, default = getattr(config, own), getattr(DataConfig(), own)
+        if value != default and not set(readers) & set(config.dataset):
+            allowed = f"{plain(default) or 'empty'} unless `dataset` is {' or '.join(readers)}"
+            raise SettingError(name, plain(value), allowed)
+
+
 def background(config: DataConfig) -> tuple[int, int, int]:
     """The colour behind what is transparent, red, green and blue in 0..255.
 
@@ -154,6 +199,21 @@ def window(config: DataConfig) -> tuple[float, float] | None:
     if len(config.window) != 2 or not config.window[0] < config.window[1]:
         raise SettingError("data.window", list(config.window), "empty, or two numbers, the lower one first: [0,4095]")
     return config.window[0], config.window[1]
+
+
+def slices(config: DataConfig) -> tuple[int, int] | None:
+    """The first and the last slice that is read of a volume; None where all are.
+
+    Raises:
+        SettingError: it is neither empty nor two ascending whole numbers from 0.
+    """
+    if not config.slices:
+        return None
+    whole = all(number >= 0 and number.is_integer() for number in config.slices)
+    if len(config.slices) != 2 or not whole or config.slices[0] > config.slices[1]:
+        allowed = "empty, or the first and the last one, whole numbers from 0: [60,99]"
+        raise SettingError("data.slices", list(config.slices), allowed)
+    return int(config.slices[0]), int(config.slices[1])
 
 
 def missing_classes(config: DataConfig) -> dict[int, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from collafuse_flwr.core.errors import DataError
+from collafuse_flwr.core.errors import DataError, SettingError
 from collafuse_flwr.core.fields import plain
 from collafuse_flwr.data.settings import DataConfig
 
@@ -45,6 +46,18 @@ def unpacked(config: DataConfig, folder: str, expected: str) -> Path:
     """
     root = existing_path(config, expected)
     return root / folder if os.path.isdir(root / folder) else root
+
+
+def require_split(config: DataConfig, found: bool, there: Iterable[str]) -> None:
+    """Refuse `data.split` unless it was found; `there` is what the data set has instead.
+
+    Raises:
+        SettingError: it was not found.
+    """
+    if not found:
+        listed = ", ".join(there) or "nothing"
+        allowed = f"a split that `dataset_path` = {plain(config.dataset_path)!r} has; in it is {listed}"
+        raise SettingError("data.split", config.split, " ".join(allowed.split()))
 
 
 def read_lines(config: DataConfig, path: Path, expected: str) -> list[str]:

@@ -254,6 +254,11 @@ def test_draws_are_not_counted_one_by_one(tmp_path: Path) -> None:
         {"data__on_bad_file": "skip"},
         {"data__max_pixels": 10**9},
         {"data__class_names": '["a","b"]', "dataset": "imagefolder"},
+        {"data__split": "test"},
+        {"data__label_column": "diagnosis", "dataset": "hf"},
+        {"data__slice_axis": "sagittal", "dataset": "nifti"},
+        {"data__slices": "[0,9]", "dataset": "nifti"},
+        {"data__file_pattern": "a*", "dataset": "nifti"},
     ],
 )
 def test_how_files_become_images_is_the_owners(tmp_path: Path, settings: dict[str, Any]) -> None:

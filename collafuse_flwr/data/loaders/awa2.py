@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +12,33 @@ from numpy.typing import NDArray
 
 from collafuse_flwr.data.image_io import ImageFiles
 from collafuse_flwr.data.images import ImageMetadata, LazyImageDataset
+from collafuse_flwr.data.loaders.imagefolder import list_classes
+from collafuse_flwr.data.report import DataReport
 from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.data.validation import data_error, read_lines, unpacked
 
 IMAGES, CLASSES, PREDICATES, MATRIX = "JPEGImages", "classes.txt", "predicates.txt", "predicate-matrix-binary.txt"
 EXPECTED = (
-    f"the folder that holds {IMAGES}/<class>/*.jpg, {CLASSES}, {PREDICATES} and {MATRIX}, or holds these in "
-    "Animals_with_Attributes2/, as it is unpacked"
+    f"the folder that holds {IMAGES}/<class>/*.jpg, {CLASSES}, {PREDICATES} and {MATRIX}, or folders of the classes "
+    "alone, or holds these in Animals_with_Attributes2/, as it is unpacked"
 )
 
 
 def load_awa2(config: DataConfig) -> LazyImageDataset:
     """List the images by class, in the order of classes.txt; all have the attributes (predicates) of their class.
 
+    Where there is no list at all but folders of the classes, these are read as an imagefolder is, without attributes.
+
     Raises:
         DataError: a file or folder is missing or does not have the official form, or (when it is read) an image is
             damaged, or they differ in size while `image_size` is 0.
     """
     root = unpacked(config, "Animals_with_Attributes2", EXPECTED)
+    if not any((root / name).exists() for name in (CLASSES, PREDICATES, MATRIX)):
+        folders = root / IMAGES if (root / IMAGES).is_dir() else root
+        source = list_classes(config, folders, EXPECTED)
+        line = f"there is no {CLASSES}, {PREDICATES} or {MATRIX}: the classes are the folders, without attributes"
+        return replace(source, report=source.report + DataReport((line,)))
     classes, predicates = _names(config, root / CLASSES), _names(config, root / PREDICATES)
     matrix = _matrix(config, root / MATRIX, (len(classes), len(predicates)))
     files = [_files(config, root / IMAGES / name) for name in classes]

@@ -1,43 +1,89 @@
-"""CIFAR-10 as its authors publish it for Python: pickles, of which nothing is run."""
+"""CIFAR-10 and CIFAR-100: as their authors publish them for Python, as parquet files, or as folders of the classes."""
 
 from __future__ import annotations
 
 import functools
-import math
-import pickle
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from collafuse_flwr.data.images import LazyImageDataset
+from collafuse_flwr.data.loaders.cifar_pickle import read_batch, read_names
+from collafuse_flwr.data.loaders.hf import from_table, open_table
+from collafuse_flwr.data.loaders.imagefolder import list_classes
 from collafuse_flwr.data.settings import DataConfig
-from collafuse_flwr.data.validation import checked_labels, data_error, existing_path
-
-FOLDER = "cifar-10-batches-py"
-BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
-EXPECTED = f"the folder that holds {FOLDER}/{BATCHES[0]} to {BATCHES[-1]} and batches.meta, unpacked"
-SHAPE = (3, 32, 32)
+from collafuse_flwr.data.validation import data_error, existing_path, require_split
 
 
-def load_cifar10(config: DataConfig) -> LazyImageDataset:
-    """Read the labels of the five training batches; pixels are read one batch at a time.
+@dataclass(frozen=True)
+class Version:
+    """One of the two sets: where its batches are by split, and what its labels are called in them and in tables."""
+
+    folder: str
+    batches: dict[str, tuple[str, ...]]
+    meta: str
+    names_key: str
+    labels_key: str
+    column: str
+    num_classes: int
+
+
+CIFAR = {
+    "cifar10": Version(
+        folder="cifar-10-batches-py",
+        batches={"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)},
+        meta="batches.meta",
+        names_key="label_names",
+        labels_key="labels",
+        column="label",
+        num_classes=10,
+    ),
+    "cifar100": Version(
+        folder="cifar-100-python",
+        batches={"train": ("train",), "test": ("test",)},
+        meta="meta",
+        names_key="fine_label_names",
+        labels_key="fine_labels",
+        column="fine_label",
+        num_classes=100,
+    ),
+}
+
+
+def load_cifar(config: DataConfig) -> LazyImageDataset:
+    """Read the labels of `data.split`; pixels are read one batch at a time. CIFAR-100 has its 100 fine classes.
 
     Raises:
         DataError: a file is missing, damaged or of another content, or would run code.
+        SettingError: there is no such split.
     """
-    folder = existing_path(config, EXPECTED) / FOLDER
-    paths = tuple(folder / name for name in BATCHES)
-    meta = _unpickle(config, folder / "batches.meta")
-    try:
-        classes = tuple(name.decode() for name in meta[b"label_names"])
-    except (KeyError, TypeError, AttributeError, UnicodeError):
-        raise data_error(config, f"batches.meta has no `label_names`; expected {EXPECTED}") from None
-    labels = [_batch(config, path, len(classes))[1] for path in paths]
+    version = CIFAR[config.name]
+    own = f"{version.folder}/{version.batches['train'][0]} and {version.meta}, unpacked"
+    expected = f"the folder that holds {own}, or parquet files, or a folder for each of {version.num_classes} classes"
+    root = existing_path(config, expected)
+    if (root / version.folder).is_dir():
+        return _load_pickles(config, root / version.folder, version, expected)
+    if any(root.rglob("*.parquet")):
+        table = open_table(config, root, expected)
+        source = from_table(config, table, "", version.column if version.column in table.features else "")
+    else:
+        source = list_classes(config, root, expected)
+    if len(source.class_names) != version.num_classes:
+        raise data_error(config, f"there are {len(source.class_names)} classes in it; expected {expected}")
+    return source
+
+
+def _load_pickles(config: DataConfig, folder: Path, version: Version, expected: str) -> LazyImageDataset:
+    require_split(config, config.split in version.batches, version.batches)
+    paths = tuple(folder / name for name in version.batches[config.split])
+    classes = read_names(config, folder / version.meta, version.names_key, expected)
+
+    def batch(path: Path) -> tuple[Tensor, Tensor]:
+        return read_batch(config, path, version.labels_key, len(classes), expected)
+
+    labels = [batch(path)[1] for path in paths]
     lengths = torch.tensor([len(part) for part in labels])
     ends = lengths.cumsum(0)
 
@@ -45,96 +91,15 @@ def load_cifar10(config: DataConfig) -> LazyImageDataset:
         return torch.bucketize(indices, ends, right=True)
 
     @functools.lru_cache(maxsize=1)  # indices ascend, so one batch is enough
-    def pixels(batch: int) -> Tensor:
-        return _batch(config, paths[batch], len(classes))[0]
+    def pixels(number: int) -> Tensor:
+        return batch(paths[number])[0]
 
     def read(indices: Tensor) -> Tensor:
         of = batches(indices)
         inner = indices - (ends - lengths)[of]
-        return torch.cat([pixels(batch)[inner[of == batch]] for batch in of.unique().tolist()])
+        return torch.cat([pixels(number)[inner[of == number]] for number in of.unique().tolist()])
 
     def files(indices: Tensor) -> list[Path]:
-        return [paths[batch] for batch in batches(indices).unique().tolist()]
+        return [paths[number] for number in batches(indices).unique().tolist()]
 
     return LazyImageDataset(torch.cat(labels), classes, read, files)
-
-
-def _batch(config: DataConfig, path: Path, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Pixels (n, 3, 32, 32), uint8, and labels (n,) of one batch."""
-    content = _unpickle(config, path)
-    try:
-        pixels, labels = content[b"data"].uint8(), np.array(content[b"labels"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise data_error(config, f"{path.name} is no batch of CIFAR-10 ({error!r}); expected {EXPECTED}") from None
-    if not pixels.size or pixels.shape[1:] != (math.prod(SHAPE),):
-        raise data_error(
-            config, f"the `data` of {path.name} have shape {pixels.shape}; expected (N, {math.prod(SHAPE)})"
-        )
-    images = torch.from_numpy(pixels.reshape(-1, *SHAPE))
-    return images, checked_labels(config, labels, len(images), num_classes)
-
-
-def _unpickle(config: DataConfig, path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            return _Unpickler(file, encoding="bytes").load()
-    except FileNotFoundError:
-        raise data_error(config, f"there is no file {path.absolute()}; expected {EXPECTED}") from None
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise data_error(
-            config, f"{path.name} is damaged or no file of CIFAR-10 ({error}); expected {EXPECTED}"
-        ) from None
-
-
-class _Dtype:
-    """A type of numpy's, by its name only."""
-
-    def __init__(self, name: bytes | str, *_: object) -> None:
-        self.name = name.decode() if isinstance(name, bytes) else name
-
-    def __setstate__(self, _: object) -> None:
-        """Byte order and the like, of which one byte has none."""
-
-
-class _Array:
-    """What a pickle tells of an array: numpy itself is not given the file, which may lie about its memory."""
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, self._shape, self._dtype, self._by_column, self._data = state
-
-    def uint8(self) -> NDArray[np.uint8]:
-        """The array.
-
-        Raises:
-            ValueError: it is of another type, or not of the shape that it claims.
-        """
-        if self._dtype.name != "u1":
-            raise ValueError(f"its type is {self._dtype.name}; expected uint8")
-        flat = np.frombuffer(bytearray(self._data), np.uint8)
-        return flat.reshape(self._shape, order="F" if self._by_column else "C")
-
-
-def _empty_array(*_: object) -> _Array:
-    return _Array()
-
-
-def _latin1(text: str, *_: object) -> bytes:
-    return text.encode("latin1")
-
-
-#: All that a pickle may name, and what is called instead: numpy's parts under their old and new names, and the way in
-#: which Python 3 writes bytes for Python 2.
-ALLOWED: dict[tuple[str, str], Callable[..., object]] = {
-    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _latin1,
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Callable[..., object]:
-        if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not allowed")
-        return ALLOWED[module, name]

@@ -11,7 +11,7 @@ from torch import Tensor
 from collafuse_flwr.data.images import LazyImageDataset
 from collafuse_flwr.data.loaders.imagefolder import list_classes
 from collafuse_flwr.data.settings import DataConfig
-from collafuse_flwr.data.validation import checked_labels, data_error, existing_path
+from collafuse_flwr.data.validation import checked_labels, data_error, existing_path, require_split
 
 #: The classes of notMNIST, which torchvision does not know.
 LETTERS = tuple("ABCDEFGHIJ")
@@ -23,7 +23,7 @@ DAMAGED = (
 
 
 def load_idx(config: DataConfig) -> LazyImageDataset:
-    """Read the training images of `mnist`, `fashion_mnist` or `kmnist`; the t10k pair where there is no training pair.
+    """Read images of `mnist`, `fashion_mnist` or `kmnist`: where there is no training pair, those of the t10k pair.
 
     Raises:
         DataError: files are missing, damaged or do not belong together.
@@ -63,8 +63,10 @@ def _read_pair(config: DataConfig, raw: Path, classes: tuple[str, ...], expected
     from torchvision.datasets import mnist  # noqa: PLC0415 - as above
 
     train, test = _pair(raw, "train"), _pair(raw, "t10k")
+    require_split(config, config.split != "val", ("train", "test (t10k)"))
     # A training pair that is half there is a mistake to report, not a reason to train on the test images.
-    paths = train if any(map(os.path.exists, train)) or not all(map(os.path.exists, test)) else test
+    whole = any(map(os.path.exists, train)) or not all(map(os.path.exists, test))
+    paths = train if whole and config.split == "train" else test
 
     def read(path: Path, reader: Callable[[str], Tensor]) -> Tensor:
         if not os.path.isfile(path):

@@ -151,10 +151,16 @@ def test_settings_of_other_data_sets_and_partitions_are_refused() -> None:
     for flat in (
         {"data.class_attribute": "Smiling", "dataset": "mnist"},
         {"data.allow_overlap": True, "partition": "iid"},
+        {"data.class_names": ["a", "b"], "dataset": "mnist"},
+        {"data.split": "test", "dataset": "digits"},
     ):
-        with pytest.raises(SettingError, match=r"^`data.(class_attribute|allow_overlap)` = .* unless `"):
+        with pytest.raises(
+            SettingError, match=r"^`data.(class_attribute|allow_overlap|class_names|split)` = .* unless"
+        ):
             Config.from_flat(flat)
     Config.from_flat({"data.class_attribute": "Smiling", "dataset": ["celeba", "awa2"]})
+    Config.from_flat({"data.split": "test", "dataset": ["digits", "mnist"]})
+    Config.from_flat({"data.split": "test", "dataset": "package.module:factory"})
     Config.from_flat({"data.allow_overlap": True, "partition": "by_attribute"})
 
 

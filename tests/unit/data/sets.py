@@ -42,6 +42,13 @@ def write_png(path: Path, array: NDArray[Any], mode: str | None = None) -> None:
     (image.convert(mode) if mode else image).save(path)
 
 
+def as_png(array: NDArray[Any]) -> dict[str, Any]:
+    """An image as `datasets` holds it in a table."""
+    content = io.BytesIO()
+    Image.fromarray(array).save(content, "png")
+    return {"bytes": content.getvalue(), "path": None}
+
+
 def write_folder(root: Path, per_class: int = 3) -> NDArray[np.uint8]:
     images = pixels(2 * per_class, 8, 8)
     for i, image in enumerate(images):

@@ -24,6 +24,18 @@ def test_animals_have_the_attributes_of_their_class(inner: str, tmp_path: Path) 
     assert [path.name for path in files] == ["antelope_00001.jpg", "grizzly+bear_00002.jpg"]
 
 
+@pytest.mark.parametrize("inner", ["", "JPEGImages"])
+def test_folders_alone_are_classes_without_attributes(inner: str, tmp_path: Path) -> None:
+    colours = write_awa2(tmp_path)
+    for path in tmp_path.glob("*.txt"):
+        path.unlink()
+    images = load_images(at("awa2", tmp_path if inner else tmp_path / "JPEGImages", image_size=8), seed=0)
+    assert (images.images[:, :, 4, 4] - torch.from_numpy(colours).float()).abs().max() <= 3
+    assert images.class_names == ("antelope", "grizzly+bear")
+    assert images.metadata.attributes is None
+    assert any("the classes are the folders, without attributes" in line for line in images.report.lines)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [

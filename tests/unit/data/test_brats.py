@@ -117,7 +117,29 @@ def test_damaged_and_missing_volumes_are_refused(suffix: str, tmp_path: Path) ->
         path.write_bytes(damaged)
         refused(at("brats2020", tmp_path), path.name, "cannot be read as a NIfTI volume")
     path.unlink()
-    refused(at("brats2020", tmp_path), "there is no file", "BraTS20_Training_001_t1.nii.gz or .nii")
+    refused(at("brats2020", tmp_path), "no patient has a T1 volume; expected", "_t1.nii.gz (or .nii)")
+
+
+def test_the_only_t1_volume_is_taken_whatever_its_name_and_who_has_none_is_left_out(tmp_path: Path) -> None:
+    """One segmentation of the set is named after another study, and copies of the set lack files."""
+    paths = [write_brats(tmp_path, f"{i:03}", volume(seed=i), ".nii") for i in range(1, 5)]
+    expected = load_images(at("brats2020", tmp_path), seed=0).images
+    paths[1].rename(paths[1].parent / "W39_1998.09.19_T1.nii")
+    (paths[1].parent / "W39_1998.09.19_t1ce.nii").write_bytes(b"not read")
+    paths[2].unlink()
+    rows = [f"HGG,BraTS20_Training_{i:03}" for i in (1, 2, 4)]
+    (tmp_path / "name_mapping.csv").write_text("\n".join(["Grade,BraTS_2020_subject_ID", *rows]))
+    images = load_images(at("brats2020", tmp_path), seed=0)
+    assert torch.equal(images.images, torch.cat([expected[:80], expected[120:]]))
+    assert images.metadata.groups["patient"].tolist() == [0] * 40 + [1] * 40 + [2] * 40
+    second, third = "BraTS20_Training_002", "BraTS20_Training_003"
+    assert images.report.lines == (
+        f"the T1 volume of {second} has another name, W39_1998.09.19_T1.nii, and is taken as the only one there",
+        f"patients without a T1 volume are left out: {third}",
+    )
+    assert images.report.facts == {"left_out": [third]}
+    (paths[1].parent / "other_t1.nii").write_bytes(b"not read")
+    refused(at("brats2020", tmp_path), second, "several T1 volumes (W39_1998.09.19_T1.nii, other_t1.nii)")
 
 
 def test_the_check_sum_of_gzip_is_compared(tmp_path: Path) -> None:

@@ -47,7 +47,51 @@ def test_only_training_images_are_used_where_splits_are_listed(tmp_path: Path) -
     assert source.metadata.attributes is not None
     assert source.metadata.attributes.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     (tmp_path / "list_eval_partition.txt").write_text("".join(f"{name} 2\n" for name in names))
-    refused(at("celeba", tmp_path), "list_eval_partition.txt gives no image to split 0")
+    for split in ("train", "val"):
+        with pytest.raises(SettingError, match=rf"^`data.split` = '{split}' .* in it is test$"):
+            load_celeba(replace(at("celeba", tmp_path), split=split))
+
+
+def as_csv(path: Path, header: str, skipped: int = 0) -> None:
+    """A list with commas, as others distribute it, in place of the authors'."""
+    rows = [",".join(line.split()) for line in path.read_text().splitlines()[skipped:]]
+    path.with_suffix(".csv").write_text("\n".join([header, *rows]))
+    path.unlink()
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_lists_may_be_tables_and_folders_nested(zeros: bool, tmp_path: Path) -> None:
+    colours = write_celeba(tmp_path)
+    (tmp_path / "img_align_celeba").rename(tmp_path / "inner")
+    (tmp_path / "img_align_celeba").mkdir()
+    (tmp_path / "inner").rename(tmp_path / "img_align_celeba" / "img_align_celeba")
+    expected = load_celeba(at("celeba", tmp_path))
+    as_csv(tmp_path / "list_attr_celeba.txt", ",".join(["image_id", *ATTRIBUTES]), skipped=2)
+    if zeros:
+        table = tmp_path / "list_attr_celeba.csv"
+        table.write_text(table.read_text().replace("-1", "0"))
+    as_csv(tmp_path / "identity_CelebA.txt", "image_id,identity")
+    rows = [f"{i + 1:06}.jpg {i // 4}" for i in range(6)]
+    (tmp_path / "list_eval_partition.txt").write_text("\n".join(rows))
+    as_csv(tmp_path / "list_eval_partition.txt", "image_id,partition")
+    images = load_images(replace(at("celeba", tmp_path, image_size=8), class_attribute="Smiling"), seed=0)
+    assert (images.images[:, :, 4, 4] - torch.from_numpy(colours[:4]).float()).abs().max() <= 3
+    assert images.metadata.attribute_names == ATTRIBUTES
+    assert images.labels.tolist() == [0, 0, 1, 1]
+    assert images.metadata.attributes is not None
+    assert expected.metadata.attributes is not None
+    assert torch.equal(images.metadata.attributes, expected.metadata.attributes[:4])
+    assert images.metadata.groups["identity"].tolist() == [2, 0, 2, 1]
+    assert len(load_celeba(replace(at("celeba", tmp_path), split="val")).labels) == 2
+
+
+def test_identities_may_be_missing(tmp_path: Path) -> None:
+    """Archives that others made hold all lists but this one."""
+    write_celeba(tmp_path)
+    (tmp_path / "identity_CelebA.txt").unlink()
+    source = load_celeba(at("celeba", tmp_path))
+    assert not source.metadata.groups
+    assert source.report.lines == ("there is no identity_CelebA.txt: which images are of one person is not known",)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +127,8 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
     image.unlink()
     refused(config, "there is no file", "000004.jpg")
     for name in ("list_attr_celeba.txt", "identity_CelebA.txt"):
+        write_celeba(tmp_path)
         (tmp_path / name).write_bytes(b"\xff\xfe\xff")
         refused(config, name, "it holds no text")
-        (tmp_path / name).unlink()
-        refused(config, name, "No such file", "expected")
-        write_celeba(tmp_path)
+    (tmp_path / "list_attr_celeba.txt").unlink()
+    refused(config, "list_attr_celeba.txt", "No such file", "expected")

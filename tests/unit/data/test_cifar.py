@@ -1,15 +1,19 @@
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
 
+from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.datasets import load_images
-from collafuse_flwr.data.loaders.cifar import load_cifar10
-from tests.unit.data.sets import at, in_chunks, python2_pickle, refused, write_cifar10
+from collafuse_flwr.data.loaders.cifar import load_cifar
+from tests.unit.data.sets import as_png, at, in_chunks, pixels, python2_pickle, refused, write_cifar10, write_png
 
 
 def test_training_batches_are_read_in_order(tmp_path: Path) -> None:
@@ -25,7 +29,7 @@ def test_training_batches_are_read_in_order(tmp_path: Path) -> None:
 
 def test_only_the_batches_that_are_asked_for_are_read(tmp_path: Path) -> None:
     written = write_cifar10(tmp_path)
-    source = load_cifar10(at("cifar10", tmp_path))
+    source = load_cifar(at("cifar10", tmp_path))
     some = torch.tensor([3, 4, 18])
     assert [path.name for path in source.files(some)] == ["data_batch_1", "data_batch_2", "data_batch_5"]
     for number in (3, 4):
@@ -41,6 +45,62 @@ def test_batches_that_python_3_wrote_are_read(protocol: int, tmp_path: Path) -> 
     images = load_images(at("cifar10", tmp_path), seed=0)
     assert np.array_equal(images.images.numpy(), written)
     assert images.labels[:5].tolist() == [9, 8, 7, 6, 0]
+
+
+def test_test_batches_are_read_if_the_setting_says_so(tmp_path: Path) -> None:
+    written = write_cifar10(tmp_path)
+    folder = tmp_path / "cifar-10-batches-py"
+    (folder / "data_batch_2").rename(folder / "test_batch")
+    images = load_images(replace(at("cifar10", tmp_path), split="test"), seed=0)
+    assert np.array_equal(images.images.numpy(), written[4:8])
+    with pytest.raises(SettingError, match=r"^`data.split` = 'val' .* in it is train, test$"):
+        load_cifar(replace(at("cifar10", tmp_path), split="val"))
+
+
+def test_cifar100_has_its_fine_classes(tmp_path: Path) -> None:
+    written, folder = pixels(6, 3, 32, 32), tmp_path / "cifar-100-python"
+    folder.mkdir()
+    names = [f"kind{i}" for i in range(100)]
+    (folder / "meta").write_bytes(python2_pickle({"fine_label_names": names, "coarse_label_names": ["a"] * 20}))
+    batch = {"data": written.reshape(6, 3072), "fine_labels": [99, 0, 4, 8, 15, 16], "coarse_labels": [0] * 6}
+    (folder / "train").write_bytes(python2_pickle(batch))
+    images = load_images(at("cifar100", tmp_path), seed=0)
+    assert np.array_equal(images.images.numpy(), written)
+    assert images.labels.tolist() == [99, 0, 4, 8, 15, 16]
+    assert images.class_names == tuple(names)
+
+
+@pytest.mark.parametrize(("dataset", "column", "count"), [("cifar10", "label", 10), ("cifar100", "fine_label", 100)])
+def test_parquet_files_are_read(dataset: str, column: str, count: int, tmp_path: Path) -> None:
+    """As the hub has them: PNG in a struct of bytes and path, and of CIFAR-100 two columns of classes."""
+    written, labels = pixels(count, 32, 32, 3), np.arange(count)[::-1].tolist()
+    names = [f"kind{i}" for i in range(count)]
+    features: dict[str, Any] = {"img": datasets.Image(), column: datasets.ClassLabel(names=names)}
+    rows: dict[str, Any] = {"img": [as_png(image) for image in written], column: labels}
+    if dataset == "cifar100":
+        features["coarse_label"], rows["coarse_label"] = datasets.ClassLabel(names=["a", "b"]), [0] * count
+    for split in ("train", "test"):
+        path = tmp_path / "root" / dataset / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(path)
+        rows = {name: values[::-1] for name, values in rows.items()}
+    config = replace(at(dataset, tmp_path / "root"), cache_path=str(tmp_path / "cache"))
+    images = load_images(config, seed=0)
+    assert np.array_equal(images.images.permute(0, 2, 3, 1).numpy(), written)
+    assert images.labels.tolist() == labels
+    assert images.class_names == tuple(names)
+    test = load_images(replace(config, split="test"), seed=0)
+    assert torch.equal(test.images, images.images.flip(0))
+
+
+def test_folders_of_the_classes_are_read(tmp_path: Path) -> None:
+    written = pixels(20, 32, 32, 3)
+    for i, image in enumerate(written):
+        write_png(tmp_path / ("train", "test")[i // 10] / f"kind{i % 10}" / "0001.png", image)
+    images = load_images(at("cifar10", tmp_path), seed=0)
+    assert np.array_equal(images.images.permute(0, 2, 3, 1).numpy(), written[:10])
+    assert images.class_names == tuple(f"kind{i}" for i in range(10))
+    refused(at("cifar100", tmp_path), "there are 10 classes in it", "a folder for each of 100 classes")
 
 
 class Hostile:
@@ -70,17 +130,17 @@ GOOD = {"labels": [0, 1], "data": np.zeros((2, 3072), np.uint8)}
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ([], "no batch of CIFAR-10"),
+        ([], "no batch of CIFAR"),
         ({"labels": [0, 1]}, "b'data'"),
         ({"data": GOOD["data"]}, "b'labels'"),
-        (GOOD | {"data": [0]}, "no batch of CIFAR-10"),
+        (GOOD | {"data": [0]}, "no batch of CIFAR"),
         (GOOD | {"data": np.zeros((2, 3072))}, "its type is f8"),
         (GOOD | {"data": np.zeros((2, 1024), np.uint8)}, "shape (2, 1024); expected (N, 3072)"),
         (GOOD | {"data": np.zeros((0, 3072), np.uint8)}, "shape (0, 3072)"),
         (GOOD | {"labels": [0]}, "shape (1,); expected (2,)"),
         (GOOD | {"labels": [0, 10]}, "0 to 10; expected 0..9"),
         (GOOD | {"labels": ["cat", "dog"]}, "labels are |S3"),
-        (GOOD | {"labels": [[0], [0, 1]]}, "no batch of CIFAR-10"),
+        (GOOD | {"labels": [[0], [0, 1]]}, "no batch of CIFAR"),
     ],
 )
 def test_wrong_batches_are_refused(content: object, told: str, tmp_path: Path) -> None:

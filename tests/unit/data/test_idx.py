@@ -1,11 +1,13 @@
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.datasets import LOADERS, load_images
 from tests.unit.data.sets import at, pixels, refused, write_idx, write_pair
 
@@ -32,6 +34,14 @@ def test_test_pair_is_read_where_there_is_no_training_pair(
     assert images.class_names[-1] == last
     (images_file, labels_file) = LOADERS[dataset](at(dataset, tmp_path)).files(torch.arange(3))
     assert (images_file.name, labels_file.name) == ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def test_the_split_is_a_setting(tmp_path: Path) -> None:
+    write_pair(tmp_path, "train", 20)
+    write_pair(tmp_path, "t10k", 10)
+    assert len(load_images(replace(at("mnist", tmp_path), split="test"), seed=0)) == 10
+    with pytest.raises(SettingError, match=r"^`data.split` = 'val' .* in it is train, test"):
+        load_images(replace(at("mnist", tmp_path), split="val"), seed=0)
 
 
 def test_half_a_training_pair_is_no_reason_to_read_the_test_pair(tmp_path: Path) -> None:

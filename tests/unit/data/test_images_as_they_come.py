@@ -1,6 +1,7 @@
 """Image files as cameras, scanners and archives leave them."""
 
 import struct
+import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.datasets import load_images
 from collafuse_flwr.data.federated import load_client_data
+from collafuse_flwr.data.image_decoding import has_heic
 from collafuse_flwr.data.images import ImageSet
 from collafuse_flwr.data.settings import DataConfig, background, changed_reading, window
 from tests.unit.data.sets import at, pixels, refused, write_folder, write_png
@@ -126,6 +128,69 @@ def test_colour_of_16_bits_is_scaled_and_not_cut(tmp_path: Path, channels: int) 
     assert not got[: 8 - len(shown)].any()
 
 
+def write_tiff16(path: Path, values: NDArray[np.uint16], photometric: int) -> None:
+    """A TIFF of 16 bits a channel, (H, W, C), little-endian in one strip, which Pillow cannot write in colour."""
+    height, width, channels = values.shape
+    short, long = 3, 4
+    end = 8 + 2 + 12 * 10 + 4
+    extra = 2 * channels
+    entries = [
+        (256, long, 1, width),
+        (257, long, 1, height),
+        (258, short, channels, end),
+        (259, short, 1, 1),
+        (262, short, 1, photometric),
+        (273, long, 1, end + extra),
+        (277, short, 1, channels),
+        (278, long, 1, height),
+        (279, long, 1, values.nbytes),
+        (284, short, 1, 1),
+    ]
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(
+        struct.pack("<2sHI", b"II", 42, 8)
+        + struct.pack("<H", len(entries))
+        + directory
+        + bytes(4)
+        + struct.pack(f"<{channels}H", *[16] * channels)
+        + values.astype("<u2").tobytes()
+    )
+
+
+def test_colour_of_16_bits_in_tiff_is_scaled_and_not_cut(tmp_path: Path) -> None:
+    values = (np.random.default_rng(0).random((8, 8, 3)) * 4095).astype(np.uint16)
+    write_tiff16(tmp_path / "a" / "0.tif", values, photometric=2)
+    images = loaded(tmp_path, window=(0.0, 4095.0))
+    assert np.array_equal(images.images[0].permute(1, 2, 0).numpy(), np.round(values / 4095 * 255))
+
+
+def test_cmyk_of_16_bits_is_refused(tmp_path: Path) -> None:
+    write_tiff16(tmp_path / "a" / "0.tif", np.zeros((8, 8, 4), np.uint16), photometric=5)
+    refused(at("imagefolder", tmp_path), "0.tif", "16 bits a channel are read of grey, RGB and RGBA alone")
+
+
+def test_heic_is_read_where_the_plug_in_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif", reason="HEIC IS NOT TESTED: pillow-heif is not installed")
+    assert has_heic()
+    (tmp_path / "a").mkdir()
+    image = Image.fromarray(np.full((64, 64, 3), (200, 100, 50), np.uint8))
+    image.save(tmp_path / "a" / "0.heic", quality=100)
+    image.save(tmp_path / "a" / "1.HEIF", format="HEIF", quality=100)
+    images = loaded(tmp_path).images.float()
+    assert images.shape == (2, 3, 64, 64)
+    assert (images - torch.tensor([200.0, 100, 50])[None, :, None, None]).abs().max() < 8
+
+
+def test_heic_without_the_plug_in_is_counted_and_the_plug_in_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    write_folder(tmp_path)
+    (tmp_path / "cat" / "0.heic").write_bytes(b"not read")
+    assert loaded(tmp_path).report.lines == ("files that are not read (1 .heic; the plug-in pillow-heif reads HEIC)",)
+
+
 def test_grey_of_16_bits_with_transparency_is_refused(tmp_path: Path) -> None:
     write_png16(tmp_path / "a" / "0.png", np.zeros((8, 8, 2), np.uint16))
     refused(at("imagefolder", tmp_path), "0.png", "16 bits a channel are read of grey, RGB and RGBA alone")
@@ -185,6 +250,17 @@ def test_splits_are_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
     assert images.class_names == ("cat", "dog")
     assert len(images) == 6
     assert f"only the images in {names[0]} are read" in images.report.lines[0]
+
+
+def test_the_split_is_a_setting(tmp_path: Path) -> None:
+    for i, name in enumerate(("train", "Validation", "test")):
+        write_png(tmp_path / name / "a" / "0.png", np.full((8, 8), i, np.uint8))
+    for i, split in enumerate(("train", "val", "test")):
+        images = loaded(tmp_path, split=split)
+        assert int(images.images.max()) == i
+        assert f"only the images in {('train', 'Validation', 'test')[i]} are read" in images.report.lines[0]
+    with pytest.raises(SettingError, match=r"^`data.split` = 'test' .* in it is a$"):
+        loaded(tmp_path / "train", split="test")
 
 
 def test_a_class_beside_a_split_makes_it_a_class(tmp_path: Path) -> None:

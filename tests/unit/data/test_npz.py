@@ -94,9 +94,15 @@ GOOD: dict[str, Any] = {"images": np.zeros((4, 8, 8), np.uint8), "labels": np.ze
     [
         ({"pictures": GOOD["images"]}, "only pictures"),
         ({}, "only nothing"),
-        (GOOD | {"images": np.zeros((4, 8, 8))}, "`images` is float64; expected uint8"),
-        (GOOD | {"images": np.full((4, 8, 8), np.nan, np.float32)}, "`images` is float32"),
-        (GOOD | {"images": np.zeros((4, 3, 8, 8), np.uint8)}, "shape (4, 3, 8, 8)"),
+        (
+            GOOD | {"images": np.full((4, 8, 8), 1.5)},
+            "`images` is float64 from 1.5 to 1.5; expected 0 to 1",
+        ),
+        (GOOD | {"images": np.full((4, 8, 8), -255.0)}, "or `data.window` = [low,high]"),
+        (GOOD | {"images": np.full((4, 8, 8), np.nan, np.float32)}, "`images` is float32 without any finite number"),
+        (GOOD | {"images": np.zeros((4, 8, 8), bool)}, "`images` is bool"),
+        (GOOD | {"images": np.zeros((4, 2, 8, 8), np.uint8)}, "shape (4, 2, 8, 8)"),
+        (GOOD | {"images": np.zeros((4, 8, 8, 4), np.uint8)}, "shape (4, 8, 8, 4)"),
         (GOOD | {"images": np.zeros((4, 8), np.uint8)}, "shape (4, 8)"),
         (GOOD | {"images": np.zeros((0, 8, 8), np.uint8), "labels": np.zeros(0, int)}, "no images"),
         (GOOD | {"images": np.zeros((4, 0, 0), np.uint8)}, "no images"),
