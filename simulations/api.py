@@ -75,7 +75,7 @@ class TrainedRun:
     def export(self, output: Path | str, client: int) -> Path:
         """Write a client's pipeline into a new folder, with a model card of what the run measured; the folder.
 
-        Both networks are in it: who has it can attack the client's, which the federation does not hand out.
+        Both networks are in it: who has it can attack the client's, which CollaFuse leaves with the client.
 
         Raises:
             SettingError: as `pipeline`, or the folder is not empty.

@@ -18,6 +18,7 @@ from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.tensor_io import read_tensors
 from collafuse_flwr.runs.loaded_run import FinishedRun
 from simulations.model_card import HOLDER, SERVER
+from tests.pages import fenced
 from tests.small_runs import SMALL
 
 QUICK = {"runner": "local", "model": "nano", "num_supernodes": 2, "num_rounds": 1, "data.max_images": 60}
@@ -92,14 +93,22 @@ def test_a_pipeline_of_diffusers_makes_the_images_of_the_run(folder: Path) -> No
     assert len(list(folder.rglob("diffusion_pytorch_model.safetensors"))) == 3, "no network is there twice"
 
 
-def test_plain_diffusers_samples_from_the_server_of_a_run(folder: Path) -> None:
-    """As docs/pipelines.md says; nothing of a client is in the server's folder."""
-    pipeline = DDPMPipeline.from_pretrained(folder / "server" / "backbone")
-    labels, call = torch.tensor([5, 5]), pipeline.unet.forward
-    pipeline.unet.forward = lambda x, t: call(x, t, class_labels=labels)
-    steps = pipeline.scheduler.config.num_train_timesteps
-    images = pipeline(batch_size=2, num_inference_steps=steps, output_type="np").images
-    assert images.shape == (2, 8, 8, 1)
+def test_the_pages_code_runs(folder: Path, tmp_path: Path) -> None:
+    """All of docs/pipelines.md on this run, but what trains and attacks it."""
+    blocks = [block.text for block in fenced((ROOT / "docs" / "pipelines.md").read_text()) if block.info == "python"]
+    names: dict[str, Any] = {"run": cf.load(folder)}
+    for block in blocks[1:]:
+        code = (
+            block.replace("runs/first", str(folder)).replace("clients/3", "clients/1").replace("client=3", "client=1")
+        )
+        exec(code.replace('"digits-client-3"', repr(str(tmp_path / "exported"))), names)
+        if "pipeline" in names:
+            assert len(names["images"]) in {10, 16}
+    assert isinstance(names["pipeline"], DDPMPipeline)
+    assert (tmp_path / "exported" / "README.md").is_file()
+
+
+def test_nothing_of_a_client_is_in_the_servers_folder(folder: Path) -> None:
     indexes = [path.relative_to(folder).as_posix() for path in folder.rglob("model_index.json")]
     assert sorted(indexes) == [*(f"clients/{n}/model_index.json" for n in (0, 1)), "server/backbone/model_index.json"]
     assert "clients" not in (folder / "server" / "backbone" / "model_index.json").read_text()
