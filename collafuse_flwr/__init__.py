@@ -3,7 +3,7 @@
     import collafuse_flwr as cf
 
     run = cf.train(dataset="digits", cut_ratio=0.3, num_rounds=5, output="runs/first")
-    cf.generate(run.folder, client=2)
+    images = run.pipeline(client=2)(num_images=4, class_labels=5).images
 
 `train`, `load`, `generate`, `attack` and `report` are those of `simulations.api`, where they are documented.
 """
@@ -13,23 +13,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collafuse_flwr.diffusion.pipeline import CollaFusePipeline
     from simulations.api import attack, generate, load, report, train
 
 __version__ = "0.1.0"
-__all__ = ["attack", "generate", "load", "report", "train"]
+__all__ = ["CollaFusePipeline", "attack", "generate", "load", "report", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """The functions above, imported when they are first used.
+    """What is above, imported when it is first used.
 
-    They drive the runners, which import this package, torch and Ray: nothing of it is needed to import a part of this
-    package, and at import time nothing here may depend on what is above it.
+    Its functions drive the runners, which import this package, torch and Ray: nothing of it is needed to import a part
+    of this package, and at import time nothing here may depend on what is above it.
     """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415 - as light as can be
 
-    return getattr(import_module("simulations.api"), name)
+    pipeline = name == "CollaFusePipeline"
+    return getattr(import_module("collafuse_flwr.diffusion.pipeline" if pipeline else "simulations.api"), name)
 
 
 def __dir__() -> list[str]:

@@ -3,9 +3,11 @@
     import collafuse_flwr as cf
 
     run = cf.train(dataset="digits", cut_ratio=0.3, num_rounds=5, output="runs/first")
-    images = cf.generate(run.folder, client=2, num_images=16)
-    card = cf.attack(run.folder, shadow_steps=100)
-    page = cf.report(run.folder, output="comparison")
+    images = run.generate(client=2, label=5, n=16)
+    card = run.attack(shadow_steps=100)
+    pipeline = run.pipeline(client=2)
+    run.export("for-the-hub", client=2)
+    page = cf.report("runs/first", "runs/second", output="comparison")
 
 Settings are those of the commands; `gan__width=32`, or {"gan.width": 32}, is `gan.width`. All raise
 `collafuse_flwr.core.errors.UserError`, one line that names what is not allowed.
@@ -21,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -30,6 +32,9 @@ from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.runs.loaded_run import load_history, summary_of
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
+
+if TYPE_CHECKING:
+    from collafuse_flwr.diffusion.pipeline import CollaFusePipeline
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,40 @@ class TrainedRun:
         """What it measured: `pooled` over all clients, and `clients`, a row for each."""
         summary: dict[str, Any] = json.loads(RunLayout(self.folder).summary.read_text())
         return summary
+
+    def generate(self, client: int, label: int = -1, n: int = 64, **settings: object) -> Path:
+        """Generate n images of a client, of one class or of all (-1); as `generate`."""
+        return generate(self.folder, client=client, label=label, num_images=n, **settings)
+
+    def attack(self, **settings: object) -> Path:
+        """Attack it, as `attack` does."""
+        return attack(self.folder, **settings)
+
+    def report(self, output: Path | str = "") -> Path:
+        """The report of this run alone, in its folder `report` if no other is named; the page's path."""
+        return report(self.folder, output=output or self.folder / "report")
+
+    def pipeline(self, client: int) -> CollaFusePipeline:
+        """Its backbone and a client's denoiser, as a pipeline of diffusers: x_T -> x_k -> x_0 by two networks.
+
+        Raises:
+            SettingError: there is no such client, or no networks that diffusers can load.
+        """
+        from simulations.export import load_pipeline  # noqa: PLC0415 - as above
+
+        return load_pipeline(self.folder, client)
+
+    def export(self, output: Path | str, client: int) -> Path:
+        """Write a client's pipeline into a new folder, with a model card of what the run measured; the folder.
+
+        Both networks are in it: who has it can attack the client's, which CollaFuse leaves with the client.
+
+        Raises:
+            SettingError: as `pipeline`, or the folder is not empty.
+        """
+        from simulations.export import export  # noqa: PLC0415 - as above
+
+        return export(self.folder, client, Path(output).absolute())
 
 
 def train(settings: Mapping[str, object] | None = None, /, **more: object) -> TrainedRun:

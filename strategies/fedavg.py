@@ -19,7 +19,7 @@ from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.diffusion.partial_sharing import part_names, shared_names, uploaded_part
-from collafuse_flwr.diffusion.unet import save_network
+from collafuse_flwr.diffusion.unet import save_backbone
 from collafuse_flwr.runs.history import Checkpoint
 from collafuse_flwr.setup.training_budget import averaging_rounds
 from collafuse_flwr.wire.codec import Weights
@@ -63,7 +63,7 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
         if self.averaged.keys() == self.network.state_dict().keys():
             self.network.load_state_dict(self.averaged)
             folder = self.layout.backbone
-            save_network(self.network, folder, self.setup.schedule, self.setup.objective.prediction)
+            save_backbone(self.network, folder, self.setup.schedule, self.setup.objective.prediction)
 
     def _build(self, client_info: ClientInfo) -> None:
         self.network = self.setup.denoiser(0, *client_info.shape)

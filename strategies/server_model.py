@@ -17,7 +17,7 @@ from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.diffusion.train import BatchSource, TimestepRange, TrainState, cosine_rate, train
-from collafuse_flwr.diffusion.unet import save_network
+from collafuse_flwr.diffusion.unet import save_backbone
 from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, training_flops
 from collafuse_flwr.wire.codec import Weights
 
@@ -106,7 +106,7 @@ class Backbone:
     def save(self, folder: Path) -> None:
         """Write the averaged weights as a diffusers folder."""
         with self._swapped_weights(self.state.ema_state_dict()):
-            save_network(self.network, folder, self.setup.schedule, self.setup.objective.prediction)
+            save_backbone(self.network, folder, self.setup.schedule, self.setup.objective.prediction)
 
     def handoff(
         self, arrays: ArrayRecord, cut: int, count: int, labels: Tensor | None, name: tuple[int | str, ...]

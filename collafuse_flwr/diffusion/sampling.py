@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from collafuse_flwr.diffusion.parametrization import Denoise, Prediction, to_image
 from collafuse_flwr.diffusion.schedule import Schedule
-
-if TYPE_CHECKING:
-    from diffusers import DPMSolverMultistepScheduler
-
-Sampler = Literal["ddpm", "ddim", "dpm++"]
+from collafuse_flwr.diffusion.schedulers import Sampler, set_grid, solver
 
 #: Draws the standard normal noise of the step from t, of the shape given.
 StepNoise = Callable[[int, torch.Size], Tensor]
-
-# All three are one family in half-log-SNR: SDE-DPM-Solver++ of order 1 has the posterior mean and variance of DDPM's
-# ancestral step, and DPM-Solver++ of order 1 is DDIM with eta = 0 (Lu et al., arXiv 2211.01095, sections 3 and 5).
-_SOLVERS: dict[str, dict[str, Any]] = {
-    "ddpm": {"algorithm_type": "sde-dpmsolver++", "solver_order": 1},
-    "ddim": {"algorithm_type": "dpmsolver++", "solver_order": 1},
-    "dpm++": {"algorithm_type": "dpmsolver++", "solver_order": 2},
-}
 
 
 def sampling_timesteps(start: int, stop: int, steps: int = 0) -> list[int]:
@@ -38,6 +24,12 @@ def sampling_timesteps(start: int, stop: int, steps: int = 0) -> list[int]:
         raise ValueError(f"a grid needs 0 <= `stop` <= `start` and `steps` >= 0, not {start}, {stop}, {steps}")
     count = min(steps, start - stop) if steps else start - stop
     return [start - round(i * (start - stop) / count) for i in range(count + 1)] if count else [start]
+
+
+def split_steps(timesteps: int, cut: int, total: int) -> tuple[int, int]:
+    """Of `total` sampling steps those above and below the cut, at least one where there is any; 0: every step."""
+    below = max(1, round(total * cut / timesteps)) if total and cut else 0
+    return total and max(1, total - below), below
 
 
 @torch.no_grad()
@@ -75,33 +67,13 @@ def sample(
     """
     if len(grid) < 2:
         return x
-    solver = _solver(schedule, grid, sampler)
+    steps_down = solver(schedule, sampler, trained_betas=schedule.betas.numpy(), prediction_type="sample")
+    set_grid(steps_down, grid)
     for t in grid[:-1]:
         steps = torch.full((len(x),), t, dtype=torch.int64, device=x.device)
         image = to_image(schedule, prediction, denoise(x, steps, labels), x, steps)
         if clamp:
             image = image.clamp(-1, 1)
         step_noise = noise(t, x.shape) if noise is not None and sampler == "ddpm" else None
-        x = solver.step(image, t - 1, x, variance_noise=step_noise, return_dict=False)[0]
+        x = steps_down.step(image, t - 1, x, variance_noise=step_noise, return_dict=False)[0]
     return x
-
-
-def _solver(schedule: Schedule, grid: list[int], sampler: Sampler) -> DPMSolverMultistepScheduler:
-    """A diffusers solver on our grid; diffusers counts its steps from 0, where we count from 1."""
-    from diffusers import DPMSolverMultistepScheduler  # noqa: PLC0415 - slow, as in unet.py
-
-    solver = DPMSolverMultistepScheduler(
-        num_train_timesteps=schedule.timesteps,
-        trained_betas=schedule.betas.numpy(),
-        prediction_type="sample",
-        final_sigmas_type="zero",
-        lower_order_final=False,
-        **_SOLVERS[sampler],
-    )
-    # The solver ends by itself at sigma = 0, the image. Above it, the cut is the last entry, and is never stepped from.
-    last = len(grid) - 1 if grid[-1] == 0 else len(grid)
-    with warnings.catch_warnings():
-        # diffusers hands tensors to numpy.array in the way that NumPy 2 announces to end.
-        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-        solver.set_timesteps(timesteps=[t - 1 for t in grid[:last]])
-    return solver

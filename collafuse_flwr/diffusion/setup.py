@@ -13,8 +13,9 @@ from collafuse_flwr.core.runtime import Runtime
 from collafuse_flwr.diffusion.guidance import cfg_denoiser
 from collafuse_flwr.diffusion.loss import Objective
 from collafuse_flwr.diffusion.parametrization import Denoise
-from collafuse_flwr.diffusion.sampling import Sampler, StepNoise, sample, sampling_timesteps
+from collafuse_flwr.diffusion.sampling import StepNoise, sample, sampling_timesteps, split_steps
 from collafuse_flwr.diffusion.schedule import Schedule
+from collafuse_flwr.diffusion.schedulers import Sampler
 from collafuse_flwr.diffusion.settings import SamplingConfig
 from collafuse_flwr.diffusion.unet import ImageShape, as_denoise, build_network
 
@@ -83,19 +84,18 @@ class DiffusionSetup:
 
     def server_grid(self, cut: int) -> list[int]:
         """The steps of the server's half, from T down to the hand-over."""
-        total, handover = self.sampling.steps, self.handover_step(cut)
-        steps = self.sampling.server_steps or (total and max(1, total - self._client_share(handover)))
+        handover = self.handover_step(cut)
+        steps = self.sampling.server_steps or self._share(handover)[0]
         return sampling_timesteps(self.schedule.timesteps, handover, steps)
 
     def client_grid(self, cut: int) -> list[int]:
         """The steps of the client's half, down to the image."""
-        steps = self.sampling.client_steps or self._client_share(self.handover_step(cut))
+        steps = self.sampling.client_steps or self._share(self.handover_step(cut))[1]
         return sampling_timesteps(self.client_start_step(cut), 0, steps)
 
-    def _client_share(self, handover: int) -> int:
-        """The client's part of `sampling.steps`, at least one where it has a part; 0 for every step."""
-        total = self.sampling.steps
-        return max(1, round(total * handover / self.schedule.timesteps)) if total and handover else 0
+    def _share(self, handover: int) -> tuple[int, int]:
+        """The server's and the client's part of `sampling.steps`."""
+        return split_steps(self.schedule.timesteps, handover, self.sampling.steps)
 
     def num_function_evaluations(self, grid: list[int], conditional: bool) -> int:
         """How often a network is called to carry images down the grid, if it is `conditional` on labels or not."""

@@ -17,6 +17,7 @@ from collafuse_flwr.core.rng import derive_seed
 from collafuse_flwr.core.runtime import Runtime
 from collafuse_flwr.diffusion.parametrization import DROPPED, Denoise, Prediction
 from collafuse_flwr.diffusion.schedule import Schedule
+from collafuse_flwr.diffusion.schedulers import saved_ddpm
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,13 @@ def build_network(model: str, shape: ImageShape, seed: int, name: str) -> nn.Mod
             raise SettingError("model", model, f"one of {', '.join(PRESETS)}, or package.module:factory")
         network = _custom(model, shape) if ":" in model else _unet(model, PRESETS[model], shape)
     if shape.null:
-        network.register_buffer(NULL, _null(shape), persistent=False)
+        add_null_label(network, shape)
     return network
+
+
+def add_null_label(network: nn.Module, shape: ImageShape) -> None:
+    """Have a network know its last class, or attribute, as the one that stands for a dropped label."""
+    network.register_buffer(NULL, _null(shape), persistent=False)
 
 
 def import_diffusers() -> None:
@@ -192,17 +198,24 @@ def _inputs(labels: Tensor | None, null: Tensor | None, count: int) -> Tensor | 
 
 def save_network(network: nn.Module, folder: Path, schedule: Schedule, prediction: Prediction) -> None:
     """Write `folder`/unet and `folder`/scheduler as diffusers reads them (safetensors and JSON)."""
-    from diffusers import DDPMScheduler, ModelMixin  # noqa: PLC0415 - slow, as above
+    from diffusers import ModelMixin  # noqa: PLC0415 - slow, as above
 
     if isinstance(network, ModelMixin):
         network.save_pretrained(folder / "unet")
     else:
         (folder / "unet").mkdir(parents=True, exist_ok=True)
         save_model(network, str(folder / WEIGHTS))
-    scheduler = DDPMScheduler(
-        num_train_timesteps=schedule.timesteps,
-        trained_betas=schedule.betas.tolist(),
-        prediction_type=prediction,
-        clip_sample=True,
-    )
-    scheduler.save_pretrained(folder / "scheduler")
+    saved_ddpm(schedule, prediction).save_pretrained(folder / "scheduler")
+
+
+def save_backbone(network: nn.Module, folder: Path, schedule: Schedule, prediction: Prediction) -> None:
+    """Write a network of the whole chain as `save_network` does, with an index by which `DDPMPipeline` loads it.
+
+    No index is written for networks of classes that diffusers does not have.
+    """
+    from diffusers import DDPMPipeline, ModelMixin  # noqa: PLC0415 - slow, as above
+
+    if isinstance(network, ModelMixin):
+        DDPMPipeline(network, saved_ddpm(schedule, prediction)).save_pretrained(folder)
+    else:
+        save_network(network, folder, schedule, prediction)

@@ -28,6 +28,7 @@ from collafuse_flwr.runs.dp_report import dp_guarantees, group_guarantees
 from collafuse_flwr.runs.figures import draw_curves, draw_overview, save_grid
 from collafuse_flwr.runs.history import read_rounds
 from collafuse_flwr.runs.metrics import describe, further_metrics
+from collafuse_flwr.runs.pipelines import write_pipelines
 from collafuse_flwr.runs.reidentification import reidentification
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
@@ -38,7 +39,7 @@ GRID = 100
 
 
 def summarize_run(folder: Path) -> dict[str, Any]:
-    """Measure what the run in a folder produced; write summary.json and the pictures, and return the summary."""
+    """Measure what the run in a folder produced; write summary.json, the pictures, and indexes of its pipelines."""
     config, layout = read_config(folder), RunLayout(folder)
     rounds = [asdict(row) for row in read_rounds(folder)]
     clients = client_costs(config, rounds)
@@ -55,6 +56,7 @@ def summarize_run(folder: Path) -> dict[str, Any]:
         for client in clients:
             client.update(rows.get(client["client"], {}))
         _draw(layout, data, samples, domain_of)
+        write_pipelines(config, layout, [client["client"] for client in clients], data.images)
     clusters = clusters_by_round(rounds, domain_of)
     values = next((row["values"] for row in rounds), 0)
     for client in clients:

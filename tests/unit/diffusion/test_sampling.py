@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from collafuse_flwr.diffusion.sampling import Sampler, sample, sampling_timesteps
+from collafuse_flwr.diffusion.sampling import sample, sampling_timesteps
 from collafuse_flwr.diffusion.schedule import Schedule, make_schedule
+from collafuse_flwr.diffusion.schedulers import Sampler
 from collafuse_flwr.diffusion.setup import named_noise
 from tests.unit.diffusion.oracle import Gaussian
 
