@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from collafuse_flwr.data.federated import FederationData
 from collafuse_flwr.data.images import normalize, subsample_evenly
-from collafuse_flwr.evaluation.classifier import ImageClassifier, accuracy, train_classifier
+from collafuse_flwr.evaluation.classifier import ImageClassifier, accuracy
+from collafuse_flwr.evaluation.classifier_cache import cached_classifier
 from collafuse_flwr.evaluation.coverage import measure_coverage
 from collafuse_flwr.evaluation.distances import frechet_distance, kernel_distance
 from collafuse_flwr.evaluation.features import extract_features
@@ -72,8 +74,10 @@ class SampleEvaluator:
         device: torch.device,
         domains: dict[int, str],
         metrics: tuple[EvaluationMetric, ...] = (),
+        *,
+        cache: Path,
     ) -> SampleEvaluator:
-        """Train the judge on all clients' training images, and load the networks that the settings name.
+        """Train the judge on all clients' training images, or find it in `cache`; load the networks of the settings.
 
         Raises:
             SettingError: as `pretrained_networks`.
@@ -81,9 +85,8 @@ class SampleEvaluator:
         published = pretrained_networks(config)
         rows = torch.cat([partition.train for partition in data.partitions]).sort().values
         images = data.images
-        classifier = train_classifier(
-            images.images, images.labels, images.num_classes, EVALUATOR_SEED, rows=rows, device=device
-        )
+        given = images.images, images.labels, images.num_classes, EVALUATOR_SEED
+        classifier = cached_classifier(cache, *given, rows=rows, device=device)
         published = {name: network.to(device) for name, network in published.items()}
         return cls(data, classifier, published, device, config.tstr, domains, metrics)
 

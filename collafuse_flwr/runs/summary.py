@@ -19,6 +19,7 @@ from collafuse_flwr.core.runtime import choose_runtime
 from collafuse_flwr.core.tensor_io import read_tensors
 from collafuse_flwr.data.domains import client_domains
 from collafuse_flwr.data.federated import FederationData, federation_data
+from collafuse_flwr.data.image_cache import cache_folder
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.evaluation.evaluator import SampleEvaluator, Samples
 from collafuse_flwr.privacy.leakage_bounds import underestimates_bits
@@ -33,6 +34,8 @@ from collafuse_flwr.runs.reidentification import reidentification
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
 
+#: Where the cache has the classifiers of real images.
+JUDGES = "classifiers"
 #: Columns of the overview picture, and images of a client's grid.
 SHOWN = 12
 GRID = 100
@@ -50,7 +53,9 @@ def summarize_run(folder: Path) -> dict[str, Any]:
     if data is not None:
         device = choose_runtime(config.run.device, config.run.precision).device
         samples = {c["client"]: s for c in clients if (s := _samples(layout, c["client"])) is not None}
-        evaluator = SampleEvaluator.trained_on(data, config.evaluation, device, domain_of, metrics)
+        evaluator = SampleEvaluator.trained_on(
+            data, config.evaluation, device, domain_of, metrics, cache=cache_folder(config.data) / JUDGES
+        )
         pooled, rows, domains = evaluator.measure(samples)
         pooled |= reidentification(config, data, clients)
         for client in clients:

@@ -17,6 +17,19 @@ from simulations.sweep.grid import hashable
 
 #: Settings that rows and sections are made of, and variants are not.
 ELSEWHERE = ("seed", "cut_ratio", "cut.client_ratios", "strategy", "dataset", "dataset_path")
+#: Settings, or their beginnings, that change nothing for a client that trains alone.
+NOT_ALONE = (
+    *(
+        "upload.",
+        "server.",
+        "public.",
+        "client.init_from",
+        "client.start_round",
+        "client.range",
+        "client.update_budget",
+    ),
+    *("sampling.handover_ratio", "sampling.server_steps"),
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +105,8 @@ class Section:
         """The row of `local`, `centralized` or another strategy whose other settings are those of a row."""
         wanted = {"strategy": "collafuse", "cut_ratio": ENDS[strategy]} if strategy in ENDS else {"strategy": strategy}
         own = _variant_settings(row.runs[0])
+        if strategy == "local":
+            own = {name: value for name, value in own.items() if not name.startswith(NOT_ALONE)}
         for other in self.rows:
             settings = other.runs[0].settings
             if wanted.items() <= settings.items() and _agree(own, _variant_settings(other.runs[0])):

@@ -42,9 +42,7 @@ def run_flwr(config: Config, *, app_dir: Path = REPOSITORY) -> RunResult:
     if cpus != int(cpus) or cpus < 1:
         raise SettingError("resources.client_num_cpus", cpus, "a whole number from 1 with `runner` = flwr")
     check_resources(config.resources)
-    if config.run.output:
-        # The daemon has its own idea of where relative paths begin.
-        config = replace(config, run=replace(config.run, output=str(Path(config.run.output).absolute())))
+    config = _with_absolute_paths(config)
     prepare_environment()
     with private_superlink() as superlink:
         run_id = _submit(superlink, config, app_dir)
@@ -55,6 +53,22 @@ def run_flwr(config: Config, *, app_dir: Path = REPOSITORY) -> RunResult:
     if status["status"] != "finished:completed":
         raise log.failure(status["status"], status.get("status-details") or "")
     return RunResult(run_id, layout.folder)
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    """The settings with whole paths: the daemon has its own idea of where relative ones begin."""
+
+    def whole(path: str) -> str:
+        return str(Path(path).absolute()) if path and Path(path).exists() else path
+
+    output = config.run.output and str(Path(config.run.output).absolute())
+    return replace(
+        config,
+        run=replace(config.run, output=output),
+        data=replace(config.data, dataset_path=tuple(map(whole, config.data.dataset_path))),
+        public=replace(config.public, dataset_path=whole(config.public.dataset_path)),
+        diffusion=replace(config.diffusion, start_from=whole(config.diffusion.start_from)),
+    )
 
 
 def _submit(superlink: SuperLink, config: Config, app_dir: Path) -> int:

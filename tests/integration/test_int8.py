@@ -56,6 +56,7 @@ def test_the_quality_of_samples_does_not_suffer(tmp_path: Path, record_property:
         config.evaluation,
         torch.device("cpu"),
         {},
+        cache=tmp_path,
     )
     measured = {
         dtype: fd(small(tmp_path / dtype, upload__dtype=dtype, **SETTINGS), judge)

@@ -21,7 +21,7 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.data.federated import FederationData, federation_data
-from collafuse_flwr.evaluation import evaluator as quality
+from collafuse_flwr.evaluation import classifier_cache
 from collafuse_flwr.evaluation.classifier import train_classifier
 from collafuse_flwr.evaluation.distances import frechet_distance, kernel_distance
 from collafuse_flwr.evaluation.evaluator import SampleEvaluator
@@ -172,8 +172,8 @@ def test_the_judge_never_holds_all_images_as_floats(tmp_path: Path, monkeypatch:
         return original(self, *arguments, **named)
 
     config = small(tmp_path, data__max_images=300)
-    monkeypatch.setattr(quality, "train_classifier", partial(train_classifier, steps=3))
+    monkeypatch.setattr(classifier_cache, "train_classifier", partial(train_classifier, steps=3))
     monkeypatch.setattr(torch.Tensor, "to", watch)
-    judge = SampleEvaluator.trained_on(data_of(config), config.evaluation, torch.device("cpu"), {})
+    judge = SampleEvaluator.trained_on(data_of(config), config.evaluation, torch.device("cpu"), {}, cache=tmp_path)
     assert judge.classifier.num_features == 64
     assert max(largest) <= 128

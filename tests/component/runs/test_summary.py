@@ -236,7 +236,7 @@ def test_samples_of_unknown_class_are_left_out_of_tstr_if_they_are_few(folder: P
     images, labels = samples["images"].repeat(3, 1, 1, 1), samples["labels"].repeat(3)
     with threads(1):
         judge = SampleEvaluator.trained_on(
-            federation_data(config.data, 3, 0), config.evaluation, torch.device("cpu"), {}
+            federation_data(config.data, 3, 0), config.evaluation, torch.device("cpu"), {}, cache=folder
         )
         left = len(labels) // 2 + 1
         known = judge.measure({2: Samples(images[:left], labels[:left])})[1][2]["tstr"]

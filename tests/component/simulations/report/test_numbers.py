@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,34 @@ def test_only_the_same_seeds_are_compared(tmp_path: Path) -> None:
     warning, said = statements(sections(runs)[0])
     assert warning == "Beware: not all of the 3 seeds are there of collafuse, c = 0.2; collafuse, c = 1 (local)."
     assert said == f"collafuse, c = 0.2: {CLIENTS - 1} of {CLIENTS} clients have a lower FD than alone (1 seed)."
+
+
+def test_many_clients_gain_with_an_interval_over_clients(tmp_path: Path) -> None:
+    """Three seeds of four clients: what is one alone's FD is halved for nine of twelve, and doubled for the others."""
+    runs = [fake(tmp_path, strategy, seed=seed) for seed in range(3) for strategy in ("collafuse", "local")]
+    for split, alone in zip(runs[::2], runs[1::2], strict=True):
+        for own, its in zip(split.clients, alone.clients, strict=True):
+            own["fd"] = its["fd"] * (2 if own["client"] == 0 else 0.5)
+    (said,) = statements(sections(runs)[0])
+    pattern = (
+        r"collafuse, c = 0\.2: 9 of 12 clients have a lower FD than alone \(3 seeds, (\d+)% to (\d+)% by bootstrap\); "
+        r"the median client's is 0\.50 times that, 0\.50 to (0\.50|1\.25|2\.00)\."
+    )
+    found = re.fullmatch(pattern, said)
+    assert found is not None, said
+    low, high = int(found[1]), int(found[2])
+    # The binomial's 95 % interval of 9 in 12.
+    assert 42 <= low <= 58
+    assert 92 <= high <= 100
+
+
+def test_one_alone_is_the_same_however_the_others_begin_and_hand_over(tmp_path: Path) -> None:
+    runs = [fake(tmp_path, "local")]
+    hand_overs: list[dict[str, Any]] = [{"client.range": "all", "sampling.handover_ratio": at} for at in (0.0, 0.8)]
+    runs += [fake(tmp_path, **given) for given in hand_overs]
+    said = statements(sections(runs)[0])
+    assert len(said) == 2
+    assert all("clients have a lower FD than alone (1 seed)" in sentence for sentence in said)
 
 
 def test_without_baselines_nothing_is_said(tmp_path: Path) -> None:
