@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from collafuse_flwr.core.atomic_io import write_json
-from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.privacy.leakage_bounds import most_named
 from collafuse_flwr.privacy.ledger import Ledger
 from collafuse_flwr.runs.figures import draw_disclosure
 from collafuse_flwr.runs.run_layout import ClientLayout
-from simulations.cli import USER_ERROR
+from simulations.cli import command
 
 DEFAULTS = {"state": "", "output": "", "delta": "1e-5"}
 
@@ -89,20 +89,15 @@ def _shown(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value or "")
 
 
-def main(arguments: list[str]) -> int:
-    """Show the ledger of a client, and return the exit status."""
+def _act(arguments: list[str]) -> int:
     given = DEFAULTS | dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    try:
-        if unknown := given.keys() - DEFAULTS.keys():
-            raise SettingError(min(unknown), given[min(unknown)], f"one of {', '.join(DEFAULTS)}")
-        folder = Path(given["state"])
-        path = ClientLayout(folder).ledger
-        if not given["state"] or not path.is_file():
-            raise SettingError("state", given["state"], f"the folder of a client's state, which holds {path.name}")
-        disclosure = disclosed(Ledger(path), _delta(given["delta"]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+    if unknown := given.keys() - DEFAULTS.keys():
+        raise SettingError(min(unknown), given[min(unknown)], f"one of {', '.join(DEFAULTS)}")
+    folder = Path(given["state"])
+    path = ClientLayout(folder).ledger
+    if not given["state"] or not path.is_file():
+        raise SettingError("state", given["state"], f"the folder of a client's state, which holds {path.name}")
+    disclosure = disclosed(Ledger(path), _delta(given["delta"]))
     console, output = Console(highlight=False), Path(given["output"] or folder)
     console.print(table(disclosure))
     for name, value in disclosure["whole"].items():
@@ -122,5 +117,7 @@ def _delta(text: str) -> float:
     return delta
 
 
+main = command(_act, usage=__doc__ or "", going_on="nothing is lost")
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -32,7 +32,6 @@ from simulations.cli import (
     launch,
     settings_usage,
 )
-from simulations.runners.processes import leave
 from simulations.sweep.grid import SweepRun, distinct, fingerprint, override
 from simulations.sweep.job import JobResult, run_job
 
@@ -202,6 +201,3 @@ main = command(
     usage=settings_usage(str(__doc__)),
     going_on="the same command with the same `output` goes on",
 )
-
-if __name__ == "__main__":
-    leave(main())

@@ -12,8 +12,15 @@ from PIL import Image
 
 from collafuse_flwr.privacy.accounting import Training
 from collafuse_flwr.privacy.ledger import Ledger, Release
-from simulations.disclosed import disclosed, main
+from simulations import disclosed as command
+from simulations.disclosed import disclosed
 from tests.adversarial.node import OPEN, Node
+
+
+def main(arguments: list[str]) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["disclosed", *arguments])
+        return command.main()
 
 
 @pytest.fixture
