@@ -15,7 +15,8 @@ def cap_weights(weights: Mapping[int, float], most: float) -> dict[int, float]:
     if most >= 1 or not count:
         return dict(weights)
     if count * most <= 1:
-        return dict.fromkeys(weights, 1.0)
+        # The least, not a share: rows of a pool are counted by it.
+        return dict.fromkeys(weights, min(weights.values()))
     falling = sorted(weights.values(), reverse=True)
     for lowered in range(count):
         rest = sum(falling[lowered:])

@@ -95,8 +95,7 @@ def test_no_weight_is_more_than_its_largest_share(weights: dict[int, float], mos
     capped = cap_weights(weights, most)
     total = sum(capped.values())
     assert max(capped.values()) <= max(most, 1 / len(weights)) * total * (1 + 1e-9)
-    if len(weights) * most > 1:
-        assert all(capped[client] <= weight * (1 + 1e-9) for client, weight in weights.items())
+    assert all(capped[client] <= weight * (1 + 1e-9) for client, weight in weights.items())
     order = sorted(weights, key=lambda client: weights[client])
     assert [capped[client] for client in order] == sorted(capped.values()), "whoever had more has no less"
     if max(weights.values()) <= most * sum(weights.values()) * (1 - 1e-9):
@@ -124,6 +123,8 @@ def test_one_client_is_not_the_pool(tmp_path: Path) -> None:
     assert x[:, 0, 0, 0].tolist() == [0.0] * 10 + [1.0] * 15
     assert (cuts == 5).all()
     assert labels is None
+    # Less than an equal share is an equal one, not a row of each.
+    assert len(pool.limited(cap_weights(pool.sizes(), 0.3))) == 20
 
 
 def test_one_client_does_not_decide_how_long_a_round_is(tmp_path: Path) -> None:

@@ -109,8 +109,9 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("killed_in", [3, 4, 6])
-@pytest.mark.parametrize("moment", ["aggregate_train", "aggregate_evaluate"])
+@pytest.mark.parametrize(
+    ("moment", "killed_in"), [("aggregate_train", 3), ("aggregate_evaluate", 4), ("aggregate_train", 6)]
+)
 def test_a_killed_run_resumes_to_the_same_bits(
     run: CollaFuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, killed_in: int
 ) -> None:
