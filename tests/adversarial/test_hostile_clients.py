@@ -30,6 +30,7 @@ from collafuse_flwr.wire.codec import ClientError, encode
 from collafuse_flwr.wire.common import TrainMetrics
 from collafuse_flwr.wire.fedavg import WeightsReply
 from collafuse_flwr.wire.validation import LARGEST_ACTIVATION, check_activations
+from simulations.runners.app_loading import begin_run
 from strategies.aggregation import WeightAggregator
 from strategies.fairness import cap_weights
 from strategies.server_model import Backbone
@@ -104,6 +105,7 @@ def test_no_weight_is_more_than_its_largest_share(weights: dict[int, float], mos
 
 def test_one_client_is_not_the_mean() -> None:
     """Of 100 honest images at 1.0 and a client that claims 10^15 at -5.0 the mean was -5.0."""
+    begin_run()
     for most, mean in ((1.0, -5.0), (0.5, -2.0)):
         aggregator = WeightAggregator(FedAvg(), {"w": torch.zeros(2)}, most)
         for client, (size, value) in enumerate(((100, 1.0), (10**15, -5.0))):
