@@ -86,7 +86,12 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     """Settings by their public names, and after `=` the values of those that have a choice."""
     if ctx.info_name not in TAKE_SETTINGS:
         return []
-    return [CompletionItem(text) for text in _settings() if text.startswith(incomplete)]
+    words, typed = [*ctx.params.get("arguments", ()), *ctx.args], incomplete.removeprefix("=")
+    # bash takes `=` for a word of its own, which click may leave out, and completes what comes after it alone.
+    name = next((word for word in reversed(words) if word != "="), "")
+    after = any(text.startswith(f"{name}=") for text in _settings())
+    begun = f"{name}={typed}" if after else typed
+    return [CompletionItem(text[len(begun) - len(typed) :]) for text in _settings() if text.startswith(begun)]
 
 
 def _settings() -> Iterator[str]:

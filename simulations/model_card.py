@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from collafuse_flwr import __version__
 from collafuse_flwr.config.config import Config
+from collafuse_flwr.data.settings import NO_DATASET
 from collafuse_flwr.diffusion.pipeline import CollaFusePipeline
 from collafuse_flwr.runs.dp_report import describe_guarantee
 from collafuse_flwr.runs.metrics import metrics_of
@@ -63,6 +64,7 @@ def model_card(folder: Path, client: int, pipeline: CollaFusePipeline, place: st
         about=config.spec.about,
         steps=config.diffusion.timesteps,
         cut=pipeline.config.cut_step,
+        public=_public(config),
         clients=len(summary["clients"]),
         client=client,
         shared=", averaged with those of others" if "weights" in config.spec.sends else "",
@@ -91,9 +93,21 @@ def _data(config: Config, name: str, row: Row, pipeline: CollaFusePipeline) -> l
     if names:
         lines.append(f"{config.data.conditioning}, as `class_labels` counts them: {', '.join(names)}")
     process = f"schedule `{config.diffusion.schedule}`, networks predict `{config.diffusion.prediction_type}`"
-    share = pipeline.config.cut_step / config.diffusion.timesteps
-    lines.append(f"cut at step {pipeline.config.cut_step} of {config.diffusion.timesteps} ({share:.0%}); {process}")
+    cut, steps, handover = row["cut_step"], config.diffusion.timesteps, pipeline.config.cut_step
+    lines.append(f"cut at step {cut} of {steps} ({cut / steps:.0%}); {process}")
+    if handover != cut:
+        lines.append(f"the client takes over at step {handover}, above its cut")
     return lines
+
+
+def _public(config: Config) -> str:
+    """What of the networks' knowledge came from elsewhere, as the end of a sentence about the server."""
+    known = []
+    if config.public.dataset != NO_DATASET:
+        known.append(f"and from public images, `{config.public.dataset}`")
+    if config.diffusion.start_from:
+        known.append(f"with all networks started from `{Path(config.diffusion.start_from).name}`")
+    return "".join(f", {part}" for part in known)
 
 
 def _sent(config: Config, row: Row) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import ClassVar
 
 from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.serverapp import Grid
 from torch import Tensor
 
 from collafuse_flwr.core.errors import UploadError
@@ -21,7 +22,7 @@ from collafuse_flwr.wire.validation import UploadSpec, check_upload
 from strategies.diffusion_base import DiffusionStrategy
 from strategies.fairness import cap_weights
 from strategies.public_images import UploadsAndImages, public_source
-from strategies.server_model import Backbone, ServerWork
+from strategies.server_model import Backbone, ServerWork, weights
 
 
 class CollaFuse(DiffusionStrategy):
@@ -65,13 +66,16 @@ class CollaFuse(DiffusionStrategy):
         self.deferred_updates = 0.0
 
     def _client_start(self, client_info: ClientInfo) -> ArrayRecord | None:
-        if not self.config.diffusion.start_from:
+        if not self.config.diffusion.start_from or self.history.rounds:
+            # A run that goes on has it in its checkpoint.
             return None
         self.backbone.start_from(self._load_start(self.backbone.network))
         return ArrayRecord(self._load_start(self.setup.denoiser(0, *client_info.shape)))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.backbone.state.load(checkpoint.tensors["backbone"])
+        if start := checkpoint.tensors.get("start"):
+            self.public_start = ArrayRecord({name: value.cpu() for name, value in start.items()})
         self.pool.restore(checkpoint.state["pool"])
         if self.pool.lost:
             lost = ", ".join(map(str, sorted(self.pool.lost)))
@@ -81,7 +85,9 @@ class CollaFuse(DiffusionStrategy):
 
     def _checkpoint(self) -> Checkpoint:
         plain = {"initialised": sorted(self.initialised), "deferred_updates": self.deferred_updates}
-        return Checkpoint({"backbone": self.backbone.state.state_dict()}, {"pool": self.pool.state()} | plain)
+        start = {} if self.public_start is None else {"start": weights(self.public_start)}
+        tensors = {"backbone": self.backbone.state.state_dict()} | start
+        return Checkpoint(tensors, {"pool": self.pool.state()} | plain)
 
     def _arrays(self) -> ArrayRecord:
         return self.backbone.arrays()
@@ -206,6 +212,12 @@ class CollaFuse(DiffusionStrategy):
         steps = int(self.deferred_updates // self.config.server.batch_size)
         self.deferred_updates -= steps * self.config.server.batch_size
         return steps
+
+    def _before_evaluation(self, grid: Grid, round_: int) -> None:
+        """Leave out who has not begun: it would make its samples from scratch, not from the public start."""
+        if self.public_start is not None:
+            cuts = self.client_manager.client_infos
+            self.selected = [own for own in self.selected if own in self.initialised or not cuts[own].cut_step]
 
     def _evaluate_request(self, client: int, round_: int, count: int) -> tuple[SampleHandoff, Tensor]:
         """The server's half of generation: samples at the client's cut."""

@@ -9,8 +9,12 @@ from typing import Any
 from torch import nn
 
 from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.progress import Progress
+from collafuse_flwr.data.settings import NO_DATASET
 from collafuse_flwr.diffusion.start import load_start
+from collafuse_flwr.runs.run_dir import read_config
+from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.setup.diffusion import diffusion_setup
 from collafuse_flwr.wire.codec import Weights
 from strategies.base import BaseStrategy
@@ -29,11 +33,20 @@ class DiffusionStrategy(BaseStrategy):
         Raises:
             SettingError: it does not fit.
         """
-        folder, setup = self.config.diffusion.start_from, self.setup
-        if not folder:
+        folder, setup = Path(self.config.diffusion.start_from), self.setup
+        if not self.config.diffusion.start_from:
             return {}
-        return load_start(Path(folder), network, setup.schedule, setup.objective.prediction)
+        if RunLayout(folder).config.is_file() and not _knows_all_steps(read_config(folder)):
+            allowed = "of a run whose backbone knows all steps: centralized, fedavg, or one with public images"
+            raise SettingError("start_from", str(folder), allowed)
+        return load_start(folder, network, setup.schedule, setup.objective.prediction)
 
     def _cuts_in_words(self) -> str:
         cuts = sorted({client_info.cut_step for client_info in self.client_manager.client_infos.values()})
         return f", cut step {', '.join(map(str, cuts))} of {self.setup.schedule.timesteps}"
+
+
+def _knows_all_steps(config: Config) -> bool:
+    """Whether the backbone of a run has been trained on every step, not above a cut alone."""
+    clean = not any(config.cut_ratios()) or config.public.dataset != NO_DATASET
+    return not config.spec.is_gan and (config.spec.averages_denoisers or clean)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor, nn
 
@@ -67,10 +68,11 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
 
     def _build(self, client_info: ClientInfo) -> None:
         self.network = self.setup.denoiser(0, *client_info.shape)
-        start = self._load_start(self.network)
-        #: What clients start from, with the parts that they do not share; None where they start from scratch.
-        self.public_start = ArrayRecord(start) if start else None
-        whole = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()} | start
+        #: What clients start from, with the parts that they do not share; empty where they start from scratch. A run
+        #: that goes on has it in its checkpoint.
+        self.public_start = {} if self.history.rounds else self._load_start(self.network)
+        whole = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+        whole |= self.public_start
         shared = shared_names(self.config.spec.shared_parts, whole)
         if not shared:
             allowed = "one that averages whole networks: this network is no U-Net of diffusers"
@@ -89,10 +91,13 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
         shared, averaged = (checkpoint.tensors[part] for part in ("shared", "averaged"))
         self.shared = {name: shared[name].cpu() for name in self.shared}
         self.averaged = {name: averaged[name].cpu() for name in self.shared}
+        self.public_start = {name: value.cpu() for name, value in checkpoint.tensors.get("start", {}).items()}
 
     def _checkpoint(self) -> Checkpoint:
         # Copies, for safetensors refuse tensors that share their memory.
-        return Checkpoint({"shared": self.shared, "averaged": {n: x.clone() for n, x in self.averaged.items()}})
+        parts = {"averaged": self.averaged, "start": self.public_start}
+        copies = {part: {name: value.clone() for name, value in held.items()} for part, held in parts.items()}
+        return Checkpoint({"shared": self.shared} | copies)
 
     def _arrays(self) -> ArrayRecord:
         return ArrayRecord(self.shared)
@@ -105,14 +110,25 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
         # All begin with the same weights, so where traffic is counted out the first round needs none.
         fresh = round_ - 1 in self.exchanges or (round_ == 1 and self.config.train.match != "traffic")
         part, want_averaged = self._part(client, round_)
+        sent = weights(self.arrays) if fresh else {}
+        rest = {} if self._has_begun(client) else {n: x for n, x in self.public_start.items() if n not in sent}
         return WeightsRequest(
             round=round_,
             num_rounds=self.config.run.num_rounds,
-            weights=weights(self.arrays) if fresh else {},
+            weights=sent,
             part=part,
             want_averaged=want_averaged,
-            backbone=None if any(str(client) in past.clients for past in self.history.rounds) else self.public_start,
+            backbone=ArrayRecord(rest) if rest else None,
         )
+
+    def _has_begun(self, client: int) -> bool:
+        """Whether a client has trained in some round."""
+        return any(str(client) in past.clients for past in self.history.rounds)
+
+    def _before_evaluation(self, grid: Grid, round_: int) -> None:
+        """Leave out who has not begun and would make its samples, in part, from scratch and not from the start."""
+        if self.public_start.keys() - self.averaged.keys():
+            self.selected = [client for client in self.selected if self._has_begun(client)]
 
     def _part(self, client: int, round_: int) -> tuple[str, bool]:
         """Which part a client is to send after a round, and whether its averaged weights too."""

@@ -14,6 +14,7 @@ from collafuse_flwr.data.public import load_public_images
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.runs.summary import simulated_data
 from collafuse_flwr.runs.upload_buffer import LimitedRows, UploadBuffer
+from collafuse_flwr.setup.privacy import clip
 
 
 @dataclass(frozen=True)
@@ -56,4 +57,6 @@ def public_source(
     if images is None:
         return None
     labels = conditioning_labels(config.data.conditioning, images) if config.shares_labels() else None
-    return ImageSource(normalize(images.images).to(device), None if labels is None else labels.to(device))
+    # As the images that were uploaded: one contrast for all.
+    x_0 = clip(config, normalize(images.images))
+    return ImageSource(x_0.to(device), None if labels is None else labels.to(device))

@@ -170,7 +170,9 @@ class CollaFuseClient(DiffusionClient):
         order = upload_order(secret, draws, len(images))
         labels = conditioning_labels(self.config.data.conditioning, images) if self.config.shares_labels() else None
         rows = None if labels is None else torch.cat([labels] * len(draws))[order]
-        self.ledger.add_release(planned, round=round_, cut_step=self.cut, labels=labels is not None)
+        self.ledger.add_release(
+            planned, round=round_, cut_step=self.cut, labels=labels is not None, dataset=self.config.data.name
+        )
         return encode(x_k[order], cast(UploadDtype, upload.dtype), rows)
 
     def _planned(self, round_: int) -> Release | None:
@@ -190,8 +192,20 @@ class CollaFuseClient(DiffusionClient):
         if most and after.releases > most:
             return None
         if self.policy is not None:
+            self._check_kind(self.policy)
             self.policy.check_release(planned.native_snr, self.cut / self.setup.schedule.timesteps, after)
         return planned
+
+    def _check_kind(self, policy: Policy) -> None:
+        """Refuse to release images that were released as another kind of data set, unless the owner lists the kinds.
+
+        Two kinds may read the same file as different pixels, which would have noise of their own.
+
+        Raises:
+            PolicyError: they were.
+        """
+        if not policy.datasets and self.ledger.released_as() - {self.config.data.name}:
+            raise PolicyError(f"{BEYOND}: `datasets` does not list `dataset` = {self.config.data.name}")
 
     def _release_at(self, cut: int, keys: tuple[str, ...], round_: int = 1) -> Release:
         """The release of the images with these keys at a cut."""

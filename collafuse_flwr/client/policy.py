@@ -110,8 +110,8 @@ class Policy:
             PolicyError: there is one.
         """
         for given, value in run_config.items():
-            _, spec = SETTINGS.get(given.replace("-", "_"), ("", None))
-            if spec is not None and spec.metadata["or_path"]:
+            group, spec = SETTINGS.get(given.replace("-", "_"), ("", None))
+            if spec is not None and spec.metadata["or_path"] and group != "public":  # which the server alone loads
                 paths = coerce(spec, given, value)
                 names = (paths,) if isinstance(paths, str) else paths
                 self._hold("imports", all(name in self.imports for name in names if ":" in name))

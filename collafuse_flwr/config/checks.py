@@ -60,7 +60,8 @@ def _check_starts(config: Config) -> None:
     if config.diffusion.start_from and client.model not in {"same", config.diffusion.model}:
         raise SettingError("client.model", client.model, "same when `start_from` names the start of all networks")
     ratio = config.sampling.handover_ratio
-    if 0 < ratio < min(config.cut_ratios()) or (ratio and config.upload.noise == "official"):
+    least = min(config.cuts_of(client)[0] for client in range(config.run.num_supernodes)) if ratio else 0
+    if round(ratio * config.diffusion.timesteps) < least or (ratio and config.upload.noise == "official"):
         allowed = "0, or a share of T above the cut, when `upload.noise` is not official"
         raise SettingError("sampling.handover_ratio", ratio, allowed)
 

@@ -131,6 +131,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_private_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, which nobody else may enter."""
+    for missing in reversed([own for own in (folder, *folder.parents) if not own.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+
+
 def as_file_name(text: str) -> str:
     """A text as a part of a file's name, without what file systems or shells read otherwise."""
     return re.sub(r"[^\w.+-]+", "-", text)

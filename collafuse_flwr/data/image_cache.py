@@ -17,7 +17,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from collafuse_flwr.core.atomic_io import as_file_name, atomic_write, write_json
+from collafuse_flwr.core.atomic_io import as_file_name, atomic_write, make_private_folder, write_json
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.core.progress import counted
 from collafuse_flwr.data.images import DecodedImages, LazyImageDataset, decode
@@ -51,7 +51,7 @@ def cached_images(config: DataConfig, source: LazyImageDataset, keep: Tensor) ->
         return replace(decoded, report=_report(source, keep, decoded.pixels.numpy(), decoded.native_sides))
     folder = cache_folder(config)
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(folder)
         entry = _Entry(folder / _key(config, source, keep, folder), config, source, keep)
         # One process decodes, the others wait for it.
         with FileLock(entry.path.with_suffix(".lock")):

@@ -14,7 +14,7 @@ from collafuse_flwr.diffusion.parametrization import Prediction
 from collafuse_flwr.diffusion.schedule import Schedule
 from collafuse_flwr.diffusion.unet import WEIGHTS
 
-#: Weights that depend on the classes, or attributes, of the images; they are learnt anew where these are others.
+#: Weights that depend on the classes, or attributes, of the images; they are learnt anew where there are fewer or more.
 LABEL_WEIGHTS = "class_embedding."
 #: Largest difference of two schedules' alpha_bar that is rounding: diffusers computes it in float32.
 ALPHA_BAR_TOLERANCE = 1e-4
@@ -26,7 +26,7 @@ def load_start(folder: Path, network: nn.Module, schedule: Schedule, prediction:
     """The weights in a folder with `unet` and `scheduler`, as diffusers writes it, or in that of a finished run.
 
     They must be of a network like `network`, trained on the same process: a network's output at (x_t, t) means
-    something else in any other. The label embedding is left out where it is of other labels.
+    something else in any other. The label embedding is left out where it is of fewer or more labels.
 
     Args:
         folder: the pipeline's or the run's.
@@ -75,7 +75,8 @@ def _check_process(given: Path, folder: Path, schedule: Schedule, prediction: Pr
     from diffusers import DDPMScheduler  # noqa: PLC0415 - slow to import
 
     try:
-        theirs = DDPMScheduler.from_pretrained(folder)
+        # By a whole path: what is not there would be looked up on a hub.
+        theirs = DDPMScheduler.from_pretrained(folder.absolute(), local_files_only=True)
     except (OSError, ValueError) as error:
         raise _refused(
             given, f"one whose diffusion process can be read from {folder.name}/scheduler_config.json"

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from collafuse_flwr.core.atomic_io import make_private_folder
 from collafuse_flwr.core.errors import DamagedError
 from collafuse_flwr.core.tensor_io import read_tensors, write_tensors
 from collafuse_flwr.data.image_cache import forget_old_sets
@@ -51,7 +52,7 @@ def cached_classifier(
 
 def _keep(path: Path, classifier: ImageClassifier) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(path.parent)
         write_tensors(path, classifier.state_dict())
         forget_old_sets(path.parent, KEPT)
     except OSError:

@@ -254,6 +254,10 @@ class Ledger:
     def _of(self, kind: str) -> list[dict[str, Any]]:
         return [entry for entry in self.entries if entry["kind"] == kind]
 
+    def released_as(self) -> set[str]:
+        """The kinds of data sets as which images have been read that were released."""
+        return {entry["dataset"] for entry in self._of("release") if "dataset" in entry}
+
     @property
     def _full(self) -> bool:
         return self.path.exists() and self.path.stat().st_size >= MAX_BYTES

@@ -56,10 +56,11 @@ def round_cost(config: Config, unit: WorkUnit, num_images: int, cut: int, round_
     allowed = not upload.max_releases or before + upload.draws_per_image <= upload.max_releases
     uploads = cut < steps and allowed and (round_ == 1 or upload.noise != "fixed")
     exchanged = unit.network * bool(config.spec.shared_parts)
+    starts = starts_from_backbone(config, cut) or (config.diffusion.start_from and not config.spec.averages_denoisers)
     return RoundCost(
         training_flops(unit.flops, 1) * updates,
         uploads * num_images * upload.draws_per_image * unit.upload + exchanged,
-        (starts_from_backbone(config, cut) and round_ == begins) * unit.network + exchanged,
+        bool(starts and cut and round_ == begins) * unit.network + exchanged,
     )
 
 

@@ -15,6 +15,7 @@ from torch.nn.functional import avg_pool2d
 
 from collafuse_flwr import client_app
 from collafuse_flwr.core.errors import PolicyError
+from collafuse_flwr.data.datasets import LOADERS
 from collafuse_flwr.data.image_cache import KEPT_SETS
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.diffusion.schedule import make_schedule
@@ -264,6 +265,21 @@ def test_draws_are_not_counted_one_by_one(tmp_path: Path) -> None:
 def test_how_files_become_images_is_the_owners(tmp_path: Path, settings: dict[str, Any]) -> None:
     """The same image, scaled in another way, would leave as another one with noise of its own."""
     refused(Node(tmp_path).train(cut_ratio=0.5, **settings), "reading")
+
+
+def test_another_kind_that_reads_the_same_file_releases_nothing_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One slice of a volume was released twice, as `brats2020` and as `nifti` scale it, with independent noise."""
+    monkeypatch.setitem(LOADERS, "medmnist", LOADERS["npz"])
+    node = Node(tmp_path)
+    assert node.upload(cut_ratio=0.5) is not None
+    refused(node.train(run=2, cut_ratio=0.5, dataset="medmnist"), "datasets")
+    assert node.upload(run=3, cut_ratio=0.5) is not None
+    (tmp_path / "both").mkdir()
+    both = Node(tmp_path / "both", 'datasets = ["npz", "medmnist"]\n')
+    assert both.upload(cut_ratio=0.5) is not None
+    assert both.upload(run=2, cut_ratio=0.5, dataset="medmnist") is not None
 
 
 def test_an_owner_says_how_files_become_images(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from collafuse_flwr.core.atomic_io import make_private_folder
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.folders import SPLITS, named_classes
 from collafuse_flwr.data.image_cache import cache_folder
@@ -57,6 +58,7 @@ def open_table(config: DataConfig, root: Path, expected: str) -> Dataset:
     datasets.disable_progress_bars()
     parquet, cache = sorted(map(str, root.rglob("*.parquet"))), str(cache_folder(config) / "datasets")
     try:
+        make_private_folder(Path(cache))
         if any((root / name).exists() for name in SAVED):
             found = datasets.load_from_disk(str(root))
         elif parquet:

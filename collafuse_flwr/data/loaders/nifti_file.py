@@ -71,7 +71,7 @@ def _opened(config: DataConfig, path: Path, axis: str, least: int) -> Iterator[t
     from nibabel import funcs, nifti1, orientations  # noqa: PLC0415 - as above
 
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             image = funcs.squeeze_image(nifti1.Nifti1Image.from_stream(file))
             axes = orientations.ornt_transform(
                 orientations.io_orientation(image.affine), orientations.axcodes2ornt(UPRIGHT[axis])

@@ -62,6 +62,8 @@ def test_arguments_and_status_are_those_of_the_module() -> None:
     ("words", "expected"),
     [
         ("collafuse run cut.pol", {f"cut.policy={own}" for own in SETTINGS["cut.policy"][1].metadata["choices"]}),
+        ("collafuse run cut.policy = ad", {"adaptive"}),
+        ("collafuse run resume =", {"true", "false"}),
         ("collafuse run resum", {"resume=true", "resume=false"}),
         ("collafuse sweep num_r", {"num_rounds="}),
         ("collafuse status num_r", set()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from flwr.app import Context, Message
 from torch import Tensor
 
 from collafuse_flwr.client_app import app as client_app
+from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.tensor_io import read_tensors
 from collafuse_flwr.data.datasets import load_images
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.diffusion.schedule import cosine
 from collafuse_flwr.diffusion.unet import ImageShape, build_network, save_network
+from collafuse_flwr.runs.run_dir import open_run
 from collafuse_flwr.runs.run_layout import RunLayout
 from strategies.collafuse import CollaFuse
 from strategies.public_images import UploadsAndImages
@@ -187,3 +190,80 @@ def test_the_client_app_is_the_one_of_a_deployment(tmp_path: Path) -> None:
 
     run_strategy(config, connect(config, spoiled(0, without, rounds=[1, 2])))
     assert is_at_the_start(client_weights(tmp_path / "run", 0))
+
+
+@pytest.mark.parametrize("strategy", ["collafuse", "udec"])
+def test_who_has_not_begun_makes_no_samples_from_scratch(tmp_path: Path, start: Path, strategy: str) -> None:
+    own: dict[str, Any] = {"strategy": strategy, "federation.fraction_train": 0.3, "evaluation.every": 1}
+    run_strategy(small(tmp_path, **STILL | own, start_from=str(start)))
+    rows = metrics(tmp_path)
+    begun: set[str] = set()
+    for row in rows:
+        begun |= row["clients"].keys()
+        assert row["evaluation"].keys() == begun
+    assert 0 < len(rows[0]["evaluation"]) < 3
+
+
+@pytest.mark.parametrize("strategy", ["collafuse", "udec", "fedavg"])
+def test_a_run_goes_on_without_the_folder_to_the_same_bits(tmp_path: Path, start: Path, strategy: str) -> None:
+    """A client that begins after the interruption begins where the others did."""
+    folder = tmp_path / "start"
+    shutil.copytree(start, folder)
+    own: dict[str, Any] = {"strategy": strategy, "federation.fraction_train": 0.5, "num_rounds": 4, "model": "nano"}
+
+    def config(name: str) -> Config:
+        return small(tmp_path / name, **own, start_from=str(folder))
+
+    run_strategy(config("whole"))
+
+    def die(message: Message, context: Context) -> Message | None:
+        raise KeyboardInterrupt
+
+    chosen = next(int(client) for client in metrics(tmp_path / "whole")[2]["clients"])
+    with pytest.raises(KeyboardInterrupt):
+        run_strategy(config("killed"), connect(config("killed"), spoiled(chosen, die, rounds=[3])))
+    shutil.rmtree(folder)
+    run_strategy(config("killed"))
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "udec"])
+def test_the_start_is_sent_once(tmp_path: Path, start: Path, strategy: str) -> None:
+    """What is shared goes as the global weights, and only the rest of the network beside it."""
+    size = sum(x.numel() * 4 for x in build_network("nano", ImageShape(1, 8, 10), 0, "any").state_dict().values())
+    run_strategy(small(tmp_path, **STILL, strategy=strategy, start_from=str(start), num_rounds=1))
+    down = metrics(tmp_path)[0]["bytes_down"]
+    # The evaluation sends the shared part again.
+    assert all(size <= sent < 2.1 * size for sent in down.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        ({"strategy": "local"}, False),
+        ({"cut_ratio": 0.3}, False),
+        ({"cut_ratio": 0.3, "public.dataset": "digits", "public.max_images": 20}, True),
+        ({"strategy": "centralized"}, True),
+        ({"strategy": "fedavg"}, True),
+    ],
+)
+def test_a_run_is_a_start_only_if_its_backbone_knows_all_steps(
+    tmp_path: Path, settings: dict[str, Any], allowed: bool
+) -> None:
+    before = small(tmp_path / "before", **settings, model="nano", num_rounds=1)
+    open_run(before, tmp_path / "before")
+    run_strategy(before)
+    after = small(tmp_path / "after", strategy="local", model="nano", num_rounds=1, start_from=str(tmp_path / "before"))
+    if allowed:
+        run_strategy(after)
+    else:
+        with pytest.raises(SettingError, match="of a run whose backbone knows all steps"):
+            run_strategy(after)
+
+
+def test_public_images_are_clipped_as_uploads_are(tmp_path: Path) -> None:
+    given = {"public.dataset": "digits", "public.max_images": 60, "num_rounds": 1, "upload.clip_norm": 4.0}
+    strategy = federate(small(tmp_path, **given))
+    assert strategy.public is not None
+    assert strategy.public.images.flatten(1).norm(dim=1).max() <= 4.0 + 1e-5

@@ -22,6 +22,18 @@ from collafuse_flwr.core.errors import SettingError
             "sampling.handover_ratio",
             "official",
         ),
+        (
+            {
+                "client.range": "all",
+                "cut.policy": "adaptive",
+                "cut.choices": [0.6, 0.8],
+                "cut_ratio": 0.1,
+                "sampling.handover_ratio": 0.5,
+                "devices.profiles": "paper7",
+            },
+            "sampling.handover_ratio",
+            "above the cut",
+        ),
         ({"sampling.handover_ratio": 0.5}, "sampling.handover_ratio", "unless `client.range` is all"),
         ({"strategy": "local", "public.dataset": "digits"}, "public.dataset", "does not read it"),
     ],

@@ -50,6 +50,17 @@ def test_a_pipeline_of_plain_diffusers_is_a_start(tmp_path: Path) -> None:
     assert all(torch.equal(start[name], value.float()) for name, value in unet.state_dict().items())
 
 
+def test_a_folder_without_a_process_is_looked_up_nowhere(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path that is not there would be the name of a repository on a hub."""
+    shutil.rmtree(trained / "scheduler")
+    monkeypatch.chdir(trained.parent)
+    monkeypatch.setattr("huggingface_hub.file_download.hf_hub_download", lambda *_, **__: pytest.fail("went online"))
+    with pytest.raises(SettingError, match="whose diffusion process can be read"):
+        load_start(Path(trained.name), network(), SCHEDULE, "v_prediction")
+
+
 @pytest.mark.parametrize("classes", [0, 5])
 def test_labels_are_learnt_anew_where_they_are_others(trained: Path, classes: int) -> None:
     start = load_start(trained, network(shape=ImageShape(1, 8, classes)), SCHEDULE, "v_prediction")

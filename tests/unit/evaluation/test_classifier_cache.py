@@ -112,3 +112,9 @@ def test_those_used_last_are_kept(tmp_path: Path, given: dict[str, Any], short: 
     assert len(list(tmp_path.iterdir())) == KEPT
     cached_classifier(tmp_path, **given | {"seed": KEPT + 1})
     assert len(short) == KEPT + 2
+
+
+def test_nobody_else_may_enter_the_cache(tmp_path: Path, given: dict[str, Any]) -> None:
+    cached_classifier(tmp_path / "user" / "collafuse_flwr" / "classifiers", **given)
+    for folder in (tmp_path / "user", tmp_path / "user" / "collafuse_flwr"):
+        assert folder.stat().st_mode & 0o777 == 0o700
