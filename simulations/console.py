@@ -16,14 +16,14 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-#: Command -> module, in the order in which one needs them.
+#: Command -> the module that explains it, in the order in which one needs them.
 COMMANDS = {
     "run": "run",
     "sweep": "sweep.sweep",
     "suite": "suite",
-    "report": "report",
+    "report": "report.__main__",
     "generate": "generate",
-    "attack": "attack",
+    "attack": "attack.__main__",
     "partition": "partition",
     "plan": "plan_cuts",
     "status": "status",
@@ -35,8 +35,8 @@ COMMANDS = {
     "sign": "sign",
     "doctor": "doctor",
 }
-#: The package that is run where another module explains it.
-RUN_AS = {"sweep": "sweep"}
+#: What is run where another module explains it.
+RUN_AS = {"report": "report", "attack": "attack", "sweep": "sweep"}
 #: Those that take the settings of a run.
 TAKE_SETTINGS = {"run", "sweep", "suite", "partition", "plan"}
 
@@ -76,9 +76,7 @@ def _about(name: str) -> str:
     spec = importlib.util.find_spec(f"simulations.{COMMANDS[name]}")
     assert spec is not None
     assert spec.origin is not None
-    path = Path(spec.origin)
-    source = (path.parent / "__main__.py" if path.name == "__init__.py" else path).read_text()
-    documentation = ast.get_docstring(ast.parse(source)) or ""
+    documentation = ast.get_docstring(ast.parse(Path(spec.origin).read_text())) or ""
     return documentation.split("`python -m")[0].splitlines()[0].rstrip(": ,")
 
 
