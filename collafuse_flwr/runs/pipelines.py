@@ -49,7 +49,7 @@ def _write_pipeline(config: Config, layout: RunLayout, client: int, images: Imag
         cut_step=handover,
         class_names=list(told.get(config.data.conditioning, ())),
         client_start_step=setup.client_start_step(cut),
-        server_steps=len(setup.server_grid(cut)) - 1,
+        server_steps=len(setup.server_grid(cut)) - 1 if networks["backbone"] else 0,
         client_steps=len(setup.client_grid(cut)) - 1,
         guidance_scale=config.sampling.guidance_scale,
         null_label=setup.null_label,
