@@ -18,6 +18,7 @@ from collafuse_flwr.core.tensor_io import write_tensors
 from collafuse_flwr.data.domains import client_domains
 from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.data.images import normalize
+from collafuse_flwr.evaluation import classifier_cache
 from collafuse_flwr.evaluation import evaluator as quality
 from collafuse_flwr.evaluation.classifier import train_classifier
 from collafuse_flwr.evaluation.tstr import train_synthetic_test_real
@@ -83,8 +84,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def summary(folder: Path) -> dict[str, Any]:
     with threads(1), pytest.MonkeyPatch.context() as patch:
-        for slow in (train_classifier, train_synthetic_test_real):
-            patch.setattr(quality, slow.__name__, partial(slow, steps=40))
+        # A classifier of so few steps is for no other test.
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        for module, slow in ((classifier_cache, train_classifier), (quality, train_synthetic_test_real)):
+            patch.setattr(module, slow.__name__, partial(slow, steps=40))
         return summarize_run(folder)
 
 
