@@ -29,7 +29,6 @@ from strategies.collafuse import CollaFuse
 from strategies.retry_grid import RetryGrid
 
 SMALL: dict[str, Any] = {
-    "model": "nano",
     "num_supernodes": 3,
     "num_rounds": 2,
     "data.max_images": 150,
