@@ -64,7 +64,6 @@ def model_card(folder: Path, client: int, pipeline: CollaFusePipeline, place: st
         about=config.spec.about,
         steps=config.diffusion.timesteps,
         cut=pipeline.config.cut_step,
-        public=_public(config),
         clients=len(summary["clients"]),
         client=client,
         shared=", averaged with those of others" if "weights" in config.spec.sends else "",
@@ -97,17 +96,13 @@ def _data(config: Config, name: str, row: Row, pipeline: CollaFusePipeline) -> l
     lines.append(f"cut at step {cut} of {steps} ({cut / steps:.0%}); {process}")
     if handover != cut:
         lines.append(f"the client takes over at step {handover}, above its cut")
-    return lines
-
-
-def _public(config: Config) -> str:
-    """What of the networks' knowledge came from elsewhere, as the end of a sentence about the server."""
-    known = []
     if config.public.dataset != NO_DATASET:
-        known.append(f"and from public images, `{config.public.dataset}`")
+        lines.append(f"the server trained on public images besides, `{config.public.dataset}`")
     if config.diffusion.start_from:
-        known.append(f"with all networks started from `{Path(config.diffusion.start_from).name}`")
-    return "".join(f", {part}" for part in known)
+        lines.append(
+            f"both networks started from one that was trained before, `{Path(config.diffusion.start_from).name}`"
+        )
+    return lines
 
 
 def _sent(config: Config, row: Row) -> str:

@@ -16,7 +16,7 @@ def cap_weights(weights: Mapping[int, float], most: float) -> dict[int, float]:
         return dict(weights)
     if count * most <= 1:
         # The least, not a share: rows of a pool are counted by it.
-        return dict.fromkeys(weights, min(weights.values()))
+        return dict.fromkeys(weights, min(weight for weight in weights.values() if weight > 0))
     falling = sorted(weights.values(), reverse=True)
     for lowered in range(count):
         rest = sum(falling[lowered:])

@@ -62,7 +62,7 @@ def split_folder(config: DataConfig, root: Path) -> Path | None:
     return None
 
 
-def told_split(root: Path, split: Path | None) -> tuple[str, ...]:
+def split_lines(root: Path, split: Path | None) -> tuple[str, ...]:
     """The line that says which of the splits is read; none where there are no splits."""
     if split is None:
         return ()
@@ -73,10 +73,10 @@ def unread_report(paths: Sequence[str]) -> DataReport:
     """What is to be said of files that are not read."""
     if not paths:
         return DataReport()
-    return DataReport((f"files that are not read{told_endings(paths)}",), {"not_read": list(paths)})
+    return DataReport((f"files that are not read{describe_endings(paths)}",), {"not_read": list(paths)})
 
 
-def told_endings(paths: Iterable[str]) -> str:
+def describe_endings(paths: Iterable[str]) -> str:
     """The endings of files, and how often each is there; where the plug-in would read some, its name."""
     endings = Counter(ending(path) or "without ending" for path in paths)
     said = ", ".join(f"{count} {own}" for own, count in endings.most_common())

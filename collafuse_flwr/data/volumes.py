@@ -16,7 +16,7 @@ from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.data.image_decoding import Window, scale_to_bytes
 from collafuse_flwr.data.images import UNLABELLED, ImageMetadata, LazyImageDataset, center_crop_resize
 from collafuse_flwr.data.report import DataReport
-from collafuse_flwr.data.settings import DataConfig, window
+from collafuse_flwr.data.settings import DataConfig, slices, window
 from collafuse_flwr.data.validation import data_error
 
 #: Without a stated window, values at these quantiles of a volume become black and white: the very brightest (vessels,
@@ -64,7 +64,7 @@ def slice_dataset(
     bad: set[int] = set()
 
     @functools.lru_cache(maxsize=1)  # indices ascend, so one volume is enough
-    def slices(number: int) -> Tensor:
+    def of_volume(number: int) -> Tensor:
         volume = volumes[number]
         try:
             return torch.from_numpy(volume.read())[:, None]
@@ -76,7 +76,7 @@ def slice_dataset(
 
     def read(indices: Tensor) -> Tensor:
         inner, number = indices - starts[of[indices]], of[indices]
-        parts = [slices(own)[inner[number == own]] for own in number.unique().tolist()]
+        parts = [of_volume(own)[inner[number == own]] for own in number.unique().tolist()]
         return torch.cat([center_crop_resize(part, config.image_size) for part in parts])
 
     def files(indices: Tensor) -> list[Path]:
@@ -87,6 +87,18 @@ def slice_dataset(
 
     labels = torch.tensor([classes.index(volume.class_name) for volume in volumes])[of]
     return LazyImageDataset(labels, classes, read, files, metadata, native_sides, report)
+
+
+def used_slices(config: DataConfig, described: str, count: int) -> tuple[int, int]:
+    """The first slice that is used of a volume with `count` of them, and how many are: `data.slices`, or all.
+
+    Raises:
+        DataError: it has fewer; `described` says how many it has.
+    """
+    first, last = slices(config) or (0, count - 1)
+    if last >= count:
+        raise data_error(config, f"{described}, and `data.slices` ends with {last}; expected at most {count - 1}")
+    return first, last - first + 1
 
 
 def scaled_slices(

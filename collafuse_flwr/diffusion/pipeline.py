@@ -177,12 +177,12 @@ class CollaFusePipeline(DiffusionPipeline):  # type: ignore[misc]
         Raises:
             SettingError: they do not fit the networks.
         """
-        names, told = self.config.class_names, [network for network in self._networks if _conditions(network)]
-        if given is None and (not told or self.config.null_label):
+        names, conditional = self.config.class_names, [network for network in self._networks if _conditions(network)]
+        if given is None and (not conditional or self.config.null_label):
             return None
-        if not told:
+        if not conditional:
             raise SettingError("class_labels", given, "None: these networks know no classes")
-        attributes = _shape(told[0]).num_attributes > 0
+        attributes = _shape(conditional[0]).num_attributes > 0
         row = (len(names),) if attributes else ()
         allowed = f"{len(names)} attributes, each 0 or 1" if attributes else f"a class in 0..{len(names) - 1}"
         if given is not None:
@@ -250,6 +250,6 @@ def _shape(network: Any) -> ImageShape:
 
 
 def _conditions(network: Any) -> bool:
-    """Whether a network is told labels."""
+    """Whether a network is conditioned on labels."""
     shape = _shape(network)
     return bool(shape.num_classes or shape.num_attributes)

@@ -40,14 +40,14 @@ def _write_pipeline(config: Config, layout: RunLayout, client: int, images: Imag
     }
     if not all((folder / "config.json").is_file() for folder in networks.values() if folder):
         return
-    told = {"classes": images.class_names, "attributes": images.metadata.attribute_names}
+    names = {"classes": images.class_names, "attributes": images.metadata.attribute_names}
     save_index(
         own.folder,
         networks,
         saved_solver(setup.schedule, cast(Sampler, config.sampling.sampler), setup.objective.prediction),
         # Where the network changes.
         cut_step=handover,
-        class_names=list(told.get(config.data.conditioning, ())),
+        class_names=list(names.get(config.data.conditioning, ())),
         client_start_step=setup.client_start_step(cut),
         server_steps=len(setup.server_grid(cut)) - 1 if networks["backbone"] else 0,
         client_steps=len(setup.client_grid(cut)) - 1,

@@ -17,7 +17,7 @@ class WeightsRequest:
 
     `part` names the part of the network that is wanted (diffusion/partial_sharing.py), `want_averaged` asks for its
     averaged weights too, because this round is evaluated. `backbone` is what a fresh denoiser starts from, also in the
-    parts that are not shared; it is one object for all clients.
+    parts that are not shared, but for what `weights` has.
     """
 
     round: int

@@ -103,6 +103,10 @@ def test_no_weight_is_more_than_its_largest_share(weights: dict[int, float], mos
         assert capped == weights
 
 
+def test_a_weight_of_nothing_does_not_make_all_nothing() -> None:
+    assert cap_weights({0: 0.0, 1: 3.0, 2: 5.0}, 0.2) == dict.fromkeys(range(3), 3.0)
+
+
 def test_one_client_is_not_the_mean() -> None:
     """Of 100 honest images at 1.0 and a client that claims 10^15 at -5.0 the mean was -5.0."""
     begin_run()

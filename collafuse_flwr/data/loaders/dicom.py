@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from collafuse_flwr.core.errors import DataError, SettingError
 from collafuse_flwr.core.progress import counted
-from collafuse_flwr.data.folders import told_endings
+from collafuse_flwr.data.folders import describe_endings
 from collafuse_flwr.data.images import LazyImageDataset
 from collafuse_flwr.data.loaders.dicom_file import DicomFile
 from collafuse_flwr.data.loaders.scan_files import ScanFile, list_scans
 from collafuse_flwr.data.report import DataReport
-from collafuse_flwr.data.settings import DataConfig, slices, window
+from collafuse_flwr.data.settings import DataConfig, window
 from collafuse_flwr.data.validation import data_error
-from collafuse_flwr.data.volumes import Volume, VolumeReport, scaled_slices, slice_dataset
+from collafuse_flwr.data.volumes import Volume, VolumeReport, scaled_slices, slice_dataset, used_slices
 
 EXPECTED = "a folder of DICOM files, in whatever subfolders"
 OWN_RANGE = "the window of its middle slice or else its own range"
@@ -40,19 +40,19 @@ def load_dicom(config: DataConfig) -> LazyImageDataset:
     if importlib.util.find_spec("pydicom") is None:
         allowed = "another one, as pydicom is not installed: `uv sync --extra dicom` installs it"
         raise SettingError("dataset", "dicom", allowed)
-    scans, told = list_scans(config, EXPECTED, ("",)), VolumeReport(config, OWN_RANGE)
-    headers, left = _headers(config, scans.files, told)
+    scans, report = list_scans(config, EXPECTED, ("",)), VolumeReport(config, OWN_RANGE)
+    headers, left = _headers(config, scans.files, report)
     volumes = []
     for (_, class_name), files in headers.items():
         try:
             volumes.append(_volume(config, files, class_name))
         except DataError as error:
-            told.leave_out(files[0].path, error)
-    return slice_dataset(config, volumes, scans.classes, scans.report + left + told.report(volumes))
+            report.leave_out(files[0].path, error)
+    return slice_dataset(config, volumes, scans.classes, scans.report + left + report.report(volumes))
 
 
 def _headers(
-    config: DataConfig, scans: Sequence[ScanFile], told: VolumeReport
+    config: DataConfig, scans: Sequence[ScanFile], report: VolumeReport
 ) -> tuple[dict[tuple[str, str], list[DicomFile]], DataReport]:
     """The files of each series and class, and what is to be said of those that are no images."""
     from pydicom.errors import InvalidDicomError  # noqa: PLC0415 - installed by those who have such files
@@ -66,13 +66,13 @@ def _headers(
             others.append(str(scan.path))
             continue
         except Exception as error:  # a damaged header raises what pydicom stumbles over first
-            told.leave_out(scan.path, _damaged(config, scan.path, error))
+            report.leave_out(scan.path, _damaged(config, scan.path, error))
             continue
         if file.unread:
             reasons[file.unread] += 1
         else:
             series[file.series, scan.class_name].append(file)
-    lines = [f"files that are not of DICOM are left out{told_endings(others)}"] if others else []
+    lines = [f"files that are not of DICOM are left out{describe_endings(others)}"] if others else []
     if said := ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()):
         lines.append(f"DICOM files that are no images of a scan are left out ({said})")
     return series, DataReport(tuple(lines))
@@ -85,11 +85,8 @@ def _volume(config: DataConfig, files: list[DicomFile], class_name: str) -> Volu
         raise data_error(config, problem)
     ordered = sorted(files, key=lambda file: (file.place, file.path))
     frames = [(file, frame) for file in ordered for frame in range(file.frames)]
-    begin, end = slices(config) or (0, len(frames) - 1)
-    if end >= len(frames):
-        problem = f"the series of {first.path} has {len(frames)} slices, and `data.slices` ends with {end}"
-        raise data_error(config, f"{problem}; expected at most {len(frames) - 1}")
-    used = frames[begin : end + 1]
+    begin, count = used_slices(config, f"the series of {first.path} has {len(frames)} slices", len(frames))
+    used = frames[begin : begin + count]
     paths = tuple(dict.fromkeys(file.path for file, _ in used))
     return Volume(paths, first.patient, first.size, len(used), partial(_slices, config, used), class_name)
 

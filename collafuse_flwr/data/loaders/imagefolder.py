@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 from collafuse_flwr.data.folders import (
+    describe_endings,
     ending,
     files_below,
     named_classes,
     split_folder,
+    split_lines,
     subfolders,
-    told_endings,
-    told_split,
     unread_report,
 )
 from collafuse_flwr.data.image_decoding import EXTENSIONS, HEIC, has_heic
@@ -58,7 +58,7 @@ def list_classes(config: DataConfig, root: Path, expected: str, skipped: Collect
     except OSError as error:
         raise data_error(config, f"it cannot be listed ({error.strerror}: {error.filename})") from None
     if not any(listing.classes.values()):
-        raise data_error(config, f"there are no images in it{told_endings(listing.other)}; expected {expected}")
+        raise data_error(config, f"there are no images in it{describe_endings(listing.other)}; expected {expected}")
     names = named_classes(config, tuple(name for name, paths in listing.classes.items() if paths))
     files = [(path, label) for label, name in enumerate(names) for path in listing.classes.get(name, ())]
     pixels = ImageFiles(config, [path for path, _ in files])
@@ -107,7 +107,7 @@ def _below(folder: Path, skipped: Collection[str]) -> list[str]:
 
 def _report(root: Path, split: Path | None, listing: _Listing, names: Collection[str]) -> DataReport:
     """What is to be said of the files and folders that are not read."""
-    lines = [*told_split(root, split)]
+    lines = [*split_lines(root, split)]
     if empty := [name for name, paths in listing.classes.items() if not paths and name not in names]:
         lines.append(f"folders without images are no classes: {', '.join(empty)}")
     return DataReport(tuple(lines)) + unread_report(listing.other)

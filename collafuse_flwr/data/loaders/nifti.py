@@ -12,9 +12,8 @@ from collafuse_flwr.core.progress import counted
 from collafuse_flwr.data.images import LazyImageDataset
 from collafuse_flwr.data.loaders.nifti_file import NiftiFile
 from collafuse_flwr.data.loaders.scan_files import ScanFile, list_scans
-from collafuse_flwr.data.settings import DataConfig, slices, window
-from collafuse_flwr.data.validation import data_error
-from collafuse_flwr.data.volumes import Volume, VolumeReport, scaled_slices, slice_dataset
+from collafuse_flwr.data.settings import DataConfig, window
+from collafuse_flwr.data.volumes import Volume, VolumeReport, scaled_slices, slice_dataset, used_slices
 
 EXPECTED = "a folder of volumes (.nii, .nii.gz), with a subfolder for each patient where one has several"
 OWN_RANGE = "its own range but for 0.1 % at either end"
@@ -28,22 +27,18 @@ def load_nifti(config: DataConfig) -> LazyImageDataset:
         SettingError: `data.class_names` or `data.split` does not fit the folders.
     """
     scans = list_scans(config, EXPECTED, (".nii", ".nii.gz"))
-    volumes, told = [], VolumeReport(config, OWN_RANGE)
+    volumes, report = [], VolumeReport(config, OWN_RANGE)
     for scan in counted(scans.files, "looking at volumes", total=len(scans.files)):
         try:
             volumes.append(_volume(config, scan))
         except DataError as error:
-            told.leave_out(scan.path, error)
-    return slice_dataset(config, volumes, scans.classes, scans.report + told.report(volumes))
+            report.leave_out(scan.path, error)
+    return slice_dataset(config, volumes, scans.classes, scans.report + report.report(volumes))
 
 
 def _volume(config: DataConfig, scan: ScanFile) -> Volume:
     file = NiftiFile.of(config, scan.path, config.slice_axis, least=1)
-    first, last = slices(config) or (0, file.count - 1)
-    if last >= file.count:
-        problem = f"{scan.path} has {file.count} {config.slice_axis} slices, and `data.slices` ends with {last}"
-        raise data_error(config, f"{problem}; expected at most {file.count - 1}")
-    count = last - first + 1
+    first, count = used_slices(config, f"{scan.path} has {file.count} {config.slice_axis} slices", file.count)
     read = partial(_slices, config, file, first, count)
     return Volume((scan.path,), scan.patient, file.size, count, read, scan.class_name)
 

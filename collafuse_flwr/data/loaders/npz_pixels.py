@@ -88,11 +88,11 @@ class Pixels:
 
     def _form(self) -> DataReport:
         """What was recognised by the shape."""
-        told = f"`{self._key}` has shape {self._rows.shape}:"
+        shown = f"`{self._key}` has shape {self._rows.shape}:"
         if self._first:
-            return DataReport((f"{told} the channels come first",))
+            return DataReport((f"{shown} the channels come first",))
         if self._depth > 1:
-            return DataReport((f"{told} each row is a volume, whose slices are images of one patient",))
+            return DataReport((f"{shown} each row is a volume, whose slices are images of one patient",))
         return DataReport()
 
     def _survey(self) -> DataReport:

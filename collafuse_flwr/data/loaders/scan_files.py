@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collafuse_flwr.data.folders import (
+    describe_endings,
     files_below,
     named_classes,
     split_folder,
-    told_endings,
-    told_split,
+    split_lines,
     unread_report,
 )
 from collafuse_flwr.data.images import UNLABELLED
@@ -60,10 +60,10 @@ def list_scans(config: DataConfig, expected: str, endings: tuple[str, ...]) -> S
     found = {path: _scan(config, split or top, Path(path)) for path in paths if _fits(config, path, endings)}
     files = [file for file in found.values() if file]
     if not files:
-        problem = f"no file in it fits `data.file_pattern` = {config.file_pattern!r}{told_endings(paths)}"
+        problem = f"no file in it fits `data.file_pattern` = {config.file_pattern!r}{describe_endings(paths)}"
         raise data_error(config, f"{problem}; expected {expected}")
     classes = named_classes(config, tuple(sorted({file.class_name for file in files})))
-    report = DataReport(told_split(top, split)) + unread_report([path for path in paths if not found.get(path)])
+    report = DataReport(split_lines(top, split)) + unread_report([path for path in paths if not found.get(path)])
     return ScanFiles(files, classes, report)
 
 

@@ -106,7 +106,7 @@ WRONG = {
     "conditioning=none": "`conditioning`: no such setting; did you mean `data.conditioning`?",
     "sampling.guidance_scale=2": "`sampling.guidance_scale` = 2.0 is not allowed: 1 when `train.cfg_dropout` is 0",
     "num_rounds=1.5": "`num_rounds` = 1.5 is not allowed: a whole number >= 1",
-    "dataset=foo": "`dataset` = 'foo' is not allowed: one or a list of digits, imagefolder, npz, mnist",
+    "dataset=foo": "`dataset` = 'foo' is not allowed: one or a list of digits, imagefolder, npz, hf, mnist",
     "strategy=bar": "`strategy` = 'bar' is not allowed: one of collafuse, pfdm",
     "model=huge": "`model` = 'huge' is not allowed",
     "model=absent.module:build": "`model` = 'absent.module:build' is not allowed",

@@ -4,6 +4,7 @@ import io
 import pickle
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.data.datasets import LOADERS, load_images
+from collafuse_flwr.data.images import ImageSet
 from collafuse_flwr.data.settings import DataConfig
 
 
@@ -155,3 +157,7 @@ def in_chunks(config: DataConfig, size: int) -> torch.Tensor:
     """All pixels, read `size` images at a time."""
     source = LOADERS[config.name](config)
     return torch.cat([source.read(chunk) for chunk in torch.arange(len(source.labels)).split(size)])
+
+
+def loaded(folder: Path, **settings: Any) -> ImageSet:
+    return load_images(replace(at("imagefolder", folder), **settings), seed=0)
