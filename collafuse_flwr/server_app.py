@@ -43,6 +43,8 @@ def main(grid: Grid, context: Context) -> None:
     if config.run.attack:
         allowed = "false here: `python -m simulations.attack run=FOLDER` attacks a simulation that is finished"
         raise SettingError("attack", True, allowed)
+    if config.run.baseline != "none":
+        raise SettingError("baseline", config.run.baseline, "none here: `python -m simulations.run` runs it beside")
     # What is read after the last round is read here as well: a mistake must not cost the training.
     pretrained_networks(config.evaluation)
     further_metrics(config)

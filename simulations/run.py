@@ -13,6 +13,7 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.runs.run_dir import read_config
 from simulations import runners
+from simulations.baseline import check_folder, run_alone
 from simulations.cli import config_of, entry, flat_settings, fresh_folder, given_names, settings_usage
 from simulations.runners.processes import leave
 
@@ -29,8 +30,13 @@ def run(config: Config) -> Path:
 
     preflight(config)
     folder = str(Path(config.run.output).absolute()) if config.run.output else fresh_folder(config)
-    # What attacks is not the run, which knows nothing of it.
-    finished = runners.run(replace(config, run=replace(config.run, output=folder, attack=False)))
+    # What attacks it, or is held against it, is not the run, which knows nothing of it.
+    own = replace(config.run, output=folder, attack=False, baseline="none")
+    if config.run.baseline != "none":
+        check_folder(Path(folder), config.run.resume)
+    finished = runners.run(replace(config, run=own))
+    if config.run.baseline != "none":
+        run_alone(finished.folder, Console(highlight=False))
     if config.run.attack:
         from simulations.attack.run import attack_run, default_request  # noqa: PLC0415 - slow as well
 

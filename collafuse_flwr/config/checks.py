@@ -30,6 +30,7 @@ def check_together(config: Config) -> None:
     if config.spec.is_gan:
         check_gan(config)
     _check_starts(config)
+    _check_baseline(config)
     check_read(config.data)
     background(config.data)
     window(config.data)
@@ -64,6 +65,17 @@ def _check_starts(config: Config) -> None:
     if round(ratio * config.diffusion.timesteps) < least or (ratio and config.upload.noise == "official"):
         allowed = "0, or a share of T above the cut, when `upload.noise` is not official"
         raise SettingError("sampling.handover_ratio", ratio, allowed)
+
+
+def _check_baseline(config: Config) -> None:
+    """Refuse to hold a run against training alone that has no diffusion, no training of clients, or nothing else."""
+    if config.run.baseline == "none":
+        return
+    if config.spec.is_gan or config.run.strategy == "local" or config.spec.fixed_cut == 0:
+        allowed = f"none when `strategy` is {config.run.strategy}"
+        raise SettingError("baseline", config.run.baseline, allowed)
+    if not any(cut for client in range(config.run.num_supernodes) for cut in config.cuts_of(client)):
+        raise SettingError("baseline", config.run.baseline, "none where no client trains, as every cut is 0")
 
 
 def check_guidance(config: Config, guidance: float) -> None:

@@ -26,6 +26,12 @@ class RunConfig:
     output: str = setting("", "the run's folder; empty: a new one below runs/", top=True)
     resume: bool = setting(False, "continue the run in `output`", top=True)
     attack: bool = setting(False, "attack the run at its end, as simulations.attack does any finished run", top=True)
+    baseline: str = setting(
+        "none",
+        "then train every client alone with as much client training, in `output`-alone, and say who gained",
+        choices=("none", "local"),
+        top=True,
+    )
     policy: str = setting("", "an owner's limits (policy.toml) that bind every client of a simulation", top=True)
     quiet: bool = setting(False, "plain log lines instead of a progress bar", top=True)
     tracker: str = setting(

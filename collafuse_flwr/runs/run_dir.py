@@ -17,7 +17,7 @@ from collafuse_flwr.runs.run_layout import LAYOUT, RunLayout
 
 #: Settings that may differ between a run and its continuation: they do not change what is computed.
 RESUMABLE = (
-    *("runner", "output", "resume", "attack", "policy", "quiet", "tracker", "federation.round_timeout"),
+    *("runner", "output", "resume", "attack", "baseline", "policy", "quiet", "tracker", "federation.round_timeout"),
     *("resources.client_num_cpus", "resources.client_num_gpus", "data.cache_path"),
 )
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import numpy as np
-from scipy.stats import bootstrap
-
+from collafuse_flwr.evaluation.gains import ClientGains
 from simulations.report.aggregate import Row, Section
 from simulations.report.load_runs import Run
 from simulations.report.metrics import BUDGET, FD, FLOPS, UP, Measure
 
 #: Image updates count as equal within this share: both sides train in whole batches.
 EQUAL = 0.05
-#: With fewer clients an interval says nothing.
-LEAST_RESAMPLED = 10
 
 
 def statements(section: Section) -> list[str]:
@@ -62,31 +55,13 @@ def _quality(section: Section, row: Row) -> list[str]:
 
 
 def _better_clients(row: Row, local: Row) -> str:
-    """How many clients have a lower FD than alone, with the same seed, and what the typical client gained.
-
-    The intervals are of the bootstrap over clients (Efron 1979), percentiles.
-    """
+    """How many clients have a lower FD than alone, with the same seed, and what the typical client gained."""
     pairs: list[tuple[float, float]] = []
     for run, alone in _paired(row, local):
         reference = {client["client"]: client.get("fd") for client in alone.clients}
         fds = ((client.get("fd"), reference.get(client["client"])) for client in run.clients)
         pairs += [(own, its) for own, its in fds if own is not None and its is not None]
-    if not pairs:
-        return ""
-    better = [own < its for own, its in pairs]
-    said = f"{sum(better)} of {len(pairs)} clients have a lower FD than alone ({_seeds(len(_paired(row, local)))}"
-    if len(pairs) < LEAST_RESAMPLED:
-        return f"{said})"
-    share, ratios = _interval(better, np.mean), [own / its for own, its in pairs if its]
-    low, high = _interval(ratios, np.median)
-    typical = f"the median client's is {np.median(ratios):.2f} times that, {low:.2f} to {high:.2f}"
-    return f"{said}, {share[0]:.0%} to {share[1]:.0%} by bootstrap); {typical}"
-
-
-def _interval(values: Sequence[float], statistic: Callable[..., Any]) -> tuple[float, float]:
-    """A 95 % interval of a statistic of the clients, by resampling them."""
-    found = bootstrap((np.asarray(values, float),), statistic, method="percentile", rng=np.random.default_rng(0))
-    return found.confidence_interval.low, found.confidence_interval.high
+    return ClientGains.of(pairs).sentence(_seeds(len(_paired(row, local)))) if pairs else ""
 
 
 def _against(row: Row, other: Row, name: str) -> str:

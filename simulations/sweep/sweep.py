@@ -122,6 +122,10 @@ def _plan(composed: list[DictConfig], given: Collection[str]) -> tuple[SweepPlan
     if not configs:
         raise errors[0]
     _refuse_unread(list(configs.values()), composed[0], given)
+    for config in configs.values():
+        if config.run.baseline != "none":
+            allowed = "none in a sweep, whose report compares with alone where `strategy` lists local as well"
+            raise SettingError("baseline", config.run.baseline, allowed)
     outputs = sorted({config.run.output for config in configs.values()})
     if len(outputs) > 1:
         raise SettingError("output", ",".join(outputs), "one folder, for the whole sweep")

@@ -109,9 +109,7 @@ def test_distances_that_may_leave_rebuild_none(held_out: Tensor) -> None:
     policy = replace(Policy(), numbers=("kernel_distance",), min_number_images=IMAGES)
 
     def leaves(distance: float) -> float:
-        reply = EvaluateReply(
-            num_samples=IMAGES, kernel_distance=distance, seconds=None, flops_per_image=0, bits=None
-        )
+        reply = EvaluateReply(num_samples=IMAGES, kernel_distance=distance, seconds=None, flops_per_image=0, bits=None)
         said = policy.reported(reply, {"kernel_distance": IMAGES}, 0).kernel_distance
         assert said is not None
         return said
