@@ -21,6 +21,7 @@ COMMANDS = {
     "run": "run",
     "sweep": "sweep.sweep",
     "suite": "suite",
+    "advise": "advise",
     "report": "report.__main__",
     "generate": "generate",
     "attack": "attack.__main__",
@@ -38,7 +39,7 @@ COMMANDS = {
 #: What is run where another module explains it.
 RUN_AS = {"report": "report", "attack": "attack", "sweep": "sweep"}
 #: Those that take the settings of a run.
-TAKE_SETTINGS = {"run", "sweep", "suite", "partition", "plan"}
+TAKE_SETTINGS = {"run", "sweep", "suite", "advise", "partition", "plan"}
 
 
 class _Modules(click.Group):

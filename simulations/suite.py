@@ -40,11 +40,12 @@ def main(arguments: list[str]) -> int:
     outputs = [argument.removeprefix("output=") for argument in given if argument.startswith("output=")]
     output = Path(outputs[-1] if outputs else f"runs/suite-{name}").absolute()
     given = [*(argument for argument in given if not argument.startswith("output=")), f"output={output}"]
-    statuses = [_python("simulations.sweep", *arguments) for arguments in sweeps(name, given)]
-    return max([*statuses, _python("simulations.report", f"runs={output}", f"output={output / 'report'}")])
+    statuses = [run_module("simulations.sweep", *arguments) for arguments in sweeps(name, given)]
+    return max([*statuses, run_module("simulations.report", f"runs={output}", f"output={output / 'report'}")])
 
 
-def _python(module: str, *arguments: str) -> int:
+def run_module(module: str, *arguments: str) -> int:
+    """Run a command of this package as `python -m` does; its exit status."""
     return subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collafuse_flwr.evaluation.gains import ClientGains
 from simulations.report.aggregate import Row, Section
-from simulations.report.load_runs import Run
+from simulations.report.load_runs import Run, client_distances
 from simulations.report.metrics import BUDGET, FD, FLOPS, UP, Measure
 
 #: Image updates count as equal within this share: both sides train in whole batches.
@@ -56,12 +56,9 @@ def _quality(section: Section, row: Row) -> list[str]:
 
 def _better_clients(row: Row, local: Row) -> str:
     """How many clients have a lower FD than alone, with the same seed, and what the typical client gained."""
-    pairs: list[tuple[float, float]] = []
-    for run, alone in _paired(row, local):
-        reference = {client["client"]: client.get("fd") for client in alone.clients}
-        fds = ((client.get("fd"), reference.get(client["client"])) for client in run.clients)
-        pairs += [(own, its) for own, its in fds if own is not None and its is not None]
-    return ClientGains.of(pairs).sentence(_seeds(len(_paired(row, local)))) if pairs else ""
+    runs = _paired(row, local)
+    pairs = [pair for run, alone in runs for pair in client_distances(run, alone)]
+    return ClientGains.of(pairs).sentence(_seeds(len(runs))) if pairs else ""
 
 
 def _against(row: Row, other: Row, name: str) -> str:

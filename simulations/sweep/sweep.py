@@ -68,7 +68,7 @@ def sweep(arguments: list[str]) -> int:
     """
     overrides = [argument for argument in arguments if argument not in MULTIRUN]
     settings = [argument for argument in overrides if not argument.startswith(LAUNCHER)]
-    plan, refused = _plan(_configs(settings), given_names(settings))
+    plan, refused = _plan(compositions(settings), given_names(settings))
     for line in refused:
         print(f"not run: {line}", file=sys.stderr)
     for cell in plan.cells:
@@ -101,7 +101,8 @@ def run_hydra_job(_: DictConfig) -> None:
     print(f"{label}: {_told(result)}; {len(plan.cells) - len(_outcomes(notes))} left", flush=True)
 
 
-def _configs(arguments: list[str]) -> list[DictConfig]:
+def compositions(arguments: list[str]) -> list[DictConfig]:
+    """The settings of every combination of the values in some arguments."""
     with tempfile.TemporaryDirectory() as nowhere:
         return compose(["-m", *arguments, override("hydra.sweep.dir", nowhere)])
 

@@ -22,6 +22,7 @@ from collafuse_flwr.config.config import GROUPS, SETTINGS, Config, without_unrea
 from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.core.fields import coerce
 from simulations import disclosed, request, sign, status
+from simulations.advise import AdviceRequest
 from simulations.bench import disclosure
 from simulations.cli import CONF, config_of, flat_settings, given_names, register_schema
 from simulations.suite import sweeps
@@ -146,6 +147,9 @@ def check_command(module: str, given: list[str]) -> None:
     elif name == "suite":
         for own in sweeps(given[0], given[1:]):
             check_sweep([argument for argument in own if not argument.startswith("hydra")])
+    elif name == "advise":
+        request = AdviceRequest.of(given)
+        check_sweep(request.sweep(request.images[0]))
     elif name == "disclosure":
         flat = disclosure.DEFAULTS | flat_settings(OmegaConf.from_cli(given))
         Config.from_flat({key: value for key, value in flat.items() if key not in BENCH})
