@@ -28,6 +28,8 @@ WIDE = 20
 ACROSS = 4
 MARKERS = "osD^vP*X"
 DASHES = ("--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
+#: Of a section in which nothing has a cut.
+ONLY_LEVELS = "A bar for each strategy, as none of them has a cut."
 CUT = "cut ratio c (clients' share of the steps)"
 
 #: Every panel: its measure, title and label of the axis.
@@ -48,16 +50,36 @@ COST = (
 )
 
 
-def draw_section(section: Section, folder: Path, stem: str) -> list[tuple[str, Path]]:
-    """Draw a section's figures as PNGs; what each shows, and where it is."""
+def draw_section(section: Section, folder: Path, stem: str) -> list[tuple[str, str, Path]]:
+    """Draw a section's figures as PNGs; of each its caption, what to see in it, and where it is."""
     drawn = []
-    for name, caption, draw in (
-        ("quality", "Quality", _quality),
-        ("disclosure", "Disclosure (of the client that discloses the most)", _disclosure),
-        ("cost", "Cost of a client", _cost),
-        ("leakage", "Attacks (each on the client about which it learns the most)", _leakage),
+    for name, caption, to_see, draw in (
+        (
+            "quality",
+            "Quality",
+            "A cut pays where its curve is better than the right end, where every client is alone.",
+            _quality,
+        ),
+        (
+            "disclosure",
+            "Disclosure (of the client that discloses the most)",
+            "A cut hides where its curve is down: look for it here before its quality counts.",
+            _disclosure,
+        ),
+        (
+            "cost",
+            "Cost of a client",
+            "A client's training grows with the cut; its upload is the same at every cut below 1.",
+            _cost,
+        ),
+        (
+            "leakage",
+            "Attacks (each on the client about which it learns the most)",
+            "An attack learns something where its curve is apart from the black dashes, a guess.",
+            _leakage,
+        ),
     ):
-        if name == "leakage" and not leaks(section):
+        if (name == "leakage" and not leaks(section)) or (name == "disclosure" and not _discloses(section)):
             continue
         figure = Figure(layout="constrained", dpi=130)
         draw(figure, section)
@@ -65,8 +87,13 @@ def draw_section(section: Section, folder: Path, stem: str) -> list[tuple[str, P
         path = folder / f"{stem}-{name}.png"
         with atomic_write(path) as temporary:
             figure.savefig(temporary, format="png")
-        drawn.append((caption, path))
+        drawn.append((caption, to_see if section.curves else ONLY_LEVELS, path))
     return drawn
+
+
+def _discloses(section: Section) -> bool:
+    """Whether anything is known of what uploads disclose; of weights and activations nothing is, here."""
+    return any(_finite(row, measure) is not None for row in section.rows for measure, *_ in DISCLOSED)
 
 
 def _quality(figure: Figure, section: Section) -> None:
@@ -117,12 +144,24 @@ def _panel(axis: Any, section: Section, measure: Measure, title: str, label: str
     # A client that does nothing takes milliseconds, which would be most of a logarithmic axis.
     if measure is not SECONDS:
         _scale(axis)
-    axis.set(xlabel=CUT, ylabel=label, title=title, xlim=(-0.04, 1.04))
+    _dress(axis, section, label, title)
+
+
+def _dress(axis: Any, section: Section, label: str, title: str) -> None:
+    """Name an axis and its panel; there is no axis of cuts where nothing has one."""
+    axis.set(ylabel=label, title=title)
     axis.grid(alpha=0.25)
+    if section.curves:
+        axis.set(xlabel=CUT, xlim=(-0.04, 1.04))
+    else:
+        axis.set_xticks([])
 
 
 def _curves(axis: Any, section: Section, value: Callable[[Row], tuple[float, float] | None]) -> None:
-    """Curves for what has a cut, levels for the rest; later curves are thinner, so that none hides another."""
+    """Curves for what has a cut, levels for the rest; later curves are thinner, so that none hides another.
+
+    Where nothing has a cut, levels are bars.
+    """
     for index, (name, rows) in enumerate(section.curves.items()):
         points = [(row.cut, *mean_and_spread) for row in rows if (mean_and_spread := value(row)) is not None]
         if not points:
@@ -134,9 +173,14 @@ def _curves(axis: Any, section: Section, value: Callable[[Row], tuple[float, flo
         axis.plot(cuts, means, label=name, linewidth=size, markersize=3 + 2 * size, **style)
         axis.fill_between(cuts, *zip(*bands, strict=True), color=f"C{index}", alpha=0.15, linewidth=0)
     for index, (name, row) in enumerate(section.levels.items(), len(section.curves)):
-        if (mean_and_spread := value(row)) is not None:
-            axis.axhline(mean_and_spread[0], color=f"C{index}", linestyle=DASHES[index % len(DASHES)], label=name)
-            axis.axhspan(*_band(*mean_and_spread), color=f"C{index}", alpha=0.12, linewidth=0)
+        if (mean_and_spread := value(row)) is None:
+            continue
+        mean, spread = mean_and_spread
+        if section.curves:
+            axis.axhline(mean, color=f"C{index}", linestyle=DASHES[index % len(DASHES)], label=name)
+            axis.axhspan(*_band(mean, spread), color=f"C{index}", alpha=0.12, linewidth=0)
+        else:
+            axis.bar(index, mean, yerr=spread or None, color=f"C{index}", label=name, width=0.7)
 
 
 def _band(mean: float, spread: float) -> tuple[float, float]:
@@ -168,9 +212,8 @@ def _clients(axis: Any, section: Section) -> None:
 
     _curves(axis, section, mean)
     _scale(axis)
-    title = f"Each client (thin) and their mean, seed {seed}"
-    axis.set(xlabel=CUT, ylabel="Fréchet distance (lower is better)", title=title, xlim=(-0.04, 1.04))
-    axis.grid(alpha=0.25)
+    title = f"Each client (thin) and their mean, seed {seed}" if section.curves else f"Mean over clients, seed {seed}"
+    _dress(axis, section, "Fréchet distance (lower is better)", title)
 
 
 def _client_fds(row: Row, seed: int) -> dict[int, float]:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
 
 from collafuse_flwr.core.atomic_io import as_file_name, atomic_write
 from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.report.aggregate import Section, sections
 from simulations.report.figures import draw_section
-from simulations.report.findings import budget_statement, statements
+from simulations.report.findings import budget_statement, statements, warnings
 from simulations.report.leakage import leakage
 from simulations.report.load_runs import Run, collect
 from simulations.report.tables import budget, comparison, write_csv, write_markdown
+
+#: Sentences that are shown without being unfolded.
+FEW_STATEMENTS = 6
+#: Bytes of all pictures of samples on a page, and the qualities of WebP (0..100) that are tried to keep to them.
+SAMPLES_ROOM = 3e6
+QUALITIES = (80, 60, 40, 20, 5)
 
 
 def write_report(folders: Sequence[Path], output: Path) -> Path:
@@ -31,7 +39,10 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
 def write_page(runs: Sequence[Run], output: Path) -> Path:
     """Write the page about some runs, its figures and its numbers into a folder; the path of the page."""
     compared = sections(runs)
-    shown = [_section(section, output, f"{number}-{_plain(section)}") for number, section in enumerate(compared, 1)]
+    room = SAMPLES_ROOM / sum(len(section.rows) for section in compared)
+    shown = [
+        _section(section, output, f"{number}-{_plain(section)}", room) for number, section in enumerate(compared, 1)
+    ]
     attacked = [leakage(section) for section in compared]
     numbers = [path.name for path in (*write_csv(compared, output), write_markdown(compared, attacked, output))]
     environment = Environment(
@@ -44,22 +55,27 @@ def write_page(runs: Sequence[Run], output: Path) -> Path:
     return page
 
 
-def _section(section: Section, output: Path, stem: str) -> dict[str, Any]:
-    """What the template shows of one data set."""
+def _section(section: Section, output: Path, stem: str, room: float) -> dict[str, Any]:
+    """What the template shows of one data set; `room`: bytes for each picture of samples."""
     figures = draw_section(section, output, stem)
     samples = [(row, RunLayout(row.runs[0].folder).pictures / "samples.png") for row in section.rows]
     return {
         "dataset": section.dataset,
         "runs": len(section.runs),
         "common": ", ".join(f"{name} = {value}" for name, value in section.common.items()),
+        "warnings": warnings(section),
         "statements": statements(section),
+        "few": FEW_STATEMENTS,
         "comparison": comparison(section),
         "leakage": leakage(section),
         "budget": budget(section),
         "budget_statement": budget_statement(section),
-        "figures": [{"caption": caption, "source": _embedded(path)} for caption, path in figures],
+        "figures": [
+            {"caption": caption, "to_see": to_see, "source": _embedded(path)} for caption, to_see, path in figures
+        ],
+        "has_cuts": bool(section.curves),
         "samples": [
-            {"caption": f"{row.label}, seed {row.runs[0].config.run.seed}", "source": _embedded(path)}
+            {"caption": f"{row.label}, seed {row.runs[0].config.run.seed}", "source": _thumbnail(path, room)}
             for row, path in samples
             if path.is_file()
         ],
@@ -68,6 +84,21 @@ def _section(section: Section, output: Path, stem: str) -> dict[str, Any]:
 
 def _embedded(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _thumbnail(path: Path, room: float) -> str:
+    """A picture of samples in at most `room` bytes, as long as that takes no more than the roughest quality.
+
+    The whole one is in the run's folder.
+    """
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB")
+    for quality in QUALITIES:
+        buffer = BytesIO()
+        picture.save(buffer, "WEBP", quality=quality)
+        if buffer.tell() <= room:
+            break
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _plain(section: Section) -> str:

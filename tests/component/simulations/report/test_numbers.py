@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from simulations.report.aggregate import Section, sections
-from simulations.report.findings import budget_statement, statements
+from simulations.report.findings import budget_statement, statements, warnings
 from simulations.report.metrics import UP
 from simulations.report.tables import budget, comparison, write_csv, write_markdown
 from tests.component.simulations.report.fakes import CLIENTS, fake
@@ -101,7 +101,8 @@ def test_only_the_same_seeds_are_compared(tmp_path: Path) -> None:
         fake(tmp_path, "local", seed=2),
     ]
     runs[2].clients[0]["fd"] = 0.0
-    warning, said = statements(sections(runs)[0])
+    section = sections(runs)[0]
+    (warning,), (said,) = warnings(section), statements(section)
     assert warning == "Beware: not all of the 3 seeds are there of collafuse, c = 0.2; collafuse, c = 1 (local)."
     assert said == f"collafuse, c = 0.2: {CLIENTS - 1} of {CLIENTS} clients have a lower FD than alone (1 seed)."
 

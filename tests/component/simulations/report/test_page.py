@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -24,7 +25,7 @@ class Page(HTMLParser):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.tags: set[str] = set()
+        self.tags_in_order: list[str] = []
         self.images: list[Image.Image] = []
         self.links: list[str] = []
         self.words: list[str] = []
@@ -33,13 +34,17 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
+        self.tags_in_order.append(tag)
         self.open += [] if tag in VOID else [tag]
         for name, value in attrs:
             if name in ("src", "href"):
                 kind, _, data = str(value).partition(",")
                 self.links.append(kind)
                 self.images.append(Image.open(BytesIO(base64.b64decode(data))))
+
+    @property
+    def tags(self) -> set[str]:
+        return set(self.tags_in_order)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -60,8 +65,10 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     runs += [fake(tmp_path, "fedavg"), fake(tmp_path, dataset="mnist", dataset_path="<script>")]
     output = tmp_path / "page"
     page = Page(write_page(runs, output))
-    assert set(page.links) == {"data:image/png;base64"}
-    assert not page.tags & {"script", "link", "iframe"}
+    assert set(page.links) == {"data:image/png;base64", "data:image/webp;base64"}
+    assert not page.tags & {"link", "iframe"}
+    # Its only script is its own, and what comes from a run is no markup.
+    assert page.tags_in_order.count("script") == 1
     # Three figures of each data set, and the samples of each row.
     assert len(page.images) == 2 * 3 + 5
     assert {path.name for path in output.iterdir()} == {
@@ -87,15 +94,16 @@ def test_attacks_are_shown_beside_what_a_guess_would_reach(tmp_path: Path) -> No
     assert "#### Attacks" in (output / "table.md").read_text()
 
 
-@pytest.mark.parametrize("strategies", [["collafuse"], ["fedavg"], ["local"]], ids=str)
-def test_a_page_about_one_run_of_any_kind(tmp_path: Path, strategies: list[str]) -> None:
-    run = fake(tmp_path, strategies[0])
+# Nothing is known of what weights and activations disclose.
+@pytest.mark.parametrize(("strategy", "figures"), [("collafuse", 3), ("local", 3), ("fedavg", 2), ("fedgan", 2)])
+def test_a_page_about_one_run_of_any_kind(tmp_path: Path, strategy: str, figures: int) -> None:
+    run = fake(tmp_path, strategy)
     (run.folder / "pictures" / "samples.png").unlink()
     for client in run.clients:
         client["fd"] = None
     for name in ("fd", "tstr", "fd_real", "tstr_real", "reid", "reid_chance"):
         run.summary["pooled"].pop(name)
-    assert len(Page(write_page([run], tmp_path / "page")).images) == 3
+    assert len(Page(write_page([run], tmp_path / "page")).images) == figures
 
 
 def test_the_command_finds_runs_in_several_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,3 +137,28 @@ def test_a_mistake_is_told_in_one_line(
     (line,) = printed.err.splitlines()
     assert told in line
     assert not (tmp_path / "out").exists()
+
+
+def test_strategies_without_a_cut_have_no_axis_of_cuts(tmp_path: Path) -> None:
+    gans = [fake(tmp_path, name, seed=seed) for name in ("fedgan", "mdgan") for seed in (0, 1)]
+    said = " ".join(Page(write_page(gans, tmp_path / "page")).words)
+    assert "A bar for each strategy" in said
+    assert "against the cut ratio" not in said
+
+
+def test_many_sentences_are_folded_and_few_are_not(tmp_path: Path) -> None:
+    runs = [fake(tmp_path, cut_ratio=cut) for cut in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0)]
+    assert "<details>" in write_page(runs, tmp_path / "many").read_text()
+    few = [run for run in runs if run.config.cut.cut_ratio in {0.1, 0.2, 1.0}]
+    assert "<details open>" in write_page(few, tmp_path / "few").read_text()
+
+
+def test_a_page_of_a_hundred_runs_stays_small(tmp_path: Path) -> None:
+    """Samples of noise in colour, which no format can compress, are the worst that there is."""
+    noise = np.random.default_rng(0).integers(0, 256, (342, 342, 3), dtype=np.uint8)
+    runs = [fake(tmp_path, name, cut_ratio=c / 51, seed=0) for name in ("collafuse", "hybrid") for c in range(1, 51)]
+    for run in runs:
+        Image.fromarray(noise).save(run.folder / "pictures" / "samples.png")
+    page = write_page(runs, tmp_path / "page")
+    assert page.stat().st_size < 5e6
+    assert len(Page(page).images) == 3 + 100
