@@ -192,8 +192,10 @@ def test_a_command_that_the_code_names_has_such_settings_and_a_file_is_there(mod
     text = module.read_text()
     for name, given in re.findall(r"python -m (simulations\.[a-z_.]+)((?: +[a-z_.]+=[^\s`]+)*)", text):
         assert importlib.util.find_spec(name) is not None, name
-        # Benchmarks but that of disclosure have settings of their own.
-        if ".bench." not in name or name.endswith("disclosure"):
+        # Benchmarks but that of disclosure have settings of their own, and a map of advice as well.
+        if name == "simulations.advise":
+            AdviceRequest.of(given.split())
+        elif ".bench." not in name or name.endswith("disclosure"):
             for argument in arguments(given):
                 check(argument)
     for path in re.findall(r"(?<![\w./])(?:[a-z_]+/)*[a-z_]+\.py\b", text):
