@@ -27,6 +27,7 @@ from flwr.common.config import parse_config_args
 
 from collafuse_flwr.client.policy import Policy
 from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.privacy.ledger import Ledger
 from collafuse_flwr.runs.run_layout import ClientLayout
 from simulations.cli import command
 
@@ -119,8 +120,13 @@ def _check_state(path: object) -> None:
         raise SettingError("state-path", path, "a folder that nobody else may enter (chmod 700)")
     # A ledger without the secret of its images would let them leave once more, with new noise.
     layout = ClientLayout(folder)
-    if layout.ledger.exists() and not layout.secret.exists():
+    if layout.ledger.exists() and not layout.secret.exists() and not _only_refused(layout):
         raise UserError(f"{layout.ledger} is there without {layout.secret.name}: restore both from one backup")
+
+
+def _only_refused(layout: ClientLayout) -> bool:
+    """Whether a client has done nothing yet but refuse requests, for which it needs no secret."""
+    return {entry["kind"] for entry in Ledger(layout.ledger, "").entries} == {"refusal"}
 
 
 def act(arguments: list[str]) -> int:

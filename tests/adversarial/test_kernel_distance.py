@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,7 +127,7 @@ def test_no_distance_leaves_by_default_nor_after_the_last_report(tmp_path: Path)
     spoken = Node(tmp_path, limits, some_images(40))
 
     def distance(node: Node, round_: int) -> float | None:
-        settings = {"cut_ratio": 0.5, "train__local_epochs": 1.0}
+        settings: dict[str, Any] = {"cut_ratio": 0.5, "train__local_epochs": 1.0}
         node.train(round_, upload=False, **settings)
         request = SampleHandoff(round=round_, x_k=torch.zeros(8, 1, 8, 8))
         said: float | None = node.ask("evaluate", request, EvaluateReply, **settings).kernel_distance

@@ -15,10 +15,12 @@ from collafuse_flwr.runs.run_dir import read_config
 from simulations import run, runners
 from simulations.baseline import alone, alone_folder
 from simulations.report.load_runs import collect
+from simulations.runners.result import RunResult
 from simulations.sweep.sweep import main
 from tests.commands import refused
 from tests.small_runs import SMALL, small
 
+real = runners.run
 QUICK: dict[str, Any] = {"runner": "local", "model": "nano", "data.max_images": 60, "baseline": "local"}
 
 
@@ -63,14 +65,16 @@ def test_a_run_that_goes_on_keeps_its_baseline(tmp_path: Path, monkeypatch: pyte
     config = small(folder, **QUICK)
     run.run(config)
     before = summary(folder)
-    started = []
-    monkeypatch.setattr(runners, "run", lambda given: started.append(given.run.strategy) or real(given))
+    started: list[str] = []
+
+    def counted(given: Config) -> RunResult:
+        started.append(given.run.strategy)
+        return real(given)
+
+    monkeypatch.setattr(runners, "run", counted)
     run.run(small(folder, **QUICK, resume=True))
     assert started == ["collafuse"]
     assert summary(folder)["pooled"]["fd_ratio_to_alone"] == before["pooled"]["fd_ratio_to_alone"]
-
-
-real = runners.run
 
 
 def test_the_baseline_keeps_what_both_read() -> None:

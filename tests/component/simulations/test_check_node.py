@@ -14,7 +14,9 @@ from cryptography.x509 import CertificateBuilder, Name, NameAttribute
 from cryptography.x509.oid import NameOID
 
 from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.wire.codec import ClientError
 from simulations.check_node import check
+from tests.adversarial.node import Node
 
 
 def config(folder: Path, **changed: str) -> list[str]:
@@ -56,6 +58,20 @@ def test_a_folder_that_others_may_enter_or_that_lost_its_secret_is_refused(tmp_p
         check(config(tmp_path))
     state.chmod(0o700)
     (state / "ledger.jsonl").touch()
+    with pytest.raises(UserError, match="restore both"):
+        check(config(tmp_path))
+
+
+def test_a_client_that_has_only_refused_so_far_starts_again(tmp_path: Path) -> None:
+    """A request beyond its policy is the first that it may get: it is on the ledger before there is a secret."""
+    client = Node(tmp_path, "min_cut_ratio = 0.6\n")
+    assert isinstance(client.train(cut_ratio=0.4), ClientError)
+    assert (client.state / "ledger.jsonl").is_file()
+    assert not (client.state / "secret").exists()
+    client.state.chmod(0o700)
+    check(config(tmp_path))
+    assert not isinstance(client.train(cut_ratio=0.7), ClientError)
+    (client.state / "secret").unlink()
     with pytest.raises(UserError, match="restore both"):
         check(config(tmp_path))
 
