@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.func import functional_call
 
+from collafuse_flwr.diffusion.folded import Folded, can_fold
 from collafuse_flwr.diffusion.loss import Objective, bounded_mean, denoising_loss
 from collafuse_flwr.diffusion.parametrization import Denoise
 from collafuse_flwr.diffusion.schedule import Schedule
@@ -30,7 +30,6 @@ from collafuse_flwr.diffusion.train import (
     epoch_batches,
     train,
 )
-from collafuse_flwr.diffusion.unet import NULL
 
 
 @dataclass(frozen=True)
@@ -57,19 +56,14 @@ class TrainJob:
         return train(**vars(self))
 
     def stack_key(self) -> Hashable:
-        """Equal for jobs that can be trained as one; None for one that cannot be.
-
-        A network whose calls move tensors, or whose weights are frozen or shared, is not stacked.
-        """
+        """Equal for jobs that can be trained as one; None for one that cannot be: see `can_fold`."""
         network = self.state.network
-        weights = {name: p.shape for name, p in network.named_parameters() if p.requires_grad}
-        other = {name for name, _ in network.named_buffers()} - {NULL}
-        if other or network.state_dict().keys() != weights.keys() or not self.num_steps or self.steps_range.official:
+        if not self.num_steps or self.steps_range.official or not can_fold(network):
             return None
         x, _, labels = self.source.batch(torch.zeros(1, dtype=torch.int64, device=self.generator.device))
-        shapes = tuple(weights.items()), x.shape, None if labels is None else labels.shape
+        shapes = x.shape, None if labels is None else labels.shape
         chain = tuple(self.schedule.alpha_bar.tolist()), self.objective
-        # The text of a network names its layers' settings.
+        # Its text names the shapes of all layers, and what they are set to.
         return str(network), self.generator.device, self.batch_size, shapes, chain
 
 
@@ -118,7 +112,7 @@ def train_stacked(jobs: Sequence[TrainJob]) -> list[TrainResult]:
     stack = _Stack(ranked)
     batches = [epoch_batches(len(job.source), job.batch_size, job.num_steps, job.generator) for job in ranked]
     totals = torch.zeros(len(jobs), device=ranked[0].generator.device)
-    with stack.lent(), sdpa_kernel(SDPBackend.MATH):  # other kernels of attention have no rule for vmap
+    with stack.lent():
         for done in range(ranked[0].num_steps):
             active = sum(job.num_steps > done for job in ranked)
             totals[:active] += stack.step([next(own) for own in batches[:active]], done)
@@ -203,31 +197,22 @@ class _Stack:
             draw_batch(job.source, own, job.steps_range, job.generator, label_dropout=job.label_dropout, flip=job.flip)
             for job, own in zip(jobs, rows, strict=True)
         ]
-        x, start, t, noise = (torch.cat(parts) for parts in list(zip(*drawn, strict=True))[:4])
-        labels = [own for *_, own in drawn if own is not None]
+        # In the order of rows that `Folded` takes.
+        x, start, t, noise, labels = (
+            None if parts[0] is None else torch.stack(parts, 1).flatten(0, 1) for parts in zip(*drawn, strict=True)
+        )
         weights = [part.detach().requires_grad_() for part in self._parts(self.rows[: len(jobs)])]
-        first, denoise = jobs[0], self._denoise(weights)
-        given = first.schedule, first.objective, denoise, x, start, t, noise, torch.cat(labels) if labels else None
-        errors = denoising_loss(*given, reduction="none").unflatten(0, (len(jobs), -1))
-        gradients = torch.autograd.grad(errors.flatten(1).mean(1).sum(), weights)
-        return errors.detach(), torch.cat([own.flatten(1) for own in gradients], 1)
+        first, named = jobs[0], dict(zip(self.names, weights, strict=True))
 
-    def _denoise(self, weights: Sequence[Tensor]) -> Denoise:
-        """The forward call of several networks, each on its own part of a batch."""
-
-        def call(own: Sequence[Tensor], *given: Tensor | None) -> Tensor:
-            output: Tensor = functional_call(self.called, dict(zip(self.names, own, strict=True)), given)
+        def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+            with Folded(len(jobs)):
+                output: Tensor = functional_call(self.called, named, (x_t, t, labels))
             return output
 
-        def denoise(*given: Tensor | None) -> Tensor:
-            parts = [None if own is None else own.unflatten(0, (len(weights[0]), -1)) for own in given]
-            if len(weights[0]) == 1:
-                # vmap costs more than it saves.
-                return call([own[0] for own in weights], *(None if own is None else own[0] for own in parts))
-            in_dims = (0, *(None if own is None else 0 for own in parts))
-            return vmap(call, in_dims)(weights, *parts).flatten(0, 1)
-
-        return denoise
+        given = first.schedule, first.objective, denoise, x, start, t, noise, labels
+        errors = denoising_loss(*given, reduction="none").unflatten(0, (-1, len(jobs))).transpose(0, 1)
+        gradients = torch.autograd.grad(errors.flatten(1).mean(1).sum(), weights)
+        return errors.detach(), torch.cat([own.flatten(1) for own in gradients], 1)
 
     def _parts(self, strung: Tensor) -> list[Tensor]:
         """Views of the parameters in what was strung together, (..., values)."""

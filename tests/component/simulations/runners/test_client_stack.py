@@ -16,6 +16,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from safetensors.torch import load_file
 
+from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.config.run import MAX_STACK
 from collafuse_flwr.core.errors import SettingError
@@ -26,10 +27,10 @@ from simulations.runners.app_loading import begin_run
 from simulations.runners.client_stack import ClientStack
 from simulations.runners.local import run_local
 from simulations.runners.local_grid import LocalGrid
-from tests.small_runs import bytes_of, client_app, connect, metrics, run_strategy, small, spoiled
+from tests.small_runs import bytes_of, connect, metrics, run_strategy, small, spoiled
 
 #: Adam makes a step of its rate along gradients that are nothing but rounding, and sampling carries that on.
-TOLERANCE = {"atol": 5e-3, "rtol": 1e-2}
+TOLERANCE: dict[str, Any] = {"atol": 5e-3, "rtol": 1e-2}
 
 
 @pytest.fixture
