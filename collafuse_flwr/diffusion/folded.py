@@ -65,35 +65,34 @@ def _conv2d(
 ) -> Tensor:
     if weight.shape[-2:] == (1, 1):
         # In groups torch would make these one after another.
-        values = x.unflatten(0, (-1, count)).permute(1, 2, 0, 3, 4)
+        values = _apart(count, x).permute(1, 2, 0, 3, 4)
         product = torch.baddbmm(bias.unsqueeze(-1), weight.flatten(2), values.flatten(2))
-        return product.unflatten(-1, values.shape[2:]).permute(2, 0, 1, 3, 4).flatten(0, 1)
-    wide = functional.conv2d(
-        _widened(count, x), weight.flatten(0, 1), bias.flatten(), stride, padding, dilation, groups=count
-    )
-    return wide.unflatten(1, (count, -1)).flatten(0, 1)
+        return product.view(count, -1, *values.shape[2:]).permute(2, 0, 1, 3, 4).flatten(0, 1)
+    wide = _apart(count, x).flatten(1, 2)
+    wide = functional.conv2d(wide, weight.flatten(0, 1), bias.flatten(), stride, padding, dilation, groups=count)
+    return wide.view(len(x), -1, *wide.shape[2:])
 
 
 def _group_norm(count: int, x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    wide = functional.group_norm(_widened(count, x), count * num_groups, weight.flatten(), bias.flatten(), eps)
-    return wide.view(x.shape)
+    wide = _apart(count, x).flatten(1, 2)
+    return functional.group_norm(wide, count * num_groups, weight.flatten(), bias.flatten(), eps).view(x.shape)
 
 
 def _linear(count: int, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    values = x.unflatten(0, (-1, count)).transpose(0, 1)
+    values = _apart(count, x).transpose(0, 1)
     product = values.flatten(1, -2) @ weight.transpose(1, 2)
     if bias is not None:
         product = product + bias.unsqueeze(1)
-    return product.unflatten(1, values.shape[1:-1]).transpose(0, 1).flatten(0, 1)
+    return product.view(*values.shape[:-1], -1).transpose(0, 1).flatten(0, 1)
 
 
 def _embedding(count: int, rows: Tensor, weight: Tensor, **_: object) -> Tensor:
-    return weight[torch.arange(count, device=rows.device), rows.unflatten(0, (-1, count))].flatten(0, 1)
+    return weight[torch.arange(count, device=rows.device), _apart(count, rows)].flatten(0, 1)
 
 
-def _widened(count: int, x: Tensor) -> Tensor:
-    """A batch as one of `count` times the channels."""
-    return x.unflatten(0, (-1, count)).flatten(1, 2)
+def _apart(count: int, x: Tensor) -> Tensor:
+    """A batch with a dimension for the networks: (batch, count, ...)."""
+    return x.reshape(-1, count, *x.shape[1:])
 
 
 _RULES: dict[Callable[..., Any], Callable[..., Tensor]] = {

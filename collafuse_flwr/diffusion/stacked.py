@@ -197,10 +197,8 @@ class _Stack:
             draw_batch(job.source, own, job.steps_range, job.generator, label_dropout=job.label_dropout, flip=job.flip)
             for job, own in zip(jobs, rows, strict=True)
         ]
-        # In the order of rows that `Folded` takes.
-        x, start, t, noise, labels = (
-            None if parts[0] is None else torch.stack(parts, 1).flatten(0, 1) for parts in zip(*drawn, strict=True)
-        )
+        x, start, t, noise = (_interleaved(parts) for parts in list(zip(*drawn, strict=True))[:4])
+        labels = [own for *_, own in drawn if own is not None]
         weights = [part.detach().requires_grad_() for part in self._parts(self.rows[: len(jobs)])]
         first, named = jobs[0], dict(zip(self.names, weights, strict=True))
 
@@ -209,7 +207,7 @@ class _Stack:
                 output: Tensor = functional_call(self.called, named, (x_t, t, labels))
             return output
 
-        given = first.schedule, first.objective, denoise, x, start, t, noise, labels
+        given = first.schedule, first.objective, denoise, x, start, t, noise, _interleaved(labels) if labels else None
         errors = denoising_loss(*given, reduction="none").unflatten(0, (-1, len(jobs))).transpose(0, 1)
         gradients = torch.autograd.grad(errors.flatten(1).mean(1).sum(), weights)
         return errors.detach(), torch.cat([own.flatten(1) for own in gradients], 1)
@@ -218,6 +216,11 @@ class _Stack:
         """Views of the parameters in what was strung together, (..., values)."""
         parts = strung.split([shape.numel() for shape in self.shapes], -1)
         return [part.view(*strung.shape[:-1], *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+
+def _interleaved(batches: Sequence[Tensor]) -> Tensor:
+    """A batch of several in the order of rows that `Folded` takes."""
+    return torch.stack(list(batches), 1).flatten(0, 1)
 
 
 def _string(tensors: Sequence[Tensor]) -> Tensor:

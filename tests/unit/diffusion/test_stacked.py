@@ -178,7 +178,7 @@ def _batch_norm() -> nn.Module:
 
 def _frozen() -> nn.Module:
     network = unet()(0)
-    network.conv_in.requires_grad_(False)  # type: ignore[union-attr, operator]
+    network.conv_in.requires_grad_(False)
     return network
 
 
