@@ -79,10 +79,9 @@ def _group_norm(count: int, x: Tensor, num_groups: int, weight: Tensor, bias: Te
 
 
 def _linear(count: int, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    values = _apart(count, x).transpose(0, 1)
-    product = values.flatten(1, -2) @ weight.transpose(1, 2)
-    if bias is not None:
-        product = product + bias.unsqueeze(1)
+    values, transposed = _apart(count, x).transpose(0, 1), weight.transpose(1, 2)
+    rows = values.flatten(1, -2)
+    product = rows @ transposed if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, transposed)
     return product.view(*values.shape[:-1], -1).transpose(0, 1).flatten(0, 1)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -75,7 +75,10 @@ def train_all(jobs: Sequence[TrainJob]) -> list[TrainResult | Exception]:
     """Do jobs, as one those that can be; the result of each, or what went wrong with it."""
     groups: dict[Hashable, list[int]] = {}
     for number, job in enumerate(jobs):
-        key = job.stack_key()
+        key = None
+        # What is wrong with it shows again where it is done by itself.
+        with suppress(Exception):
+            key = job.stack_key()
         groups.setdefault(number if key is None else key, []).append(number)
     done: dict[int, TrainResult | Exception] = {}
     for group in groups.values():
