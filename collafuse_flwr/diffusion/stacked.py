@@ -87,7 +87,7 @@ def train_all(jobs: Sequence[TrainJob]) -> list[TrainResult | Exception]:
 
 
 def _train_group(jobs: Sequence[TrainJob]) -> list[TrainResult | Exception]:
-    """Do jobs as one, or one after another where that fails: by one of them, or by a network that cannot be stacked."""
+    """Do jobs as one; or where that fails, be it by a single one of them, one after another."""
     before = [job.generator.get_state() for job in jobs]
     if len(jobs) > 1:
         try:
