@@ -24,7 +24,8 @@ from collafuse_flwr.data.images import ImageSet, ImageSource, normalize
 from collafuse_flwr.diffusion.dp_sgd import DpSgdConfig, sampling_rate, train_dp_sgd
 from collafuse_flwr.diffusion.loss import bounded_mean, denoising_loss, stratified_steps
 from collafuse_flwr.diffusion.settings import DiffusionConfig
-from collafuse_flwr.diffusion.train import TimestepRange, TrainResult, TrainState, cosine_rate, train
+from collafuse_flwr.diffusion.stacked import TRAINER, TrainJob
+from collafuse_flwr.diffusion.train import TimestepRange, TrainResult, TrainState, cosine_rate
 from collafuse_flwr.diffusion.unet import import_diffusers, save_network
 from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, training_flops
 from collafuse_flwr.privacy.accounting import Training
@@ -95,7 +96,7 @@ class DiffusionClient(BaseClient):
             if private and self.seeded_secret:
                 self._note_private_steps(tensors, work.steps)
         self.store.save(self._closed(work.ledger, flops), tensors)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began - trained.waited
         return RoundResult(TrainMetrics(trained.loss, trained.steps, trained.images, seconds, flops), state)
 
     def _closed(self, state: ClientState, flops: int) -> ClientState:  # noqa: ARG002 (for those who move their cut)
@@ -243,7 +244,8 @@ class DiffusionClient(BaseClient):
             dp = DpSgdConfig(config.dp.max_grad_norm, config.dp.noise_multiplier, secret, precision)
             return train_dp_sgd(*given, dp=dp, last=self._last_step, **settings)
         generator = named_generator(self._root(), "client", self.client, "round", round_, device=device)
-        return train(*given, steps_range=TimestepRange(self._last_step), generator=generator, **settings)
+        steps_range = TimestepRange(self._last_step)
+        return TRAINER.get()(TrainJob(*given, steps_range=steps_range, generator=generator, **settings))
 
     @property
     def _last_step(self) -> int:

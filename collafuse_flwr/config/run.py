@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from collafuse_flwr.config.strategies import STRATEGIES
 from collafuse_flwr.core.fields import setting
 
+#: Most clients in a stack: each waits within the call of the one before.
+MAX_STACK = 50
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -64,4 +67,11 @@ class ResourcesConfig:
     client_num_cpus: float = setting(1.0, "CPUs per client in Ray", above=0)
     client_num_gpus: float = setting(0.0, "GPUs per client in Ray; fractions share a card", low=0)
     client_threads: int = setting(1, "torch threads of a client", low=1)
+    stack_clients: int = setting(
+        1,
+        "clients whose networks train at once, as one stack; 1: one after another",
+        low=1,
+        high=MAX_STACK,
+        when=({"runner": "local"},),
+    )
     server_threads: int = setting(0, "torch threads of the server; 0: all cores", low=0)

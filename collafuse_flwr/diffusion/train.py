@@ -45,14 +45,19 @@ class TrainState:
     def optimizer_step(self, loss: Tensor, learning_rate: float) -> None:
         """One Adam step on the loss, with clipped gradients, and one step of the average."""
         loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
+        self._clip()
         self._step(learning_rate)
 
-    def apply_gradients(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
-        """The same along gradients that were made elsewhere, one for each of `parameters`, as they are."""
+    def apply_gradients(self, gradients: Sequence[Tensor], learning_rate: float, *, clip: bool = False) -> None:
+        """The same along gradients that were made elsewhere, one for each of `parameters`: as they are, or clipped."""
         for p, gradient in zip(self.parameters, gradients, strict=True):
             p.grad = gradient
+        if clip:
+            self._clip()
         self._step(learning_rate)
+
+    def _clip(self) -> None:
+        nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
 
     def _step(self, learning_rate: float) -> None:
         for group in self.optimiser.param_groups:
@@ -88,9 +93,9 @@ class TrainState:
         weights = {n.removeprefix("network."): v for n, v in tensors.items() if n.startswith("network.")}
         self.network.load_state_dict(weights)
         self.steps = int(tensors["steps"])
-        for own, value in zip(self.average, self._like_parameters(tensors["average"]), strict=True):
+        for own, value in zip(self.average, self.like_parameters(tensors["average"]), strict=True):
             own.copy_(value)
-        parts = {name: self._like_parameters(tensors[f"adam.{name}"]) for name in ("exp_avg", "exp_avg_sq")}
+        parts = {name: self.like_parameters(tensors[f"adam.{name}"]) for name in ("exp_avg", "exp_avg_sq")}
         adam_state = {
             i: {"step": step.clone()} | {name: values[i] for name, values in parts.items()}
             for i, step in enumerate(tensors["adam.step"])
@@ -105,7 +110,7 @@ class TrainState:
         zeros = torch.zeros_like(parameter)
         return {"step": zeros.new_zeros(()), "exp_avg": zeros, "exp_avg_sq": zeros}
 
-    def _like_parameters(self, strung: Tensor) -> list[Tensor]:
+    def like_parameters(self, strung: Tensor) -> list[Tensor]:
         """Cut what was strung together into the parameters' shapes; each part has memory of its own."""
         parts = strung.split([p.numel() for p in self.parameters])
         return [part.view_as(p).clone() for part, p in zip(parts, self.parameters, strict=True)]
@@ -143,11 +148,15 @@ class TimestepRange:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a stretch of training did: its mean loss (nan without steps), optimiser steps and image updates."""
+    """What a stretch of training did: its mean loss (nan without steps), optimiser steps and image updates.
+
+    `waited` are the seconds of it that others were at work.
+    """
 
     loss: float
     steps: int
     images: int
+    waited: float = 0.0
 
 
 def train(
@@ -192,13 +201,8 @@ def train(
     state.network.train()
     total = torch.zeros((), device=generator.device)
     for done, rows in enumerate(epoch_batches(len(source), batch_size, num_steps, generator)):
-        x, start, labels = source.batch(rows)
-        if flip:
-            x = random_hflip(x, bernoulli_mask(len(x), 0.5, generator))
-        if label_dropout and labels is not None:
-            labels = drop_labels(labels, bernoulli_mask(len(labels), label_dropout, generator))
-        t = stratified_steps(start.clamp(min=steps_range.above) + 1, steps_range.last, generator)
-        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        drawn = draw_batch(source, rows, steps_range, generator, label_dropout=label_dropout, flip=flip)
+        x, start, t, noise, labels = drawn
         if steps_range.official:
             errors = official_loss(schedule, objective, denoise, x, t, noise, labels, reduction="none")
         else:
@@ -208,6 +212,26 @@ def train(
         total += loss_scale * bounded_mean(errors.detach(), max_loss)
         on_step(done + 1)
     return TrainResult(total.item() / num_steps if num_steps else math.nan, num_steps, num_steps * batch_size)
+
+
+def draw_batch(
+    source: BatchSource,
+    rows: Tensor,
+    steps_range: TimestepRange,
+    generator: torch.Generator,
+    *,
+    label_dropout: float,
+    flip: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """x, start, t, noise and labels of the rows, mirrored and dropped at random; arguments as in `train`."""
+    x, start, labels = source.batch(rows)
+    if flip:
+        x = random_hflip(x, bernoulli_mask(len(x), 0.5, generator))
+    if label_dropout and labels is not None:
+        labels = drop_labels(labels, bernoulli_mask(len(labels), label_dropout, generator))
+    t = stratified_steps(start.clamp(min=steps_range.above) + 1, steps_range.last, generator)
+    noise = torch.randn(x.shape, generator=generator, device=x.device)
+    return x, start, t, noise, labels
 
 
 def epoch_batches(rows: int, batch_size: int, num_batches: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -33,7 +33,8 @@ def run_local(config: Config, *, server_app: str = SERVER_APP, client_app: str =
     quiet_flwr()
     server, client = load_app(server_app, ServerApp), load_app(client_app, ClientApp)
     run_id = begin_run()
-    grid = LocalGrid(client, run_id, config.to_flower(), config.run.num_supernodes)
+    stack = config.resources.stack_clients
+    grid = LocalGrid(client, run_id, config.to_flower(), config.run.num_supernodes, stack_clients=stack)
     try:
         server(grid, server_context(config, run_id))
     # A server that leaves by sys.exit() has not completed its run.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import NoReturn
 from uuid import uuid4
@@ -23,14 +23,16 @@ from flwr.proto.message_pb2 import Context as ContextProto
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from simulations.runners.client_stack import ClientStack
 from simulations.runners.result import describe
 
 
 class LocalGrid(Grid):
     """Nodes in this process, each with its own context; everything that crosses is serialised as on a network.
 
-    A message is handled when its reply is asked for, one for each `pull_messages`, in the order they were pushed. Node
-    ids are drawn at random, as Flower's are, so that nothing can depend on them.
+    A message is handled when its reply is asked for, one for each `pull_messages`, in the order they were pushed; of
+    those to train as many as are in a stack. Node ids are drawn at random, as Flower's are, so that nothing can depend
+    on them.
     """
 
     def __init__(
@@ -40,8 +42,11 @@ class LocalGrid(Grid):
         run_config: Mapping[str, bool | int | float | str],
         num_partitions: int,
         partitions: Iterable[int] | None = None,
+        *,
+        stack_clients: int = 1,
     ) -> None:
-        """Connect a node for each of `partitions` (None: for all of them)."""
+        """Connect a node for each of `partitions` (None: for all of them); `stack_clients` of them train at once."""
+        self._stack_clients = stack_clients
         self._app, self._num_partitions, self._run_config = client_app, num_partitions, dict(run_config)
         self._contexts: dict[int, ContextProto] = {}
         self._waiting: dict[str, Message] = {}
@@ -95,12 +100,22 @@ class LocalGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Handle the first message that waits, of those asked for, and give its reply."""
+        """Handle the first message that waits, of those asked for, and those stacked with it, and give the replies."""
         wanted = set(message_ids)
-        for message_id in self._waiting:
-            if message_id in wanted:
-                return [self._handle(_through_wire(self._waiting.pop(message_id), message_id))]
-        return []
+        group = self._group([message_id for message_id in self._waiting if message_id in wanted])
+        messages = [_through_wire(self._waiting.pop(message_id), message_id) for message_id in group]
+        return ClientStack(self._handle).answer(messages) if len(messages) > 1 else [self._handle(m) for m in messages]
+
+    def _group(self, waiting: Sequence[str]) -> Sequence[str]:
+        """The first of some messages and, if it asks to train, further ones that do, to other nodes."""
+        if self._stack_clients == 1 or not waiting or self._waiting[waiting[0]].metadata.message_type != "train":
+            return waiting[:1]
+        nodes: dict[int, str] = {}
+        for message_id in waiting:
+            metadata = self._waiting[message_id].metadata
+            if metadata.message_type == "train":
+                nodes.setdefault(metadata.dst_node_id, message_id)
+        return list(nodes.values())[: self._stack_clients]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Push messages and handle them all, or as many as can be begun within `timeout` seconds."""

@@ -65,6 +65,7 @@ OTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"seed": 1}),
     ({}, {"resources.client_threads": 2}),
     ({}, {"resources.server_threads": 2}),
+    ({}, {"runner": "local", "resources.stack_clients": 2}),
     ({}, {"device": "cpu"}),
     ({}, {"upload.noise": "resampled"}),
     ({"cut_ratio": 0.0}, {"cut_ratio": 0.0, "upload.noise": "resampled"}),
