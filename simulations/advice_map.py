@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
@@ -20,8 +19,6 @@ from collafuse_flwr.core.atomic_io import atomic_write, write_json
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.evaluation.gains import ClientGains
 from simulations.report.load_runs import Run, client_distances, collect
-
-matplotlib.use("Agg")
 
 #: Colours end at twice and at half the distance alone.
 FACTOR = 2.0

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -15,8 +14,6 @@ from torch.nn.functional import interpolate
 from torchvision.utils import make_grid, save_image
 
 from collafuse_flwr.core.atomic_io import atomic_write
-
-matplotlib.use("Agg")
 
 #: Small images are enlarged, pixel by pixel, to about this many pixels a side.
 SHOWN_SIZE = 48

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
@@ -19,8 +18,6 @@ from simulations.report.aggregate import Row, Section
 from simulations.report.leakage import leaks
 from simulations.report.load_runs import Run
 from simulations.report.metrics import BITS, DOWN, FD, FLOPS, REAL, REID, SECONDS, SNR, TSTR, UP, Measure
-
-matplotlib.use("Agg")
 
 #: Values that are further apart than this are drawn on a logarithmic axis.
 WIDE = 20

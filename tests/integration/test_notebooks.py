@@ -39,6 +39,7 @@ def test_a_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: 
     if path.stem == "2_your_own_images":
         assert "broken.png" in said
     if path.stem == "3_several_hospitals":
-        # The second hospital's policy kept it out of the first run, and both are in the second.
-        assert "min_cut_ratio" in said
-        assert "client 1" in said
+        # The second hospital's policy kept it out of the first run, and it took part in the second.
+        ledger = (tmp_path / "hospital-1" / "state" / "ledger.jsonl").read_text()
+        assert "`min_cut_ratio` = 0.6" in ledger
+        assert '"kind": "release"' in ledger
