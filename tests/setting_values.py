@@ -185,6 +185,9 @@ def configs(draw: st.DrawFn) -> Config:
         flat |= {name: min(flat[name], clients) for name in ("clustering.num_clusters", "mdgan.k")}
         if ":" in str(flat["model"]):
             flat["split_gan.factor_tail_gradients"] = False
+    # A client alone can be compared only with one that trains a denoiser with others.
+    if flat["strategy"] in {*GANS, "local", "centralized"} or not max(flat["cut.client_ratios"] or [flat["cut_ratio"]]):
+        flat["baseline"] = "none"
     # What generates takes everything else from the run that has trained.
     flat["task"] = "train"
     if flat["data.conditioning"] == "none" or not flat["train.cfg_dropout"]:
