@@ -17,8 +17,8 @@ from rich.table import Table
 
 from collafuse_flwr.core.atomic_io import atomic_write, write_json
 from collafuse_flwr.core.errors import SettingError
-from collafuse_flwr.evaluation.gains import ClientGains
-from simulations.report.load_runs import Run, client_distances, collect
+from collafuse_flwr.evaluation.gains import ClientGains, client_distances
+from simulations.report.load_runs import Run, collect
 
 #: Colours end at twice and at half the distance alone.
 FACTOR = 2.0
@@ -63,7 +63,7 @@ def read_cells(folder: Path, images: int, cuts: Sequence[float]) -> list[AdviceC
 
 
 def _cell(images: int, cut: float, pairs: Sequence[tuple[Run, Run]]) -> AdviceCell | None:
-    distances = [pair for run, alone in pairs for pair in client_distances(run, alone)]
+    distances = [pair for run, alone in pairs for pair in client_distances(run.clients, alone.clients)]
     if not distances:
         return None
 

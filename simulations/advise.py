@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +26,7 @@ from rich.console import Console
 from collafuse_flwr.config.config import Config, without_unread
 from collafuse_flwr.core.errors import SettingError, UserError
 from collafuse_flwr.data.federated import federation_data
-from simulations.advice_map import AdviceCell, advice, draw_map, print_map, read_cells, save_map
+from simulations.advice_map import advice, draw_map, print_map, read_cells, save_map
 from simulations.cli import FAILED, command, flat_settings, fresh_folder
 from simulations.suite import run_module
 from simulations.sweep.sweep import compositions
@@ -152,12 +152,7 @@ def run_advice(arguments: list[str]) -> int:
     for images in request.images:
         request.check(images)
     failed = [images for images in request.images if run_module("simulations.sweep", *request.sweep(images))]
-    cells: Mapping[int, Sequence[AdviceCell]] = {
-        images: read_cells(request.folder(images), images, request.cuts)
-        for images in request.images
-        if request.folder(images).is_dir()
-    }
-    every = [cell for row in cells.values() for cell in row]
+    every = [cell for images in request.images for cell in read_cells(request.folder(images), images, request.cuts)]
     if not every:
         raise UserError(f"no run in {request.output} came to its end")
     console, said = Console(highlight=False), advice(every, request.max_reid)

@@ -13,11 +13,12 @@ from rich.console import Console
 from collafuse_flwr.config.config import Config, without_unread
 from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import SettingError
-from collafuse_flwr.evaluation.gains import ClientGains
+from collafuse_flwr.evaluation.gains import ClientGains, client_distances
 from collafuse_flwr.runs.loaded_run import summary_of
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
 from simulations import runners
+from simulations.sweep.grid import canonical
 
 #: What a client has alone beside what it has with the others.
 COMPARED = ("fd", "tstr")
@@ -61,12 +62,13 @@ def run_alone(folder: Path, console: Console) -> None:
     """Run the baseline of a finished run unless it has been, and write into the run's summary who gained what.
 
     Raises:
-        UserError: the baseline failed.
+        UserError: the baseline failed, or another run lies in its place.
     """
     config, place = read_config(folder), alone_folder(folder)
-    beside = RunLayout(place)
+    beside, settings = RunLayout(place), alone(config, summary_of(folder))
+    if beside.config.is_file() and canonical(read_config(place)) != canonical(settings):
+        raise SettingError("output", str(folder), f"one beside which {place.name} is free, not a run of other settings")
     if not beside.summary.is_file():
-        settings = alone(config, summary_of(folder))
         resume = beside.checkpoint.is_file()
         run = replace(settings.run, output=str(place), resume=resume, attack=False, baseline="none")
         console.print(f"Every client alone, with as much training of its own: {place}", markup=False, soft_wrap=True)
@@ -85,8 +87,7 @@ def _compare(layout: RunLayout, beside: RunLayout) -> ClientGains | None:
     for client in summary["clients"]:
         own = others.get(client["client"], {})
         client.update({f"{name}_alone": own.get(name) for name in COMPARED})
-    fds = [(client.get("fd"), client["fd_alone"]) for client in summary["clients"]]
-    pairs = [(own, alone_fd) for own, alone_fd in fds if own is not None and alone_fd is not None]
+    pairs = client_distances(summary["clients"], list(others.values()))
     gains = ClientGains.of(pairs) if pairs else None
     if gains is not None:
         summary["pooled"] |= {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from omegaconf import OmegaConf
 
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.runs.run_layout import RunLayout
@@ -19,6 +21,18 @@ def check_whole_numbers(settings: Mapping[str, Any], least: Mapping[str, int]) -
     for name, low in least.items():
         if not isinstance(settings[name], int) or isinstance(settings[name], bool) or settings[name] < low:
             raise SettingError(name, settings[name], f"a whole number >= {low}")
+
+
+def named_settings(arguments: list[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a command of its own, NAME=VALUE, on top of their defaults.
+
+    Raises:
+        SettingError: there is no such setting.
+    """
+    given = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_cli(arguments)))
+    if unknown := sorted(given.keys() - defaults.keys()):
+        raise SettingError(unknown[0], given[unknown[0]], f"no such setting; there are {', '.join(defaults)}")
+    return {**defaults, **given}
 
 
 def folders(settings: Mapping[str, Any], results: Callable[[RunLayout], Path]) -> tuple[Path, Path]:

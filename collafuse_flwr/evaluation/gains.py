@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from scipy.stats import bootstrap
 #: With fewer clients an interval says nothing.
 LEAST_RESAMPLED = 10
 Interval = tuple[float, float]
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,13 @@ class ClientGains:
         if low > 1 / 2:
             return "collaboration pays here for most clients"
         return "most clients do better alone here" if high < 1 / 2 else "most clients may as well be alone here"
+
+
+def client_distances(clients: Sequence[Row], alone: Sequence[Row]) -> list[tuple[float, float]]:
+    """The clients' Fréchet distances in a run and in that of clients alone, by rows of summaries that have both."""
+    reference = {client["client"]: client.get("fd") for client in alone}
+    both = ((client.get("fd"), reference.get(client["client"])) for client in clients)
+    return [(own, its) for own, its in both if own is not None and its is not None]
 
 
 def _interval(values: Sequence[float], statistic: Callable[..., Any]) -> Interval:

@@ -17,16 +17,15 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from collafuse_flwr.core.atomic_io import write_json
-from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.core.runtime import choose_runtime, threads
 from collafuse_flwr.gan.networks import LATENT, Cuts, Upsampling, build_architecture
@@ -36,7 +35,7 @@ from collafuse_flwr.gan.split_gan.server_half import ServerHalf
 from collafuse_flwr.gan.split_gan.train_batch import InProcess, train_batch
 from simulations.bench.reference_gan import ReferenceGan
 from simulations.cli import USER_ERROR
-from simulations.cli_args import check_whole_numbers
+from simulations.cli_args import check_whole_numbers, named_settings
 
 #: The cuts that the published planner gives its seven devices, one of each.
 CUTS = dict(enumerate(map(Cuts.parse, ("0000", "0010", "1110", "1111"))))
@@ -139,10 +138,8 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
 
 def main(arguments: list[str]) -> int:
     """Measure, show and keep the results, and return the exit status."""
-    given = DEFAULTS | cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_cli(arguments)))
     try:
-        if unknown := sorted(given.keys() - DEFAULTS.keys()):
-            raise SettingError(unknown[0], given[unknown[0]], f"no such setting; there are {', '.join(DEFAULTS)}")
+        given = named_settings(arguments, DEFAULTS)
         check_whole_numbers(given, {"rounds": 1, "width": 1, "size": 8, "batch": 2})
         rows = measure(given["rounds"], given["width"], given["size"], given["batch"])
     except UserError as error:

@@ -16,10 +16,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -34,7 +33,7 @@ from collafuse_flwr.diffusion.stacked import TrainJob, train_all
 from collafuse_flwr.diffusion.train import TimestepRange, TrainState
 from collafuse_flwr.diffusion.unet import ImageShape, as_denoise, build_network
 from simulations.cli import USER_ERROR
-from simulations.cli_args import check_whole_numbers
+from simulations.cli_args import check_whole_numbers, named_settings
 
 DEFAULTS: dict[str, Any] = {
     "models": "nano,tiny",
@@ -106,10 +105,8 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
 
 def main(arguments: list[str]) -> int:
     """Measure, show and keep the results, and return the exit status."""
-    given = DEFAULTS | cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_cli(arguments)))
     try:
-        if unknown := sorted(given.keys() - DEFAULTS.keys()):
-            raise SettingError(unknown[0], given[unknown[0]], f"no such setting; there are {', '.join(DEFAULTS)}")
+        given = named_settings(arguments, DEFAULTS)
         check_whole_numbers(given, {"batch": 1, "steps": 1, "rounds": 1})
         cases = itertools.product(str(given["models"]).split(","), _list(given, "sizes"), _list(given, "clients"))
         rows = [measure(*case, given) for case in cases]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collafuse_flwr.evaluation.gains import ClientGains
+from collafuse_flwr.evaluation.gains import ClientGains, client_distances
 from simulations.report.aggregate import Row, Section
-from simulations.report.load_runs import Run, client_distances
+from simulations.report.load_runs import Run
 from simulations.report.metrics import BUDGET, FD, FLOPS, UP, Measure
 
 #: Image updates count as equal within this share: both sides train in whole batches.
@@ -57,7 +57,7 @@ def _quality(section: Section, row: Row) -> list[str]:
 def _better_clients(row: Row, local: Row) -> str:
     """How many clients have a lower FD than alone, with the same seed, and what the typical client gained."""
     runs = _paired(row, local)
-    pairs = [pair for run, alone in runs for pair in client_distances(run, alone)]
+    pairs = [pair for run, alone in runs for pair in client_distances(run.clients, alone.clients)]
     return ClientGains.of(pairs).sentence(_seeds(len(runs))) if pairs else ""
 
 

@@ -79,13 +79,6 @@ class Run:
         return "nothing" if all(step == self.config.diffusion.timesteps for step in steps) else ""
 
 
-def client_distances(run: Run, alone: Run) -> list[tuple[float, float]]:
-    """The clients' Fréchet distances in a run and in that of clients alone, where both were measured."""
-    reference = {client["client"]: client.get("fd") for client in alone.clients}
-    both = ((client.get("fd"), reference.get(client["client"])) for client in run.clients)
-    return [(own, its) for own, its in both if own is not None and its is not None]
-
-
 def collect(folders: Sequence[Path]) -> list[Run]:
     """The finished runs in and below some folders, each once, in order of their paths.
 

@@ -107,6 +107,14 @@ def test_a_folder_beside_that_is_taken_costs_no_training(tmp_path: Path) -> None
     assert not (tmp_path / "run").exists()
 
 
+def test_another_run_in_its_place_is_no_baseline(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run.run(small(folder, **QUICK | {"baseline": "none"}))
+    run.run(small(alone_folder(folder), **QUICK | {"baseline": "none"}, strategy="local", seed=5))
+    with pytest.raises(SettingError, match="run-alone is free, not a run of other settings"):
+        run.run(small(folder, **QUICK, resume=True))
+
+
 def test_a_sweep_has_it_as_a_strategy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
