@@ -146,8 +146,8 @@ class BaseStrategy(Strategy, ABC):
         self.history.rounds[-1].images = {str(c): client_infos[c].num_images for c in self.selected}
         for client in client_infos.keys() - self.client_manager.nodes.keys():
             self.history.rounds[-1].failed[str(client)] = "it is not there"
-        for reason in self.client_manager.new_refusals():
-            self.progress.say(f"a client cannot take part: {reason}")
+        for notice in self.client_manager.new_notices():
+            self.progress.say(notice)
         self.progress.begin_round(round_, self.config.run.num_rounds, len(self.selected))
         return round_
 

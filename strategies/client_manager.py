@@ -25,6 +25,8 @@ POLL_SECONDS = 0.2
 Shape = tuple[int, int, int, int]
 #: The most that an introduction may say: what it says decides how long rounds are, and how much memory they take.
 LIMITS = {"num_images": 10**8, "channels": 64, "size": 8192, "num_classes": 10**5, "num_attributes": 10**4}
+#: Share of all images above which the operator hears of one client: three times what all others have together.
+DOMINANT = 0.75
 
 
 @dataclass
@@ -35,8 +37,8 @@ class ClientManager:
     client_infos: dict[int, ClientInfo] = field(default_factory=dict)
     nodes: dict[int, int] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
-    #: Reasons in `refused` that `new_refusals` has given.
-    given: set[str] = field(default_factory=set)
+    #: What `new_notices` has said.
+    noticed: set[str] = field(default_factory=set)
     #: Of the images, once the run has begun.
     shape: Shape | None = None
 
@@ -89,11 +91,25 @@ class ClientManager:
         order = torch.randperm(len(present), generator=named_generator(self.config.run.seed, "choose", round_))
         return sorted(present[i] for i in order[:count].tolist())
 
-    def new_refusals(self) -> list[str]:
-        """Why some cannot take part, each reason once."""
-        new = [reason for reason in dict.fromkeys(self.refused.values()) if reason not in self.given]
-        self.given.update(new)
+    def new_notices(self) -> list[str]:
+        """Why some cannot take part, and who counts for nearly everybody, each once."""
+        lines = [f"a client cannot take part: {reason}" for reason in dict.fromkeys(self.refused.values())]
+        new = [line for line in lines + self._dominant() if line not in self.noticed]
+        self.noticed.update(new)
         return new
+
+    def _dominant(self) -> list[str]:
+        """A client whose word makes it most of every average or pool; nothing verifies how many images it has."""
+        sizes = {client: own.num_images for client, own in self.client_infos.items()}
+        if len(sizes) < 2 or not self.config.spec.sends or self.config.federation.max_client_weight < 1:
+            return []
+        client, share = max(sizes, key=lambda c: sizes[c]), max(sizes.values()) / sum(sizes.values())
+        if share <= DOMINANT:
+            return []
+        return [
+            f"client {client} says that it has {share:.0%} of all images, and counts for as much; "
+            "`federation.max_client_weight` = 0.5 would let no client count for more than all others"
+        ]
 
     def client_of(self, node: int) -> int | None:
         """The partition id of a node."""

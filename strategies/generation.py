@@ -278,7 +278,7 @@ def _report(going: GenerationRun, progress: Progress) -> None:
         progress.say(f"client {client}: {images} images, in generated/ of its own state")
     for client, reason in sorted(going.lost.items()):
         progress.say(f"client {client}: {reason}")
-    for reason in going.manager.new_refusals():
+    for reason in dict.fromkeys(going.manager.refused.values()):
         progress.say(f"a client cannot take part: {reason}")
     if not going.made and reasons:
         raise UserError(f"nobody has made any image: {reasons[0]}")
