@@ -16,7 +16,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from collafuse_flwr.client.generation import complete_labels, finish
+from collafuse_flwr.client.generation import finish
+from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.checks import check_guidance
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
@@ -96,8 +97,7 @@ def generate(request: GenerateRequest) -> Path:
     handoff = server.handoff(request.client, wanted, labels)
     if labels is not None:
         handoff = replace(handoff, labels=labels)
-    handoff = replace(handoff, labels=complete_labels(config, client_info, own, handoff))
-    images = finish(config, client_info, own, handoff)
+    images, made = finish(config, client_info, ClientStore(own.folder), handoff)
     described = {
         "run": str(request.run),
         "client": request.client,
@@ -107,7 +107,7 @@ def generate(request: GenerateRequest) -> Path:
         "attributes": list(request.attributes),
         "guidance": guidance,
     }
-    write_images(request.output, images, handoff.labels if config.data.conditioning == "classes" else None, described)
+    write_images(request.output, images, made if config.data.conditioning == "classes" else None, described)
     return request.output
 
 

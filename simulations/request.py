@@ -38,8 +38,8 @@ def leave_request(state: Path, request: ImageRequest, run: str = "") -> Path:
     if run and (run not in {path.name for path in store.layout.runs.glob("*")} or not store.layout.trained.is_file()):
         names = ", ".join(sorted(path.parent.name for path in store.layout.runs.glob("*/trained.json")))
         raise SettingError("run", run, f"one of {names or 'none: this client has come to no evaluation'}")
-    settings, client_info = store.load_trained()
-    classes = client_info.num_classes if settings["data.conditioning"] == "classes" else 0
+    trained = store.load_trained()
+    classes = trained.client_info.num_classes if trained.settings["data.conditioning"] == "classes" else 0
     if request.label >= classes:
         allowed = f"-1 for all, or one of 0..{classes - 1}" if classes else "-1: the networks know no classes"
         raise SettingError("label", request.label, allowed)

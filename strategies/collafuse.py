@@ -226,7 +226,8 @@ class CollaFuse(DiffusionStrategy):
         cut = self.client_manager.client_infos[client].cut_step
         x_k = self.backbone.handoff(self.arrays, cut, count, labels, name)
         named = cut if self.config.recuts() else None
-        return SampleHandoff(round=round_, x_k=x_k, labels=labels, cut_step=named), x_k
+        backbone = self.arrays if self.setup.chooses_handover(cut) else None
+        return SampleHandoff(round=round_, x_k=x_k, labels=labels, cut_step=named, backbone=backbone), x_k
 
     def _labels_for(self, client: int, count: int, name: tuple[int | str, ...]) -> Tensor | None:
         """Labels for a client's samples, as often as among those that it shared; None where none were."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor, nn
 
@@ -115,7 +115,7 @@ class TrainedServer:
         """
         info, setup = self.client_infos[client], diffusion_setup(self.config)
         name, count, guidance = (wanted.seed, "generate", client), wanted.num_images, self.guidance(wanted.guidance)
-        conditions = None
+        conditions, backbone = None, None
         x = torch.randn((count, info.channels, info.size, info.size), generator=named_generator(*name, "x_T"))
         with threads(self.config.resources.server_threads or available_cores()):
             if info.cut_step < info.timesteps:
@@ -124,8 +124,16 @@ class TrainedServer:
                 x = setup.sample(
                     self.backbone, x, setup.server_grid(info.cut_step), conditions, (*name, "server"), guidance
                 )
+        if setup.chooses_handover(info.cut_step):
+            backbone = ArrayRecord(self.backbone.state_dict())
         return GenerateHandoff(
-            round=round_, x_k=x, labels=conditions, label=wanted.label, guidance=guidance, seed=wanted.seed
+            round=round_,
+            x_k=x,
+            labels=conditions,
+            backbone=backbone,
+            label=wanted.label,
+            guidance=guidance,
+            seed=wanted.seed,
         )
 
     def _labels(self, client: int, wanted: GenerateConfig, name: tuple[int | str, ...]) -> Tensor | None:

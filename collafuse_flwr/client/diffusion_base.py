@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from collafuse_flwr.client.base import BaseClient
 from collafuse_flwr.client.cut_policies import CutContext, allowed_cuts
+from collafuse_flwr.client.handover import calls_per_image, carry_to, choose_handover, received_backbone
 from collafuse_flwr.client.sample_labels import SampleConditioning, condition_samples
 from collafuse_flwr.client.state_store import ClientState, ClientStore
 from collafuse_flwr.client.training_plan import RoundPlan, plan_round
 from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import UploadError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.conditioning import conditioning_labels
 from collafuse_flwr.data.federated import ClientData
@@ -121,22 +123,21 @@ class DiffusionClient(BaseClient):
         bits = self._bits(exposure)
         self.ledger.add("measured", bits=bits)
         _, tensors = self.store.load(before=handoff.round + 1)
-        samples, conditioning, flops = handoff.x_k, self._conditioning(handoff), 0
-        held_out_loss = 0.0
+        held_out_loss, flops, network = 0.0, 0, self._averaged(tensors)
+        network.load_state_dict(averaged or {}, strict=False)
+        handoff, step = self._taken_over(handoff, network)
+        samples, conditioning = handoff.x_k, self._conditioning(handoff, step)
         if self.cut:
-            network = self._averaged(tensors)
-            network.load_state_dict(averaged or {}, strict=False)
-            grid = self.setup.client_grid(self.cut)
-            guidance = self.config.sampling.guidance_scale
+            grid, guidance = self.setup.client_grid(self.cut, step), self.config.sampling.guidance_scale
             name = (self.config.run.seed, "finish", self.client, handoff.round)
             samples = self.setup.sample(network, samples, grid, conditioning.labels, name, guidance)
             held_out_loss = self._held_out_loss(network)
-            calls = self.setup.num_function_evaluations(grid, conditioning.labels is not None)
+            calls = calls_per_image(self.setup, self.cut, conditional=conditioning.labels is not None)
             flops = sampling_flops(self._forward_flops(network), calls, 1)
             save_network(network, self.store.layout.denoiser, self.setup.schedule, self.setup.objective.prediction)
         samples, names = samples.clamp(-1, 1), self.data.train.metadata.attribute_names
         self.store.save_samples(samples, conditioning.classes, conditioning.attributes, names)
-        self.store.save_trained(self.config.to_flat(), self.client_info())
+        self.store.save_trained(self.config.to_flat(), self.client_info(), step)
         return EvaluateReply(
             num_samples=len(samples),
             held_out_loss=held_out_loss,
@@ -151,6 +152,19 @@ class DiffusionClient(BaseClient):
             dp_total_epsilon=exposure.epsilon(delta),
         )
 
+    def _taken_over(self, handoff: SampleHandoff, own: nn.Module) -> tuple[SampleHandoff, int]:
+        """What the client's network is to finish, and from which step: chosen here, or as it was handed over."""
+        try:
+            backbone = received_backbone(self.setup, self._shape(), self.cut, handoff)
+        except UploadError as error:
+            raise self._refusal(str(error)) from None
+        if backbone is None:
+            return handoff, self.setup.handover_step(self.cut)
+        source = self._source(self.data.held_out)
+        step = choose_handover(self.setup, self.cut, own, backbone, source, self._seed("hand over"))
+        name = (self.config.run.seed, "take over", self.client, handoff.round)
+        return carry_to(self.setup, step, backbone, handoff, name, self.config.sampling.guidance_scale), step
+
     def _cut_of(self, handoff: SampleHandoff) -> int:
         """The cut of samples that are handed over: the client's, or one that it may move to."""
         cut = handoff.cut_step
@@ -161,10 +175,9 @@ class DiffusionClient(BaseClient):
     def _bits(self, exposure: Exposure) -> float:
         if not exposure.releases:
             return 0.0
-        images = self.data.train
-        x_0 = clip(self.config, normalize(images.images))
+        x_0 = clip(self.config, normalize(self.data.train.images))
         # These are the eigenvalues of images as they are released, so the ratio must be that of their values.
-        return gaussian_bits(exposure.snr / images.enlargement(), covariance_eigenvalues(x_0))
+        return gaussian_bits(exposure.snr / self.data.train.enlargement(), covariance_eigenvalues(x_0))
 
     def _note_private_steps(self, tensors: dict[str, Tensor], steps: int) -> None:
         """Note the steps of a simulation by what they led to.
@@ -257,9 +270,8 @@ class DiffusionClient(BaseClient):
         labels = conditioning_labels(self.config.data.conditioning, images)
         return ImageSource(normalize(images.images).to(device), None if labels is None else labels.to(device))
 
-    def _conditioning(self, handoff: SampleHandoff) -> SampleConditioning:
+    def _conditioning(self, handoff: SampleHandoff, step: int) -> SampleConditioning:
         generator = named_generator(self._root(), "labels", self.client, handoff.round)
-        step = self.setup.handover_step(self.cut)
         return condition_samples(self.config, self.setup.schedule, step, self.data.train, handoff, generator)
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ import torch
 from flwr.app import RecordDict
 from torch import Tensor
 
+from collafuse_flwr.client.handover import carry_to, received_backbone
 from collafuse_flwr.client.policy import BEYOND, Policy
 from collafuse_flwr.client.sample_labels import condition_samples
 from collafuse_flwr.client.state_store import ClientStore
@@ -44,33 +45,43 @@ from collafuse_flwr.wire.validation import check_samples
 MAX_GUIDANCE = 1000.0
 
 
-def finish(config: Config, client_info: ClientInfo, own: ClientLayout, handoff: GenerateHandoff) -> Tensor:
+def finish(
+    config: Config, client_info: ClientInfo, own: ClientStore, handoff: GenerateHandoff
+) -> tuple[Tensor, Tensor | None]:
     """Carry what was handed over to images in [-1, 1], with the network of the run's last evaluation.
 
-    The images' labels, if networks are conditioned on any, are in `handoff`.
+    Returns:
+        The images, and the labels that networks were conditioned on, if any.
 
     Raises:
         SettingError: the client has no network.
+        UploadError: the backbone of a client that chose where it takes over is missing, or another.
         UserError: what came out is not finite.
     """
-    setup, cut, x = diffusion_setup(config), client_info.cut_step, handoff.x_k
+    setup, cut, client = diffusion_setup(config), client_info.cut_step, client_info.partition_id
+    step, backbone = setup.handover_step(cut), received_backbone(setup, client_info.shape, cut, handoff)
     with threads(config.resources.client_threads):
+        if backbone is not None:
+            step = own.load_trained().handover_step
+            name = (handoff.seed, "generate", client, "backbone")
+            handoff = carry_to(setup, step, backbone, handoff, name, handoff.guidance)
+        x, labels = handoff.x_k, _complete_labels(config, client_info, own.layout, handoff, step)
         if cut:
-            network = load_trained(setup.denoiser(client_info.partition_id, *client_info.shape), own.denoiser)
-            name = (handoff.seed, "generate", client_info.partition_id, "client")
-            x = setup.sample(network, x, setup.client_grid(cut), handoff.labels, name, handoff.guidance)
+            network = load_trained(setup.denoiser(client, *client_info.shape), own.layout.denoiser)
+            grid, name = setup.client_grid(cut, step), (handoff.seed, "generate", client, "client")
+            x = setup.sample(network, x, grid, labels, name, handoff.guidance)
     if not x.isfinite().all():
         raise UserError("the images that came of it are not finite")
-    return x.clamp(-1, 1)
+    return x.clamp(-1, 1), labels
 
 
-def complete_labels(
-    config: Config, client_info: ClientInfo, own: ClientLayout, handoff: GenerateHandoff
+def _complete_labels(
+    config: Config, client_info: ClientInfo, own: ClientLayout, handoff: GenerateHandoff, step: int
 ) -> Tensor | None:
     """What the images are conditioned on: the server's word, the class that all have, or drawn here.
 
-    They are drawn as in an evaluation, by what is seen of each sample, beside the run's own samples of the client in
-    place of its images.
+    They are drawn as in an evaluation, by what is seen of each sample at `step`, beside the run's own samples of the
+    client in place of its images.
     """
     condition = config.data.conditioning
     if handoff.labels is not None or condition == "none":
@@ -78,9 +89,8 @@ def complete_labels(
     if handoff.label >= 0:
         return torch.full((len(handoff.x_k),), handoff.label)
     name = (handoff.seed, "generate", client_info.partition_id, "labels")
-    samples, setup = _samples(own.samples, client_info), diffusion_setup(config)
-    step = setup.handover_step(client_info.cut_step)
-    drawn = condition_samples(config, setup.schedule, step, samples, handoff, named_generator(*name))
+    samples, schedule = _samples(own.samples, client_info), diffusion_setup(config).schedule
+    drawn = condition_samples(config, schedule, step, samples, handoff, named_generator(*name))
     return drawn.labels
 
 
@@ -139,7 +149,8 @@ class GenerateClient:
             UserError: it has come to no evaluation of such a run.
             PolicyError: the run's network is of a package that its owner does not name.
         """
-        settings, self.client_info = store.load_trained()
+        trained = store.load_trained()
+        settings, self.client_info = trained.settings, trained.client_info
         if policy is not None:
             policy.check_imports(settings)
         self.config = Config.from_flat(settings)
@@ -196,24 +207,29 @@ class GenerateClient:
         try:
             self._check(handoff)
         except (UploadError, SettingError) as error:
-            # It hangs on the message alone, so its sender may know why.
-            raise (error if self.policy is None else PolicyError(f"{BEYOND}: {error}")) from None
+            raise self._refusal(error) from None
         layout = self.store.layout
         label = self._requested(handoff).label if handoff.round == CLIENTS_OWN else handoff.label
         self.ledger.begin("query.generate", handoff.round)
         handoff = replace(handoff, label=label)
-        handoff = replace(handoff, labels=complete_labels(self.config, self.client_info, layout, handoff))
-        images = finish(self.config, self.client_info, layout, handoff)
+        try:
+            images, labels = finish(self.config, self.client_info, self.store, handoff)
+        except UploadError as error:
+            raise self._refusal(error) from None
         folder = next_folder(layout.generated)
         described = {"run": layout.run, "client": self.client_info.partition_id, "cut_step": self.client_info.cut_step}
         described |= {"seed": handoff.seed, "label": label, "guidance": handoff.guidance}
         described |= {"requested_by": "the operator" if handoff.round == OPERATORS else "the client"}
-        classes = handoff.labels if self.config.data.conditioning == "classes" else None
+        classes = labels if self.config.data.conditioning == "classes" else None
         write_images(folder, images, classes, described)
         if handoff.round == CLIENTS_OWN:
             layout.request.unlink()
         self.ledger.add("generated", images=len(images), folder=str(folder))
         return Generated(len(images))
+
+    def _refusal(self, error: UserError) -> UserError:
+        """An error that hangs on the message alone, so its sender may know why."""
+        return error if self.policy is None else PolicyError(f"{BEYOND}: {error}")
 
     @property
     def _server_conditions(self) -> bool:

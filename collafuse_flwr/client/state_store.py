@@ -49,6 +49,15 @@ class ClientState:
     adaptation: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class TrainedClient:
+    """What a client's network and samples are by; `handover_step` is where its network took over (0: a GAN's)."""
+
+    settings: dict[str, Plain]
+    client_info: ClientInfo
+    handover_step: int
+
+
 class ClientStore:
     """The folder of one client, and in it what one run goes on from.
 
@@ -116,11 +125,12 @@ class ClientStore:
         for idle in sorted(others, key=lambda path: path.stat().st_mtime_ns)[: 1 - KEPT_RUNS]:
             shutil.rmtree(idle)
 
-    def save_trained(self, settings: Mapping[str, Plain], client_info: ClientInfo) -> None:
-        """Keep what the network and samples of an evaluation are by: the run's settings, and the client in it."""
-        write_json(self.layout.trained, {"settings": dict(settings), "client_info": asdict(client_info)})
+    def save_trained(self, settings: Mapping[str, Plain], client_info: ClientInfo, handover_step: int = 0) -> None:
+        """Keep what the network and samples of an evaluation are by: settings, client, and where its network began."""
+        kept = {"settings": dict(settings), "client_info": asdict(client_info), "handover_step": handover_step}
+        write_json(self.layout.trained, kept)
 
-    def load_trained(self) -> tuple[dict[str, Plain], ClientInfo]:
+    def load_trained(self) -> TrainedClient:
         """What was kept by `save_trained`.
 
         Raises:
@@ -131,7 +141,7 @@ class ClientStore:
             raise UserError(f"there is no {path}: this client has not come to an evaluation of a run of this name")
         try:
             kept = json.loads(path.read_text())
-            return kept["settings"], ClientInfo(**kept["client_info"])
+            return TrainedClient(kept["settings"], ClientInfo(**kept["client_info"]), kept["handover_step"])
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} is damaged: {error}") from None
 

@@ -60,6 +60,9 @@ def _check_starts(config: Config) -> None:
                 raise SettingError(name, value, f"its default when `public.dataset` is {NO_DATASET}")
     if config.diffusion.start_from and client.model not in {"same", config.diffusion.model}:
         raise SettingError("client.model", client.model, "same when `start_from` names the start of all networks")
+    if config.sampling.handover == "best" and config.upload.noise == "official":
+        # There clients start beyond their cut, at what no step of the chain hands over.
+        raise SettingError("sampling.handover", "best", "fixed when `upload.noise` is official")
     ratio = config.sampling.handover_ratio
     least = min(config.cuts_of(client)[0] for client in range(config.run.num_supernodes)) if ratio else 0
     if round(ratio * config.diffusion.timesteps) < least or (ratio and config.upload.noise == "official"):

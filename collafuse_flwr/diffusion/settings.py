@@ -92,12 +92,17 @@ class SamplingConfig:
     steps: int = setting(40, "sampling steps of the whole chain; 0: every step", low=0)
     server_steps: int = setting(0, "sampling steps above the cut; 0: its share of `sampling.steps`", low=0)
     client_steps: int = setting(0, "sampling steps below the cut; 0: its share of `sampling.steps`", low=0)
+    handover: str = setting(
+        "fixed",
+        "where clients take over: as the settings say, or best: each where its held-out images say, on its machine",
+        choices=("fixed", "best"),
+    )
     handover_ratio: float = setting(
         0.0,
         "where clients take over, as a share of T, if that is above their cut; 0: at the cut",
         low=0,
         high=1,
-        when=({"client.range": "all"},),
+        when=({"client.range": "all", "sampling.handover": "fixed"},),
     )
     guidance_scale: float = setting(1.0, "weight of the condition in every network that has it; 1: plain", low=0)
 

@@ -72,8 +72,14 @@ class DiffusionSetup:
         """A network as a function of (x_t, t, labels)."""
         return as_denoise(network, self.runtime)
 
+    def chooses_handover(self, cut: int) -> bool:
+        """Whether a client chooses where it takes over: it makes all steps, with both networks."""
+        return self.sampling.handover == "best" and 0 < cut < self.schedule.timesteps
+
     def handover_step(self, cut: int) -> int:
         """The step of samples that are handed over: the cut, or above it for a client that can begin earlier."""
+        if self.chooses_handover(cut):
+            return self.schedule.timesteps
         return max(cut, round(self.sampling.handover_ratio * self.schedule.timesteps)) if cut else 0
 
     def client_start_step(self, cut: int) -> int:
@@ -84,14 +90,22 @@ class DiffusionSetup:
 
     def server_grid(self, cut: int) -> list[int]:
         """The steps of the server's half, from T down to the hand-over."""
-        handover = self.handover_step(cut)
-        steps = self.sampling.server_steps or self._share(handover)[0]
-        return sampling_timesteps(self.schedule.timesteps, handover, steps)
+        return self.grids(self.handover_step(cut))[0]
 
-    def client_grid(self, cut: int) -> list[int]:
-        """The steps of the client's half, down to the image."""
+    def client_grid(self, cut: int, chosen: int | None = None) -> list[int]:
+        """The steps of the client's half, down to the image; from the step that it has `chosen`, if it has."""
+        if chosen is not None and self.chooses_handover(cut):
+            return self.grids(chosen)[1]
         steps = self.sampling.client_steps or self._share(self.handover_step(cut))[1]
         return sampling_timesteps(self.client_start_step(cut), 0, steps)
+
+    def grids(self, handover: int) -> tuple[list[int], list[int]]:
+        """The steps from T down to a hand-over, and from there to the image."""
+        (above, below), own = self._share(handover), self.sampling
+        return (
+            sampling_timesteps(self.schedule.timesteps, handover, own.server_steps or above),
+            sampling_timesteps(handover, 0, own.client_steps or below),
+        )
 
     def _share(self, handover: int) -> tuple[int, int]:
         """The server's and the client's part of `sampling.steps`."""

@@ -32,11 +32,11 @@ def _write_pipeline(config: Config, layout: RunLayout, client: int, images: Imag
     if not own.trained.is_file():
         return
     # That of the network, which may have moved its cut since.
-    cut = int(json.loads(own.trained.read_text())["client_info"]["cut_step"])
-    handover = setup.handover_step(cut)
+    trained = json.loads(own.trained.read_text())
+    cut, handover = int(trained["client_info"]["cut_step"]), int(trained["handover_step"])
     networks: dict[str, Path | None] = {
         "backbone": layout.backbone / "unet" if handover < config.diffusion.timesteps else None,
-        "denoiser": own.denoiser / "unet" if cut else None,
+        "denoiser": own.denoiser / "unet" if handover else None,
     }
     if not all((folder / "config.json").is_file() for folder in networks.values() if folder):
         return
@@ -48,9 +48,9 @@ def _write_pipeline(config: Config, layout: RunLayout, client: int, images: Imag
         # Where the network changes.
         cut_step=handover,
         class_names=list(names.get(config.data.conditioning, ())),
-        client_start_step=setup.client_start_step(cut),
-        server_steps=len(setup.server_grid(cut)) - 1 if networks["backbone"] else 0,
-        client_steps=len(setup.client_grid(cut)) - 1,
+        client_start_step=setup.client_grid(cut, handover)[0],
+        server_steps=len(setup.grids(handover)[0]) - 1 if networks["backbone"] else 0,
+        client_steps=len(setup.client_grid(cut, handover)) - 1,
         guidance_scale=config.sampling.guidance_scale,
         null_label=setup.null_label,
     )

@@ -47,10 +47,12 @@ class TrainReply:
 class SampleHandoff:
     """Samples at the client's cut for it to finish; labels where the backbone was conditioned on them.
 
-    `cut_step` names the cut of a client that moves it.
+    `cut_step` names the cut of a client that moves it. `backbone` is for a client that chooses where it takes over: its
+    samples are noise, at T, and it makes every step itself, so that nobody learns where the networks change.
     """
 
     round: int
     x_k: Tensor
     labels: Tensor | None = None
     cut_step: int | None = None
+    backbone: ArrayRecord | None = None

@@ -28,7 +28,7 @@ NOT_ALONE = (
         "client.range",
         "client.update_budget",
     ),
-    *("sampling.handover_ratio", "sampling.server_steps"),
+    *("sampling.handover", "sampling.handover_ratio", "sampling.server_steps"),
 )
 
 
