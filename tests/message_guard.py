@@ -57,7 +57,7 @@ _WEIGHTS_REQUEST = ("round", "num_rounds", "part", "want_averaged")
 COLLAFUSE: dict[tuple[str, Way], Allowed] = _SHARED | {
     ("train", "down"): _config(*_SPLIT_REQUEST) | {"backbone": WEIGHTS},
     ("train", "up"): _metrics(TrainMetrics) | _UPLOAD | {"recut": frozenset({"cut"})},
-    ("evaluate", "down"): _HANDOFF,
+    ("evaluate", "down"): _HANDOFF | {"backbone": WEIGHTS},
 }
 AVERAGED: dict[tuple[str, Way], Allowed] = _SHARED | {
     ("train", "down"): _config(*_WEIGHTS_REQUEST) | {"weights": WEIGHTS},
@@ -67,7 +67,7 @@ AVERAGED: dict[tuple[str, Way], Allowed] = _SHARED | {
 HYBRID: dict[tuple[str, Way], Allowed] = _SHARED | {
     ("train", "down"): _config(*_SPLIT_REQUEST, *_WEIGHTS_REQUEST) | {"backbone": WEIGHTS, "weights": WEIGHTS},
     ("train", "up"): COLLAFUSE["train", "up"] | AVERAGED["train", "up"],
-    ("evaluate", "down"): AVERAGED["evaluate", "down"],
+    ("evaluate", "down"): AVERAGED["evaluate", "down"] | COLLAFUSE["evaluate", "down"],
 }
 _GAN_ROUND: Allowed = _metrics(GanTrainMetrics) | {"weights": WEIGHTS}
 _GAN_WORK: Allowed = _config("round", "count") | {"weights": WEIGHTS}
@@ -102,7 +102,7 @@ GENERATE: dict[tuple[str, Way], Allowed] = {
     ("query.client_info", "up"): _metrics(ClientInfo),
     ("query.images_wanted", "down"): {},
     ("query.images_wanted", "up"): _metrics(ImagesWanted),
-    ("query.generate", "down"): _HANDOFF | _config("round", "label", "guidance", "seed"),
+    ("query.generate", "down"): _HANDOFF | {"backbone": WEIGHTS} | _config("round", "label", "guidance", "seed"),
     ("query.generate", "up"): _metrics(Generated),
 }
 #: The messages of every strategy.

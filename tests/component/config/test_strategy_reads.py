@@ -72,6 +72,7 @@ HARMLESS = {
     "client.update_budget": "a whole chain takes all updates either way",
     "client.init_from": "a whole chain starts from no backbone",
     "client.range": "a whole chain is all of its steps either way",
+    "sampling.handover": "at its default, samples are handed over where the settings say",
     "sampling.handover_ratio": "at its default, samples are handed over at the cut",
     "public.dataset": "at its default, there are no public images",
     "upload.clip_norm": "at its default, nothing is clipped",

@@ -58,7 +58,7 @@ def test_the_schema_has_these_fields_and_no_others() -> None:
     assert [spec.name for spec in fields(TrainReply)] == ["metrics", "upload", "recut"]
     assert [(spec.name, spec.type) for spec in fields(CutReport)] == [("cut", "int")]
     assert [spec.name for spec in fields(Upload)] == ["x_k", "scale", "labels"]
-    assert [spec.name for spec in fields(SampleHandoff)] == ["round", "x_k", "labels", "cut_step"]
+    assert [spec.name for spec in fields(SampleHandoff)] == ["round", "x_k", "labels", "cut_step", "backbone"]
     assert [spec.name for spec in fields(ClientError)] == ["reason"]
     assert {spec.name: spec.type for spec in fields(EvaluateReply)} == {
         "num_samples": "int",
