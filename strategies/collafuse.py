@@ -21,6 +21,7 @@ from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.validation import UploadSpec, check_upload
 from strategies.diffusion_base import DiffusionStrategy
 from strategies.fairness import cap_weights
+from strategies.held_out_uploads import held_out_counts
 from strategies.public_images import UploadsAndImages, public_source
 from strategies.server_model import Backbone, ServerWork, weights
 
@@ -45,6 +46,8 @@ class CollaFuse(DiffusionStrategy):
         with self._threads():
             work = self._train_backbone(row.round, self._steps())
         row.server = asdict(work) | {"pool": len(self.pool)}
+        if self.backbone.best is not None:
+            row.server["held_out_loss"] = self.backbone.best_loss
         return self.backbone.arrays(), self._close_training(work.loss if work.steps else None)
 
     def _has_contributions(self) -> bool:
@@ -74,6 +77,7 @@ class CollaFuse(DiffusionStrategy):
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.backbone.state.load(checkpoint.tensors["backbone"])
+        self.backbone.best = checkpoint.tensors.get("best backbone")
         if start := checkpoint.tensors.get("start"):
             self.public_start = ArrayRecord({name: value.cpu() for name, value in start.items()})
         self.pool.restore(checkpoint.state["pool"])
@@ -86,7 +90,8 @@ class CollaFuse(DiffusionStrategy):
     def _checkpoint(self) -> Checkpoint:
         plain = {"initialised": sorted(self.initialised), "deferred_updates": self.deferred_updates}
         start = {} if self.public_start is None else {"start": weights(self.public_start)}
-        tensors = {"backbone": self.backbone.state.state_dict()} | start
+        best = {} if self.backbone.best is None else {"best backbone": self.backbone.best}
+        tensors = {"backbone": self.backbone.state.state_dict()} | best | start
         return Checkpoint(tensors, {"pool": self.pool.state()} | plain)
 
     def _arrays(self) -> ArrayRecord:
@@ -168,14 +173,17 @@ class CollaFuse(DiffusionStrategy):
         return replace(client_info, cut_step=cut)
 
     def _train_backbone(self, round_: int, steps: int) -> ServerWork:
-        uploads = self.pool.limited(self._sizes(self.pool.sizes()))
+        sizes = self.pool.sizes()
+        out = held_out_counts(sizes, self.config.server.holdout_fraction, self.config.run.seed)
+        uploads = self.pool.limited(self._sizes(sizes), out)
         source = uploads if self.public is None else UploadsAndImages(uploads, self.public)
         scale = loss_scale(self.setup.schedule, self.setup.objective, source.cuts)
         if self.config.upload.noise == "official":
             # The authors take uploads for images.
             scale = 1.0
         rounds = self.config.run.num_rounds
-        return self.backbone.train(source, round_, rounds, steps, self.progress, loss_scale=scale)
+        held_out = self.pool.last(out) if any(out.values()) else None
+        return self.backbone.train(source, round_, rounds, steps, self.progress, loss_scale=scale, held_out=held_out)
 
     def _sizes(self, sizes: dict[int, int]) -> dict[int, float]:
         """Images of each client, of which none has more than its largest share."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord
@@ -16,10 +18,11 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.diffusion.setup import DiffusionSetup
-from collafuse_flwr.diffusion.train import BatchSource, TimestepRange, TrainState, cosine_rate, train
+from collafuse_flwr.diffusion.train import BatchSource, TimestepRange, TrainResult, TrainState, cosine_rate, train
 from collafuse_flwr.diffusion.unet import save_backbone
 from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, training_flops
 from collafuse_flwr.wire.codec import Weights
+from strategies.held_out_uploads import EVERY, held_out_loss
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,17 @@ class Backbone:
         self.conditional = config.shares_labels()
         self._label = torch.zeros((1, num_attributes) if num_attributes else 1, dtype=torch.int64)
         self.state = TrainState(self.network, config.train.ema_decay)
+        #: The averaged weights that did best on held-out uploads, where there are any, and how well.
+        self.best: Weights | None = None
+        self.best_loss = math.inf
         self._forward = self._count_forward()
 
     def arrays(self) -> ArrayRecord:
-        """The averaged weights: Flower's global arrays."""
-        return ArrayRecord({name: value.cpu() for name, value in self.state.ema_state_dict().items()})
+        """The averaged weights, the best that were measured where some were: Flower's global arrays."""
+        return ArrayRecord({name: value.cpu() for name, value in self._sampling_weights().items()})
+
+    def _sampling_weights(self) -> Weights:
+        return self.state.ema_state_dict() if self.best is None else self.best
 
     def load_initial(self, arrays: ArrayRecord) -> None:
         """Start training from given weights (the `initial_arrays` of a fresh run)."""
@@ -75,37 +84,67 @@ class Backbone:
         *,
         above: int = 0,
         loss_scale: float = 1.0,
+        held_out: BatchSource | None = None,
     ) -> ServerWork:
-        """Take the steps of one round on batches pooled over all clients; steps t up to `above` are left out."""
-        began, config = time.perf_counter(), self.config
+        """Take the steps of one round on batches pooled over all clients; steps t up to `above` are left out.
 
-        def learning_rate(fraction: float) -> float:
-            if config.train.lr_schedule == "constant":
-                return config.train.learning_rate
-            return cosine_rate(config.train.learning_rate, (round_ - 1 + fraction) / num_rounds)
+        With `held_out` uploads the averaged weights are measured on them from time to time, and the best are kept.
+        """
+        began, config, device = time.perf_counter(), self.config, self.setup.runtime.device
+        settings: dict[str, Any] = {
+            "schedule": self.setup.schedule,
+            "objective": self.setup.objective,
+            "steps_range": TimestepRange(self.setup.schedule.timesteps, config.upload.noise == "official", above),
+            "batch_size": config.server.batch_size,
+            "generator": named_generator(config.run.seed, "backbone", "round", round_, device=device),
+            "label_dropout": config.train.cfg_dropout,
+            "flip": config.train.random_hflip,
+            "loss_scale": loss_scale,
+        }
 
-        trained = train(
-            self.state,
-            self.setup.denoise(self.network),
-            source,
-            schedule=self.setup.schedule,
-            objective=self.setup.objective,
-            steps_range=TimestepRange(self.setup.schedule.timesteps, config.upload.noise == "official", above),
-            batch_size=config.server.batch_size,
-            num_steps=steps,
-            learning_rate=learning_rate,
-            generator=named_generator(config.run.seed, "backbone", "round", round_, device=self.setup.runtime.device),
-            on_step=lambda done: progress.step("backbone", done, steps),
-            label_dropout=config.train.cfg_dropout,
-            flip=config.train.random_hflip,
-            loss_scale=loss_scale,
-        )
+        def stretch(begin: int, count: int) -> TrainResult:
+            def learning_rate(fraction: float) -> float:
+                if config.train.lr_schedule == "constant":
+                    return config.train.learning_rate
+                done = fraction if count == steps else (begin + fraction * count) / steps
+                return cosine_rate(config.train.learning_rate, (round_ - 1 + done) / num_rounds)
+
+            def on_step(done: int) -> None:
+                progress.step("backbone", begin + done, steps)
+
+            network = self.state, self.setup.denoise(self.network)
+            return train(*network, source, num_steps=count, learning_rate=learning_rate, on_step=on_step, **settings)
+
+        if held_out is None:
+            trained = stretch(0, steps)
+        else:
+            trained = self._measured_training(stretch, steps, held_out, loss_scale)
         flops = training_flops(self._forward, trained.images)
         return ServerWork(trained.loss, trained.steps, trained.images, time.perf_counter() - began, flops)
 
+    def _measured_training(
+        self, stretch: Callable[[int, int], TrainResult], steps: int, held_out: BatchSource, scale: float
+    ) -> TrainResult:
+        """Train stretch by stretch, and measure the averaged weights after each."""
+        if self.best is not None:
+            # On those that are held out now: other uploads may have come.
+            self.best_loss = self._measure(self.best, held_out, scale)
+        parts = []
+        for begin in range(0, steps, EVERY):
+            parts.append(stretch(begin, min(EVERY, steps - begin)))
+            averaged = {name: value.clone() for name, value in self.state.ema_state_dict().items()}
+            if (loss := self._measure(averaged, held_out, scale)) <= self.best_loss:
+                self.best, self.best_loss = averaged, loss
+        loss = sum(part.loss * part.steps for part in parts) / steps if steps else math.nan
+        return TrainResult(loss, steps, sum(part.images for part in parts))
+
+    def _measure(self, held: Weights, held_out: BatchSource, scale: float) -> float:
+        with self._swapped_weights(held):
+            return held_out_loss(self.setup, self.network, held_out, scale)
+
     def save(self, folder: Path) -> None:
         """Write the averaged weights as a diffusers folder."""
-        with self._swapped_weights(self.state.ema_state_dict()):
+        with self._swapped_weights(self._sampling_weights()):
             save_backbone(self.network, folder, self.setup.schedule, self.setup.objective.prediction)
 
     def handoff(

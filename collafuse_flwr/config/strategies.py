@@ -116,7 +116,8 @@ _SPECS = (
         "clean_server",
         "a yardstick: CollaFuse whose server trains on clean images above the cut; no privacy",
         server="strategies.clean_server:CleanServer",
-        reads=AT_A_CUT | {"cut_ratio"},
+        # It trains on no upload, of which some could be held out.
+        reads=AT_A_CUT - {"server"} | {"server.batch_size", "server.update_multiplier", "cut_ratio"},
         clean_server=True,
     ),
     _collafuse("local", "every client trains alone: CollaFuse at c = 1", reads=AT_A_CUT, fixed_cut=1.0, sends=()),

@@ -54,6 +54,13 @@ class ServerConfig:
 
     batch_size: int = setting(128, "images in a batch of the server", low=1)
     update_multiplier: float = setting(1.0, "the backbone's image updates, in multiples of its share", above=0)
+    holdout_fraction: float = setting(
+        0.0,
+        "share of the uploads that the backbone is measured on, and not trained on, to keep its best weights; 0: none",
+        low=0,
+        high=0.5,
+        when=({"upload.noise": "fixed"},),
+    )
 
 
 @dataclass(frozen=True)

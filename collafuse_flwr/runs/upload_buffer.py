@@ -127,17 +127,28 @@ class UploadBuffer:
         """Where the rows that are held, and those given up between them, end."""
         return max((share.begin + share.rows for share in self.shares.values()), default=0)
 
-    def limited(self, most: Mapping[int, float]) -> UploadBuffer | LimitedRows:
-        """The rows held, at most so many of each client: the first of it, which left in an order of its own."""
-        sizes = self.sizes()
-        whole = not self.lost and all(most[client] >= rows for client, rows in sizes.items())
+    def limited(
+        self, most: Mapping[int, float], held_out: Mapping[int, int] | None = None
+    ) -> UploadBuffer | LimitedRows:
+        """The rows held but for those `held_out`, at most so many of each client: the first of it.
+
+        They left in an order of the client's own.
+        """
+        out = held_out or {}
+        sizes = {client: rows - out.get(client, 0) for client, rows in self.sizes().items()}
+        whole = not self.lost and not any(out.values()) and all(most[c] >= rows for c, rows in sizes.items())
         if whole and self._end == len(self):
             return self
-        kept = [
-            torch.arange(rows)[: max(1, int(most[client]))] + self.shares[client].begin
-            for client, rows in sizes.items()
-        ]
-        return LimitedRows(self, torch.cat(kept) if kept else torch.zeros(0, dtype=torch.int64))
+        return self._some({client: range(min(rows, max(1, int(most[client])))) for client, rows in sizes.items()})
+
+    def last(self, counts: Mapping[int, int]) -> LimitedRows:
+        """The last rows of clients, so many of each: none of them is among those of `limited` without them."""
+        sizes = self.sizes()
+        return self._some({c: range(rows - counts.get(c, 0), rows) for c, rows in sizes.items()})
+
+    def _some(self, rows: Mapping[int, range]) -> LimitedRows:
+        places = [torch.arange(own.start, own.stop) + self.shares[client].begin for client, own in rows.items()]
+        return LimitedRows(self, torch.cat(places) if places else torch.zeros(0, dtype=torch.int64))
 
     def labels_of(self, client: int) -> Tensor | None:
         """The labels that a client shared, (rows,) or (rows, A), or None."""

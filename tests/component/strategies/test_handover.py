@@ -100,9 +100,7 @@ def test_the_pipeline_makes_the_images_of_the_choice(
     assert finished.backbone is not None
     x = setup.sample(finished.backbone, x, above, None, ("server",))
     x = setup.sample(finished.denoiser(1), x, below, labels, ("client",))
-    given = {"class_labels": labels, "output_type": "pt", "generator": torch.Generator().manual_seed(5)}
-    if not step:
-        # The backbone alone knows no classes.
-        given.pop("class_labels")
-    made = pipeline(num_images=2, **given).images
+    # The backbone alone knows no classes.
+    wanted = labels if step else None
+    made = pipeline(2, wanted, torch.Generator().manual_seed(5), output_type="pt").images
     assert torch.allclose(made, (x.clamp(-1, 1) + 1) / 2, atol=1e-4)
