@@ -52,7 +52,12 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("moment", ["aggregate_train", "configure_evaluate", "aggregate_evaluate"])
 @pytest.mark.parametrize(
-    "settings", [{}, {"upload.noise": "resampled", "client.init_from": "backbone", "federation.fraction_train": 0.7}]
+    "settings",
+    [
+        {},
+        {"upload.noise": "resampled", "client.init_from": "backbone", "federation.fraction_train": 0.7},
+        {"server.holdout_fraction": 0.2, "sampling.handover": "best", "client.init_from": "backbone"},
+    ],
 )
 def test_a_killed_run_resumes_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, settings: dict[str, Any]

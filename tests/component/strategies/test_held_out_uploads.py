@@ -78,7 +78,8 @@ def test_the_loss_of_standard_normal_uploads_is_one_for_the_ideal_network(cut: i
 
 
 def test_what_is_held_out_is_trained_on_in_no_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained, measured = [], []
+    trained: list[Tensor] = []
+    measured: list[Tensor] = []
 
     def batch(pool: UploadBuffer, rows: Tensor) -> Any:
         (measured if not torch.is_grad_enabled() else trained).append(rows)
