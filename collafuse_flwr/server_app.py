@@ -61,7 +61,7 @@ def main(grid: Grid, context: Context) -> None:
             strategy.on_round = tracker.round
             strategy.start(patient, arrays, strategy.rounds_left, config.federation.round_timeout)
             strategy.save()
-            progress.say("measuring the samples ...")
+            progress.begin_measuring()
             # One thread: small classifiers gain nothing from more, and so the figures do not depend on the machine.
             with threads(1):
                 summary = summarize_run(folder)

@@ -16,6 +16,7 @@ from collafuse_flwr.diffusion.start import load_start
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.setup.diffusion import diffusion_setup
+from collafuse_flwr.setup.planned_work import planned_work
 from collafuse_flwr.wire.codec import Weights
 from strategies.base import BaseStrategy
 
@@ -26,6 +27,12 @@ class DiffusionStrategy(BaseStrategy):
     def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], Any]) -> None:
         super().__init__(config, folder, progress, clients)
         self.setup = diffusion_setup(config)
+
+    def summary(self) -> None:
+        """Show what is about to run, and plan how long it takes."""
+        super().summary()
+        clients = self.client_manager.client_infos.values()
+        self.progress.plan(planned_work(self.config, [(own.num_images, own.cut_step) for own in clients]))
 
     def _load_start(self, network: nn.Module) -> Weights:
         """What a network like this starts from by `start_from`; nothing where it is made from scratch.

@@ -64,7 +64,7 @@ def train_classifier(
         num_classes: classes of the head; some may be absent from `labels`.
         rows: (n,) int64, those of the images that are learnt from; all of them by default.
         seed: of the first weights and of the order of the batches.
-        steps: optimiser steps; by default 25 passes over the images, but at least 150 and at most 900 steps.
+        steps: optimiser steps; by default `default_steps`.
         batch_size: images per step, at most N, or n.
         device: where to train; the result stays there.
 
@@ -80,7 +80,7 @@ def train_classifier(
     count, (_, channels, _, width) = len(rows), images.shape
     batch_size = min(batch_size, count)
     if steps is None:
-        steps = min(900, max(150, 25 * math.ceil(count / batch_size)))
+        steps = default_steps(count, batch_size)
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):  # no weights yet: their default values would be drawn from the global state
         net = ImageClassifier(channels, num_classes, width)
@@ -97,6 +97,11 @@ def train_classifier(
         optimizer.step()
         schedule.step()
     return net.eval().requires_grad_(False)
+
+
+def default_steps(count: int, batch_size: int) -> int:
+    """Optimiser steps of a classifier of so many images: 25 passes, but at least 150 and at most 900 steps."""
+    return min(900, max(150, 25 * math.ceil(count / batch_size)))
 
 
 def accuracy(classifier: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 512) -> float:

@@ -12,12 +12,14 @@ from typing import Any, Literal
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.core.text import last_line
+from collafuse_flwr.core.time_left import expected_work
 from collafuse_flwr.runs.cost_report import client_costs, total
 from collafuse_flwr.runs.dp_report import describe_guarantee, dp_guarantees
 from collafuse_flwr.runs.history import RoundRecord, read_rounds
 from collafuse_flwr.runs.round_scalars import round_scalars
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
+from collafuse_flwr.setup.planned_work import planned_work
 
 Phase = Literal["running", "measuring its samples", "finished", "stopped in the middle"]
 #: A run that writes nothing for so many times its longest round, and for so many seconds, has stopped.
@@ -85,11 +87,23 @@ class RunStatus:
         return max(now - self.written, 0.0)
 
     def seconds_left(self, now: float) -> float | None:
-        """An estimate for the rounds that are left, the one under way among them; None before the first."""
+        """An estimate of what is left, the round under way and measuring among it; None before the first round."""
         if self.round_seconds is None:
             return None
-        left = self.config.run.num_rounds - self.done
-        return max(left * self.round_seconds - self.silence(now), (left - 1) * self.round_seconds, 0.0)
+        work = self._expected_work()
+        if not (done := sum(work[: self.done])):
+            return None
+        pace = sum(row.seconds for row in self.rounds) / done
+        under_way, later = work[self.done] * pace, sum(work[self.done + 1 :]) * pace
+        return later + max(under_way - self.silence(now), 0.0)
+
+    def _expected_work(self) -> list[float]:
+        """What each round takes beside the others, and the measuring after the last; of GANs all rounds alike."""
+        rounds, images = self.config.run.num_rounds, {c: n for row in self.rounds for c, n in row.images.items()}
+        if self.config.spec.is_gan or not images:
+            return [1.0] * rounds + [0.0]
+        cuts = {c: cut for row in self.rounds for c, cut in row.cuts.items()}
+        return expected_work(planned_work(self.config, [(n, cuts[c]) for c, n in images.items()]))
 
     def phase(self, now: float) -> Phase:
         """What it is doing; that it has stopped is a guess, from how long it has written nothing."""

@@ -13,9 +13,8 @@ from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.evaluation.cost import training_flops
 from collafuse_flwr.setup.training_budget import (
     client_start_round,
-    client_step_share,
+    planned_updates,
     starts_from_backbone,
-    updates_per_round,
 )
 
 
@@ -50,8 +49,7 @@ def round_cost(config: Config, unit: WorkUnit, num_images: int, cut: int, round_
     """
     rounds, steps, upload = config.run.num_rounds, config.diffusion.timesteps, config.upload
     begins = client_start_round(config, rounds) if starts_from_backbone(config, cut) else 1
-    due = updates_per_round(config, num_images, client_step_share(config, cut))
-    updates = due * rounds / (rounds - begins + 1) if round_ >= begins else 0.0
+    updates = planned_updates(config, num_images, cut, round_)
     before = 0 if upload.noise == "fixed" else (round_ - 1) * upload.draws_per_image
     allowed = not upload.max_releases or before + upload.draws_per_image <= upload.max_releases
     uploads = cut < steps and allowed and (round_ == 1 or upload.noise != "fixed")

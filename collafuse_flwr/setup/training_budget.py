@@ -64,6 +64,14 @@ def averaging_rounds(
     return {math.ceil(rounds * i / count) for i in range(1, count + 1)}
 
 
+def planned_updates(config: Config, num_images: float, cut: int, round_: int) -> float:
+    """Image updates of a client in a round; what it put off while it waited for the backbone is made up for evenly."""
+    rounds = config.run.num_rounds
+    begins = client_start_round(config, rounds) if starts_from_backbone(config, cut) else 1
+    due = updates_per_round(config, num_images, client_step_share(config, cut))
+    return due * rounds / (rounds - begins + 1) if round_ >= begins else 0.0
+
+
 def updates_per_round(config: Config, num_images: float, share: float) -> float:
     """Image updates of one side in a round: `train.local_epochs` passes, times its share of the chain if proportional.
 

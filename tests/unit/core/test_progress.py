@@ -1,4 +1,4 @@
-"""Progress: one line that says what is left on a terminal, a line of text for each round elsewhere."""
+"""Progress: bars on a terminal that say what is left, a line of text for each round elsewhere."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def fraction(progress: Progress) -> float:
     return progress._bar.tasks[0].completed
 
 
-def test_on_a_terminal_one_line_says_what_is_done_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_two_bars_say_what_is_done_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal, clock = on_terminal(monkeypatch), Clock(monkeypatch)
     with Progress() as progress:
         assert progress.live
@@ -138,11 +138,13 @@ def test_on_a_terminal_one_line_says_what_is_done_and_what_is_left(monkeypatch: 
         progress.begin_round(2, 4, 10)
         progress.step("clients", 3, 10)
         progress._bar.refresh()
-        assert "round 2/4  clients 3/10" in drawn(terminal)
+        assert "round 2/4" in drawn(terminal)
+        assert "clients 3/10" in drawn(terminal)
         assert "about 30 s left" in drawn(terminal)
         progress.step("backbone", 7, 20)
         progress._bar.refresh()
-        assert "round 2/4  backbone 7/20" in drawn(terminal)
+        assert "backbone 7/20" in drawn(terminal)
+        assert [task.completed for task in progress._bar.tasks] == [pytest.approx((1 + 0.4 + 0.6 * 0.35) / 4), 0.35]
     assert "round 1/4: backbone loss 0.5000, 10.0 s, about 30 s left" in drawn(terminal)
 
 
@@ -204,3 +206,36 @@ def test_short_work_says_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert list(counted(range(10), "decoding", total=10)) == list(range(10))
     clock.now += 100
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_plan_knows_of_clients_that_start_late_of_samples_and_of_measuring(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rounds so far say 10 s of the last one, which takes 10 + 60 + 20, and there is measuring after it."""
+    clock, progress = Clock(monkeypatch), Progress()
+    progress.plan(
+        {
+            "clients": [0.0, 0.0, 200.0, 0.0],
+            "backbone": [100.0, 100.0, 100.0, 0.0],
+            "sampling": [0.0, 0.0, 200.0, 0.0],
+            "measuring": [0.0, 0.0, 0.0, 400.0],
+        }
+    )
+    for round_ in range(1, 4):
+        progress.begin_round(round_, 3, 1)
+        clock.now += 60 if round_ == 3 else 1
+        progress.step("clients", 1, 1)
+        progress.step("backbone", 0, 9)
+        clock.now += 10
+        progress.step("backbone", 9, 9)
+        progress.end_round(round_, None, [], 0)
+    progress.step("clients", 1, 1)
+    clock.now += 20
+    progress.begin_measuring()
+    lines = capsys.readouterr().out.splitlines()
+    left = [int(*re.findall(r"about (\d+) s left", line)) for line in lines]
+    assert left[:2] == [10 + 10 + 60 + 20 + 8, 10 + 60 + 20 + 8]
+    # Now that clients were as slow as expected, and all of the round but its samples is done.
+    assert left[2] == 20 + 8
+    assert left[3] == 8
+    assert lines[3].startswith("measuring the samples ... about")

@@ -12,11 +12,13 @@ import pytest
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import UserError
+from collafuse_flwr.core.time_left import expected_work
 from collafuse_flwr.runs.history import History, RoundRecord, read_rounds
 from collafuse_flwr.runs.round_scalars import quality_scalars, round_scalars
 from collafuse_flwr.runs.run_dir import write_config
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.runs.run_status import LISTED, RunStatus, duration
+from collafuse_flwr.setup.planned_work import planned_work
 
 WROTE = 1_000_000.0
 TRAINED = {"loss": 0.5, "steps": 4, "image_updates": 32, "seconds": 1.0, "flops": 8}
@@ -49,12 +51,27 @@ def folder_of(folder: Path, *rounds: RoundRecord, **settings: object) -> Path:
 
 
 def test_seconds_of_rounds_tell_the_time_that_is_left(tmp_path: Path) -> None:
-    status = RunStatus.of(folder_of(tmp_path, closed(1, seconds=10.0), closed(2, seconds=30.0)))
+    """Of a GAN, whose rounds are alike."""
+    rounds = closed(1, seconds=10.0), closed(2, seconds=30.0)
+    status = RunStatus.of(folder_of(tmp_path, *rounds, strategy="fedgan"))
     assert status.round_seconds == 20
     assert status.seconds_left(WROTE) == 8 * 20
     assert status.seconds_left(WROTE + 5) == 8 * 20 - 5
     assert status.seconds_left(WROTE + 50) == 7 * 20, "the round takes longer than those before it"
     assert status.lines(WROTE)[1] == "round 2 of 10, 20.0 s a round, about 3 min left"
+
+
+def test_the_time_left_knows_that_clients_start_late_and_that_samples_are_measured(tmp_path: Path) -> None:
+    """The rounds so far were the backbone's alone; those that are left are as planned beside them."""
+    status = RunStatus.of(folder_of(tmp_path, closed(1, seconds=10.0), closed(2, seconds=30.0)))
+    work = expected_work(planned_work(status.config, [(10, 20)] * 3))
+    left = status.seconds_left(WROTE)
+    assert left == pytest.approx(20 / work[0] * sum(work[2:]))
+    assert left is not None
+    assert left > 8 * 20
+    after = RunStatus.of(folder_of(tmp_path / "all", *(closed(number) for number in range(1, 11))))
+    assert after.seconds_left(WROTE) == pytest.approx(200 / sum(work[:10]) * work[10])
+    assert after.seconds_left(WROTE + 1e6) == 0
 
 
 @pytest.mark.parametrize(

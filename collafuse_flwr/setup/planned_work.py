@@ -1,0 +1,51 @@
+"""The work of a run of denoisers, round by round, in forward passes of a network on one image."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from collafuse_flwr.config.config import Config
+from collafuse_flwr.evaluation.classifier import default_steps
+from collafuse_flwr.setup.training_budget import planned_updates, updates_per_round
+
+#: Forward passes that a step of training takes for an image (`evaluation.cost.training_flops`).
+TRAINING = 3.0
+
+
+def planned_work(config: Config, clients: Collection[tuple[int, int]]) -> dict[str, list[float]]:
+    """For each part of a round its work in every round and, as the last entry, after the last one.
+
+    Clients' and backbone's networks are counted alike. Of each of the `clients` its images and cut step are needed.
+    """
+    rounds, every = config.run.num_rounds, config.evaluation.every
+    share = config.federation.fraction_train
+    evaluated = [round_ == rounds or bool(every and round_ % every == 0) for round_ in range(1, rounds + 1)]
+    calls = config.sampling.steps or config.diffusion.timesteps
+    return {
+        "clients": [
+            TRAINING * share * sum(planned_updates(config, *own, round_) for own in clients)
+            for round_ in range(1, rounds + 1)
+        ]
+        + [0.0],
+        "backbone": [TRAINING * _backbone_updates(config, clients)] * rounds + [0.0],
+        "sampling": [config.evaluation.num_samples * calls * float(now) for now in evaluated] + [0.0],
+        "measuring": [0.0] * rounds + [TRAINING * _classified(config, clients)],
+    }
+
+
+def _backbone_updates(config: Config, clients: Collection[tuple[int, int]]) -> float:
+    """Image updates of the server in a round; none where it averages."""
+    if "images" not in config.spec.sends:
+        return 0.0
+    shares = ((images, 1 - cut / config.diffusion.timesteps) for images, cut in clients)
+    return config.server.update_multiplier * sum(updates_per_round(config, *own) for own in shares)
+
+
+def _classified(config: Config, clients: Collection[tuple[int, int]]) -> float:
+    """Images that classifiers train on: one on real images, and those on samples by `evaluation.tstr`."""
+    own = config.evaluation
+    sets = [own.num_samples] * (own.tstr != "none")
+    sets += [own.num_samples // len(clients)] * len(clients) * (own.tstr == "clients")
+    batches = [(count, min(128, max(32, count // 8))) for count in sets]
+    batches.append((sum(images for images, _ in clients), 128))
+    return float(sum(default_steps(count, batch) * min(batch, count) for count, batch in batches))
