@@ -16,6 +16,7 @@ from collafuse_flwr.core.rng import keyed_generator, named_generator
 from collafuse_flwr.data.images import ImageSet, normalize
 from collafuse_flwr.evaluation.cost import forward_flops
 from collafuse_flwr.gan.networks import LATENT, NETS, Architecture, Cuts
+from collafuse_flwr.gan.split_gan.augmentation import augment
 from collafuse_flwr.gan.split_gan.client_half import Batch, ClientHalf
 from collafuse_flwr.gan.split_gan.ops import PASSES, PHASES, OptimConfig, Tensors
 from collafuse_flwr.wire.split_gan import EndRoundReply, GanTrainMetrics
@@ -57,9 +58,28 @@ class Batches:
             shape = tuple(activations.shape)
             return std * torch.from_numpy(numbers.standard_normal(shape, np.float32)).to(self.device)
 
-        x = normalize(self.images.images[rows])
+        def augmented(name: str, images: Tensor) -> Tensor:
+            return augment(images, kind, self._stream("augmentation", round_, step, name))
+
+        x, kind = normalize(self.images.images[rows]), self.config.split_gan.augmentation
         labels = self.images.labels[rows].to(self.device)
-        return Batch(x.to(self.device), labels, z.to(self.device), noise if std else None)
+        return Batch(
+            x.to(self.device),
+            labels,
+            z.to(self.device),
+            noise if std else None,
+            self._drawn(round_, step),
+            None if kind == "none" else augmented,
+        )
+
+    def _drawn(self, round_: int, step: int) -> Tensor | None:
+        """Labels of fake images, each that of any training image: of those in the batch they say nothing."""
+        if self.config.split_gan.fake_labels == "batch":
+            return None
+        stream = self._stream("fake labels", round_, step)
+        return self.images.labels[
+            torch.randint(0, len(self.images), (self.config.gan.batch_size,), generator=stream)
+        ].to(self.device)
 
     def _stream(self, *name: int | str) -> torch.Generator:
         return named_generator(self.root, *name)

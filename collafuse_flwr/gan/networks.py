@@ -14,6 +14,8 @@ from torch.nn.functional import conv_transpose2d
 from collafuse_flwr.config.gan_checks import max_extra_blocks
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.rng import derive_seed
+from collafuse_flwr.gan.label_tail import LabelTail
+from collafuse_flwr.gan.spectral_norm import SpectralConv2d, SpectralLinear
 
 #: Values of a latent code z, and of the vector that stands for a label beside it.
 LATENT, LABEL = 100, 10
@@ -34,8 +36,8 @@ class Block:
 class Architecture:
     """A conditional GAN for images of `channels` x `size` x `size` in [-1, 1].
 
-    The first block of either net also takes labels, int64 (n,). The generator ends in tanh, the discriminator in one
-    logit, (n, 1).
+    The first block of either net also takes labels, int64 (n,), and so does any with `takes_labels`. The generator
+    ends in tanh, the discriminator in one logit, (n, 1), or two (label_tail.py).
     """
 
     channels: int
@@ -72,13 +74,13 @@ def _shapes(architecture: Architecture, net: str) -> tuple[torch.Size, ...]:
         blocks: tuple[Block, ...] = getattr(architecture, net)
         shapes = []
         for index, block in enumerate(blocks):
-            x = block.build()(x, labels) if index == 0 else block.build()(x)
+            x = run_block(block.build(), index, x, labels)
             shapes.append(x.shape[1:])
     return tuple(shapes)
 
 
 class Blocks(nn.Module):
-    """Neighbouring blocks of a net, which keep their indices in it; labels go to the first block of the net only."""
+    """Neighbouring blocks of a net, which keep their indices in it."""
 
     def __init__(self, blocks: dict[int, nn.Module]) -> None:
         super().__init__()
@@ -91,8 +93,15 @@ class Blocks(nn.Module):
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """The blocks one after the other."""
         for index in self.indices:
-            x = self[index](x, labels) if index == 0 else self[index](x)
+            x = run_block(self[index], index, x, labels)
         return x
+
+
+def run_block(block: nn.Module, index: int, x: Tensor, labels: Tensor | None) -> Tensor:
+    """One block; labels go to the first of a net, and to those that take them."""
+    labelled = index == 0 or getattr(block, "takes_labels", False)
+    result: Tensor = block(x, labels) if labelled else block(x)
+    return result
 
 
 @dataclass(frozen=True)
@@ -178,7 +187,15 @@ def flatten_blocks(net: str, blocks: Mapping[int, Mapping[str, Tensor]]) -> dict
 
 
 @cache
-def build_architecture(channels: int, size: int, num_classes: int, width: int = 64, depth: int = 1) -> Architecture:
+def build_architecture(
+    channels: int,
+    size: int,
+    num_classes: int,
+    width: int = 64,
+    depth: int = 1,
+    spectral: bool = False,
+    labels_at: str = "head",
+) -> Architecture:
     """The conditional GAN of HuSCF-GAN's MNIST experiments, for any square images; theirs is 28 pixels, width 64.
 
     Args:
@@ -187,6 +204,9 @@ def build_architecture(channels: int, size: int, num_classes: int, width: int = 
         num_classes: labels are 0..num_classes - 1.
         width: feature maps of the generator's last hidden block and the discriminator's first.
         depth: blocks of equal resolution in the middle of either net.
+        spectral: the discriminator's weights are divided by their spectral norm, and nothing in it is normalised by
+            batches, which would undo that.
+        labels_at: where the discriminator takes labels: in its `head`, or in its `tail` (label_tail.py).
 
     Raises:
         SettingError: the images are of another size.
@@ -204,12 +224,17 @@ def build_architecture(channels: int, size: int, num_classes: int, width: int = 
         Block("up2", lambda: _up(Upsampling(2 * w, w, **up))),
         Block("image", lambda: nn.Sequential(nn.ConvTranspose2d(w, channels, **flat), nn.Tanh())),
     )
+    conv = SpectralConv2d if spectral else nn.Conv2d
+    dense = SpectralLinear if spectral else nn.Linear
+    values, labelled = 4 * w * bottom**2, num_classes if labels_at == "head" else 0
     discriminator = (
-        Block("stem", lambda: DiscriminatorStem(num_classes, channels, size, w)),
-        Block("down1", lambda: _down(nn.Conv2d(w, 2 * w, **up))),
-        *(Block(f"middle{i}", lambda: _down(nn.Conv2d(2 * w, 2 * w, **flat))) for i in range(depth)),
-        Block("down2", lambda: _down(nn.Conv2d(2 * w, 4 * w, **up))),
-        Block("logit", lambda: nn.Sequential(nn.Flatten(), nn.Linear(4 * w * bottom**2, 1))),
+        Block("stem", lambda: DiscriminatorStem(labelled, channels, size, w, conv)),
+        Block("down1", lambda: _down(conv(w, 2 * w, **up))),
+        *(Block(f"middle{i}", lambda: _down(conv(2 * w, 2 * w, **flat))) for i in range(depth)),
+        Block("down2", lambda: _down(conv(2 * w, 4 * w, **up))),
+        Block("logit", lambda: nn.Sequential(nn.Flatten(), dense(values, 1)))
+        if labelled
+        else Block("logits", lambda: LabelTail(num_classes, values, spectral=spectral)),
     )
     return Architecture(channels, size, num_classes, generator, discriminator)
 
@@ -233,15 +258,19 @@ class GeneratorStem(nn.Module):
 class DiscriminatorStem(nn.Module):
     """(images, labels) -> feature maps at half the resolution; a label is a learnt picture, one more channel."""
 
-    def __init__(self, num_classes: int, channels: int, size: int, maps: int) -> None:
+    def __init__(
+        self, num_classes: int, channels: int, size: int, maps: int, conv: type[nn.Conv2d] = nn.Conv2d
+    ) -> None:
+        """Of 0 classes labels are passed over."""
         super().__init__()
-        self.embedding = nn.Embedding(num_classes, size**2)
-        self.down = _down(nn.Conv2d(channels + 1, maps, 4, 2, 1))
+        self.embedding = nn.Embedding(num_classes, size**2) if num_classes else None
+        self.down = _down(conv(channels + bool(num_classes), maps, 4, 2, 1))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Args: x (n, channels, size, size), labels int64 (n,)."""
-        picture = self.embedding(labels).view(-1, 1, *x.shape[2:])
-        result: Tensor = self.down(torch.cat([x, picture], dim=1))
+        if self.embedding is not None:
+            x = torch.cat([x, self.embedding(labels).view(-1, 1, *x.shape[2:])], dim=1)
+        result: Tensor = self.down(x)
         return result
 
 
@@ -264,4 +293,7 @@ def _up(convolution: Upsampling) -> nn.Module:
 
 
 def _down(convolution: nn.Conv2d) -> nn.Module:
-    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.LeakyReLU(SLOPE, inplace=True))
+    rectifier = nn.LeakyReLU(SLOPE, inplace=True)
+    if isinstance(convolution, SpectralConv2d):
+        return nn.Sequential(convolution, rectifier)
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), rectifier)
