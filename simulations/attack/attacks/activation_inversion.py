@@ -54,12 +54,12 @@ def inverted(seen: Uploaded | None, guess: Tensor, settings: InversionSettings) 
     method, batch = (None, None) if seen is None else _inverted(seen, settings)
     if seen is None or batch is None:
         return Outcome({"method": method})
-    x, labels = seen.x[: len(batch.images)], seen.labels[: len(batch.labels)]
+    x, labels = seen.x[: len(batch.images)], seen.labels[: len(batch.images)]
     fidelity, nothing = image_similarity(x, batch.images), image_similarity(x, guess.expand_as(x))
     numbers = {
         "method": method,
         "rows": len(x),
-        "labels_split": (batch.labels == labels).double().mean().item(),
+        "labels_split": None if bool((batch.labels < 0).any()) else (batch.labels == labels).double().mean().item(),
         "psnr_split": fidelity.psnr,
         "psnr_chance": nothing.psnr,
         "ssim_split": fidelity.ssim,
@@ -81,15 +81,15 @@ def _inverted(seen: Uploaded, settings: InversionSettings) -> tuple[str | None, 
     if not isinstance(seen.head[0], DiscriminatorStem):
         # Both need the pictures that stand for labels in it.
         return None, None
-    if seen.head.indices == (0,):
+    if seen.head.indices == (0,) and SolvableStem.fits(seen.head[0].state_dict()):
         stem = SolvableStem.of(seen.head[0].state_dict(), running=seen.running)
         if stem.solvable:
             return CLOSED_FORM, invert_activations(stem, seen.activations[: settings.split_rows])
     if not settings.split_steps:
         return None, None
     # All rows were normalised together, and are searched together.
-    steps, channels = settings.split_steps, seen.x.shape[1]
-    return SEARCH, search_activation_inversion(seen.head, seen.activations, channels, steps, running=seen.running)
+    steps, shape = settings.split_steps, (seen.x.shape[1], seen.x.shape[2])
+    return SEARCH, search_activation_inversion(seen.head, seen.activations, shape, steps, running=seen.running)
 
 
 ATTACK = AttackSpec(
