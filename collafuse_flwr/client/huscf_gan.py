@@ -137,7 +137,8 @@ class HuscfGanClient(GanClient):
             tensors = {name: value for name, value in tensors.items() if not name.startswith("adam.")}
         session.half.load(tensors)
         session.half.load_blocks(weights)
-        session.half.begin_round()
+        if weights:
+            session.half.begin_round()
         session.progress = PhaseCursor(round_)
         return session
 

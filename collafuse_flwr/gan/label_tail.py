@@ -36,11 +36,10 @@ class LabelTail(nn.Module):
     begun_rows: Tensor
 
     def __init__(self, num_classes: int, values: int, *, spectral: bool = False) -> None:
-        """`values` are those of a row of features; rows of classes begin at 0, so `match` does."""
+        """`values` are those of a row of features; the generator sees no `match` before `begin_round`."""
         super().__init__()
         dense = SpectralLinear if spectral else nn.Linear
         self.any, self.f, self.rows = dense(values, 1), dense(values, FEATURES), nn.Embedding(num_classes, FEATURES)
-        nn.init.zeros_(self.rows.weight)
         self.learning = False
         self.register_buffer("begun_weight", torch.zeros_like(self.f.weight))
         self.register_buffer("begun_bias", torch.zeros_like(self.f.bias))

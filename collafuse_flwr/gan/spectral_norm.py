@@ -10,6 +10,8 @@ the same bits.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
@@ -18,16 +20,37 @@ from torch.nn.functional import conv2d, linear
 _FLOOR = 1e-12
 
 
-def spectral_norm(weight: Tensor) -> Tensor:
-    """sigma of weights (rows, ...), a scalar in float32, whose gradient is u v^T."""
-    with torch.autocast("cpu" if weight.is_meta else weight.device.type, enabled=False):
-        matrix = weight.float().flatten(1)
-        if len(matrix) > matrix.shape[1]:
-            matrix = matrix.T
-        kept = matrix.detach()
-        u = torch.linalg.eigh(kept @ kept.T).eigenvectors[:, -1]
-        sigma: Tensor = torch.linalg.vector_norm(matrix.T @ u)
-    return sigma
+class _Normalised(torch.autograd.Function):
+    """W_sn = W / sigma, with gradient (G - <G, W_sn> u v^T) / sigma.
+
+    One node, so that a pass adds one gradient to that of W: sums of gradients do not depend on how passes are divided.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        matrix = weight.detach().float().flatten(1)
+        with torch.autocast("cpu" if weight.is_meta else weight.device.type, enabled=False):
+            sigma, u, v = top_singular(matrix)
+        result = weight / (sigma + _FLOOR)
+        ctx.save_for_backward(result, sigma, torch.outer(u, v).view(weight.shape))
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        result, sigma, outer = ctx.saved_tensors
+        gradient: Tensor = (grads[0] - (grads[0] * result).sum() * outer) / (sigma + _FLOOR)
+        return gradient
+
+
+def top_singular(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """sigma, u and v of a matrix, exactly: from the eigenvectors of the smaller of W W^T and W^T W."""
+    if len(matrix) > matrix.shape[1]:
+        sigma, v, u = top_singular(matrix.T)
+        return sigma, u, v
+    u = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1]
+    image = matrix.T @ u
+    sigma = torch.linalg.vector_norm(image)
+    return sigma, u, image / (sigma + _FLOOR)
 
 
 class SpectralConv2d(nn.Conv2d):
@@ -55,4 +78,5 @@ class SpectralLinear(nn.Linear):
 
 
 def _normalised(weight: Tensor) -> Tensor:
-    return weight / (spectral_norm(weight) + _FLOOR)
+    result: Tensor = _Normalised.apply(weight)
+    return result
