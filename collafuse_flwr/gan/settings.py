@@ -54,7 +54,7 @@ class SplitGanConfig:
         choices=("none", "translation", "translation+cutout", "color+translation+cutout"),
     )
     ema: float = setting(
-        0.0, "decay, per batch, of the average of G's weights that makes samples; 0: none", low=0, high=1
+        0.0, "decay, per batch, of the average of G's weights that makes samples; 0: none", low=0, high=0.9999
     )
     reset_moments: bool = setting(False, "Adam's moments are forgotten where weights have been averaged")
     fake_labels: str = setting(

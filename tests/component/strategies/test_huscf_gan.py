@@ -248,7 +248,7 @@ def test_a_client_that_was_never_asked_samples_and_begins_with_the_blocks_of_the
 
 
 def test_samples_are_of_averaged_weights_where_a_client_has_trained_last(tmp_path: Path) -> None:
-    run(tmp_path, **{"split_gan.ema": 0.9})
+    run(tmp_path, split_gan__ema=0.9)
     for client in (0, 2):
         kept, made = state(tmp_path, client), load_file(RunLayout(tmp_path).client(client).generator)
         averaged = {name: value for name, value in kept.items() if name.startswith("ema.g_")}
@@ -264,7 +264,7 @@ def test_moments_are_forgotten_at_an_average_and_not_before(tmp_path: Path) -> N
     """Adam's count of steps is that of the round's batches where it began anew."""
     steps = {}
     for reset in (False, True):
-        made = run(tmp_path / str(reset), **{"split_gan.reset_moments": reset})
+        made = run(tmp_path / str(reset), split_gan__reset_moments=reset)
         kept = state(tmp_path / str(reset), 0)
         steps[reset] = int(kept["adam.g_head.0.step"])
         assert any(name.startswith("adam.") for name in made.half.state()) != reset
