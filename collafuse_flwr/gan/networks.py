@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv_transpose2d
 
 from collafuse_flwr.config.gan_checks import max_extra_blocks
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.rng import derive_seed
 from collafuse_flwr.gan.label_tail import LabelTail
 from collafuse_flwr.gan.spectral_norm import SpectralConv2d, SpectralLinear
+from collafuse_flwr.gan.upsampling import Upsampling
 
 #: Values of a latent code z, and of the vector that stands for a label beside it.
 LATENT, LABEL = 100, 10
@@ -98,10 +98,14 @@ class Blocks(nn.Module):
 
 
 def run_block(block: nn.Module, index: int, x: Tensor, labels: Tensor | None) -> Tensor:
-    """One block; labels go to the first of a net, and to those that take them."""
-    labelled = index == 0 or getattr(block, "takes_labels", False)
-    result: Tensor = block(x, labels) if labelled else block(x)
+    """One block."""
+    result: Tensor = block(x, labels) if takes_labels(block, index) else block(x)
     return result
+
+
+def takes_labels(block: nn.Module, index: int) -> bool:
+    """Whether a block takes labels too: the first of a net does."""
+    return index == 0 or bool(getattr(block, "takes_labels", False))
 
 
 @dataclass(frozen=True)
@@ -193,8 +197,9 @@ def build_architecture(
     num_classes: int,
     width: int = 64,
     depth: int = 1,
+    *,
     spectral: bool = False,
-    labels_at: str = "head",
+    tail: bool = False,
 ) -> Architecture:
     """The conditional GAN of HuSCF-GAN's MNIST experiments, for any square images; theirs is 28 pixels, width 64.
 
@@ -206,7 +211,7 @@ def build_architecture(
         depth: blocks of equal resolution in the middle of either net.
         spectral: the discriminator's weights are divided by their spectral norm, and nothing in it is normalised by
             batches, which would undo that.
-        labels_at: where the discriminator takes labels: in its `head`, or in its `tail` (label_tail.py).
+        tail: the discriminator takes labels in its last block (label_tail.py), not in its first.
 
     Raises:
         SettingError: the images are of another size.
@@ -226,14 +231,14 @@ def build_architecture(
     )
     conv = SpectralConv2d if spectral else nn.Conv2d
     dense = SpectralLinear if spectral else nn.Linear
-    values, labelled = 4 * w * bottom**2, num_classes if labels_at == "head" else 0
+    values, labelled = 4 * w * bottom**2, 0 if tail else num_classes
     discriminator = (
         Block("stem", lambda: DiscriminatorStem(labelled, channels, size, w, conv)),
         Block("down1", lambda: _down(conv(w, 2 * w, **up))),
         *(Block(f"middle{i}", lambda: _down(conv(2 * w, 2 * w, **flat))) for i in range(depth)),
         Block("down2", lambda: _down(conv(2 * w, 4 * w, **up))),
         Block("logit", lambda: nn.Sequential(nn.Flatten(), dense(values, 1)))
-        if labelled
+        if not tail
         else Block("logits", lambda: LabelTail(num_classes, values, spectral=spectral)),
     )
     return Architecture(channels, size, num_classes, generator, discriminator)
@@ -272,20 +277,6 @@ class DiscriminatorStem(nn.Module):
             x = torch.cat([x, self.embedding(labels).view(-1, 1, *x.shape[2:])], dim=1)
         result: Tensor = self.down(x)
         return result
-
-
-class Upsampling(nn.ConvTranspose2d):
-    """A transposed convolution that adds its bias afterwards.
-
-    Within it, the gradient of the bias takes longer on a CPU than that of the weights; afterwards it is a plain sum.
-    """
-
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: ARG002 # torch's signature
-        """Args: x (n, maps, side, side)."""
-        assert self.bias is not None
-        assert not isinstance(self.padding, str)
-        y = conv_transpose2d(x, self.weight, None, self.stride, self.padding)
-        return y.add_(self.bias.to(y.dtype).view(-1, 1, 1))
 
 
 def _up(convolution: Upsampling) -> nn.Module:

@@ -22,8 +22,9 @@ def build_gan_architecture(config: Config, channels: int, size: int, num_classes
     if ":" in config.diffusion.model:
         return load_architecture(config.diffusion.model, ImageShape(channels, size, num_classes))
     gan, split = config.gan, config.split_gan
+    tail = split.condition_at == "tail"
     return build_architecture(
-        channels, size, num_classes, gan.width, gan.depth, split.spectral_norm, split.condition_at
+        channels, size, num_classes, gan.width, gan.depth, spectral=split.spectral_norm, tail=tail
     )
 
 

@@ -192,7 +192,7 @@ class ClientHalf:
         return sent
 
     def begin_round(self) -> None:
-        """What the discriminator's tail shows of labels is from here on what it has learnt so far (gan/label_tail.py)."""
+        """From here on the discriminator's tail shows what it has learnt of labels so far (gan/label_tail.py)."""
         for part in label_tails(self.parts["d_tail"]):
             part.begin_round()
 

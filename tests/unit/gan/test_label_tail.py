@@ -58,14 +58,14 @@ def overheard(architecture: Architecture, real: str, *, drawn: bool) -> list[Ten
 
 
 @pytest.mark.parametrize("spectral", [False, True])
-@pytest.mark.parametrize(("labels_at", "drawn"), [("tail", True), ("tail", False), ("head", True), ("head", False)])
+@pytest.mark.parametrize(("tail", "drawn"), [(True, True), (True, False), (False, True), (False, False)])
 def test_nothing_that_leaves_in_a_round_depends_on_the_labels_of_real_images(
-    labels_at: str, drawn: bool, spectral: bool
+    tail: bool, drawn: bool, spectral: bool
 ) -> None:
-    architecture = build_architecture(1, 8, CLASSES, width=4, spectral=spectral, labels_at=labels_at)
+    architecture = build_architecture(1, 8, CLASSES, width=4, spectral=spectral, tail=tail)
     one, other = (overheard(architecture, real, drawn=drawn) for real in ("some labels", "others"))
     same = all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    assert same == (labels_at == "tail" and drawn)
+    assert same == (tail and drawn)
 
 
 def trained_tail() -> LabelTail:

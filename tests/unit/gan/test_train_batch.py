@@ -34,7 +34,7 @@ def architecture() -> Architecture:
 
 @pytest.fixture(scope="module")
 def steady() -> Architecture:
-    return build_architecture(channels=1, size=12, num_classes=3, width=4, spectral=True, labels_at="tail")
+    return build_architecture(channels=1, size=12, num_classes=3, width=4, spectral=True, tail=True)
 
 
 def federation(
