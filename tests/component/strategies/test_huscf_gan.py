@@ -19,7 +19,7 @@ from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.gan.split_gan.ops import PHASES
 from collafuse_flwr.runs.run_layout import RunLayout
 from strategies.huscf_gan import HuscfGan
-from tests.small_runs import bytes_of, connect, metrics, run_strategy, small
+from tests.small_runs import GAN_OPTIONS, bytes_of, connect, metrics, run_strategy, small
 
 GAN: dict[str, Any] = {
     "strategy": "huscf_gan",
@@ -33,16 +33,6 @@ GAN: dict[str, Any] = {
     "evaluation.num_samples": 16,
     "split_gan.client_cuts": ["0000", "0010", "1110", "1111"],
     "clustering.warmup_rounds": 1,
-}
-#: Every option that steadies training or keeps labels from the server.
-OPTIONS: dict[str, Any] = {
-    "split_gan.loss": "hinge",
-    "split_gan.spectral_norm": True,
-    "split_gan.augmentation": "color+translation+cutout",
-    "split_gan.ema": 0.9,
-    "split_gan.reset_moments": True,
-    "split_gan.fake_labels": "drawn",
-    "split_gan.condition_at": "tail",
 }
 Spoil = Callable[[Message, Context], Message | None]
 
@@ -99,7 +89,7 @@ def state(folder: Path, client: int) -> dict[str, Tensor]:
             "clustering.num_clusters": 4,
             "split_gan.average_server_blocks": False,
         },
-        OPTIONS | {"gan.wire_dtype": "float16", "split_gan.activation_noise": 0.1},
+        GAN_OPTIONS | {"gan.wire_dtype": "float16", "split_gan.activation_noise": 0.1},
     ],
     ids=["mixed cuts", "float16", "factors, bfloat16 and noise", "factors of bfloat16", "a share", "every option"],
 )
@@ -162,7 +152,7 @@ def test_a_client_that_sends_no_sound_numbers_is_rejected_and_counted(tmp_path: 
     ],
     ids=["within a batch", "at the end of a round", "at the samples"],
 )
-@pytest.mark.parametrize("options", [{}, OPTIONS], ids=["defaults", "every option"])
+@pytest.mark.parametrize("options", [{}, GAN_OPTIONS], ids=["defaults", "every option"])
 def test_a_resumed_run_is_the_uninterrupted_one(
     tmp_path: Path, at: Callable[[str, str, int, int], bool], options: dict[str, Any]
 ) -> None:
