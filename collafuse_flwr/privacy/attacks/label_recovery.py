@@ -1,9 +1,9 @@
 """Labels and latent codes from what the first block of a split generator uploads.
 
 The block is a = ReLU(scale * (u - mean) / deviation + shift), u = W * [z, e], where e stands for the label, which is
-that of one of the client's real images; a bias before the mean is taken off says nothing. The server averages the
-block's weights and knows how codes are drawn, and so a batch's mean and deviation but for chance. Of a row, the values
-above 0 are linear equations for its input, and far more than the input has numbers:
+that of one of the client's real images unless `split_gan.fake_labels` is drawn; a bias before the mean is taken off
+says nothing. The server averages the block's weights and knows how codes are drawn, and so a batch's mean and deviation
+but for chance. Of a row, the values above 0 are linear equations for its input, far more than the input has numbers:
 
     (a - shift) / scale * deviation + mean = W * [z, e]
 
