@@ -61,6 +61,10 @@ class Batches:
         def augmented(name: str, images: Tensor) -> Tensor:
             return augment(images, kind, self._stream("augmentation", round_, step, name))
 
+        def random_labels(name: str) -> Tensor:
+            stream = self._stream("shown labels", round_, step, name)
+            return torch.randint(0, self.images.num_classes, (size,), generator=stream).to(self.device)
+
         x, kind = normalize(self.images.images[rows]), self.config.split_gan.augmentation
         labels = self.images.labels[rows].to(self.device)
         return Batch(
@@ -70,6 +74,7 @@ class Batches:
             noise if std else None,
             self._drawn(round_, step),
             None if kind == "none" else augmented,
+            random_labels if self.config.split_gan.condition_at == "tail" else None,
         )
 
     def _drawn(self, round_: int, step: int) -> Tensor | None:

@@ -9,6 +9,9 @@ The discriminator's gradient at h is that of `any` alone: `match` learns from h 
 goes to the server of a real image depends on its label. The generator's gradient at a fake image's h is that of both,
 with f and e as they were when the round began: what batches of real labels have moved in them since is in no message
 before the weights that end the round.
+
+The discriminator's first block is given labels drawn anew at every pass. Their pictures are noise to it, which keeps it
+from winning: without them the generator collapses.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def build_architecture(
         depth: blocks of equal resolution in the middle of either net.
         spectral: the discriminator's weights are divided by their spectral norm, and nothing in it is normalised by
             batches, which would undo that.
-        tail: the discriminator takes labels in its last block (label_tail.py), not in its first.
+        tail: the discriminator takes labels in its last block as well (label_tail.py): its first is given other ones.
 
     Raises:
         SettingError: the images are of another size.
@@ -231,9 +231,9 @@ def build_architecture(
     )
     conv = SpectralConv2d if spectral else nn.Conv2d
     dense = SpectralLinear if spectral else nn.Linear
-    values, labelled = 4 * w * bottom**2, 0 if tail else num_classes
+    values = 4 * w * bottom**2
     discriminator = (
-        Block("stem", lambda: DiscriminatorStem(labelled, channels, size, w, conv)),
+        Block("stem", lambda: DiscriminatorStem(num_classes, channels, size, w, conv)),
         Block("down1", lambda: _down(conv(w, 2 * w, **up))),
         *(Block(f"middle{i}", lambda: _down(conv(2 * w, 2 * w, **flat))) for i in range(depth)),
         Block("down2", lambda: _down(conv(2 * w, 4 * w, **up))),
@@ -266,16 +266,14 @@ class DiscriminatorStem(nn.Module):
     def __init__(
         self, num_classes: int, channels: int, size: int, maps: int, conv: type[nn.Conv2d] = nn.Conv2d
     ) -> None:
-        """Of 0 classes labels are passed over."""
         super().__init__()
-        self.embedding = nn.Embedding(num_classes, size**2) if num_classes else None
-        self.down = _down(conv(channels + bool(num_classes), maps, 4, 2, 1))
+        self.embedding = nn.Embedding(num_classes, size**2)
+        self.down = _down(conv(channels + 1, maps, 4, 2, 1))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Args: x (n, channels, size, size), labels int64 (n,)."""
-        if self.embedding is not None:
-            x = torch.cat([x, self.embedding(labels).view(-1, 1, *x.shape[2:])], dim=1)
-        result: Tensor = self.down(x)
+        picture = self.embedding(labels).view(-1, 1, *x.shape[2:])
+        result: Tensor = self.down(torch.cat([x, picture], dim=1))
         return result
 
 

@@ -41,9 +41,13 @@ class ReferenceGan:
 
     def _judge(self, name: str, images: Mapping[int, Tensor], batches: Mapping[int, Batch]) -> dict[int, Tensor]:
         given = {c: (batches[c].shown(name, x), batches[c].labels_of(name)) for c, x in images.items()}
-        return self._through("discriminator", given)
+        real = name.endswith("real")
+        labels = {c: batch.labels if real else batch.fake_labels for c, batch in batches.items()}
+        return self._through("discriminator", given, labels)
 
-    def _through(self, net: str, given: Mapping[int, tuple[Tensor, Tensor]]) -> dict[int, Tensor]:
+    def _through(
+        self, net: str, given: Mapping[int, tuple[Tensor, Tensor]], labels: Mapping[int, Tensor] | None = None
+    ) -> dict[int, Tensor]:
         """Every client's head, the shared middle on all rows together, every client's tail; one graph."""
         now: dict[int, Tensor] = {}
         done: dict[int, Tensor] = {}
@@ -54,8 +58,8 @@ class ReferenceGan:
             rows = blocks[index](torch.cat(list(now.values())))
             now = dict(zip(now, rows.split([len(x) for x in now.values()]), strict=True))
             for client in [c for c in now if self.server.span(c, net).stop == index + 1]:
-                tail, labels = self.halves[client].parts[f"{net[0]}_tail"], given[client][1]
-                done[client] = tail(now.pop(client), labels)
+                tail = self.halves[client].parts[f"{net[0]}_tail"]
+                done[client] = tail(now.pop(client), None if labels is None else labels[client])
         return {client: done[client] for client in given}
 
     def _step(self, net: str) -> None:

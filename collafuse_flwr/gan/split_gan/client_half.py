@@ -36,7 +36,8 @@ class Batch:
 
     `noise` gives what is added to the discriminator's activations before they leave, by their name and values, which
     are bounded first (activation_noise.py). `drawn` are labels of the fake images that are not those of the real ones;
-    `augment` changes images, by the name of their activations, before the discriminator sees them.
+    `augment` changes images, by the name of their activations, before the discriminator sees them. `shown_labels` are
+    what its head is given instead of the images' labels, by the same name, where its tail takes those.
     """
 
     x: Tensor
@@ -45,6 +46,7 @@ class Batch:
     noise: Callable[[str, Tensor], Tensor] | None = None
     drawn: Tensor | None = None
     augment: Callable[[str, Tensor], Tensor] | None = None
+    shown_labels: Callable[[str], Tensor] | None = None
 
     @property
     def fake_labels(self) -> Tensor:
@@ -56,7 +58,9 @@ class Batch:
         return x if self.augment is None else self.augment(name, x)
 
     def labels_of(self, name: str) -> Tensor:
-        """The labels of the images whose activations are dh_real, dh_fake or dh."""
+        """What the discriminator's head takes as labels of images whose activations are dh_real, dh_fake or dh."""
+        if self.shown_labels is not None:
+            return self.shown_labels(name)
         return self.labels if name.endswith("real") else self.fake_labels
 
 

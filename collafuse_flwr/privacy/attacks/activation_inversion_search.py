@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ HISTORY = 20
 def search_activation_inversion(
     head: nn.Module,
     activations: Tensor,
-    shape: tuple[int, int],
+    channels: int,
     num_steps: int,
     *,
     running: bool = False,
@@ -30,26 +31,25 @@ def search_activation_inversion(
     The last rectifier is undone on both sides, so that no value counts less for being negative. The batch's mean and
     deviation are those of the guess, which is why all rows that were normalised together are searched together.
 
-        search_activation_inversion(discriminator_head, uploaded, (1, 28), num_steps=100)
+        search_split(discriminator_head, uploaded, channels=1, num_steps=100)
 
     Args:
         head: the client's first blocks as the server knows them, called with images and labels; it is not changed.
         activations: a, of shape (n, ...), what the head gave for one batch.
-        shape: channels and side of the images.
+        channels: of the images.
         num_steps: of L-BFGS, each of one or a few passes of the head.
         running: whether the head normalises by its running statistics, not by the batch's.
-        pictures: the parameter E of the head with a picture of size^2 values for each label; a head without it takes
-            no labels, and none come back.
+        pictures: the parameter E of the head with a picture of size^2 values for each label.
         slope: of the leaky rectifier that ends the head.
     """
     own = copy.deepcopy(head).train(not running).requires_grad_(False)
-    table, target = dict(own.named_parameters()).get(pictures), _undone(activations.detach().float(), slope)
-    count, (channels, size) = len(target), shape
+    table, target = own.get_parameter(pictures), _undone(activations.detach().float(), slope)
+    count, size = len(target), math.isqrt(table.shape[1])
     images = torch.zeros((count, channels, size, size), device=target.device, requires_grad=True)
-    logits = torch.zeros((count, 1 if table is None else len(table)), device=target.device, requires_grad=True)
+    logits = torch.zeros((count, len(table)), device=target.device, requires_grad=True)
     every = torch.arange(count, device=target.device)
     solver = torch.optim.LBFGS(
-        [images] if table is None else [images, logits],
+        [images, logits],
         max_iter=num_steps,
         history_size=HISTORY,
         tolerance_grad=0,
@@ -60,15 +60,13 @@ def search_activation_inversion(
     def loss() -> Tensor:
         solver.zero_grad()
         # Row i has the label i, whose picture is its own mixture.
-        mixed = {} if table is None else {pictures: logits.softmax(dim=1) @ table}
-        output = functional_call(own, mixed, (images, every))
+        output = functional_call(own, {pictures: logits.softmax(dim=1) @ table}, (images, every))
         distance = mse_loss(_undone(output, slope), target)
         distance.backward()
         return distance
 
     solver.step(loss)
-    labels = torch.full_like(every, -1) if table is None else logits.argmax(dim=1)
-    return InvertedBatch(images.detach().clamp(-1, 1), labels)
+    return InvertedBatch(images.detach().clamp(-1, 1), logits.argmax(dim=1))
 
 
 def _undone(values: Tensor, slope: float) -> Tensor:

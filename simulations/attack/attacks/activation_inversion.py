@@ -59,7 +59,7 @@ def inverted(seen: Uploaded | None, guess: Tensor, settings: InversionSettings) 
     numbers = {
         "method": method,
         "rows": len(x),
-        "labels_split": None if bool((batch.labels < 0).any()) else (batch.labels == labels).double().mean().item(),
+        "labels_split": (batch.labels == labels).double().mean().item(),
         "psnr_split": fidelity.psnr,
         "psnr_chance": nothing.psnr,
         "ssim_split": fidelity.ssim,
@@ -88,8 +88,8 @@ def _inverted(seen: Uploaded, settings: InversionSettings) -> tuple[str | None, 
     if not settings.split_steps:
         return None, None
     # All rows were normalised together, and are searched together.
-    steps, shape = settings.split_steps, (seen.x.shape[1], seen.x.shape[2])
-    return SEARCH, search_activation_inversion(seen.head, seen.activations, shape, steps, running=seen.running)
+    steps, channels = settings.split_steps, seen.x.shape[1]
+    return SEARCH, search_activation_inversion(seen.head, seen.activations, channels, steps, running=seen.running)
 
 
 ATTACK = AttackSpec(

@@ -72,7 +72,6 @@ def test_a_tail_with_labels_counts_its_dense_layers_and_spectral_norms_count_not
     plain, other = (measure(nets, 64).discriminator for nets in (MNIST, build_architecture(1, 28, 10, tail=True)))
     spectral = measure(build_architecture(1, 28, 10, spectral=True), 64).discriminator
     assert [block.forward for block in spectral] == [block.forward for block in plain]
-    assert [block.forward for block in other[1:4]] == [block.forward for block in plain[1:4]]
-    # One channel less goes in; one logit and 64 features come of 2,304 values.
-    assert other[0].forward == plain[0].forward / 2
+    assert [block.forward for block in other[:4]] == [block.forward for block in plain[:4]]
+    # One logit and 64 features come of 2,304 values.
     assert other[4].forward == 65 * plain[4].forward

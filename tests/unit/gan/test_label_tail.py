@@ -36,23 +36,28 @@ class Overheard(InProcess):
         return answers
 
 
-def a_batch(step: int, real: str, drawn: bool) -> Batch:
+def a_batch(step: int, real: str, drawn: bool, tail: bool) -> Batch:
     """Labels of real images are drawn from the stream `real`; all else is of the step."""
+
+    def random_labels(name: str) -> Tensor:
+        return torch.randint(0, CLASSES, (8,), generator=named_generator("shown", step, name))
+
     generator = named_generator("batch", step)
     x = torch.rand((8, 1, 8, 8), generator=generator) * 2 - 1
     z = torch.randn((8, 100), generator=generator)
     fakes = torch.randint(0, CLASSES, (8,), generator=generator)
     labels = torch.randint(0, CLASSES, (8,), generator=named_generator(real, step))
-    return Batch(x, labels, z, drawn=fakes if drawn else None)
+    shown = random_labels if tail else None
+    return Batch(x, labels, z, drawn=fakes if drawn else None, shown_labels=shown)
 
 
-def overheard(architecture: Architecture, real: str, *, drawn: bool) -> list[Tensor]:
+def overheard(architecture: Architecture, real: str, *, drawn: bool, tail: bool) -> list[Tensor]:
     half = ClientHalf(architecture, Cuts(), (0, "client"), OPTIM)
     half.begin_round()
     link, server = Overheard({0: half}), ServerHalf(architecture, {0: Cuts()}, (0, "server"), OPTIM)
     pending: dict[int, Tensors] = {0: {}}
     for step in range(4):
-        link.batches = {0: a_batch(step, real, drawn)}
+        link.batches = {0: a_batch(step, real, drawn, tail)}
         pending, _ = train_batch(server, link, pending)
     return link.sent
 
@@ -63,7 +68,7 @@ def test_nothing_that_leaves_in_a_round_depends_on_the_labels_of_real_images(
     tail: bool, drawn: bool, spectral: bool
 ) -> None:
     architecture = build_architecture(1, 8, CLASSES, width=4, spectral=spectral, tail=tail)
-    one, other = (overheard(architecture, real, drawn=drawn) for real in ("some labels", "others"))
+    one, other = (overheard(architecture, real, drawn=drawn, tail=tail) for real in ("some labels", "others"))
     same = all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     assert same == (tail and drawn)
 
@@ -125,9 +130,12 @@ def test_the_generator_is_judged_by_the_tail_of_the_rounds_beginning() -> None:
 
 
 def test_labels_of_fake_images_are_those_of_the_batch_unless_drawn() -> None:
-    own = a_batch(0, "some labels", drawn=False)
+    own = a_batch(0, "some labels", drawn=False, tail=False)
     assert torch.equal(own.fake_labels, own.labels)
     drawn = replace(own, drawn=torch.arange(8))
     assert torch.equal(drawn.labels_of("dh_fake"), torch.arange(8))
     assert torch.equal(drawn.labels_of("dh"), torch.arange(8))
     assert torch.equal(drawn.labels_of("dh_real"), own.labels)
+    tail = a_batch(0, "some labels", drawn=True, tail=True)
+    assert not torch.equal(tail.labels_of("dh_real"), tail.labels)
+    assert not torch.equal(tail.labels_of("dh_fake"), tail.labels_of("dh"))

@@ -48,7 +48,7 @@ def federation(
 
 
 def batch(client: int, step: int, kind: str = "none") -> Batch:
-    """A batch; with labels of fake images of its own where images are augmented."""
+    """A batch; where images are augmented, fake images have labels of their own, and the head is given others."""
     generator = named_generator("batch", client, step)
     own = Batch(
         torch.rand((ROWS, 1, 12, 12), generator=generator) * 2 - 1,
@@ -61,7 +61,11 @@ def batch(client: int, step: int, kind: str = "none") -> Batch:
     def augmented(name: str, x: Tensor) -> Tensor:
         return augment(x, kind, named_generator("augmentation", client, step, name))
 
-    return replace(own, drawn=torch.randint(0, 3, (ROWS,), generator=generator), augment=augmented)
+    def random_labels(name: str) -> Tensor:
+        return torch.randint(0, 3, (ROWS,), generator=named_generator("shown", client, step, name))
+
+    drawn = torch.randint(0, 3, (ROWS,), generator=generator)
+    return replace(own, drawn=drawn, augment=augmented, shown_labels=random_labels)
 
 
 def weights(server: ServerHalf, halves: Mapping[int, ClientHalf]) -> dict[str, Tensor]:
