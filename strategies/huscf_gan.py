@@ -196,6 +196,8 @@ class HuscfGan(GanStrategy):
             self.half.load_blocks(flatten_blocks(net, renewed))
             for client, blocks in clients.items():
                 self.models[weighing.cluster_of[client]] |= flatten_blocks(net, blocks)
+        if self.config.split_gan.reset_moments and self.config.split_gan.average_server_blocks:
+            self.half.reset_moments()
         self._note(weighing)
 
     def _capped(self, weighing: ClientWeights) -> ClientWeights:

@@ -183,7 +183,7 @@ def configs(draw: st.DrawFn) -> Config:
     if flat["strategy"] in GANS:
         flat |= {"data.conditioning": "classes", "split_gan.client_cuts": "", "split_gan.min_cut": "0000"}
         flat |= {name: min(flat[name], clients) for name in ("clustering.num_clusters", "mdgan.k")}
-        if ":" in str(flat["model"]):
+        if ":" in str(flat["model"]) or flat["split_gan.condition_at"] == "tail":
             flat["split_gan.factor_tail_gradients"] = False
     # A client alone can be compared only with one that trains a denoiser with others.
     if flat["strategy"] in {*GANS, "local", "centralized"} or not max(flat["cut.client_ratios"] or [flat["cut_ratio"]]):

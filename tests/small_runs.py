@@ -46,6 +46,17 @@ SMALL: dict[str, Any] = {
     "quiet": True,
 }
 
+#: Every option of the split GAN that steadies training or keeps labels from the server.
+GAN_OPTIONS: dict[str, Any] = {
+    "split_gan.loss": "hinge",
+    "split_gan.spectral_norm": True,
+    "split_gan.augmentation": "color+translation+cutout",
+    "split_gan.ema": 0.9,
+    "split_gan.reset_moments": True,
+    "split_gan.fake_labels": "drawn",
+    "split_gan.condition_at": "tail",
+}
+
 
 def small(folder: Path, **settings: Any) -> Config:
     """Settings of a run that takes about two seconds; `gan__width=2` stands for `gan.width=2`."""

@@ -86,7 +86,7 @@ class HuscfGanClient(GanClient):
         """Start samples: the generator's head (without weights, the client's own) on new codes and labels."""
         self._check_count(request.count)
         self._check_cuts(request.cuts)
-        blocks = request.weights or self.open_round(request.round + 1, request.cuts, {}).half.blocks()
+        blocks = self._sampling_blocks(request)
         generator = {name: value for name, value in blocks.items() if name.startswith("generator.")}
         write_tensors(self.store.layout.generator, generator)
         half = self._generator(request.cuts)
@@ -112,6 +112,18 @@ class HuscfGanClient(GanClient):
         # Activations of the images themselves have left: no bound holds.
         return self._keep(samples, labels, flops, bits=math.inf, began=began)
 
+    def _sampling_blocks(self, request: GenerateHeadRequest) -> Weights:
+        """The client's blocks that make samples: their average over its steps, where it keeps one and has trained last.
+
+        Else those that came, or its own.
+        """
+        state, _ = self.store.load(before=request.round + 1)
+        averaged = bool(self.config.split_gan.ema) and state.round == request.round
+        if request.weights and not averaged:
+            return request.weights
+        half = self.open_round(request.round + 1, request.cuts, {}).half
+        return half.blocks() | half.averaged_blocks()
+
     def open_round(self, round_: int, cuts: str, weights: Weights) -> Session:
         """A session for a round: the last round's state, under the blocks that the server has averaged since.
 
@@ -121,8 +133,12 @@ class HuscfGanClient(GanClient):
         """
         session = self._session(cuts)
         _, tensors = self.store.load(before=round_)
+        if weights and self.config.split_gan.reset_moments:
+            tensors = {name: value for name, value in tensors.items() if not name.startswith("adam.")}
         session.half.load(tensors)
         session.half.load_blocks(weights)
+        if weights:
+            session.half.begin_round()
         session.progress = PhaseCursor(round_)
         return session
 

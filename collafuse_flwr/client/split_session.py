@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from collafuse_flwr.core.rng import keyed_generator, named_generator
 from collafuse_flwr.data.images import ImageSet, normalize
 from collafuse_flwr.evaluation.cost import forward_flops
 from collafuse_flwr.gan.networks import LATENT, NETS, Architecture, Cuts
+from collafuse_flwr.gan.split_gan.augmentation import augment
 from collafuse_flwr.gan.split_gan.client_half import Batch, ClientHalf
 from collafuse_flwr.gan.split_gan.ops import PASSES, PHASES, OptimConfig, Tensors
 from collafuse_flwr.wire.split_gan import EndRoundReply, GanTrainMetrics
@@ -46,6 +48,27 @@ class Batches:
         }
         rows = torch.stack([orders[place // count][place % count] for place in places])
         z = torch.randn((size, LATENT), generator=self._stream("codes", round_, step))
+        x, split = normalize(self.images.images[rows]), self.config.split_gan
+
+        def augmented(name: str, images: Tensor) -> Tensor:
+            return augment(images, split.augmentation, self._stream("augmentation", round_, step, name))
+
+        def random_labels(name: str) -> Tensor:
+            stream = self._stream("shown labels", round_, step, name)
+            return torch.randint(0, self.images.num_classes, (size,), generator=stream).to(self.device)
+
+        return Batch(
+            x.to(self.device),
+            self.images.labels[rows].to(self.device),
+            z.to(self.device),
+            noise=self._noise(round_, step) if split.activation_noise else None,
+            drawn=self._drawn_labels(round_, step) if split.fake_labels == "drawn" else None,
+            augment=augmented if split.augmentation != "none" else None,
+            shown_labels=random_labels if split.condition_at == "tail" else None,
+        )
+
+    def _noise(self, round_: int, step: int) -> Callable[[str, Tensor], Tensor]:
+        """Noise on activations, by their name and values."""
         std = self.config.split_gan.activation_noise
 
         def noise(name: str, activations: Tensor) -> Tensor:
@@ -57,9 +80,13 @@ class Batches:
             shape = tuple(activations.shape)
             return std * torch.from_numpy(numbers.standard_normal(shape, np.float32)).to(self.device)
 
-        x = normalize(self.images.images[rows])
-        labels = self.images.labels[rows].to(self.device)
-        return Batch(x.to(self.device), labels, z.to(self.device), noise if std else None)
+        return noise
+
+    def _drawn_labels(self, round_: int, step: int) -> Tensor:
+        """Labels of fake images, each that of any training image: of those in the batch they say nothing."""
+        size, stream = self.config.gan.batch_size, self._stream("fake labels", round_, step)
+        rows = torch.randint(0, len(self.images), (size,), generator=stream)
+        return self.images.labels[rows].to(self.device)
 
     def _stream(self, *name: int | str) -> torch.Generator:
         return named_generator(self.root, *name)

@@ -124,7 +124,7 @@ class Config:
         external = ":" in self.diffusion.model
         if name == "model" and self.spec.is_gan and not external:
             return "as a GAN takes no preset, but `gan.width` and `gan.depth`, or package.module:factory"
-        if name in {"gan.width", "gan.depth"} and external:
+        if name in {"gan.width", "gan.depth", "split_gan.spectral_norm", "split_gan.condition_at"} and external:
             return "as `model` = package.module:factory describes the networks"
         alternatives = SETTINGS[name][1].metadata["when"]
         if alternatives and not any(self._has(wanted) for wanted in alternatives):

@@ -27,9 +27,9 @@ def check_gan(config: Config) -> None:
     """Refuse what a GAN cannot do.
 
     Raises:
-        SettingError: it is conditioned on something else than classes, cuts are not four digits for each client that
-            leave the server its block and clients their least, or there are more clusters, or batches of MD-GAN, than
-            clients.
+        SettingError: it is conditioned on something else than classes, a tail of other than one linear layer is to be
+            factored, cuts are not four digits for each client that leave the server its block and clients their least,
+            or there are more clusters, or batches of MD-GAN, than clients.
     """
     gan, clients = config.split_gan, config.run.num_supernodes
     if config.data.conditioning != "classes":
@@ -40,6 +40,9 @@ def check_gan(config: Config) -> None:
     external = ":" in config.diffusion.model
     if external and gan.factor_tail_gradients:
         allowed = "false when `model` is package.module:factory: its last blocks may be other than one linear layer"
+        raise SettingError("split_gan.factor_tail_gradients", True, allowed)
+    if gan.condition_at == "tail" and gan.factor_tail_gradients:
+        allowed = "false when `split_gan.condition_at` is tail, which is more than one linear layer"
         raise SettingError("split_gan.factor_tail_gradients", True, allowed)
     # How many blocks others' networks have is seen when they are built.
     most = (MAX_DIGIT,) * DIGITS if external else max_extra_blocks(OTHER_BLOCKS + config.gan.depth) * 2

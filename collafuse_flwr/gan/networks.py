@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv_transpose2d
 
 from collafuse_flwr.config.gan_checks import max_extra_blocks
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.rng import derive_seed
+from collafuse_flwr.gan.label_tail import LabelTail
+from collafuse_flwr.gan.spectral_norm import SpectralConv2d, SpectralLinear
+from collafuse_flwr.gan.upsampling import Upsampling
 
 #: Values of a latent code z, and of the vector that stands for a label beside it.
 LATENT, LABEL = 100, 10
@@ -34,8 +36,8 @@ class Block:
 class Architecture:
     """A conditional GAN for images of `channels` x `size` x `size` in [-1, 1].
 
-    The first block of either net also takes labels, int64 (n,). The generator ends in tanh, the discriminator in one
-    logit, (n, 1).
+    The first block of either net also takes labels, int64 (n,), and so does any with `takes_labels`. The generator
+    ends in tanh, the discriminator in one logit, (n, 1), or two (label_tail.py).
     """
 
     channels: int
@@ -72,13 +74,13 @@ def _shapes(architecture: Architecture, net: str) -> tuple[torch.Size, ...]:
         blocks: tuple[Block, ...] = getattr(architecture, net)
         shapes = []
         for index, block in enumerate(blocks):
-            x = block.build()(x, labels) if index == 0 else block.build()(x)
+            x = run_block(block.build(), index, x, labels)
             shapes.append(x.shape[1:])
     return tuple(shapes)
 
 
 class Blocks(nn.Module):
-    """Neighbouring blocks of a net, which keep their indices in it; labels go to the first block of the net only."""
+    """Neighbouring blocks of a net, which keep their indices in it."""
 
     def __init__(self, blocks: dict[int, nn.Module]) -> None:
         super().__init__()
@@ -91,8 +93,19 @@ class Blocks(nn.Module):
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """The blocks one after the other."""
         for index in self.indices:
-            x = self[index](x, labels) if index == 0 else self[index](x)
+            x = run_block(self[index], index, x, labels)
         return x
+
+
+def run_block(block: nn.Module, index: int, x: Tensor, labels: Tensor | None) -> Tensor:
+    """One block."""
+    result: Tensor = block(x, labels) if takes_labels(block, index) else block(x)
+    return result
+
+
+def takes_labels(block: nn.Module, index: int) -> bool:
+    """Whether a block takes labels too: the first of a net does."""
+    return index == 0 or bool(getattr(block, "takes_labels", False))
 
 
 @dataclass(frozen=True)
@@ -178,7 +191,16 @@ def flatten_blocks(net: str, blocks: Mapping[int, Mapping[str, Tensor]]) -> dict
 
 
 @cache
-def build_architecture(channels: int, size: int, num_classes: int, width: int = 64, depth: int = 1) -> Architecture:
+def build_architecture(
+    channels: int,
+    size: int,
+    num_classes: int,
+    width: int = 64,
+    depth: int = 1,
+    *,
+    spectral: bool = False,
+    tail: bool = False,
+) -> Architecture:
     """The conditional GAN of HuSCF-GAN's MNIST experiments, for any square images; theirs is 28 pixels, width 64.
 
     Args:
@@ -187,6 +209,9 @@ def build_architecture(channels: int, size: int, num_classes: int, width: int = 
         num_classes: labels are 0..num_classes - 1.
         width: feature maps of the generator's last hidden block and the discriminator's first.
         depth: blocks of equal resolution in the middle of either net.
+        spectral: the discriminator's weights are divided by their spectral norm, and nothing in it is normalised by
+            batches, which would undo that.
+        tail: the discriminator takes labels in its last block as well (label_tail.py): its first is given other ones.
 
     Raises:
         SettingError: the images are of another size.
@@ -204,12 +229,17 @@ def build_architecture(channels: int, size: int, num_classes: int, width: int = 
         Block("up2", lambda: _up(Upsampling(2 * w, w, **up))),
         Block("image", lambda: nn.Sequential(nn.ConvTranspose2d(w, channels, **flat), nn.Tanh())),
     )
+    conv = SpectralConv2d if spectral else nn.Conv2d
+    dense = SpectralLinear if spectral else nn.Linear
+    values = 4 * w * bottom**2
     discriminator = (
-        Block("stem", lambda: DiscriminatorStem(num_classes, channels, size, w)),
-        Block("down1", lambda: _down(nn.Conv2d(w, 2 * w, **up))),
-        *(Block(f"middle{i}", lambda: _down(nn.Conv2d(2 * w, 2 * w, **flat))) for i in range(depth)),
-        Block("down2", lambda: _down(nn.Conv2d(2 * w, 4 * w, **up))),
-        Block("logit", lambda: nn.Sequential(nn.Flatten(), nn.Linear(4 * w * bottom**2, 1))),
+        Block("stem", lambda: DiscriminatorStem(num_classes, channels, size, w, conv)),
+        Block("down1", lambda: _down(conv(w, 2 * w, **up))),
+        *(Block(f"middle{i}", lambda: _down(conv(2 * w, 2 * w, **flat))) for i in range(depth)),
+        Block("down2", lambda: _down(conv(2 * w, 4 * w, **up))),
+        Block("logit", lambda: nn.Sequential(nn.Flatten(), dense(values, 1)))
+        if not tail
+        else Block("logits", lambda: LabelTail(num_classes, values, spectral=spectral)),
     )
     return Architecture(channels, size, num_classes, generator, discriminator)
 
@@ -233,10 +263,12 @@ class GeneratorStem(nn.Module):
 class DiscriminatorStem(nn.Module):
     """(images, labels) -> feature maps at half the resolution; a label is a learnt picture, one more channel."""
 
-    def __init__(self, num_classes: int, channels: int, size: int, maps: int) -> None:
+    def __init__(
+        self, num_classes: int, channels: int, size: int, maps: int, conv: type[nn.Conv2d] = nn.Conv2d
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_classes, size**2)
-        self.down = _down(nn.Conv2d(channels + 1, maps, 4, 2, 1))
+        self.down = _down(conv(channels + 1, maps, 4, 2, 1))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Args: x (n, channels, size, size), labels int64 (n,)."""
@@ -245,23 +277,12 @@ class DiscriminatorStem(nn.Module):
         return result
 
 
-class Upsampling(nn.ConvTranspose2d):
-    """A transposed convolution that adds its bias afterwards.
-
-    Within it, the gradient of the bias takes longer on a CPU than that of the weights; afterwards it is a plain sum.
-    """
-
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: ARG002 # torch's signature
-        """Args: x (n, maps, side, side)."""
-        assert self.bias is not None
-        assert not isinstance(self.padding, str)
-        y = conv_transpose2d(x, self.weight, None, self.stride, self.padding)
-        return y.add_(self.bias.to(y.dtype).view(-1, 1, 1))
-
-
 def _up(convolution: Upsampling) -> nn.Module:
     return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True))
 
 
 def _down(convolution: nn.Conv2d) -> nn.Module:
-    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.LeakyReLU(SLOPE, inplace=True))
+    rectifier = nn.LeakyReLU(SLOPE, inplace=True)
+    if isinstance(convolution, SpectralConv2d):
+        return nn.Sequential(convolution, rectifier)
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), rectifier)

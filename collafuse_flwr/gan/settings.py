@@ -30,7 +30,7 @@ class GanConfig:
 
 @dataclass(frozen=True)
 class SplitGanConfig:
-    """How HuSCF-GAN's networks are split between clients and server."""
+    """How HuSCF-GAN's networks are split between clients and server, conditioned and trained."""
 
     client_cuts: Texts = setting(
         (), "extra blocks in the heads and tails of G and D, as 0010, for all clients or for each: [0010,1111]"
@@ -44,6 +44,27 @@ class SplitGanConfig:
     )
     init: str = setting("independent", "weights that clients begin with", choices=("independent", "common"))
     average_server_blocks: bool = setting(True, "the server's blocks are averaged with clients' own")
+    loss: str = setting("bce", "what G and D descend: cross-entropies, or hinges", choices=("bce", "hinge"))
+    spectral_norm: bool = setting(
+        False, "the discriminator's weights are divided by their spectral norm, instead of batch normalisation"
+    )
+    augmentation: str = setting(
+        "none",
+        "differentiable augmentation of what the discriminator sees (DiffAugment)",
+        choices=("none", "translation", "translation+cutout", "color+translation+cutout"),
+    )
+    ema: float = setting(
+        0.0, "decay, per batch, of the average of G's weights that makes samples; 0: none", low=0, high=0.9999
+    )
+    reset_moments: bool = setting(False, "Adam's moments are forgotten where weights have been averaged")
+    fake_labels: str = setting(
+        "batch",
+        "labels of fake images: those of the batch's real images, or drawn apart from all of the client's",
+        choices=("batch", "drawn"),
+    )
+    condition_at: str = setting(
+        "head", "where the discriminator takes labels: in the client's head, or in its tail", choices=("head", "tail")
+    )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,11 @@ def build_gan_architecture(config: Config, channels: int, size: int, num_classes
     """
     if ":" in config.diffusion.model:
         return load_architecture(config.diffusion.model, ImageShape(channels, size, num_classes))
-    return build_architecture(channels, size, num_classes, config.gan.width, config.gan.depth)
+    gan, split = config.gan, config.split_gan
+    tail = split.condition_at == "tail"
+    return build_architecture(
+        channels, size, num_classes, gan.width, gan.depth, spectral=split.spectral_norm, tail=tail
+    )
 
 
 def build_optim_config(config: Config) -> OptimConfig:
@@ -30,7 +34,8 @@ def build_optim_config(config: Config) -> OptimConfig:
     Raises:
         SettingError: the device asked for is not there.
     """
-    return OptimConfig(choose_runtime(config.run.device, config.run.precision), config.gan.learning_rate)
+    runtime, split = choose_runtime(config.run.device, config.run.precision), config.split_gan
+    return OptimConfig(runtime, config.gan.learning_rate, loss_kind=split.loss, ema=split.ema)
 
 
 def configured_cuts(config: Config) -> tuple[Cuts, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,12 +15,14 @@ from collafuse_flwr.client.huscf_gan import HuscfGanClient
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.data.federated import FederationData, federation_data
 from collafuse_flwr.gan.networks import Architecture, Blocks, Cuts
+from collafuse_flwr.gan.split_gan.factored_gradients import expand
 from collafuse_flwr.gan.split_gan.precision import quantize_roundtrip
+from collafuse_flwr.gan.split_gan.server_half import ServerHalf
 from collafuse_flwr.runs.history import Checkpoint
 from collafuse_flwr.runs.loaded_run import load_history, secret_of
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
-from collafuse_flwr.setup.gan import build_gan_architecture
+from collafuse_flwr.setup.gan import build_gan_architecture, build_optim_config
 from strategies.client_clustering import clusters_restored, initial_blocks
 from strategies.split_transport import ActivationShapes
 
@@ -28,8 +31,10 @@ from strategies.split_transport import ActivationShapes
 class Uploaded:
     """A client's batch of real images x, (n, channels, size, size), and labels, (n,), and what the server has of them.
 
-    `activations` are the discriminator's, as they arrive, and `codes` the generator's of the same labels; `head` and
-    `generator` are what made them, as the server knows it; under noise the head normalises by `running` statistics.
+    `x` is as the discriminator sees it, under an augmentation if there is one. `activations` are the discriminator's,
+    as they arrive, and `codes` the generator's of the same batch; `head` and `generator` are what made them, as the
+    server knows it; under noise the head normalises by `running` statistics. `features` are what the server sends on to
+    the discriminator's `tail`, and `gradient` is what comes back.
     """
 
     x: Tensor
@@ -39,6 +44,9 @@ class Uploaded:
     head: Blocks
     generator: Blocks
     running: bool
+    features: Tensor
+    gradient: Tensor
+    tail: Blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,23 +97,35 @@ class SplitRun:
         if not blocks:
             return None
         folder = RunLayout(self.folder).client(client).folder
-        session = cast(HuscfGanClient, make_simulated_client(self.config, client, folder)).open_round(
-            self.round, str(cuts), blocks
-        )
+        player = cast(HuscfGanClient, make_simulated_client(self.config, client, folder))
+        session = player.open_round(self.round, str(cuts), blocks)
         codes = session.answer(0, "latent", {})["gh"]
         # The fake half of the batch is normalised on its own: what is sent down leaves no trace in the real one.
         rows = self.config.gan.batch_size
         gt = torch.zeros((rows, *ActivationShapes(self.architecture, rows, factored=False).cut(cuts, "gt")))
-        real = session.answer(0, "fake", {"gt": gt})["dh_real"]
+        shown = session.answer(0, "fake", {"gt": gt})
         batch = session.half.tape.batch
         assert batch is not None
         dtype, parts = self.config.gan.wire_dtype, session.half.parts
+        tail = copy.deepcopy(parts["d_tail"]).cpu()
+        passed = {name.replace("dh", "dt"): self._through(client, dh) for name, dh in shown.items()}
+        judged = expand(session.answer(0, "judge", passed), passed["dt_real"].shape[1:])
+        real, dt = shown["dh_real"], passed["dt_real"]
         return Uploaded(
-            batch.x.cpu(),
+            batch.shown("dh_real", batch.x).cpu(),
             batch.labels.cpu(),
             quantize_roundtrip(real.cpu(), dtype),
             quantize_roundtrip(codes.cpu(), dtype),
             parts["d_head"].cpu(),
             parts["g_head"].cpu(),
             self.config.split_gan.activation_noise > 0,
+            dt.cpu(),
+            quantize_roundtrip(judged["grad_dt_real"].cpu(), dtype),
+            tail,
         )
+
+    def _through(self, client: int, dh: Tensor) -> Tensor:
+        """What the server's blocks of the discriminator make of a client's activations."""
+        server = ServerHalf(self.architecture, self.cuts, ("attacked",), build_optim_config(self.config))
+        server.load_blocks(self.checkpoint.tensors["server"])
+        return server.forward("discriminator", {client: dh}).outputs[client].detach()

@@ -28,11 +28,12 @@ from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.core.runtime import choose_runtime, threads
-from collafuse_flwr.gan.networks import LATENT, Cuts, Upsampling, build_architecture
+from collafuse_flwr.gan.networks import LATENT, Cuts, build_architecture
 from collafuse_flwr.gan.split_gan.client_half import Batch, ClientHalf
 from collafuse_flwr.gan.split_gan.ops import OptimConfig, Tensors
 from collafuse_flwr.gan.split_gan.server_half import ServerHalf
 from collafuse_flwr.gan.split_gan.train_batch import InProcess, train_batch
+from collafuse_flwr.gan.upsampling import Upsampling
 from simulations.bench.reference_gan import ReferenceGan
 from simulations.cli import USER_ERROR
 from simulations.cli_args import check_whole_numbers, named_settings

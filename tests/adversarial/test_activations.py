@@ -62,7 +62,7 @@ def test_the_noise_of_a_batch_cannot_be_read_alone_and_subtracted(tmp_path: Path
     assert float(noise.std()) > 0.5
     half, batch = client.open_round(1, "0000", weights).half, client._batches().draw(1, 0)
     half.begin(batch)
-    clean = half._d_head(batch.x).detach()
+    clean = half._d_head("dh_real", batch.x).detach()
     left = (noised - noise - clean).square().mean()
     assert float(left) > 1.5, "the two have noise of their own, which adds up"
     assert float((noised - clean).square().mean()) < 1.3

@@ -65,12 +65,16 @@ def test_one_image_moves_a_loss_by_its_share_of_the_bound(dp_sgd: bool) -> None:
     assert reported(True, math.inf, dp_sgd=dp_sgd) > 1e6, "which it did without a bound"
 
 
+@pytest.mark.parametrize("fool", [False, True])
+@pytest.mark.parametrize("kind", ["bce", "hinge"])
 @pytest.mark.parametrize("logit", [1e30, math.nan, -math.inf])
-def test_one_image_moves_the_loss_of_a_gan_as_little(logit: float) -> None:
-    optim = OptimConfig(Runtime(torch.device("cpu"), torch.float32), max_loss=BOUND)
+def test_one_image_moves_the_loss_of_a_gan_as_little(logit: float, kind: str, fool: bool) -> None:
+    optim = OptimConfig(Runtime(torch.device("cpu"), torch.float32), max_loss=BOUND, loss_kind=kind)
     usual = torch.zeros(IMAGES, 1)
     moved = torch.cat([torch.full((1, 1), logit), usual[1:]])
-    assert abs(optim.reported([moved], 0.0) - optim.reported([usual], 0.0)) <= 2 * BOUND / IMAGES
+    target = float(fool)
+    change = optim.reported([moved], target, fool=fool) - optim.reported([usual], target, fool=fool)
+    assert abs(change) <= 2 * BOUND / IMAGES
 
 
 def test_a_held_out_loss_is_bounded_image_by_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

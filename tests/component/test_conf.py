@@ -158,7 +158,7 @@ def test_a_scale_is_of_any_strategy(strategy: str) -> None:
 
 
 def test_a_gan_preset_is_of_gans_and_as_published() -> None:
-    assert options("gan_preset") == ["huscf_paper"]
+    assert options("gan_preset") == ["huscf_paper", "huscf_steady"]
     assert changed("gan_preset=huscf_paper") == {
         "clustering.num_batches",
         "clustering.kld_beta",
@@ -166,7 +166,15 @@ def test_a_gan_preset_is_of_gans_and_as_published() -> None:
     }
     config = configured("gan_preset=huscf_paper", "strategy=huscf_gan")
     assert config.gan.sample_labels == "uniform"
-    assert configured("gan_preset=huscf_paper", "strategy=collafuse") == Config()
+    for preset in options("gan_preset"):
+        assert configured(f"gan_preset={preset}", "strategy=collafuse") == Config()
+
+
+def test_the_steady_preset_turns_on_what_was_measured_and_nothing_else() -> None:
+    names = ("split_gan.loss", "split_gan.reset_moments", "split_gan.ema", "split_gan.fake_labels")
+    assert changed("gan_preset=huscf_steady") == set(names)
+    config = configured("gan_preset=huscf_steady", "strategy=huscf_gan")
+    assert [config.get(name) for name in names] == ["hinge", True, 0.9, "drawn"]
 
 
 def test_every_folder_of_conf_is_a_group_or_of_another_command() -> None:

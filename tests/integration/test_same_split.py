@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from simulations import runners
 from simulations.runners.resources import machine
-from tests.small_runs import bytes_of, metrics, small
+from tests.small_runs import GAN_OPTIONS, bytes_of, metrics, small
 
 pytestmark = [
     # Ray opens sockets, files and processes that it leaves to the garbage collector.
@@ -19,9 +20,11 @@ pytestmark = [
 CPUS = machine()[0]
 
 
-def test_a_split_gan_gives_the_same_bits_with_two_workers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, GAN_OPTIONS], ids=["defaults", "every option"])
+def test_a_split_gan_gives_the_same_bits_with_two_workers(tmp_path: Path, options: dict[str, Any]) -> None:
     """The phases of a batch come to either worker, and to one more often than to the other."""
     gan = {"strategy": "huscf_gan", "num_rounds": 1, "gan.width": 2, "gan.batch_size": 16, "train.local_epochs": 1.0}
+    gan |= options
     folders = {
         runner: runners.run(
             small(

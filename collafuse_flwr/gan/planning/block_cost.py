@@ -8,7 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from collafuse_flwr.gan.networks import LATENT, Architecture, Block
+from collafuse_flwr.gan.label_tail import learning_labels
+from collafuse_flwr.gan.networks import LATENT, Architecture, Block, takes_labels
 
 LatencyVariant = Literal["corrected", "paper"]
 #: Copies of the weights on a client: themselves, their gradients and Adam's two moments.
@@ -72,11 +73,14 @@ def _measure_net(
     blocks: tuple[Block, ...], first: tuple[int, ...], count: int, model: LatencyVariant, itemsize: int
 ) -> NetCost:
     costs = []
-    inputs: tuple[Tensor, ...] = torch.zeros(count, *first), torch.zeros(count, dtype=torch.int64)
+    labels = torch.zeros(count, dtype=torch.int64)
+    inputs: tuple[Tensor, ...] = (torch.zeros(count, *first),)
     for index, block in enumerate(blocks):
         # The weights do not matter, but the global random state is not ours.
         with torch.random.fork_rng(devices=[]):
             module = block.build()
+        if takes_labels(module, index):
+            inputs = (*inputs, labels)
         output, products, normalised, kept = _forward(module, inputs, model)
         there, back = PAPER_ELEMENTWISE if model == "paper" else (0, 0)
         # The gradients of the inputs are as much again as those of the weights.
@@ -107,7 +111,7 @@ def _forward(module: nn.Module, inputs: tuple[Tensor, ...], model: LatencyVarian
 
     for layer in module.modules():
         layer.register_forward_hook(count)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), learning_labels(module):
         output: Tensor = module(*inputs)
     return output, sum(products), sum(normalised), sum(kept.values())
 

@@ -39,15 +39,28 @@ PASSES = {"generator": 3, "discriminator": 8}
 class OptimConfig:
     """How networks are optimised and where: Adam's rate and betas, device and arithmetic.
 
-    `max_loss` is what a logit counts as at most, either way, in the losses that are reported.
+    `max_loss` is what a logit counts as at most, either way, in the losses that are reported. `loss_kind` is bce or
+    hinge; `ema` is the decay of the average of the generator's weights, 0 for none.
     """
 
     runtime: Runtime
     learning_rate: float = 2e-4
     betas: tuple[float, float] = (0.5, 0.999)
     max_loss: float = math.inf
+    loss_kind: str = "bce"
+    ema: float = 0.0
 
-    def reported(self, logits: Iterable[Tensor], *targets: float) -> float:
+    def loss(self, logits: Tensor, target: float, *, fool: bool = False) -> Tensor:
+        """The mean loss of logits that should say `target`, 1 for real or 0; `fool`: it is the generator's.
+
+        bce:    -log sigmoid(+-l)
+        hinge:  max(0, 1 -+ l),  the generator's -l        (arXiv 1705.02894)
+        """
+        if self.loss_kind == "bce":
+            return cross_entropy(logits, target)
+        return _hinge(logits, target, fool=fool).mean()
+
+    def reported(self, logits: Iterable[Tensor], *targets: float, fool: bool = False) -> float:
         """The sum of the losses of logits, each with its target, as it is reported.
 
         One row of n then moves it by 2 max_loss / n at most, whatever the network makes of it.
@@ -55,7 +68,11 @@ class OptimConfig:
         bounded = [own.detach().clamp(-self.max_loss, self.max_loss) for own in logits]
         if math.isfinite(self.max_loss):
             bounded = [own.nan_to_num(nan=self.max_loss) for own in bounded]
-        losses = [cross_entropy(own, target) for own, target in zip(bounded, targets, strict=True)]
+        if self.loss_kind == "hinge":
+            rows = [_hinge(own, target, fool=fool) for own, target in zip(bounded, targets, strict=True)]
+            losses = [own.clamp(max=self.max_loss).mean() for own in rows]
+        else:
+            losses = [cross_entropy(own, target) for own, target in zip(bounded, targets, strict=True)]
         return sum(losses[1:], start=losses[0]).item()
 
     def place(self, module: ModuleT) -> ModuleT:
@@ -126,6 +143,11 @@ def without_weight_gradients(module: nn.Module) -> Iterator[None]:
 def cross_entropy(logits: Tensor, target: float) -> Tensor:
     """BCE of logits with one target, 0 or 1, for all of them."""
     return binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, target, dtype=torch.float32))
+
+
+def _hinge(logits: Tensor, target: float, *, fool: bool) -> Tensor:
+    margin = logits.float() * (2 * target - 1)
+    return -margin if fool else torch.relu(1 - margin)
 
 
 def requires_grad_leaf(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from functools import reduce
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from collafuse_flwr.config.gan_checks import server_block_index
 from collafuse_flwr.evaluation.cost import forward_flops
@@ -21,6 +22,7 @@ from collafuse_flwr.gan.split_gan.ops import (
     step,
     without_weight_gradients,
 )
+from collafuse_flwr.gan.split_gan.weight_average import WeightAverage
 
 #: Tensors by client.
 ByClient = dict[int, Tensor]
@@ -76,6 +78,7 @@ class ServerHalf:
             union = range(min(span.start for span in spans), max(span.stop for span in spans))
             self.nets[net] = optim_config.place(architecture.build(net, union, name))
         self.optimisers = {net: optim_config.optimiser(blocks) for net, blocks in self.nets.items()}
+        self.average = WeightAverage(self.nets["generator"], optim_config.ema)
 
     def span(self, client: int, net: str) -> range:
         """Indices of the blocks that a client leaves to the server."""
@@ -96,6 +99,13 @@ class ServerHalf:
     def step(self, net: str) -> None:
         """Train the server's blocks of a net with the gradients that have come back."""
         step(self.optimisers[net])
+        if net == "generator":
+            self.average.update()
+
+    def reset_moments(self) -> None:
+        """Forget Adam's moments: the weights have been averaged."""
+        for optimiser in self.optimisers.values():
+            optimiser.state.clear()
 
     def blocks(self) -> dict[str, Tensor]:
         """The state of all blocks (see `block_name`)."""
@@ -117,20 +127,23 @@ class ServerHalf:
         kept = self.blocks()
         for net, optimiser in self.optimisers.items():
             kept |= adam_state(optimiser, f"adam.{net}.")
-        return kept
+        return kept | self.average.state("ema.generator.")
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
         self.load_blocks(tensors)
         for net, optimiser in self.optimisers.items():
             load_adam_state(optimiser, tensors, f"adam.{net}.")
+        self.average.load(tensors, "ema.generator.")
 
     @torch.no_grad()
     def generate(self, client: int, gh: Tensor) -> Tensor:
-        """The middle of the generator for one client's samples, with running statistics."""
+        """The middle of the generator for one client's samples, with running statistics and averaged weights."""
         blocks = self.nets["generator"].eval()
         for index in self.span(client, "generator"):
-            gh = blocks[index](gh)
+            own = f"blocks.{index}."
+            state = {name.removeprefix(own): x for name, x in self.average.tensors.items() if name.startswith(own)}
+            gh = functional_call(blocks[index], state, (gh,))
         blocks.train()
         return gh
 

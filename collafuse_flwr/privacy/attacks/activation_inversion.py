@@ -56,6 +56,11 @@ class SolvableStem:
     slope: float = SLOPE
     statistics: tuple[Tensor, Tensor] | None = None
 
+    @staticmethod
+    def fits(state: Mapping[str, Tensor]) -> bool:
+        """Whether a `DiscriminatorStem` of such a `state_dict` normalises by batches, as here."""
+        return "down.1.weight" in state
+
     @classmethod
     def of(cls, state: Mapping[str, Tensor], *, running: bool = False) -> SolvableStem:
         """From the `state_dict` of a `DiscriminatorStem`, which normalises by its `running` statistics or a batch's."""

@@ -1,16 +1,19 @@
 """Labels and latent codes from what the first block of a split generator uploads.
 
 The block is a = ReLU(scale * (u - mean) / deviation + shift), u = W * [z, e], where e stands for the label, which is
-that of one of the client's real images; a bias before the mean is taken off says nothing. The server averages the
-block's weights and knows how codes are drawn, and so a batch's mean and deviation but for chance. Of a row, the values
-above 0 are linear equations for its input, and far more than the input has numbers:
+that of one of the client's real images unless `split_gan.fake_labels` is drawn; a bias before the mean is taken off
+says nothing. The server averages the block's weights and knows how codes are drawn, and so a batch's mean and deviation
+but for chance. Of a row, the values above 0 are linear equations for its input, far more than the input has numbers:
 
     (a - shift) / scale * deviation + mean = W * [z, e]
 
 Once the labels are known, so is what the batch had of each, and the equations are solved again. What all rows have in
 common is lost with the mean: a batch of one label is recognized, but not its label.
 
-    found = invert_codes(generator_head[0].state_dict(), activations)    # of one batch
+    found = recover_labels_and_codes(generator_head[0].state_dict(), activations)    # of one batch
+
+Where labels meet a discriminator's tail, the gradient that its client sends back is compared with what it would be of
+each label.
 """
 
 from __future__ import annotations
@@ -72,6 +75,19 @@ def recover_labels_and_codes(state: Mapping[str, Tensor], activations: Tensor) -
         joined = torch.cat([z, table[labels]], dim=1)
         spread, centre = joined.T.cov(correction=0), joined.mean(dim=0)
     return RecoveredCodes(labels, z)
+
+
+def labels_from_gradients(gradient: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
+    """The label, int64 (n,), whose gradient is nearest to a row's; of equally near ones, any.
+
+    Args:
+        gradient: what a client sent at its tail's input, (n, ...).
+        candidates: what it would have sent of each label, (classes, n, ...).
+        generator: what chooses among labels that are equally near.
+    """
+    distance = (candidates - gradient).flatten(2).square().sum(dim=2)
+    nearest = (distance == distance.min(dim=0).values).double()
+    return torch.multinomial(nearest.T, 1, generator=generator)[:, 0]
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def inverted(seen: Uploaded | None, guess: Tensor, settings: InversionSettings) 
     method, batch = (None, None) if seen is None else _inverted(seen, settings)
     if seen is None or batch is None:
         return Outcome({"method": method})
-    x, labels = seen.x[: len(batch.images)], seen.labels[: len(batch.labels)]
+    x, labels = seen.x[: len(batch.images)], seen.labels[: len(batch.images)]
     fidelity, nothing = image_similarity(x, batch.images), image_similarity(x, guess.expand_as(x))
     numbers = {
         "method": method,
@@ -81,7 +81,7 @@ def _inverted(seen: Uploaded, settings: InversionSettings) -> tuple[str | None, 
     if not isinstance(seen.head[0], DiscriminatorStem):
         # Both need the pictures that stand for labels in it.
         return None, None
-    if seen.head.indices == (0,):
+    if seen.head.indices == (0,) and SolvableStem.fits(seen.head[0].state_dict()):
         stem = SolvableStem.of(seen.head[0].state_dict(), running=seen.running)
         if stem.solvable:
             return CLOSED_FORM, invert_activations(stem, seen.activations[: settings.split_rows])

@@ -186,6 +186,36 @@ def test_a_process_keeps_few_sessions_alive(tmp_path: Path) -> None:
     workspace._LIVE.clear()
 
 
+@pytest.mark.parametrize("partition", ["iid", "dirichlet"])
+def test_labels_of_fakes_are_drawn_from_all_of_the_clients_whatever_the_batch_has(
+    tmp_path: Path, partition: str
+) -> None:
+    own = {"split_gan.fake_labels": "drawn", "partition": partition, "data.max_images": 200, "gan.batch_size": 32}
+    client = a_client(tmp_path, **own)
+    batches, classes = client._batches(), client.data.train.num_classes
+    drawn = [batches.draw(1, step) for step in range(150)]
+    fakes = torch.cat([own.fake_labels for own in drawn])
+    assert torch.equal(batches.draw(1, 3).fake_labels, drawn[3].fake_labels)
+    assert not torch.equal(drawn[3].fake_labels, drawn[4].fake_labels)
+    frequent = client.data.train.labels.bincount(minlength=classes) / len(client.data.train)
+    found = fakes.bincount(minlength=classes) / len(fakes)
+    assert (found - frequent).abs().max() < 4 * 0.5 / len(fakes) ** 0.5
+    # They meet the real ones as often as two independent draws would.
+    right = torch.cat([own.labels for own in drawn]) == fakes
+    assert abs(right.float().mean() - frequent.square().sum()) < 4 * 0.5 / len(fakes) ** 0.5
+
+
+def test_augmentation_is_the_same_wherever_a_phase_is_answered_and_known_to_the_secret_alone(tmp_path: Path) -> None:
+    batches = a_client(tmp_path, split_gan__augmentation="translation+cutout")._batches()
+    batch, again = batches.draw(1, 0), batches.draw(1, 0)
+    stranger = replace(batches, root=bytes(16)).draw(1, 0)
+    x = torch.ones((4, 1, 8, 8))
+    shown = batch.shown("dh_real", x)
+    assert torch.equal(shown, again.shown("dh_real", x))
+    others = [batch.shown("dh_fake", x), batches.draw(1, 1).shown("dh_real", x), stranger.shown("dh_real", x)]
+    assert not any(torch.equal(shown, other) for other in others)
+
+
 def test_noise_is_normal_and_known_to_the_secret_alone(tmp_path: Path) -> None:
     batches = a_client(tmp_path, split_gan__activation_noise=0.5)._batches()
     activations = torch.zeros((64, 8, 4, 4))

@@ -132,6 +132,32 @@ def test_rounding_does_not_help_and_noise_blurs_the_images(finished: Path) -> No
     assert row(under(run, split_gan__activation_noise=1.0))["labels_codes"] == 1
 
 
+def test_labels_of_fakes_that_are_drawn_say_nothing_of_the_images(finished: Path) -> None:
+    run = SplitRun.of(finished)
+    drawn = under(run, split_gan__fake_labels="drawn")
+    shares = [row(drawn, client)["labels_codes"] for client in range(3)]
+    assert sum(shares) / 3 < 0.5
+    assert [row(run, client)["labels_codes"] for client in range(3)] == [1, 1, 1]
+
+
+def test_labels_in_the_tail_do_not_come_back_and_the_images_are_still_rebuilt(tmp_path: Path) -> None:
+    tail: dict[str, Any] = {
+        "split_gan.condition_at": "tail",
+        "split_gan.fake_labels": "drawn",
+        "split_gan.augmentation": "translation",
+    }
+    folder = runners.run(small(tmp_path / "run", **SPLIT | tail)).folder
+    assert call(f"run={folder}", f"output={tmp_path / 'out'}") == 0
+    found = json.loads((tmp_path / "out" / "attacks.json").read_text())["clients"]
+    assert [one["method"] for one in found] == ["closed form", "closed form", "search"]
+    # 24 rows at chance, or what a client's own frequencies are worth.
+    for name in ("labels_codes", "labels_gradients", "labels_split"):
+        assert sum(one[name] for one in found) / 3 < 0.5
+    assert all(0 <= one["labels_tail"] <= 1 for one in found)
+    # Of the first block alone.
+    assert all(one["psnr_split"] > 30 for one in found[:2])
+
+
 def test_who_is_not_searched_or_never_took_part_has_no_figures(finished: Path) -> None:
     run = SplitRun.of(finished)
     unsearched = row(run, client=2)

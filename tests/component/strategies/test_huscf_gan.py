@@ -19,7 +19,7 @@ from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.gan.split_gan.ops import PHASES
 from collafuse_flwr.runs.run_layout import RunLayout
 from strategies.huscf_gan import HuscfGan
-from tests.small_runs import bytes_of, connect, metrics, run_strategy, small
+from tests.small_runs import GAN_OPTIONS, bytes_of, connect, metrics, run_strategy, small
 
 GAN: dict[str, Any] = {
     "strategy": "huscf_gan",
@@ -89,8 +89,9 @@ def state(folder: Path, client: int) -> dict[str, Tensor]:
             "clustering.num_clusters": 4,
             "split_gan.average_server_blocks": False,
         },
+        GAN_OPTIONS | {"gan.wire_dtype": "float16", "split_gan.activation_noise": 0.1},
     ],
-    ids=["mixed cuts", "float16", "factors, bfloat16 and noise", "factors of bfloat16", "a share of the clients"],
+    ids=["mixed cuts", "float16", "factors, bfloat16 and noise", "factors of bfloat16", "a share", "every option"],
 )
 def test_one_process_gives_the_bits_of_messages(tmp_path: Path, settings: dict[str, Any]) -> None:
     for engine in ("messages", "in_process"):
@@ -151,11 +152,14 @@ def test_a_client_that_sends_no_sound_numbers_is_rejected_and_counted(tmp_path: 
     ],
     ids=["within a batch", "at the end of a round", "at the samples"],
 )
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, at: Callable[[str, str, int, int], bool]) -> None:
-    run(tmp_path / "straight")
+@pytest.mark.parametrize("options", [{}, GAN_OPTIONS], ids=["defaults", "every option"])
+def test_a_resumed_run_is_the_uninterrupted_one(
+    tmp_path: Path, at: Callable[[str, str, int, int], bool], options: dict[str, Any]
+) -> None:
+    run(tmp_path / "straight", **options)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "resumed", spoiled(1, at, die))
-    run(tmp_path / "resumed")
+        run(tmp_path / "resumed", spoiled(1, at, die), **options)
+    run(tmp_path / "resumed", **options)
     assert metrics(tmp_path / "straight") == metrics(tmp_path / "resumed")
     assert bytes_of(tmp_path / "straight") == bytes_of(tmp_path / "resumed")
 
@@ -231,3 +235,27 @@ def test_a_client_that_was_never_asked_samples_and_begins_with_the_blocks_of_the
     assert kept
     assert all(torch.equal(known[name], value) for name, value in kept.items())
     assert all(torch.equal(known[name], value) for name, value in made._fresh_weights(other).items())
+
+
+def test_samples_are_of_averaged_weights_where_a_client_has_trained_last(tmp_path: Path) -> None:
+    run(tmp_path, split_gan__ema=0.9)
+    for client in (0, 2):
+        kept, made = state(tmp_path, client), load_file(RunLayout(tmp_path).client(client).generator)
+        averaged = {name: value for name, value in kept.items() if name.startswith("ema.g_")}
+        assert len(averaged) == len(made) > 0
+        for name, value in averaged.items():
+            part, _, index, own = name.removeprefix("ema.").split(".", 3)
+            assert torch.equal(made[f"generator.{index}.{own}"], value)
+            if "weight" in own:
+                assert not torch.equal(kept[f"{part}.blocks.{index}.{own}"], value)
+
+
+def test_moments_are_forgotten_at_an_average_and_not_before(tmp_path: Path) -> None:
+    """Adam's count of steps is that of the round's batches where it began anew."""
+    steps = {}
+    for reset in (False, True):
+        made = run(tmp_path / str(reset), split_gan__reset_moments=reset)
+        kept = state(tmp_path / str(reset), 0)
+        steps[reset] = int(kept["adam.g_head.0.step"])
+        assert any(name.startswith("adam.") for name in made.half.state()) != reset
+    assert steps[False] == 2 * steps[True] > 0

@@ -66,6 +66,24 @@ FOUR_DIGITS = "is not allowed: four digits, as 0010"
             {CUTS: ["0011", "0010", "0001"], MIN_CUT: "0010"},
             "`split_gan.client_cuts` = '0001' is not allowed: digits from (0, 0, 1, 0)",
         ),
+        (
+            {"split_gan.condition_at": "tail", "split_gan.factor_tail_gradients": True},
+            "`split_gan.factor_tail_gradients` = True is not allowed: false when `split_gan.condition_at` is tail",
+        ),
+        ({"split_gan.ema": 1}, "`split_gan.ema` = 1 is not allowed: a number >= 0 and <= 0.9999"),
+        ({"split_gan.loss": "r1"}, "`split_gan.loss` = 'r1' is not allowed: one of bce, hinge"),
+        (
+            {"model": "a.package:gan", "split_gan.spectral_norm": True},
+            "`split_gan.spectral_norm` = True is not allowed: False, its default, as `model` = package.module:factory",
+        ),
+        (
+            {"model": "a.package:gan", "split_gan.condition_at": "tail"},
+            "`split_gan.condition_at` = 'tail' is not allowed: 'head', its default, as `model` = package.module",
+        ),
+        (
+            {"strategy": "fedgan", "split_gan.loss": "hinge"},
+            "`split_gan.loss` = 'hinge' is not allowed: 'bce', its default, as `strategy` = fedgan does not",
+        ),
     ],
 )
 def test_a_gan_that_cannot_be_is_refused(flat: dict[str, object], told: str) -> None:

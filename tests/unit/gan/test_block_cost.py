@@ -66,3 +66,12 @@ def test_the_bytes_are_those_of_the_reference() -> None:
 def test_a_transposed_convolution_is_overcounted_by_the_square_of_its_stride() -> None:
     true, paper = (measure(MNIST, 64, model).generator for model in ("corrected", "paper"))
     assert [paper[i].forward / true[i].forward for i in (1, 2, 3)] == pytest.approx([4, 1, 4], rel=0.01)
+
+
+def test_a_tail_with_labels_counts_its_dense_layers_and_spectral_norms_count_nothing() -> None:
+    plain, other = (measure(nets, 64).discriminator for nets in (MNIST, build_architecture(1, 28, 10, tail=True)))
+    spectral = measure(build_architecture(1, 28, 10, spectral=True), 64).discriminator
+    assert [block.forward for block in spectral] == [block.forward for block in plain]
+    assert [block.forward for block in other[:4]] == [block.forward for block in plain[:4]]
+    # One logit and 64 features come of 2,304 values.
+    assert other[4].forward == 65 * plain[4].forward

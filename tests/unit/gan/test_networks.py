@@ -13,12 +13,13 @@ from torch import nn
 
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.runtime import choose_runtime
-from collafuse_flwr.gan.networks import NETS, Cuts, Upsampling, build_architecture
+from collafuse_flwr.gan.networks import NETS, Cuts, build_architecture
 from collafuse_flwr.gan.split_gan.client_half import Batch, ClientHalf
 from collafuse_flwr.gan.split_gan.ops import PHASES, OptimConfig, Tensors
 from collafuse_flwr.gan.split_gan.precision import QuantizingTransport
 from collafuse_flwr.gan.split_gan.server_half import ServerHalf
 from collafuse_flwr.gan.split_gan.train_batch import InProcess, train_batch
+from collafuse_flwr.gan.upsampling import Upsampling
 from collafuse_flwr.wire.codec import count_bytes, encode
 from collafuse_flwr.wire.split_gan import SplitRequest
 
