@@ -35,7 +35,7 @@ def preflight(config: Config) -> None:
         setup.backbone(channels, size, *conditioning)
         setup.denoiser(0, channels, size, *conditioning)
     pretrained_networks(config.evaluation)
-    some = normalize(data.images.images[:TRIED]), data.images.labels[:TRIED]
+    some = normalize(data.images.pixels[:TRIED]), data.images.labels[:TRIED]
     for metric in further_metrics(config):
         metric.of(some, some)
     check_tracker(config)

@@ -22,6 +22,7 @@ from collafuse_flwr.core.errors import PolicyError, SettingError, UploadError, U
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.core.tensor_io import read_tensors
+from collafuse_flwr.data.codec import Codec, open_codec
 from collafuse_flwr.data.images import ImageMetadata, ImageSet, to_uint8
 from collafuse_flwr.privacy.ledger import Ledger
 from collafuse_flwr.runs.generated import count_images, next_folder, write_images
@@ -44,10 +45,12 @@ from collafuse_flwr.wire.validation import check_samples
 MAX_GUIDANCE = 1000.0
 
 
-def finish(config: Config, client_info: ClientInfo, own: ClientLayout, handoff: GenerateHandoff) -> Tensor:
+def finish(
+    config: Config, client_info: ClientInfo, own: ClientLayout, handoff: GenerateHandoff, codec: Codec | None = None
+) -> Tensor:
     """Carry what was handed over to images in [-1, 1], with the network of the run's last evaluation.
 
-    The images' labels, if networks are conditioned on any, are in `handoff`.
+    The images' labels, if networks are conditioned on any, are in `handoff`. Latents are decoded by the `codec`.
 
     Raises:
         SettingError: the client has no network.
@@ -61,7 +64,8 @@ def finish(config: Config, client_info: ClientInfo, own: ClientLayout, handoff: 
             x = setup.sample(network, x, setup.client_grid(cut), handoff.labels, name, handoff.guidance)
     if not x.isfinite().all():
         raise UserError("the images that came of it are not finite")
-    return x.clamp(-1, 1)
+    x = x.clamp(-1, 1)
+    return x if codec is None else codec.decode(x)
 
 
 def complete_labels(
@@ -132,10 +136,13 @@ class GenerateClient:
     it answers with numbers that its images have no part in.
     """
 
-    def __init__(self, client: int, store: ClientStore, *, durable: bool, run: str, policy: Policy | None) -> None:
+    def __init__(
+        self, client: int, store: ClientStore, *, durable: bool, run: str, policy: Policy | None, codec_path: str = ""
+    ) -> None:
         """The client of this disk; `run` names the run that generates on its ledger, which is `durable` or not.
 
         Raises:
+            SettingError: what decodes its samples is not there, or not at `codec_path`, for a client that has its own.
             UserError: it has come to no evaluation of such a run.
             PolicyError: the run's network is of a package that its owner does not name.
         """
@@ -145,6 +152,7 @@ class GenerateClient:
         self.config = Config.from_flat(settings)
         if client != self.client_info.partition_id:
             raise SettingError("partition-id", client, f"{self.client_info.partition_id}, as in the run that trained")
+        self.codec = open_codec(self.config.data.codec, codec_path)
         self.store, self.policy = store, policy
         self.ledger = Ledger(store.layout.ledger, run, durable=durable)
 
@@ -203,7 +211,7 @@ class GenerateClient:
         self.ledger.begin("query.generate", handoff.round)
         handoff = replace(handoff, label=label)
         handoff = replace(handoff, labels=complete_labels(self.config, self.client_info, layout, handoff))
-        images = finish(self.config, self.client_info, layout, handoff)
+        images = finish(self.config, self.client_info, layout, handoff, self.codec)
         folder = next_folder(layout.generated)
         described = {"run": layout.run, "client": self.client_info.partition_id, "cut_step": self.client_info.cut_step}
         described |= {"seed": handoff.seed, "label": label, "guidance": handoff.guidance}

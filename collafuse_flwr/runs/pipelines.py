@@ -38,6 +38,8 @@ def _write_pipeline(config: Config, layout: RunLayout, client: int, images: Imag
         "backbone": layout.backbone / "unet" if handover < config.diffusion.timesteps else None,
         "denoiser": own.denoiser / "unet" if cut else None,
     }
+    if config.data.codec:
+        networks["vae"] = Path(config.data.codec).expanduser().absolute()
     if not all((folder / "config.json").is_file() for folder in networks.values() if folder):
         return
     names = {"classes": images.class_names, "attributes": images.metadata.attribute_names}
