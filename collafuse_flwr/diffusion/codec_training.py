@@ -84,13 +84,13 @@ def train_autoencoder(autoencoder: Any, images: Tensor, config: CodecConfig, see
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    _note_moments(autoencoder, images)
+    note_moments(autoencoder, images)
     last = losses[-max(1, len(losses) // 10) :]
     return sum(last) / len(last)
 
 
 @torch.no_grad()
-def _note_moments(autoencoder: Any, images: Tensor) -> None:
+def note_moments(autoencoder: Any, images: Tensor) -> None:
     """Write each channel's mean and standard deviation over the images where diffusers has them."""
     latents = torch.cat([autoencoder.encode(normalize(own)).latent_dist.mean for own in images.split(BATCH)]).double()
     mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3), correction=0).clamp(min=1e-6)
