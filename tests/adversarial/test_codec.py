@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 from collafuse_flwr import client_app
 from collafuse_flwr.data.codec import SHA256, codec_digest
 from collafuse_flwr.privacy.ledger import Ledger
 from collafuse_flwr.wire.codec import ClientError
+from collafuse_flwr.wire.collafuse import SampleHandoff
+from collafuse_flwr.wire.common import EvaluateReply
+from collafuse_flwr.wire.generation import Generated, GenerateHandoff
 from tests.adversarial.node import OPEN, Node
 from tests.codecs import write_codec
 
@@ -103,3 +108,21 @@ def test_two_codecs_of_one_shape_are_two_releases(tmp_path: Path, codec: Path) -
     client.node["codec-path"] = str(other)
     assert client.upload(run=2, codec=named(other), **CUT) is not None
     assert Ledger(client.state / "ledger.jsonl").exposure().releases == 2
+
+
+def test_images_that_it_generates_are_decoded_on_its_own_disk(tmp_path: Path, codec: Path) -> None:
+    client, given = node(tmp_path, codec, pinning(codec)), {"output": "/data/run", "codec": named(codec), **CUT}
+    assert not isinstance(client.train(**given), ClientError)
+    handoff = SampleHandoff(round=1, x_k=torch.zeros(2, 4, 4, 4))
+    assert not isinstance(client.ask("evaluate", handoff, EvaluateReply, **given), ClientError)
+    wanted = GenerateHandoff(round=1, x_k=torch.zeros(3, 4, 4, 4), label=-1, guidance=1.0, seed=0)
+    settings = {"task": "generate", "output": "/data/run"}
+    path = client.node.pop("codec-path")
+    assert reason(client.send("query.generate", wanted, Generated, settings, 8)) == client_app.MASKED
+    client.node["codec-path"] = path
+    assert client.send("query.generate", wanted, Generated, settings, 9) == Generated(3)
+    sizes = set()
+    for image in client.state.glob("generated/*/*/*-class-*.png"):
+        with Image.open(image) as picture:
+            sizes.add(picture.size)
+    assert sizes == {(8, 8)}
