@@ -118,11 +118,15 @@ def open_config(folder: Path, setting: str = "output") -> Config:
         UserError: as `read_config`.
     """
     config = read_config(folder, setting)
-    if codec := config.data.codec:
-        recorded = json.loads(RunLayout(folder).config.read_text()).get(CODEC)
-        if pinned(codec) != recorded:
-            raise SettingError("codec", codec, f"the folder of that of the run in {folder}, {recorded}")
+    codec, recorded = config.data.codec, codec_of(folder)
+    if pinned(codec) != recorded:
+        raise SettingError("codec", codec, f"the folder of that of the run in {folder}, {recorded}")
     return config
+
+
+def codec_of(folder: Path) -> str:
+    """The codec of the run in a folder, as `pinned` has it; empty where it had none."""
+    return str(json.loads(RunLayout(folder).config.read_text()).get(CODEC, ""))
 
 
 def _other_version(folder: Path, version: str, difference: str) -> UserError:

@@ -146,6 +146,16 @@ def test_a_run_goes_on_with_its_own_codec_alone(tmp_path: Path) -> None:
             open_again()
 
 
+def test_a_run_starts_from_one_in_the_same_latents(tmp_path: Path) -> None:
+    """Latents of another codec of the same shape mean something else."""
+    codec, other = (str(write_codec(tmp_path / name, seed=seed)) for seed, name in enumerate(("codec", "other")))
+    given = {"num_supernodes": 2, "strategy": "centralized"}
+    before = run(tmp_path / "before", codec=codec, **given)
+    assert (run(tmp_path / "after", codec=codec, start_from=str(before), **given) / "summary.json").is_file()
+    with pytest.raises(Exception, match=r"`start_from` = .*of a run in the latents of the same `codec`"):
+        run(tmp_path / "refused", codec=other, start_from=str(before), **given)
+
+
 def refusal(**settings: Any) -> str:
     with pytest.raises(SettingError) as caught:
         Config.from_flat(settings)
