@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from collafuse_flwr.config.config import GROUPS, SETTINGS, Config, without_unread
 from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.core.fields import coerce
-from simulations import disclosed, request, sign, status
+from simulations import codec, disclosed, request, sign, status
 from simulations.advise import AdviceRequest
 from simulations.bench import disclosure
 from simulations.cli import CONF, config_of, flat_settings, given_names, register_schema
@@ -43,6 +43,7 @@ OWN = {name: set(OmegaConf.load(CONF / f"{name}.yaml")) - {"defaults", "hydra"} 
 #: Commands with a few arguments, name=value.
 OF_NAMES = {
     "status": status.DEFAULTS,
+    "codec": codec.DEFAULTS,
     "disclosed": disclosed.DEFAULTS,
     "sign": sign.DEFAULTS,
     "request": request.DEFAULTS,
