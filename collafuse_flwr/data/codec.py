@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def open_codec(setting: str, own: str = "") -> Codec | None:
         return None
     if not own and setting.startswith(SHA256):
         raise refused(setting, "the codec's folder where images are encoded or decoded")
-    folder = Path(own or setting).expanduser().absolute()
+    folder = codec_folder(own or setting)
     digest = codec_digest(folder)
     if own and f"{SHA256}{digest}" != setting:
         raise refused(setting, f"that of the codec in {folder}, {SHA256}{digest}")
@@ -136,7 +137,12 @@ def pinned(setting: str) -> str:
     Raises:
         SettingError: it is not there.
     """
-    return setting if not setting or setting.startswith(SHA256) else f"{SHA256}{codec_digest(Path(setting))}"
+    return setting if not setting or setting.startswith(SHA256) else f"{SHA256}{codec_digest(codec_folder(setting))}"
+
+
+def codec_folder(name: str) -> Path:
+    """The whole path of a folder; `~` is the user's own, where that is known."""
+    return Path(os.path.expanduser(name)).absolute()
 
 
 @functools.lru_cache(maxsize=8)

@@ -136,7 +136,7 @@ def test_what_is_no_codec_is_refused_in_one_line(folder: Path, spoil: Callable[[
 def test_a_name_that_is_no_folder_is_looked_up_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.file_download.hf_hub_download", lambda *_, **__: pytest.fail("went online"))
-    for name in ("stabilityai/sd-vae-ft-mse", "none", "\0"):
+    for name in ("stabilityai/sd-vae-ft-mse", "none", "~nobody/codec", "\0"):
         with pytest.raises(SettingError, match="a folder on this machine"):
             open_codec(name)
 
