@@ -6,8 +6,9 @@ import importlib.util
 import pkgutil
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -41,7 +42,7 @@ OF_A_RUN = ("simulations.run", "simulations.partition", "simulations.plan_cuts")
 OF_FINISHED_RUNS = ("attack", "generate", "report")
 OWN = {name: set(OmegaConf.load(CONF / f"{name}.yaml")) - {"defaults", "hydra"} for name in OF_FINISHED_RUNS}
 #: Commands with a few arguments, name=value.
-OF_NAMES = {
+OF_NAMES: dict[str, Mapping[str, Any]] = {
     "status": status.DEFAULTS,
     "codec": codec.DEFAULTS,
     "disclosed": disclosed.DEFAULTS,
