@@ -31,7 +31,7 @@ from collafuse_flwr.runs.history import read_rounds
 from collafuse_flwr.runs.metrics import describe, further_metrics
 from collafuse_flwr.runs.pipelines import write_pipelines
 from collafuse_flwr.runs.reidentification import reidentification
-from collafuse_flwr.runs.run_dir import open_config
+from collafuse_flwr.runs.run_dir import codec_of, open_config
 from collafuse_flwr.runs.run_layout import RunLayout
 
 #: Where the cache has the classifiers of real images.
@@ -75,6 +75,7 @@ def summarize_run(folder: Path) -> dict[str, Any]:
         **({"domains": domains} if domains else {}),
         **({"clusters": clusters} if clusters else {}),
         **({"metrics": describe(metrics)} if metrics else {}),
+        **({"codec": codec_of(folder)} if config.data.codec else {}),
         "server": server_costs(rounds),
         **failed_contributions(rounds),
     }

@@ -125,6 +125,7 @@ def test_every_strategy_of_diffusion_runs_in_latents(tmp_path: Path, settings: d
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["pooled"]["fd"] > 0
     assert json.loads((folder / "config.json").read_text())[CODEC] == f"sha256:{codec_digest(codec)}"
+    assert summary["codec"] == f"sha256:{codec_digest(codec)}"
     assert json.loads((folder / "images.json").read_text())["codec"]["sha256"] == codec_digest(codec)
     pipeline = cf.load(folder).pipeline(client=0)
     images = pipeline(2, class_labels=[0, 9], generator=torch.manual_seed(0), output_type="pt").images
