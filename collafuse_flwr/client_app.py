@@ -130,9 +130,21 @@ def _client(config: Config, context: Context, owner: Policy | None) -> BaseClien
     owner.check_source(config, str(node["data-path"]))
     owner.check_settings(config, client)
     secret = store.secret(None, client)
-    data = load_client_data(config.data, secret, str(node["data-path"]), str(store.layout.image_cache))
+    codec = _codec_path(config, context)
+    data = load_client_data(config.data, secret, str(node["data-path"]), str(store.layout.image_cache), codec)
     _report_data(data.report, store.layout)
     return make_client(config, client, data, store, seeded_secret=False, run=run, policy=owner)
+
+
+def _codec_path(config: Config, context: Context) -> str:
+    """The folder of the codec on a node's own disk; empty where a run has none.
+
+    Raises:
+        SettingError: the node has no such folder, and nobody else may say what its images go through.
+    """
+    if config.data.codec and "codec-path" not in context.node_config:
+        raise SettingError("codec-path", None, f"the folder of {config.data.codec}, in this node's --node-config")
+    return str(context.node_config["codec-path"]) if config.data.codec else ""
 
 
 def _report_data(report: DataReport, layout: ClientLayout) -> None:
@@ -151,7 +163,10 @@ def _generate_client(config: Config, context: Context, owner: Policy | None) -> 
     """The client that finishes images of the run in `output`; it needs none of its own for that."""
     client, run = int(context.node_config["partition-id"]), str(context.run_id)
     if not _simulated(context):
-        return GenerateClient(client, _own_store(config, context), durable=True, run=run, policy=owner)
+        codec = str(context.node_config.get("codec-path", ""))
+        return GenerateClient(
+            client, _own_store(config, context), durable=True, run=run, policy=owner, codec_path=codec
+        )
     store = ClientStore(RunLayout.of(config, context.run_id).client(client).folder)
     limits = Policy.load(Path(config.run.policy)) if config.run.policy else None
     return GenerateClient(client, store, durable=False, run=run, policy=limits)

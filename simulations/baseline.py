@@ -15,7 +15,7 @@ from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.evaluation.gains import ClientGains, client_distances
 from collafuse_flwr.runs.loaded_run import summary_of
-from collafuse_flwr.runs.run_dir import read_config
+from collafuse_flwr.runs.run_dir import open_config, read_config
 from collafuse_flwr.runs.run_layout import RunLayout
 from simulations import runners
 from simulations.sweep.grid import canonical
@@ -66,7 +66,7 @@ def run_alone(folder: Path, console: Console) -> None:
     """
     config, place = read_config(folder), alone_folder(folder)
     beside, settings = RunLayout(place), alone(config, summary_of(folder))
-    if beside.config.is_file() and canonical(read_config(place)) != canonical(settings):
+    if beside.config.is_file() and canonical(open_config(place)) != canonical(settings):
         raise SettingError("output", str(folder), f"one beside which {place.name} is free, not a run of other settings")
     if not beside.summary.is_file():
         resume = beside.checkpoint.is_file()

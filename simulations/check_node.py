@@ -27,11 +27,12 @@ from flwr.common.config import parse_config_args
 
 from collafuse_flwr.client.policy import Policy
 from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.data.codec import SHA256, open_codec
 from collafuse_flwr.privacy.ledger import Ledger
 from collafuse_flwr.runs.run_layout import ClientLayout
 from simulations.cli import command
 
-NAMES = ("partition-id", "data-path", "state-path", "policy")
+NAMES = ("partition-id", "data-path", "state-path", "policy", "codec-path")
 #: What a file that is no key or certificate makes its reader raise.
 UNREADABLE = (OSError, ValueError, TypeError, AttributeError, UnsupportedAlgorithm, yaml.YAMLError)
 
@@ -102,8 +103,10 @@ def _check_node(given: Mapping[str, object]) -> None:
     if not isinstance(data, str) or not os.access(data, os.R_OK):
         raise SettingError("data-path", data, "the images of this client, which this user may read")
     _check_state(given.get("state-path"))
-    if "policy" in given:
-        Policy.load(Path(str(given["policy"])))
+    policy = Policy.load(Path(str(given["policy"]))) if "policy" in given else Policy()
+    if "codec-path" in given:
+        # As a run would name it whose codec the policy lets in.
+        open_codec(f"{SHA256}{policy.codec}", str(given["codec-path"]))
 
 
 def _check_state(path: object) -> None:

@@ -19,6 +19,7 @@ from click.shell_completion import CompletionItem
 #: Command -> the module that explains it, in the order in which one needs them.
 COMMANDS = {
     "run": "run",
+    "codec": "codec",
     "sweep": "sweep.sweep",
     "suite": "suite",
     "advise": "advise",

@@ -9,7 +9,7 @@ from pathlib import Path
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.diffusion.pipeline import CollaFusePipeline
 from collafuse_flwr.runs.loaded_run import refuse_gan
-from collafuse_flwr.runs.run_dir import read_config
+from collafuse_flwr.runs.run_dir import open_config
 from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.model_card import model_card
 
@@ -20,7 +20,7 @@ def load_pipeline(folder: Path, client: int) -> CollaFusePipeline:
     Raises:
         SettingError: there is no such client, or no networks that diffusers can load.
     """
-    config = read_config(folder, "run")
+    config = open_config(folder, "run")
     refuse_gan(config, folder)
     if not 0 <= client < config.run.num_supernodes:
         raise SettingError("client", client, f"0..{config.run.num_supernodes - 1}, the clients of the run")

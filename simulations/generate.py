@@ -22,10 +22,11 @@ from collafuse_flwr.config.checks import check_guidance
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.tensor_io import read_tensors
+from collafuse_flwr.data.codec import open_codec
 from collafuse_flwr.diffusion.settings import GenerateConfig
 from collafuse_flwr.runs.generated import write_images
 from collafuse_flwr.runs.loaded_run import refuse_gan
-from collafuse_flwr.runs.run_dir import read_config
+from collafuse_flwr.runs.run_dir import open_config
 from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.cli import entry
 from simulations.cli_args import check_whole_numbers, folders
@@ -83,7 +84,7 @@ def generate(request: GenerateRequest) -> Path:
         SettingError: the folder holds no finished run, or the run has no such client, class or attribute, or its
             networks cannot be guided.
     """
-    config = read_config(request.run, "run")
+    config = open_config(request.run, "run")
     refuse_gan(config, request.run)
     if request.client >= config.run.num_supernodes:
         raise SettingError("client", request.client, f"0..{config.run.num_supernodes - 1}, the clients of the run")
@@ -97,7 +98,7 @@ def generate(request: GenerateRequest) -> Path:
     handoff = server.handoff(request.client, wanted, labels)
     if labels is not None:
         handoff = replace(handoff, labels=labels)
-    images, made = finish(config, client_info, ClientStore(own.folder), handoff)
+    images, made = finish(config, client_info, ClientStore(own.folder), handoff, open_codec(config.data.codec))
     described = {
         "run": str(request.run),
         "client": request.client,

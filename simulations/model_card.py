@@ -89,6 +89,8 @@ def _data(config: Config, name: str, row: Row, pipeline: CollaFusePipeline) -> l
     channels, side, _ = pipeline.image_shape
     held, names = f"{row['num_images']} training images of this client", pipeline.config.class_names
     lines = [f"{name}: {channels} x {side} x {side}; {held}, dealt by `{config.data.partition}`"]
+    if pipeline.vae is not None:
+        lines.append("these are latents, which the pipeline decodes by a public autoencoder, its `vae`")
     if names:
         lines.append(f"{config.data.conditioning}, as `class_labels` counts them: {', '.join(names)}")
     process = f"schedule `{config.diffusion.schedule}`, networks predict `{config.diffusion.prediction_type}`"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collafuse_flwr.client.cut_policies import work_unit
 from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.data.conditioning import num_attributes
 from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.data.images import normalize
@@ -32,10 +33,16 @@ def preflight(config: Config) -> None:
     if config.spec.is_gan:
         select_cuts(config, build_gan_architecture(config, channels, size, conditioning[0]))
     else:
-        setup.backbone(channels, size, *conditioning)
-        setup.denoiser(0, channels, size, *conditioning)
+        try:
+            setup.backbone(channels, size, *conditioning)
+            setup.denoiser(0, channels, size, *conditioning)
+        except SettingError as error:
+            if not config.data.codec or error.name != "image_size":
+                raise
+            allowed = f"one that halves the latents of {size} x {size} of `codec` less often"
+            raise SettingError("model", config.diffusion.model, allowed) from error
     pretrained_networks(config.evaluation)
-    some = normalize(data.images.images[:TRIED]), data.images.labels[:TRIED]
+    some = normalize(data.images.pixels[:TRIED]), data.images.labels[:TRIED]
     for metric in further_metrics(config):
         metric.of(some, some)
     check_tracker(config)

@@ -180,7 +180,7 @@ class ClientManager:
         for name, limit in LIMITS.items():
             if (value := getattr(client_info, name)) > limit:
                 raise UploadError(f"client {client} says `{name}` = {value}, which is more than {limit}")
-        if config.data.image_size not in (0, client_info.size):
+        if config.data.image_size not in (0, client_info.size) and not config.data.codec:
             raise UploadError(
                 f"client {client} has {_images(client_info)}, not of `image_size` = {config.data.image_size}"
             )

@@ -11,9 +11,10 @@ from torch import nn
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.progress import Progress
+from collafuse_flwr.data.codec import pinned
 from collafuse_flwr.data.settings import NO_DATASET
 from collafuse_flwr.diffusion.start import load_start
-from collafuse_flwr.runs.run_dir import read_config
+from collafuse_flwr.runs.run_dir import codec_of, read_config
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.setup.diffusion import diffusion_setup
 from collafuse_flwr.setup.planned_work import planned_work
@@ -46,6 +47,8 @@ class DiffusionStrategy(BaseStrategy):
         if RunLayout(folder).config.is_file() and not _knows_all_steps(read_config(folder)):
             allowed = "of a run whose backbone knows all steps: centralized, fedavg, or one with public images"
             raise SettingError("start_from", str(folder), allowed)
+        if RunLayout(folder).config.is_file() and codec_of(folder) != pinned(self.config.data.codec):
+            raise SettingError("start_from", str(folder), "of a run in the latents of the same `codec`")
         return load_start(folder, network, setup.schedule, setup.objective.prediction)
 
     def _cuts_in_words(self) -> str:

@@ -202,6 +202,8 @@ def _starts(draw: st.DrawFn, flat: dict[str, Any]) -> dict[str, Any]:
     own: dict[str, Any] = {"sampling.handover_ratio": draw(above)}
     if flat["upload.noise"] == "official":
         own["sampling.handover"] = "fixed"
+    if flat["codec"]:
+        own["train.random_hflip"] = False
     if flat["public.dataset"] == "none":
         own |= {"public.dataset_path": "", "public.max_images": 0}
     if flat["client.model"] not in ("same", flat["model"]):

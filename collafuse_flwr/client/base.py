@@ -62,7 +62,7 @@ class BaseClient(ABC):
         self.client, self.config, self.data, self.store = client, config, data, store
         self.seeded_secret, self.policy = seeded_secret, policy
         if policy is not None:
-            policy.check_images(len(data.train), data.train.images.shape[-1])
+            policy.check_images(len(data.train), data.train.pixels.shape[-1])
         #: Whether the weights that an answer holds were trained by DP-SGD alone.
         self.dp_sgd = False
         self.ledger = Ledger(store.layout.ledger, run, durable=not seeded_secret)
@@ -212,7 +212,8 @@ class BaseClient(ABC):
 
     def _distance(self, samples: Tensor) -> float:
         """Kernel distance of pixels between samples and held-out images; 0 if either is a single image."""
-        held_out = normalize(self.data.held_out.images)
+        held_out = normalize(self.data.held_out.pixels)
+        samples = self.data.held_out.decode(samples)
         if min(len(held_out), len(samples)) < 2:
             return 0.0
         # It chooses subsets alone.

@@ -170,9 +170,7 @@ class CollaFuseClient(DiffusionClient):
         order = upload_order(secret, draws, len(images))
         labels = conditioning_labels(self.config.data.conditioning, images) if self.config.shares_labels() else None
         rows = None if labels is None else torch.cat([labels] * len(draws))[order]
-        self.ledger.add_release(
-            planned, round=round_, cut_step=self.cut, labels=labels is not None, dataset=self.config.data.name
-        )
+        self.ledger.add_release(planned, round=round_, cut_step=self.cut, labels=labels is not None, dataset=self._kind)
         return encode(x_k[order], cast(UploadDtype, upload.dtype), rows)
 
     def _planned(self, round_: int) -> Release | None:
@@ -199,17 +197,23 @@ class CollaFuseClient(DiffusionClient):
     def _check_kind(self, policy: Policy) -> None:
         """Refuse to release images that were released as another kind of data set, unless the owner lists the kinds.
 
-        Two kinds may read the same file as different pixels, which would have noise of their own.
+        Two kinds may read the same file as different pixels, which would have noise of their own; so have latents.
 
         Raises:
             PolicyError: they were.
         """
-        if not policy.datasets and self.ledger.released_as() - {self.config.data.name}:
-            raise PolicyError(f"{BEYOND}: `datasets` does not list `dataset` = {self.config.data.name}")
+        if not policy.datasets and self.ledger.released_as() - {self._kind}:
+            raise PolicyError(f"{BEYOND}: `datasets` does not list `dataset` = {self._kind}")
+
+    @property
+    def _kind(self) -> str:
+        """As what images are released: their kind of data set, and the codec whose latents these are."""
+        codec, name = self.data.train.codec, self.config.data.name
+        return name if codec is None else f"{name} in the latents of {codec.digest}"
 
     def _release_at(self, cut: int, keys: tuple[str, ...], round_: int = 1) -> Release:
         """The release of the images with these keys at a cut."""
-        images = self.data.train.images
+        images, codec = self.data.train.images, self.data.train.codec
         return Release(
             keys=keys,
             draws=tuple(noise_draw_ids(self.config.upload, round_)),
@@ -217,4 +221,5 @@ class CollaFuseClient(DiffusionClient):
             clip_norm=clipped_to(self.config, images[0].numel()),
             shape=tuple(images[0].shape),
             enlargement=self.data.train.enlargement(),
+            codec="" if codec is None else codec.digest,
         )

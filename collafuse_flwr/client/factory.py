@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from collafuse_flwr.client.base import BaseClient
@@ -9,6 +10,7 @@ from collafuse_flwr.client.policy import Policy
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.plugins import load_object
+from collafuse_flwr.data.codec import pinned
 from collafuse_flwr.data.federated import ClientData, federation_data
 
 
@@ -46,6 +48,7 @@ def make_simulated_client(
         policy = Policy.load(Path(config.run.policy))
     if policy is not None:
         policy.check_imports(config.to_flat())
-        policy.check_settings(config, client)
+        named = replace(config, data=replace(config.data, codec=pinned(config.data.codec)))
+        policy.check_settings(named, client)
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed).client(client)
     return make_client(config, client, data, ClientStore(folder), seeded_secret=True, run=run, policy=policy)

@@ -23,6 +23,7 @@ from collafuse_flwr.core.errors import PolicyError, SettingError, UploadError, U
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.core.tensor_io import read_tensors
+from collafuse_flwr.data.codec import Codec, open_codec
 from collafuse_flwr.data.images import ImageMetadata, ImageSet, to_uint8
 from collafuse_flwr.privacy.ledger import Ledger
 from collafuse_flwr.runs.generated import count_images, next_folder, write_images
@@ -46,12 +47,13 @@ MAX_GUIDANCE = 1000.0
 
 
 def finish(
-    config: Config, client_info: ClientInfo, own: ClientStore, handoff: GenerateHandoff
+    config: Config, client_info: ClientInfo, own: ClientStore, handoff: GenerateHandoff, codec: Codec | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Carry what was handed over to images in [-1, 1], with the network of the run's last evaluation.
 
     Returns:
-        The images, and the labels that networks were conditioned on, if any.
+        The images, decoded by the `codec` where they are latents, and the labels that networks were conditioned on, if
+        any.
 
     Raises:
         SettingError: the client has no network.
@@ -72,7 +74,8 @@ def finish(
             x = setup.sample(network, x, grid, labels, name, handoff.guidance)
     if not x.isfinite().all():
         raise UserError("the images that came of it are not finite")
-    return x.clamp(-1, 1), labels
+    x = x.clamp(-1, 1)
+    return x if codec is None else codec.decode(x), labels
 
 
 def _complete_labels(
@@ -142,10 +145,13 @@ class GenerateClient:
     it answers with numbers that its images have no part in.
     """
 
-    def __init__(self, client: int, store: ClientStore, *, durable: bool, run: str, policy: Policy | None) -> None:
+    def __init__(
+        self, client: int, store: ClientStore, *, durable: bool, run: str, policy: Policy | None, codec_path: str = ""
+    ) -> None:
         """The client of this disk; `run` names the run that generates on its ledger, which is `durable` or not.
 
         Raises:
+            SettingError: what decodes its samples is not there, or not at `codec_path`, for a client that has its own.
             UserError: it has come to no evaluation of such a run.
             PolicyError: the run's network is of a package that its owner does not name.
         """
@@ -156,6 +162,7 @@ class GenerateClient:
         self.config = Config.from_flat(settings)
         if client != self.client_info.partition_id:
             raise SettingError("partition-id", client, f"{self.client_info.partition_id}, as in the run that trained")
+        self.codec = open_codec(self.config.data.codec, codec_path)
         self.store, self.policy = store, policy
         self.ledger = Ledger(store.layout.ledger, run, durable=durable)
 
@@ -213,7 +220,7 @@ class GenerateClient:
         self.ledger.begin("query.generate", handoff.round)
         handoff = replace(handoff, label=label)
         try:
-            images, labels = finish(self.config, self.client_info, self.store, handoff)
+            images, labels = finish(self.config, self.client_info, self.store, handoff, self.codec)
         except UploadError as error:
             raise self._refusal(error) from None
         folder = next_folder(layout.generated)

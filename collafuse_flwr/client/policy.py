@@ -1,7 +1,6 @@
 """The limits of a data's owner: a file on the client's own disk, whoever runs the server.
 
     max_releases = 1          # policy.toml
-    max_snr_db = 0
     labels = true
 
 A request beyond them is refused in one line that names the limit and holds no data, before anything is computed. A
@@ -45,6 +44,7 @@ class Policy:
     imports: Texts = setting((), "package.module:name of what settings may have the client import; empty: nothing")
     datasets: Texts = setting((), "kinds of data set (`dataset`) that the images may be read as; empty: all")
     reading: Texts = setting((), "settings by which files become images, as name=value; others are at their default")
+    codec: str = setting("", "SHA-256 of the public codec whose latents may be released; empty: only pixels may")
     max_snr_db: float = setting(
         10.0, "largest signal-to-noise ratio of a release in dB, of the images' own values: clean ones never leave"
     )
@@ -92,10 +92,9 @@ class Policy:
         if unknown := given.keys() - declared.keys():
             name = min(unknown)
             raise SettingError(f"policy.{name}", given[name], f"one of {', '.join(declared)}")
+        # A setting's list of choices must hold one of them, a limit's may hold none.
         values: dict[str, Any] = {
-            # A setting's list of choices must hold one of them, a limit's may hold none.
-            name: () if value == [] else coerce(declared[name], f"policy.{name}", value)
-            for name, value in given.items()
+            n: () if value == [] else coerce(declared[n], f"policy.{n}", value) for n, value in given.items()
         }
         policy = cls(**values)
         if policy.weights == "dp_sgd" and not policy.max_epsilon:
@@ -127,6 +126,7 @@ class Policy:
         own("datasets", not self.datasets or set(config.data.dataset) <= set(self.datasets))
         # Read in another way, an image would be another one, which has not been released yet.
         own("reading", changed_reading(config.data) == set(self.reading))
+        own("codec", config.data.codec in ("", f"sha256:{self.codec}"))
         if config.data.image_size:
             # Before images are decoded at that size.
             self._check_size(config.data.image_size)

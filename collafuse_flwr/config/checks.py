@@ -29,6 +29,8 @@ def check_together(config: Config) -> None:
         raise SettingError("cut.policy", "by_device", allowed)
     if config.spec.is_gan:
         check_gan(config)
+    if config.data.codec and config.train.random_hflip:
+        raise SettingError("train.random_hflip", True, "false when `codec` is set: no image has mirrored latents")
     _check_starts(config)
     _check_baseline(config)
     check_read(config.data)

@@ -67,7 +67,9 @@ class StrategySpec:
         return self.averages_denoisers or (what == "client_flops" and not self.is_gan and self.fixed_cut is not None)
 
     def reads_setting(self, group: str, public_name: str) -> bool:
-        """Whether it reads a setting of a group."""
+        """Whether it reads a setting of a group; GANs know no latents."""
+        if public_name == "codec" and self.is_gan:
+            return False
         return group in self.reads or public_name in self.reads
 
 

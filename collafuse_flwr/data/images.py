@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -47,13 +48,25 @@ class ImageMetadata:
         )
 
 
+class Decoder(Protocol):
+    """What makes images of latents; `digest` names it."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256."""
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Images in [-1, 1], (n, C, S, S), of latents as networks have them, (n, c, s, s)."""
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Images of one size with a class each; the tensors are shared, so write to none of them.
 
     `images` has shape (N, C, H, W), uint8; `labels` has shape (N,), int64, in 0..num_classes - 1. `native_sides`, shape
     (N,), int64, is how many pixels a side the central square of each image had before it was resized; None: as now.
-    `report` says what is to be known of how they were read.
+    `report` says what is to be known of how they were read. Where `images` are latents, they are of the images
+    `encoded`, by `codec`.
     """
 
     images: Tensor
@@ -63,6 +76,8 @@ class ImageSet:
     metadata: ImageMetadata = field(default_factory=ImageMetadata)
     native_sides: Tensor | None = None
     report: DataReport = field(default_factory=DataReport)
+    encoded: Tensor | None = None
+    codec: Decoder | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.uint8:
@@ -79,6 +94,15 @@ class ImageSet:
     def num_classes(self) -> int:
         """Classes of the data set, whether or not an image of each is here."""
         return len(self.class_names)
+
+    @property
+    def pixels(self) -> Tensor:
+        """The images themselves, (N, C, H, W), uint8, also where networks and releases have latents of them."""
+        return self.images if self.encoded is None else self.encoded
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Images in [-1, 1] of what networks make: of latents where these are, else x as it is."""
+        return x if self.codec is None else self.codec.decode(x)
 
     def enlargement(self) -> float:
         """Values here for each value of the image's own, of the image that has most; 1 where none was enlarged.
@@ -98,7 +122,16 @@ class ImageSet:
         """Copy the images at `indices`, shape (M,), int64; the classes stay those of the whole."""
         metadata = self.metadata.subset(indices)
         sides = None if self.native_sides is None else self.native_sides[indices]
-        return ImageSet(self.images[indices], self.labels[indices], self.class_names, self.name, metadata, sides)
+        encoded = None if self.encoded is None else self.encoded[indices]
+        return replace(
+            self,
+            images=self.images[indices],
+            labels=self.labels[indices],
+            metadata=metadata,
+            native_sides=sides,
+            report=DataReport(),
+            encoded=encoded,
+        )
 
 
 def _in_memory(_: Tensor) -> Iterable[Path]:

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.rng import named_generator
+from collafuse_flwr.data.codec import open_codec
 from collafuse_flwr.data.conditioning import conditioning_labels
 from collafuse_flwr.data.datasets import load_images
 from collafuse_flwr.data.images import ImageSet
+from collafuse_flwr.data.latents import as_latents
 from collafuse_flwr.data.settings import NO_DATASET, DataConfig, PublicConfig
 
 
@@ -38,8 +40,9 @@ def load_public_images(
     if config.dataset == NO_DATASET:
         return None
     paths = (config.dataset_path,) if config.dataset_path else ()
-    own = replace(data, dataset=(config.dataset,), dataset_path=paths, image_size=shape[1], max_images=0)
-    images = load_images(own, seed)
+    size = data.image_size if data.codec else shape[1]
+    own = replace(data, dataset=(config.dataset,), dataset_path=paths, image_size=size, max_images=0)
+    images = as_latents(load_images(own, seed), open_codec(data.codec), own)
     found = _shape(images, data)
     if found != shape:
         words = "{} channels, {} pixels a side, {} classes and {} attributes"
@@ -50,7 +53,7 @@ def load_public_images(
         raise _refused(
             config, f"the clients' classes, {', '.join(private.class_names)}; not {', '.join(images.class_names)}"
         )
-    kept = _public_rows(images.images, private)
+    kept = _public_rows(images.pixels, private)
     if config.max_images:
         kept = (
             kept[torch.randperm(len(kept), generator=named_generator(seed, "public"))[: config.max_images]]
@@ -71,7 +74,7 @@ def _shape(images: ImageSet, data: DataConfig) -> tuple[int, int, int, int]:
 
 def _public_rows(images: Tensor, private: ImageSet | None) -> Tensor:
     """The rows of images that are equal to no private one, shape (n,), int64."""
-    held = set() if private is None else {_digest(image) for image in private.images}
+    held = set() if private is None else {_digest(image) for image in private.pixels}
     return torch.tensor([row for row, image in enumerate(images) if _digest(image) not in held], dtype=torch.int64)
 
 

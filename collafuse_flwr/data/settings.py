@@ -67,6 +67,12 @@ class DataConfig:
         (), "folder or file of the data set, or one each of a list; digits needs none", top=True
     )
     image_size: int = setting(0, "images are resized to this many pixels a side; 0: their own size", low=0, top=True)
+    codec: str = setting(
+        "",
+        "folder of a public autoencoder (diffusers' AutoencoderKL) in whose latents everything runs, or sha256:... of "
+        "the one that clients have on machines of their own; empty: in pixels",
+        top=True,
+    )
     conditioning: str = setting(
         "classes", "what the networks are conditioned on", choices=("classes", "attributes", "none")
     )

@@ -11,13 +11,21 @@ from typing import Any, ClassVar
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    ImagePipelineOutput,
+    SchedulerMixin,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.runtime import Runtime
+from collafuse_flwr.data.codec import decode_latents
 from collafuse_flwr.diffusion.guidance import cfg_denoiser
 from collafuse_flwr.diffusion.sampling import sampling_timesteps, split_steps
 from collafuse_flwr.diffusion.schedulers import set_grid
@@ -50,10 +58,11 @@ class CollaFusePipeline(DiffusionPipeline):  # type: ignore[misc]
         client_steps: the same of the denoiser.
         guidance_scale: weight of the condition; 1: plain.
         null_label: whether the networks have one class, or attribute, more, which stands for a label left out.
+        vae: the codec of networks that make latents; None: they make images.
     """
 
-    model_cpu_offload_seq = "backbone->denoiser"
-    _optional_components: ClassVar = ["backbone", "denoiser"]
+    model_cpu_offload_seq = "backbone->denoiser->vae"
+    _optional_components: ClassVar = ["backbone", "denoiser", "vae"]
 
     def __init__(
         self,
@@ -67,6 +76,7 @@ class CollaFusePipeline(DiffusionPipeline):  # type: ignore[misc]
         client_steps: int = 0,
         guidance_scale: float = 1.0,
         null_label: bool = False,
+        vae: AutoencoderKL | None = None,
     ) -> None:
         super().__init__()
         last = scheduler.config.num_train_timesteps
@@ -75,7 +85,7 @@ class CollaFusePipeline(DiffusionPipeline):  # type: ignore[misc]
         for name, network, needed in (("backbone", backbone, cut_step < last), ("denoiser", denoiser, cut_step > 0)):
             if needed and network is None:
                 raise SettingError(name, None, f"a network, as `cut_step` = {cut_step} of {last}")
-        self.register_modules(backbone=backbone, denoiser=denoiser, scheduler=scheduler)
+        self.register_modules(backbone=backbone, denoiser=denoiser, scheduler=scheduler, vae=vae)
         self.register_to_config(
             cut_step=cut_step,
             class_names=list(class_names or ()),
@@ -149,6 +159,8 @@ class CollaFusePipeline(DiffusionPipeline):  # type: ignore[misc]
         x = randn_tensor((num_images, *shape), generator=generator, device=device, dtype=torch.float32)
         x = self._carry(self.backbone, x, sampling_timesteps(last, cut, above), labels, weight, generator)
         x = self._carry(self.denoiser, x, sampling_timesteps(start, 0, below), labels, weight, generator)
+        if self.vae is not None:
+            x = decode_latents(self.vae, x.clamp(-1, 1).to(self.vae.dtype)).float()
         images: Any = (x / 2 + 0.5).clamp(0, 1)
         if output_type != "pt":
             images = images.cpu().permute(0, 2, 3, 1).numpy()
@@ -210,7 +222,7 @@ class CollaFusePipeline(DiffusionPipeline):  # type: ignore[misc]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, and the side twice."""
+        """Channels, and the side twice, of what the networks make: images, or latents."""
         config = self._networks[0].config
         return config.in_channels, config.sample_size, config.sample_size
 
@@ -220,7 +232,8 @@ def save_index(folder: Path, networks: dict[str, Path | None], scheduler: Any, *
 
     Args:
         folder: of the pipeline; no weights are written there.
-        networks: the folders of `backbone` and `denoiser`, with config.json; None of one that is not needed.
+        networks: the folders of `backbone`, `denoiser` and, for latents, `vae`, with config.json; None of one that
+            is not needed.
         scheduler: of the whole chain.
         config: the other arguments of the pipeline.
     """

@@ -85,7 +85,7 @@ class SampleEvaluator:
         published = pretrained_networks(config)
         rows = torch.cat([partition.train for partition in data.partitions]).sort().values
         images = data.images
-        given = images.images, images.labels, images.num_classes, EVALUATOR_SEED
+        given = images.pixels, images.labels, images.num_classes, EVALUATOR_SEED
         classifier = cached_classifier(cache, *given, rows=rows, device=device)
         published = {name: network.to(device) for name, network in published.items()}
         return cls(data, classifier, published, device, config.tstr, domains, metrics)
@@ -101,7 +101,7 @@ class SampleEvaluator:
         if not samples:
             return {}, {}, {}
         parts = self.data.partitions
-        real = {client: self._features(self.data.images.images, parts[client].held_out) for client in samples}
+        real = {client: self._features(self.data.images.pixels, parts[client].held_out) for client in samples}
         made = {client: self._features(own.images) for client, own in samples.items()}
         learns = {"clients": (True, True), "pooled": (False, True), "none": (False, False)}[self.tstr]
 
@@ -126,7 +126,7 @@ class SampleEvaluator:
 
         FID is that of as many training images, at even distances, as there are samples, so that both compare.
         """
-        images, identity = self.data.images.images, nn.Identity()
+        images, identity = self.data.images.pixels, nn.Identity()
         rows = torch.cat([self.data.partitions[client].train for client in clients])
         training = extract_features(images, self.classifier.features, rows=rows)
         reference = {
@@ -151,7 +151,7 @@ class SampleEvaluator:
         """Held-out images of some clients, uint8, and their labels; `at_most` so many, at even distances."""
         rows = torch.cat([self.data.partitions[client].held_out for client in clients])
         rows = rows if at_most is None else subsample_evenly(rows, at_most)
-        return self.data.images.images[rows], self.data.images.labels[rows]
+        return self.data.images.pixels[rows], self.data.images.labels[rows]
 
     def _score(self, made: Features) -> float:
         """How sure the judge is of each image, and how evenly it finds the classes."""

@@ -40,6 +40,7 @@ class Release:
         clip_norm: the norm that images were clipped to; 0: none.
         shape: channels, height and width.
         enlargement: values of an image in it for each of the image's own, at least 1, at most over the images.
+        codec: the digest of the codec whose latents are released; empty: the images themselves are.
     """
 
     keys: tuple[str, ...]
@@ -48,6 +49,7 @@ class Release:
     clip_norm: float
     shape: tuple[int, ...]
     enlargement: float = 1.0
+    codec: str = ""
 
     @property
     def native_snr(self) -> float:
@@ -68,7 +70,8 @@ class Release:
 #: What is read of entries, by their kind.
 _FIELDS: dict[str, set[str]] = {
     "images": {"images", "keys"},
-    "release": {"images", *(own.name for own in fields(Release) if own.name != "keys")},
+    # Entries from before there were codecs, and those without one, name none.
+    "release": {"images", *(own.name for own in fields(Release) if own.name not in ("keys", "codec"))},
     "dp_sgd": {own.name for own in fields(Training)},
     "round": {"round", "message"},
     "refusal": {"reason"},
@@ -163,7 +166,7 @@ class Ledger:
         rows: list[dict[str, Any]] = []
         if release.images not in self._image_sets:
             rows.append({"kind": "images", "images": release.images, "keys": release.keys})
-        own = {name: value for name, value in asdict(release).items() if name != "keys"}
+        own = {name: value for name, value in asdict(release).items() if name != "keys" and (value or name != "codec")}
         rows.append({"kind": "release", "images": release.images} | own | values)
         self._append(rows)
 
@@ -179,19 +182,19 @@ class Ledger:
 
     def exposure(self, *more: Release, training: Iterable[Training] = ()) -> Exposure:
         """What has left, and what would have with `more` releases or steps: then of their images only."""
-        by_shape: dict[tuple[int, ...], dict[str, dict[_Path, tuple[float, float]]]]
-        by_shape = defaultdict(lambda: defaultdict(dict))
+        by_form: dict[tuple[tuple[int, ...], str], dict[str, dict[_Path, tuple[float, float]]]]
+        by_form = defaultdict(lambda: defaultdict(dict))
         for release in (*self.releases, *more):
             for key in release.keys:
-                paths = by_shape[release.shape][key]
+                paths = by_form[release.shape, release.codec][key]
                 for draw in release.draws:
                     path = release.norm, draw
                     native, own = paths.get(path, (0.0, 0.0))
                     paths[path] = max(native, release.native_snr), max(own, release.snr)
         released = {key for release in more for key in release.keys}
         releases, snr, squares = 0, 0.0, 0.0
-        for images in by_shape.values():
-            # An image of another size has another key: whatever left at that size may have been this image.
+        for images in by_form.values():
+            # An image of another size, or other latents of it, has another key: whatever left there may have been it.
             here = [paths for key, paths in images.items() if key in released] or list(images.values())
             releases += max(map(len, here))
             snr += max(sum(native for native, _ in paths.values()) for paths in here)
@@ -211,6 +214,7 @@ class Ledger:
                 entry["clip_norm"],
                 tuple(entry["shape"]),
                 entry["enlargement"],
+                entry.get("codec", ""),
             )
             for entry in self._of("release")
         ]

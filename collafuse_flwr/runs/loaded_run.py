@@ -18,7 +18,7 @@ from collafuse_flwr.data.federated import FederationData, federation_data
 from collafuse_flwr.diffusion.setup import DiffusionSetup
 from collafuse_flwr.diffusion.unet import WEIGHTS
 from collafuse_flwr.runs.history import Checkpoint, History, RoundRecord
-from collafuse_flwr.runs.run_dir import read_config
+from collafuse_flwr.runs.run_dir import open_config
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.runs.upload_buffer import X_K, UploadBuffer
 from collafuse_flwr.setup.diffusion import diffusion_setup
@@ -46,7 +46,7 @@ class FinishedRun:
             SettingError: it holds no run, or one that has not come to its end, or whose clients were elsewhere.
             UserError: its settings, or the images, cannot be read.
         """
-        config = read_config(folder, "run")
+        config = open_config(folder, "run")
         refuse_gan(config, folder)
         history, checkpoint = load_history(folder)
         setup, client_info = diffusion_setup(config), next(iter(history.client_infos.values()))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from collafuse_flwr.config.config import Config
+from collafuse_flwr.data.codec import codec_folder
 from collafuse_flwr.data.images import ImageSet
 from collafuse_flwr.diffusion.schedulers import Sampler, saved_solver
 from collafuse_flwr.runs.run_layout import RunLayout
@@ -38,6 +39,8 @@ def _write_pipeline(config: Config, layout: RunLayout, client: int, images: Imag
         "backbone": layout.backbone / "unet" if handover < config.diffusion.timesteps else None,
         "denoiser": own.denoiser / "unet" if handover else None,
     }
+    if config.data.codec:
+        networks["vae"] = codec_folder(config.data.codec)
     if not all((folder / "config.json").is_file() for folder in networks.values() if folder):
         return
     names = {"classes": images.class_names, "attributes": images.metadata.attribute_names}

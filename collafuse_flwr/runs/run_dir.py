@@ -13,8 +13,11 @@ from collafuse_flwr import __version__
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.data.codec import pinned
 from collafuse_flwr.runs.run_layout import LAYOUT, RunLayout
 
+#: Where config.json has the digest of the run's codec.
+CODEC = "codec_digest"
 #: Settings that may differ between a run and its continuation: they do not change what is computed.
 RESUMABLE = (
     *("runner", "output", "resume", "attack", "baseline", "policy", "quiet", "tracker", "federation.round_timeout"),
@@ -66,15 +69,19 @@ def check_folder(config: Config, folder: Path) -> None:
         if folder.exists() and not (folder.is_dir() and _only_logs(folder)):
             raise SettingError("output", str(folder), "a new or empty folder, or resume=true to go on with a run in it")
         return
-    before, now = read_config(folder).to_flat(), config.to_flat()
+    before, now = open_config(folder).to_flat(), config.to_flat()
     for name, value in now.items():
         if name not in RESUMABLE and before[name] != value:
             raise SettingError(name, value, f"{before[name]!r}, as in the run to resume")
 
 
 def write_config(config: Config, folder: Path) -> None:
-    """Record the settings of the run in a folder, the layout of the folder, and the version that writes it."""
-    write_json(RunLayout(folder).config, {"layout": LAYOUT, "version": __version__} | config.to_flat())
+    """Record the settings of the run in a folder, the layout of the folder, and the version that writes it.
+
+    Of a codec its digest is recorded as well: by another one in the same folder the run's images would be others.
+    """
+    codec = {CODEC: pinned(config.data.codec)} if config.data.codec else {}
+    write_json(RunLayout(folder).config, {"layout": LAYOUT, "version": __version__} | codec | config.to_flat())
 
 
 def read_config(folder: Path, setting: str = "output") -> Config:
@@ -94,12 +101,32 @@ def read_config(folder: Path, setting: str = "output") -> Config:
     if not isinstance(flat, dict):
         raise UserError(f"{path} is damaged: it holds no settings by name")
     layout, version = flat.pop("layout", 1), flat.pop("version", "older than 0.1.0")
+    flat.pop(CODEC, None)
     if layout != LAYOUT:
         raise _other_version(folder, version, f"the layout {layout} (this version reads {LAYOUT})")
     try:
         return Config.from_flat(flat)
     except SettingError as error:
         raise _other_version(folder, version, f"settings that this version does not read: {error}") from error
+
+
+def open_config(folder: Path, setting: str = "output") -> Config:
+    """The settings of the run in a folder, as `read_config` reads them, whose codec is still the one of the run.
+
+    Raises:
+        SettingError: there is no run, or its codec is another now, or not there.
+        UserError: as `read_config`.
+    """
+    config = read_config(folder, setting)
+    codec, recorded = config.data.codec, codec_of(folder)
+    if pinned(codec) != recorded:
+        raise SettingError("codec", codec, f"the folder of that of the run in {folder}, {recorded}")
+    return config
+
+
+def codec_of(folder: Path) -> str:
+    """The codec of the run in a folder, as `pinned` has it; empty where it had none."""
+    return str(json.loads(RunLayout(folder).config.read_text()).get(CODEC, ""))
 
 
 def _other_version(folder: Path, version: str, difference: str) -> UserError:

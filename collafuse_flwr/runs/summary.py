@@ -20,7 +20,7 @@ from collafuse_flwr.core.tensor_io import read_tensors
 from collafuse_flwr.data.domains import client_domains
 from collafuse_flwr.data.federated import FederationData, federation_data
 from collafuse_flwr.data.image_cache import cache_folder
-from collafuse_flwr.data.images import normalize
+from collafuse_flwr.data.images import ImageSet, normalize
 from collafuse_flwr.evaluation.evaluator import SampleEvaluator, Samples
 from collafuse_flwr.privacy.leakage_bounds import underestimates_bits
 from collafuse_flwr.runs.cluster_report import clusters_by_round, draw_clusters
@@ -31,7 +31,7 @@ from collafuse_flwr.runs.history import read_rounds
 from collafuse_flwr.runs.metrics import describe, further_metrics
 from collafuse_flwr.runs.pipelines import write_pipelines
 from collafuse_flwr.runs.reidentification import reidentification
-from collafuse_flwr.runs.run_dir import read_config
+from collafuse_flwr.runs.run_dir import codec_of, open_config
 from collafuse_flwr.runs.run_layout import RunLayout
 
 #: Where the cache has the classifiers of real images.
@@ -43,7 +43,7 @@ GRID = 100
 
 def summarize_run(folder: Path) -> dict[str, Any]:
     """Measure what the run in a folder produced; write summary.json, the pictures, and indexes of its pipelines."""
-    config, layout = read_config(folder), RunLayout(folder)
+    config, layout = open_config(folder), RunLayout(folder)
     rounds = [asdict(row) for row in read_rounds(folder)]
     clients = client_costs(config, rounds)
     data, metrics = simulated_data(config, layout), further_metrics(config)
@@ -52,7 +52,7 @@ def summarize_run(folder: Path) -> dict[str, Any]:
     domain_of = {} if data is None else client_domains(config.data, data)
     if data is not None:
         device = choose_runtime(config.run.device, config.run.precision).device
-        samples = {c["client"]: s for c in clients if (s := _samples(layout, c["client"])) is not None}
+        samples = {c["client"]: s for c in clients if (s := _samples(layout, c["client"], data.images)) is not None}
         evaluator = SampleEvaluator.trained_on(
             data, config.evaluation, device, domain_of, metrics, cache=cache_folder(config.data) / JUDGES
         )
@@ -75,6 +75,7 @@ def summarize_run(folder: Path) -> dict[str, Any]:
         **({"domains": domains} if domains else {}),
         **({"clusters": clusters} if clusters else {}),
         **({"metrics": describe(metrics)} if metrics else {}),
+        **({"codec": codec_of(folder)} if config.data.codec else {}),
         "server": server_costs(rounds),
         **failed_contributions(rounds),
     }
@@ -92,12 +93,13 @@ def simulated_data(config: Config, layout: RunLayout) -> FederationData | None:
     return federation_data(config.data, config.run.num_supernodes, config.run.seed)
 
 
-def _samples(layout: RunLayout, client: int) -> Samples | None:
+def _samples(layout: RunLayout, client: int, images: ImageSet) -> Samples | None:
+    """A client's samples as images, whatever its network makes."""
     path = layout.client(client).samples
     if not path.exists():
         return None
     tensors, _ = read_tensors(path)
-    return Samples(tensors["images"], tensors["labels"])
+    return Samples(images.decode(tensors["images"]), tensors["labels"])
 
 
 def _draw(layout: RunLayout, data: FederationData, samples: dict[int, Samples], domains: dict[int, str]) -> None:
@@ -108,9 +110,10 @@ def _draw(layout: RunLayout, data: FederationData, samples: dict[int, Samples], 
     for client, own in samples.items():
         save_grid(own.images[:GRID], pictures / f"client-{client}.png")
     save_grid(_spread({c: s.images for c, s in samples.items()}, GRID), pictures / "samples.png")
-    handed = {int(c): x for c, x in read_tensors(layout.handoffs)[0].items() if int(c) in samples}
+    received = read_tensors(layout.handoffs)[0].items()
+    handed = {int(c): data.images.decode(x) for c, x in received if int(c) in samples}
     save_grid(_spread(handed, GRID), pictures / "hand-over.png")
-    real = {c: normalize(data.images.images[data.partitions[c].held_out[:SHOWN]]) for c in handed}
+    real = {c: normalize(data.images.pixels[data.partitions[c].held_out[:SHOWN]]) for c in handed}
     shown = [
         ("held-out images", _spread(real, SHOWN)),
         ("the server's hand-over", _spread(handed, SHOWN)),
@@ -132,7 +135,7 @@ def _draw_domains(pictures: Path, data: FederationData, samples: dict[int, Sampl
         members = [client for client in sorted(samples) if domains[client] == name]
         made = {client: samples[client].images for client in members}
         save_grid(_spread(made, GRID), pictures / f"domain-{as_file_name(name)}.png")
-        real = {c: normalize(data.images.images[data.partitions[c].held_out[:SHOWN]]) for c in members}
+        real = {c: normalize(data.images.pixels[data.partitions[c].held_out[:SHOWN]]) for c in members}
         rows += [(f"{name}, held out", _spread(real, SHOWN)), (f"{name}, generated", _spread(made, SHOWN))]
     draw_overview(rows, pictures / "domains.png", "Held-out images of every domain, and what its clients generated")
 

@@ -34,10 +34,11 @@ class ServerView:
     """Releases of some of a client's images x_0: `last` is one of each, `mean` that of all `releases` of each.
 
     `x_0` has shape (n, channels, size, size), clipped where the run clips, and so have the others; `labels` are what
-    travelled beside them, or None.
+    travelled beside them, or None. `images` are what rebuilt ones are held against: pixels, also where x_0 are latents.
     """
 
     x_0: Tensor
+    images: Tensor
     last: Tensor
     mean: Tensor
     releases: int
@@ -47,6 +48,12 @@ class ServerView:
 def clipped(run: FinishedRun, rows: Tensor) -> Tensor:
     """Images as they are before they are noised, in [-1, 1]."""
     return clip(run.config, normalize(run.data.images.images[rows]))
+
+
+def judged(run: FinishedRun, rows: Tensor) -> Tensor:
+    """Images as rebuilt ones are held against, in [-1, 1]: as they were noised, or those that were encoded before."""
+    images = run.data.images
+    return clipped(run, rows) if images.codec is None else normalize(images.pixels[rows])
 
 
 def received(run: FinishedRun, client: int, rows: Tensor) -> ServerView | None:
@@ -82,7 +89,8 @@ def received(run: FinishedRun, client: int, rows: Tensor) -> ServerView | None:
         total += _by_copy(_upload(run, client, share.cut, round_)[0], len(train))[:, places].sum(dim=0)
     releases = len(rounds) * len(copies)
     shared_labels = None if labels is None else labels[places]
-    return ServerView(clipped(run, train[places]), copies[0], total / releases, releases, shared_labels)
+    x_0, images = (own(run, train[places]) for own in (clipped, judged))
+    return ServerView(x_0, images, copies[0], total / releases, releases, shared_labels)
 
 
 def _uploads(run: FinishedRun) -> int:

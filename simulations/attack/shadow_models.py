@@ -16,7 +16,7 @@ from collafuse_flwr.privacy.attacks.denoiser_reconstruction import train_shadow
 from collafuse_flwr.privacy.attacks.wiener import Wiener
 from collafuse_flwr.runs.loaded_run import FinishedRun
 from collafuse_flwr.setup.diffusion import diffusion_setup
-from simulations.attack.server_view import clipped
+from simulations.attack.server_view import clipped, judged
 
 #: Shadow images, taken from all clients.
 MAX_SHADOWS = 10_000
@@ -24,10 +24,14 @@ MAX_SHADOWS = 10_000
 
 @dataclass(frozen=True, eq=False)
 class ShadowAttacker:
-    """The held-out images of all clients, a Wiener filter of their moments, and denoisers trained on them by step."""
+    """The held-out images of all clients, a Wiener filter of their moments, and denoisers trained on them by step.
+
+    `mean` is the mean image, (channels, size, size): what an attacker guesses who has received nothing.
+    """
 
     run: FinishedRun
     images: Tensor
+    mean: Tensor
     labels: Tensor | None
     wiener: Wiener
     seed: int
@@ -40,7 +44,8 @@ class ShadowAttacker:
         rows, config = subsample_evenly(rows, MAX_SHADOWS), run.config
         images = clipped(run, rows)
         conditions = conditioning_labels(config.data.conditioning, run.data.images) if config.shares_labels() else None
-        return cls(run, images, None if conditions is None else conditions[rows], Wiener.of(images), seed)
+        labels, mean = None if conditions is None else conditions[rows], judged(run, rows).mean(dim=0)
+        return cls(run, images, mean, labels, Wiener.of(images), seed)
 
     def denoiser(self, step: int, model: str, num_steps: int) -> Denoise:
         """A preset `model` for the step t = `step`, told what the backbone is told; trained at the first call."""

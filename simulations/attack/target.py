@@ -14,7 +14,7 @@ from collafuse_flwr.data.federated import FederationData, federation_data
 from collafuse_flwr.runs.cost_report import released_cut
 from collafuse_flwr.runs.loaded_run import FinishedRun, load_history, summary_of
 from collafuse_flwr.runs.reidentification import candidate_set
-from collafuse_flwr.runs.run_dir import read_config
+from collafuse_flwr.runs.run_dir import open_config
 from simulations.attack.server_view import ServerView, received
 from simulations.attack.shadow_models import ShadowAttacker
 from simulations.attack.split_view import SplitRun, Uploaded
@@ -38,7 +38,7 @@ class AttackedRun:
             SettingError: it holds no run, or one that has not come to its end, or whose clients were elsewhere.
             UserError: its settings, or the images, cannot be read.
         """
-        config = read_config(folder)
+        config = open_config(folder)
         load_history(folder)
         data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
         return cls(folder, config, data, summary_of(folder), seed)

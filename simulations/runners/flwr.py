@@ -65,7 +65,11 @@ def _with_absolute_paths(config: Config) -> Config:
     return replace(
         config,
         run=replace(config.run, output=output),
-        data=replace(config.data, dataset_path=tuple(map(whole, config.data.dataset_path))),
+        data=replace(
+            config.data,
+            dataset_path=tuple(map(whole, config.data.dataset_path)),
+            codec=whole(config.data.codec),
+        ),
         public=replace(config.public, dataset_path=whole(config.public.dataset_path)),
         diffusion=replace(config.diffusion, start_from=whole(config.diffusion.start_from)),
     )

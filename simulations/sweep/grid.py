@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from collafuse_flwr.config.config import DEFAULTS, Config
 from collafuse_flwr.config.strategies import ENDS
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.data.codec import pinned
 from collafuse_flwr.runs.run_dir import RESUMABLE
 
 #: Settings that every name has, so that they are not repeated among those that differ.
@@ -32,6 +35,9 @@ def canonical(config: Config) -> dict[str, Any]:
         run, cut = replace(config.run, strategy="collafuse"), replace(config.cut, cut_ratio=ENDS[strategy])
         config = replace(config, run=run, cut=cut)
     flat = {name: hashable(value) for name, value in config.to_flat().items() if name not in RESUMABLE}
+    with suppress(SettingError):
+        # By its content: another one in the same folder makes another run. Where there is none, the run says so.
+        flat["codec"] = pinned(config.data.codec)
     unused = {name for name in flat if config.unread(name)}
     if ratios := config.cut.client_ratios:
         equal = len(set(ratios)) == 1

@@ -19,7 +19,7 @@ from typing import IO, Any, Literal
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import UserError
-from collafuse_flwr.runs.run_dir import RESUMABLE, read_config
+from collafuse_flwr.runs.run_dir import RESUMABLE, open_config
 from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.sweep.grid import SweepRun, canonical, override, overrides
 
@@ -84,7 +84,7 @@ def _to_run(config: Config, folder: Path) -> Config:
     """
     layout, resume = RunLayout(folder), False
     if layout.config.is_file():
-        before = read_config(folder)
+        before = open_config(folder)
         if canonical(before) != canonical(config):
             raise UserError(f"{folder} holds a run of other settings")
         now = config.to_flat()

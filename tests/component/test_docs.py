@@ -6,8 +6,9 @@ import importlib.util
 import pkgutil
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -21,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from collafuse_flwr.config.config import GROUPS, SETTINGS, Config, without_unread
 from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.core.fields import coerce
-from simulations import disclosed, request, sign, status
+from simulations import codec, disclosed, request, sign, status
 from simulations.advise import AdviceRequest
 from simulations.bench import disclosure
 from simulations.cli import CONF, config_of, flat_settings, given_names, register_schema
@@ -41,8 +42,9 @@ OF_A_RUN = ("simulations.run", "simulations.partition", "simulations.plan_cuts")
 OF_FINISHED_RUNS = ("attack", "generate", "report")
 OWN = {name: set(OmegaConf.load(CONF / f"{name}.yaml")) - {"defaults", "hydra"} for name in OF_FINISHED_RUNS}
 #: Commands with a few arguments, name=value.
-OF_NAMES = {
+OF_NAMES: dict[str, Mapping[str, Any]] = {
     "status": status.DEFAULTS,
+    "codec": codec.DEFAULTS,
     "disclosed": disclosed.DEFAULTS,
     "sign": sign.DEFAULTS,
     "request": request.DEFAULTS,

@@ -56,11 +56,12 @@ def run(target: ClientTarget, settings: InversionSettings) -> Outcome:
 
         sent = gradients(loss(image.to(device)), network)
         rebuilt.append(invert_gradient(loss, network, sent, torch.zeros_like(noise), STEPS).cpu())
-    fidelity = image_similarity(x_0, torch.cat(rebuilt))
-    guess = image_similarity(x_0, shadow.images.mean(dim=0).expand_as(x_0))
+    original, images_rebuilt = normalize(images.pixels[rows]), images.decode(torch.cat(rebuilt))
+    fidelity = image_similarity(original, images_rebuilt)
+    guess = image_similarity(original, shadow.mean.expand_as(original))
     numbers = {"psnr_gradient": fidelity.psnr, "ssim_gradient": fidelity.ssim}
     numbers |= {"psnr_chance": guess.psnr, "ssim_chance": guess.ssim}
-    images_by_row = {"original": x_0, "gradient": torch.cat(rebuilt)}
+    images_by_row = {"original": original, "gradient": images_rebuilt}
     return Outcome(numbers, BestReconstructions(fidelity.per_image, images_by_row))
 
 

@@ -23,7 +23,8 @@ def run(target: ClientTarget, _: Any) -> Outcome:
     path = RunLayout(attacked.folder).client(target.client).samples
     if not path.is_file():
         return Outcome()
-    samples, images = read_tensors(path)[0]["images"], attacked.data.images.images
+    images = attacked.data.images.pixels
+    samples = attacked.data.images.decode(read_tensors(path)[0]["images"])
     held_out = torch.cat([partition.held_out for partition in attacked.data.partitions]).unique()
     rows = torch.cat(attacked.candidates).unique(), subsample_evenly(held_out, MAX_CANDIDATES)
     training, others = (normalize(images[own]) for own in rows)

@@ -45,7 +45,8 @@ def run(target: ClientTarget, settings: ReconstructionSettings) -> Outcome:
 
     `upload` is what was received as it is, scaled; `backbone` continues the chain below the cut with a network that
     was never trained there, `predict_x0` is its estimate at the cut, and `shadow` a denoiser of the attacker's own. The
-    last three need a cut above 0: nothing is left to be denoised in a clean image.
+    last three need a cut above 0: nothing is left to be denoised in a clean image. Of latents what their decoder makes
+    of them is held against the images.
     """
     seen, cut, finished, shadow = target.received, target.cut, target.run.diffusion, target.run.shadow
     if seen is None:
@@ -56,17 +57,20 @@ def run(target: ClientTarget, settings: ReconstructionSettings) -> Outcome:
         "wiener": shadow.wiener.rebuild(seen.mean, alpha_bar, seen.releases),
         **(_denoised(target, seen, settings) if cut else {}),
     }
-    rebuilt = {name: images.clamp(-1, 1) for name, images in rebuilt.items()}
-    guess = image_similarity(seen.x_0, shadow.images.mean(dim=0).expand_as(seen.x_0))
-    measured = {name: image_similarity(seen.x_0, images) for name, images in rebuilt.items()}
+    decode, closed_form = finished.data.images.decode, finished.data.images.codec is None
+    rebuilt = {name: decode(images.clamp(-1, 1)) for name, images in rebuilt.items()}
+    guess = image_similarity(seen.images, shadow.mean.expand_as(seen.images))
+    measured = {name: image_similarity(seen.images, images) for name, images in rebuilt.items()}
     snr = alpha_bar / (1 - alpha_bar) if cut else math.inf
     numbers: dict[str, float | None] = {"psnr_chance": guess.psnr, "ssim_chance": guess.ssim}
     for name, fidelity in measured.items():
         numbers |= {f"psnr_{name}": fidelity.psnr, f"ssim_{name}": fidelity.ssim}
-    numbers["psnr_wiener_closed_form"] = wiener_psnr(snr, covariance_eigenvalues(seen.x_0), releases=seen.releases)
+    if closed_form:
+        numbers["psnr_wiener_closed_form"] = wiener_psnr(snr, covariance_eigenvalues(seen.x_0), releases=seen.releases)
     best = torch.stack([fidelity.per_image for fidelity in measured.values()]).amax(dim=0)
     worst = best.argsort(descending=True)[:SHOWN]
-    shown = {"original": seen.x_0, "received": seen.last} | {n: i for n, i in rebuilt.items() if n != "upload"}
+    shown = {"original": seen.images, "received": decode(seen.last)}
+    shown |= {n: i for n, i in rebuilt.items() if n != "upload"}
     return Outcome(numbers, BestReconstructions(best[worst], {name: images[worst] for name, images in shown.items()}))
 
 

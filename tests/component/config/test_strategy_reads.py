@@ -74,6 +74,7 @@ HARMLESS = {
     "client.range": "a whole chain is all of its steps either way",
     "sampling.handover": "at its default, samples are handed over where the settings say",
     "sampling.handover_ratio": "at its default, samples are handed over at the cut",
+    "codec": "at its default, images are as they were read",
     "public.dataset": "at its default, there are no public images",
     "upload.clip_norm": "at its default, nothing is clipped",
     "upload.noise": "at its default, a chain starts at its cut",

@@ -14,9 +14,11 @@ from cryptography.x509 import CertificateBuilder, Name, NameAttribute
 from cryptography.x509.oid import NameOID
 
 from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.data.codec import codec_digest
 from collafuse_flwr.wire.codec import ClientError
 from simulations.check_node import check
 from tests.adversarial.node import Node
+from tests.codecs import write_codec
 
 
 def config(folder: Path, **changed: str) -> list[str]:
@@ -83,6 +85,19 @@ def test_a_policy_with_a_mistake_is_refused(tmp_path: Path) -> None:
         check(config(tmp_path, policy=f'"{policy}"'))
     policy.write_text("max_releases = 0\n")
     check(config(tmp_path, policy=f'"{policy}"'))
+
+
+def test_a_codec_is_the_one_that_the_policy_pins(tmp_path: Path) -> None:
+    codec, policy = write_codec(tmp_path / "codec"), tmp_path / "policy.toml"
+    given = config(tmp_path, codec_path=f'"{codec}"', policy=f'"{policy}"')
+    policy.write_text("max_releases = 1\n")
+    with pytest.raises(SettingError, match=rf"^`codec` = 'sha256:' .*that of the codec in .*{codec_digest(codec)}"):
+        check(given)
+    policy.write_text(f'codec = "{codec_digest(codec)}"\n')
+    check(given)
+    (codec / "config.json").unlink()
+    with pytest.raises(SettingError, match=r"^`codec` = .*a folder on this machine"):
+        check(given)
 
 
 def make_key(path: Path, kind: str, passphrase: str = "") -> Path:

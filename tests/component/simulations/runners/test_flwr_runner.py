@@ -101,13 +101,15 @@ def test_json_is_found_after_warnings_and_its_absence_is_no_error() -> None:
 def test_relative_paths_are_whole_ones_for_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is no path, as a factory's own word, stays as it is."""
     monkeypatch.chdir(tmp_path)
-    for name in ("scans", "start", "public"):
+    for name in ("scans", "start", "public", "codec"):
         (tmp_path / name).mkdir()
     given = {"dataset": ["imagefolder", "package.module:load"], "dataset_path": ["scans", "word"], "output": "out"}
     given |= {"start_from": "start", "public.dataset": "imagefolder", "public.dataset_path": "public"}
+    given |= {"codec": "codec"}
     config = runner._with_absolute_paths(Config.from_flat(given))
     assert config.data.dataset_path == (str(tmp_path / "scans"), "word")
     assert config.run.output == str(tmp_path / "out")
     assert config.diffusion.start_from == str(tmp_path / "start")
     assert config.public.dataset_path == str(tmp_path / "public")
+    assert config.data.codec == str(tmp_path / "codec")
     assert runner._with_absolute_paths(Config()) == Config()
