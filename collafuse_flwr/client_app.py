@@ -23,6 +23,7 @@ from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.data.federated import load_client_data
 from collafuse_flwr.data.report import DataReport
 from collafuse_flwr.privacy.ledger import Ledger
+from collafuse_flwr.runs.run_dir import open_config
 from collafuse_flwr.runs.run_layout import ClientLayout, RunLayout, run_name
 from collafuse_flwr.wire.codec import ClientError, encode
 
@@ -92,9 +93,11 @@ def _owner(context: Context) -> Policy | None:
 def _simulated(context: Context) -> bool:
     """Whether a node is one of a simulation: Flower says its number, and how many there are, and nothing else.
 
-    A SuperNode whose `data-path` is misspelt must not be taken for one: the server would name what it reads.
+    A SuperNode whose `data-path` is misspelt, or left out beside these two, must not be taken for one: the server would
+    name what it reads. Its messages are answered by processes of this name.
     """
-    return context.node_config.keys() == {"partition-id", "num-partitions"}
+    of_supernode = Path(sys.argv[0]).stem == "flwr-clientapp"
+    return context.node_config.keys() == {"partition-id", "num-partitions"} and not of_supernode
 
 
 def _client(config: Config, context: Context, owner: Policy | None) -> BaseClient | GenerateClient:
@@ -167,7 +170,10 @@ def _generate_client(config: Config, context: Context, owner: Policy | None) -> 
         return GenerateClient(
             client, _own_store(config, context), durable=True, run=run, policy=owner, codec_path=codec
         )
-    store = ClientStore(RunLayout.of(config, context.run_id).client(client).folder)
+    layout = RunLayout.of(config, context.run_id)
+    # With the codec that the run had.
+    open_config(layout.folder)
+    store = ClientStore(layout.client(client).folder)
     limits = Policy.load(Path(config.run.policy)) if config.run.policy else None
     return GenerateClient(client, store, durable=False, run=run, policy=limits)
 

@@ -73,7 +73,7 @@ def model_card(folder: Path, client: int, pipeline: CollaFusePipeline, place: st
         sent=_sent(config, row),
         disclosure=_disclosure(row),
         guarantee=_guarantee(config, row),
-        networks=_networks(config, row),
+        networks=_networks(config, row, pipeline),
         attacks=[found for _, found in attacks],
         explained=" ".join(dict.fromkeys(spec.about for spec, _ in attacks)),
         effort=", ".join(f"`{name}` = {value}" for name, value in attacked.items() if name not in RESULTS),
@@ -97,7 +97,7 @@ def _data(config: Config, name: str, row: Row, pipeline: CollaFusePipeline) -> l
     cut, steps, handover = row["cut_step"], config.diffusion.timesteps, pipeline.config.cut_step
     lines.append(f"cut at step {cut} of {steps} ({cut / steps:.0%}); {process}")
     if handover != cut:
-        lines.append(f"the client takes over at step {handover}, above its cut")
+        lines.append(f"the client takes over at step {handover}, {'above' if handover > cut else 'below'} its cut")
     if config.public.dataset != NO_DATASET:
         lines.append(f"the server trained on public images besides, `{config.public.dataset}`")
     if config.diffusion.start_from:
@@ -138,10 +138,10 @@ def _guarantee(config: Config, row: Row) -> str:
     return f"Against {SERVER}, whatever else it knows: {said}"
 
 
-def _networks(config: Config, row: Row) -> str:
+def _networks(config: Config, row: Row, pipeline: CollaFusePipeline) -> str:
     """What is guaranteed for a client's network, which is here for everybody to read."""
-    if row["cut_step"] == 0:
-        return "The client has no network."
+    if pipeline.denoiser is None:
+        return "The client has no network here."
     if row.get("dp_sgd_epsilon") is None:
         return (
             "The denoiser was trained on the client's images without differential privacy: nothing is guaranteed for "

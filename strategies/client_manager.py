@@ -103,11 +103,12 @@ class ClientManager:
         sizes = {client: own.num_images for client, own in self.client_infos.items()}
         if len(sizes) < 2 or not self.config.spec.sends or self.config.federation.max_client_weight < 1:
             return []
-        client, share = max(sizes, key=lambda c: sizes[c]), max(sizes.values()) / sum(sizes.values())
-        if share <= DOMINANT:
+        client = max(sizes, key=lambda c: sizes[c])
+        if sizes[client] <= DOMINANT * sum(sizes.values()):
             return []
+        # Without the share itself, which changes with whoever joins: it is said once.
         return [
-            f"client {client} says that it has {share:.0%} of all images, and counts for as much; "
+            f"client {client} says that it has more than {DOMINANT:.0%} of all images, and counts for as much; "
             "`federation.max_client_weight` = 0.5 would let no client count for more than all others"
         ]
 

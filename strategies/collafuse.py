@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -78,6 +79,7 @@ class CollaFuse(DiffusionStrategy):
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.backbone.state.load(checkpoint.tensors["backbone"])
         self.backbone.best = checkpoint.tensors.get("best backbone")
+        self.backbone.best_loss = checkpoint.state.get("best_loss", math.inf)
         if start := checkpoint.tensors.get("start"):
             self.public_start = ArrayRecord({name: value.cpu() for name, value in start.items()})
         self.pool.restore(checkpoint.state["pool"])
@@ -88,10 +90,11 @@ class CollaFuse(DiffusionStrategy):
         self.deferred_updates = checkpoint.state["deferred_updates"]
 
     def _checkpoint(self) -> Checkpoint:
-        plain = {"initialised": sorted(self.initialised), "deferred_updates": self.deferred_updates}
+        plain: dict[str, Any] = {"initialised": sorted(self.initialised), "deferred_updates": self.deferred_updates}
         start = {} if self.public_start is None else {"start": weights(self.public_start)}
         best = {} if self.backbone.best is None else {"best backbone": self.backbone.best}
         tensors = {"backbone": self.backbone.state.state_dict()} | best | start
+        plain |= {} if self.backbone.best is None else {"best_loss": self.backbone.best_loss}
         return Checkpoint(tensors, {"pool": self.pool.state()} | plain)
 
     def _arrays(self) -> ArrayRecord:
@@ -182,7 +185,9 @@ class CollaFuse(DiffusionStrategy):
             # The authors take uploads for images.
             scale = 1.0
         rounds = self.config.run.num_rounds
-        held_out = self.pool.last(out) if any(out.values()) else None
+        # Nobody is most of what the backbone is measured on, either.
+        measured = self._sizes({client: rows for client, rows in out.items() if rows})
+        held_out = self.pool.last({client: int(rows) for client, rows in measured.items()}) if measured else None
         return self.backbone.train(source, round_, rounds, steps, self.progress, loss_scale=scale, held_out=held_out)
 
     def _sizes(self, sizes: dict[int, int]) -> dict[int, float]:

@@ -32,8 +32,8 @@ class DiffusionStrategy(BaseStrategy):
     def summary(self) -> None:
         """Show what is about to run, and plan how long it takes."""
         super().summary()
-        clients = self.client_manager.client_infos.values()
-        self.progress.plan(planned_work(self.config, [(own.num_images, own.cut_step) for own in clients]))
+        clients = [(own.num_images, own.cut_step) for own in self.client_manager.client_infos.values()]
+        self.progress.plan(planned_work(self.config, clients, measured=self.layout.clients.is_dir()))
 
     def _load_start(self, network: nn.Module) -> Weights:
         """What a network like this starts from by `start_from`; nothing where it is made from scratch.
@@ -47,8 +47,10 @@ class DiffusionStrategy(BaseStrategy):
         if RunLayout(folder).config.is_file() and not _knows_all_steps(read_config(folder)):
             allowed = "of a run whose backbone knows all steps: centralized, fedavg, or one with public images"
             raise SettingError("start_from", str(folder), allowed)
-        if RunLayout(folder).config.is_file() and codec_of(folder) != pinned(self.config.data.codec):
-            raise SettingError("start_from", str(folder), "of a run in the latents of the same `codec`")
+        # The folder may be that of the run's backbone.
+        for run in (folder, *folder.absolute().parents[:2]):
+            if RunLayout(run).config.is_file() and codec_of(run) != pinned(self.config.data.codec):
+                raise SettingError("start_from", str(folder), "of a run in the latents of the same `codec`")
         return load_start(folder, network, setup.schedule, setup.objective.prediction)
 
     def _cuts_in_words(self) -> str:

@@ -36,9 +36,10 @@ def held_out_loss(setup: DiffusionSetup, network: nn.Module, source: BatchSource
     generator = named_generator(setup.seed, "held-out loss", device=setup.runtime.device)
     denoise, last = setup.denoise(network.eval()), setup.schedule.timesteps
     errors: list[Tensor] = []
-    # In turn, so that each counts as often as the others, but for one.
-    for rows in (torch.arange(DRAWS) % len(source)).split(BATCH):
-        x, start, labels = source.batch(rows)
+    # At even distances where there are more, in turn where there are fewer: of every client its share.
+    rows = torch.arange(DRAWS) * len(source) // DRAWS if len(source) > DRAWS else torch.arange(DRAWS) % len(source)
+    for picked in rows.split(BATCH):
+        x, start, labels = source.batch(picked)
         t = stratified_steps(start + 1, last, generator)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         errors.append(denoising_loss(setup.schedule, setup.objective, denoise, x, start, t, noise, labels))

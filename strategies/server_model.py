@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from flwr.app import ArrayRecord
@@ -18,7 +17,7 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.diffusion.setup import DiffusionSetup
-from collafuse_flwr.diffusion.train import BatchSource, TimestepRange, TrainResult, TrainState, cosine_rate, train
+from collafuse_flwr.diffusion.train import BatchSource, TimestepRange, TrainState, cosine_rate, train
 from collafuse_flwr.diffusion.unet import save_backbone
 from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, training_flops
 from collafuse_flwr.wire.codec import Weights
@@ -91,52 +90,49 @@ class Backbone:
         With `held_out` uploads the averaged weights are measured on them from time to time, and the best are kept.
         """
         began, config, device = time.perf_counter(), self.config, self.setup.runtime.device
-        settings: dict[str, Any] = {
-            "schedule": self.setup.schedule,
-            "objective": self.setup.objective,
-            "steps_range": TimestepRange(self.setup.schedule.timesteps, config.upload.noise == "official", above),
-            "batch_size": config.server.batch_size,
-            "generator": named_generator(config.run.seed, "backbone", "round", round_, device=device),
-            "label_dropout": config.train.cfg_dropout,
-            "flip": config.train.random_hflip,
-            "loss_scale": loss_scale,
-        }
+        if held_out is not None:
+            # On those that are held out now: other uploads may have come.
+            self.best = self._averaged() if self.best is None else self.best
+            self.best_loss = self._measure(self.best, held_out, loss_scale)
 
-        def stretch(begin: int, count: int) -> TrainResult:
-            def learning_rate(fraction: float) -> float:
-                if config.train.lr_schedule == "constant":
-                    return config.train.learning_rate
-                done = fraction if count == steps else (begin + fraction * count) / steps
-                return cosine_rate(config.train.learning_rate, (round_ - 1 + done) / num_rounds)
+        def learning_rate(fraction: float) -> float:
+            if config.train.lr_schedule == "constant":
+                return config.train.learning_rate
+            return cosine_rate(config.train.learning_rate, (round_ - 1 + fraction) / num_rounds)
 
-            def on_step(done: int) -> None:
-                progress.step("backbone", begin + done, steps)
+        def on_step(done: int) -> None:
+            progress.step("backbone", done, steps)
+            if held_out is not None and (done % EVERY == 0 or done == steps):
+                self._keep_best(held_out, loss_scale)
 
-            network = self.state, self.setup.denoise(self.network)
-            return train(*network, source, num_steps=count, learning_rate=learning_rate, on_step=on_step, **settings)
-
-        if held_out is None:
-            trained = stretch(0, steps)
-        else:
-            trained = self._measured_training(stretch, steps, held_out, loss_scale)
+        trained = train(
+            self.state,
+            self.setup.denoise(self.network),
+            source,
+            schedule=self.setup.schedule,
+            objective=self.setup.objective,
+            steps_range=TimestepRange(self.setup.schedule.timesteps, config.upload.noise == "official", above),
+            batch_size=config.server.batch_size,
+            num_steps=steps,
+            learning_rate=learning_rate,
+            generator=named_generator(config.run.seed, "backbone", "round", round_, device=device),
+            on_step=on_step,
+            label_dropout=config.train.cfg_dropout,
+            flip=config.train.random_hflip,
+            loss_scale=loss_scale,
+        )
         flops = training_flops(self._forward, trained.images)
         return ServerWork(trained.loss, trained.steps, trained.images, time.perf_counter() - began, flops)
 
-    def _measured_training(
-        self, stretch: Callable[[int, int], TrainResult], steps: int, held_out: BatchSource, scale: float
-    ) -> TrainResult:
-        """Train stretch by stretch, and measure the averaged weights after each."""
-        if self.best is not None:
-            # On those that are held out now: other uploads may have come.
-            self.best_loss = self._measure(self.best, held_out, scale)
-        parts = []
-        for begin in range(0, steps, EVERY):
-            parts.append(stretch(begin, min(EVERY, steps - begin)))
-            averaged = {name: value.clone() for name, value in self.state.ema_state_dict().items()}
-            if (loss := self._measure(averaged, held_out, scale)) <= self.best_loss:
-                self.best, self.best_loss = averaged, loss
-        loss = sum(part.loss * part.steps for part in parts) / steps if steps else math.nan
-        return TrainResult(loss, steps, sum(part.images for part in parts))
+    def _averaged(self) -> Weights:
+        return {name: value.clone() for name, value in self.state.ema_state_dict().items()}
+
+    def _keep_best(self, held_out: BatchSource, scale: float) -> None:
+        """Measure the averaged weights in the midst of training, and keep them if none were better."""
+        averaged = self._averaged()
+        if (loss := self._measure(averaged, held_out, scale)) <= self.best_loss:
+            self.best, self.best_loss = averaged, loss
+        self.network.train()
 
     def _measure(self, held: Weights, held_out: BatchSource, scale: float) -> float:
         with self._swapped_weights(held):

@@ -25,6 +25,7 @@ from collafuse_flwr.evaluation.distances import kernel_distance
 from collafuse_flwr.evaluation.features import PixelFeatures
 from collafuse_flwr.privacy.ledger import Ledger
 from collafuse_flwr.wire.codec import Metrics, decode, encode
+from collafuse_flwr.wire.collafuse import CutReport
 from collafuse_flwr.wire.common import ClientInfo, ClientInfoRequest
 from collafuse_flwr.wire.validation import check_finite
 
@@ -204,11 +205,27 @@ class BaseClient(ABC):
             return self.config.run.seed
         return hashlib.blake2b(self.ledger.run.encode(), digest_size=16, key=self._secret()).digest()
 
+    def _note_step(self, message: str, cut: int) -> None:
+        """Note on the ledger that a step of the chain is chosen by the held-out images, at this cut.
+
+        Raises:
+            PolicyError: the owner does not let that leave, or not any more.
+        """
+        if self.policy is not None:
+            before = self.ledger.count("numbers", about_images=True)
+            if self.policy.reported(CutReport(cut), {"cut": len(self.data.held_out)}, before).cut is None:
+                raise PolicyError(f"{BEYOND}: `numbers`, `min_number_images` and `max_reports` let no cut leave")
+        self.ledger.add("numbers", message=message, values={"cut": cut}, about_images=True)
+
     def _seed(self, purpose: str) -> int | bytes:
         """What begins the name of a stream that is the same in every message."""
         if self.seeded_secret:
             return derive_seed(self._root(), purpose, self.client)
         return hashlib.blake2b(purpose.encode(), digest_size=16, key=self._secret()).digest()
+
+    def _bounded(self, samples: Tensor) -> Tensor:
+        """Samples in [-1, 1]; an owner's client fails at none that is no number, which would tell of its images."""
+        return (samples if self.policy is None else samples.nan_to_num(0.0)).clamp(-1, 1)
 
     def _distance(self, samples: Tensor) -> float:
         """Kernel distance of pixels between samples and held-out images; 0 if either is a single image."""

@@ -122,11 +122,7 @@ class CollaFuseClient(DiffusionClient):
         """
         self.adaptive = AdaptiveCut.of(self.config.cut, self.cuts, state.adaptation)
         self.cut = self.adaptive.cut
-        if self.policy is not None:
-            before = self.ledger.count("numbers", about_images=True)
-            if self.policy.reported(CutReport(self.cut), {"cut": len(self.data.held_out)}, before).cut is None:
-                raise PolicyError(f"{BEYOND}: `numbers`, `min_number_images` and `max_reports` let no cut leave")
-        self.ledger.add("numbers", message="cut", values={"cut": self.cut}, about_images=True)
+        self._note_step("cut", self.cut)
 
     def _train(self, state: TrainState, round_: int, num_rounds: int, work: RoundPlan) -> TrainResult:
         if self.adaptive is None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from collafuse_flwr.client.base import BaseClient
 from collafuse_flwr.client.cut_policies import CutContext, allowed_cuts
-from collafuse_flwr.client.handover import calls_per_image, carry_to, choose_handover, received_backbone
+from collafuse_flwr.client.handover import carry_to, choose_handover, image_flops, received_backbone
 from collafuse_flwr.client.sample_labels import SampleConditioning, condition_samples
 from collafuse_flwr.client.state_store import ClientState, ClientStore
 from collafuse_flwr.client.training_plan import RoundPlan, plan_round
@@ -29,7 +29,7 @@ from collafuse_flwr.diffusion.settings import DiffusionConfig
 from collafuse_flwr.diffusion.stacked import TRAINER, TrainJob
 from collafuse_flwr.diffusion.train import TimestepRange, TrainResult, TrainState, cosine_rate
 from collafuse_flwr.diffusion.unet import import_diffusers, save_network
-from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, training_flops
+from collafuse_flwr.evaluation.cost import forward_flops, training_flops
 from collafuse_flwr.privacy.accounting import Training
 from collafuse_flwr.privacy.leakage_bounds import covariance_eigenvalues, gaussian_bits
 from collafuse_flwr.privacy.ledger import Exposure, Release
@@ -132,10 +132,9 @@ class DiffusionClient(BaseClient):
             name = (self.config.run.seed, "finish", self.client, handoff.round)
             samples = self.setup.sample(network, samples, grid, conditioning.labels, name, guidance)
             held_out_loss = self._held_out_loss(network)
-            calls = calls_per_image(self.setup, self.cut, conditional=conditioning.labels is not None)
-            flops = sampling_flops(self._forward_flops(network), calls, 1)
+            flops = image_flops(self.setup, self._shape(), self.cut, self._forward_flops(network), conditioning.labels)
             save_network(network, self.store.layout.denoiser, self.setup.schedule, self.setup.objective.prediction)
-        samples, names = samples.clamp(-1, 1), self.data.train.metadata.attribute_names
+        samples, names = self._bounded(samples), self.data.train.metadata.attribute_names
         self.store.save_samples(samples, conditioning.classes, conditioning.attributes, names)
         self.store.save_trained(self.config.to_flat(), self.client_info(), step)
         return EvaluateReply(
@@ -160,8 +159,9 @@ class DiffusionClient(BaseClient):
             raise self._refusal(str(error)) from None
         if backbone is None:
             return handoff, self.setup.handover_step(self.cut)
-        source = self._source(self.data.held_out)
-        step = choose_handover(self.setup, self.cut, own, backbone, source, self._seed("hand over"))
+        self._note_step("handover", self.cut)  # which the time of the answer may tell
+        given = self._source(self.data.held_out), self._seed("hand over")
+        step = choose_handover(self.setup, self.cut, own, backbone, *given)
         name = (self.config.run.seed, "take over", self.client, handoff.round)
         return carry_to(self.setup, step, backbone, handoff, name, self.config.sampling.guidance_scale), step
 

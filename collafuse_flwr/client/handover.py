@@ -13,6 +13,7 @@ from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.images import ImageSource, subsample_evenly
 from collafuse_flwr.diffusion.handover import best_handover, handover_edges, stretch_losses
 from collafuse_flwr.diffusion.setup import DiffusionSetup
+from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops
 from collafuse_flwr.wire.collafuse import SampleHandoff
 from collafuse_flwr.wire.validation import check_weights
 
@@ -64,15 +65,34 @@ def carry_to(
 ) -> H:
     """The samples at the step where the client takes over, from noise at T, by the backbone."""
     grid, _ = setup.grids(step)
-    return replace(handoff, x_k=setup.sample(backbone, handoff.x_k, grid, handoff.labels, name, guidance))
+    labels = handoff.labels if setup.shares_labels else None
+    x = setup.sample(backbone, handoff.x_k, grid, labels, name, guidance)
+    return replace(handoff, x_k=x.nan_to_num(0.0, 0.0, 0.0))
 
 
-def calls_per_image(setup: DiffusionSetup, cut: int, *, conditional: bool) -> int:
-    """Calls of a client's network for an image; of a client that chooses, of both networks and at most.
+def image_flops(
+    setup: DiffusionSetup, shape: tuple[int, int, int, int], cut: int, forward: int, labels: Tensor | None
+) -> int:
+    """Operations of a client for an image; of one that chooses, with both networks and at most.
 
-    It is reported, and what it took would tell where the networks change.
+    They are reported, and what it took would tell where the networks change. `forward` is a call of its own network,
+    which is conditioned on `labels` if there are any.
     """
+    conditional = labels is not None
     if not setup.chooses_handover(cut):
-        return setup.num_function_evaluations(setup.client_grid(cut), conditional)
+        return sampling_flops(forward, setup.num_function_evaluations(setup.client_grid(cut), conditional), 1)
+    backbone, shares = _backbone_flops(setup, shape), conditional and setup.shares_labels
     edges = handover_edges(setup.schedule.timesteps, cut)
-    return max(sum(setup.num_function_evaluations(grid, conditional) for grid in setup.grids(s)) for s in edges)
+    return max(
+        sampling_flops(backbone, setup.num_function_evaluations(above, shares), 1)
+        + sampling_flops(forward, setup.num_function_evaluations(below, conditional), 1)
+        for above, below in map(setup.grids, edges)
+    )
+
+
+def _backbone_flops(setup: DiffusionSetup, shape: tuple[int, int, int, int]) -> int:
+    channels, size, _, attributes = shape
+    one = torch.ones(1, dtype=torch.int64, device=setup.runtime.device)
+    x = torch.zeros((1, channels, size, size), device=setup.runtime.device)
+    labels = one.new_zeros((1, attributes) if attributes else 1) if setup.shares_labels else None
+    return forward_flops(setup.denoise(setup.backbone(*shape).eval()), x, one, labels)

@@ -144,8 +144,8 @@ class Policy:
             # Before so many draws are counted one by one.
             own("max_releases", config.upload.draws_per_image <= max(1, self.max_releases))
             target = config.cut_target()
-            from_images = config.recuts() or (target is not None and target[0] in _FROM_IMAGES)
-            own("numbers", not from_images or "cut" in self.numbers)
+            chooses = config.recuts() or config.sampling.handover == "best"
+            own("numbers", "cut" in self.numbers or not (chooses or (target and target[0] in _FROM_IMAGES)))
             if config.cut.policy == "fixed":
                 own("min_cut_ratio", config.cut_ratios()[client] >= self.min_cut_ratio)
 

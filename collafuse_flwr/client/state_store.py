@@ -141,7 +141,7 @@ class ClientStore:
             raise UserError(f"there is no {path}: this client has not come to an evaluation of a run of this name")
         try:
             kept = json.loads(path.read_text())
-            return TrainedClient(kept["settings"], ClientInfo(**kept["client_info"]), kept["handover_step"])
+            return TrainedClient(kept["settings"], ClientInfo(**kept["client_info"]), kept.get("handover_step", 0))
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} is damaged: {error}") from None
 

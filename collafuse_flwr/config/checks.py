@@ -65,6 +65,12 @@ def _check_starts(config: Config) -> None:
     if config.sampling.handover == "best" and config.upload.noise == "official":
         # There clients start beyond their cut, at what no step of the chain hands over.
         raise SettingError("sampling.handover", "best", "fixed when `upload.noise` is official")
+    if config.server.holdout_fraction and config.upload.noise != "fixed":
+        # Copies of what is held out would come in other rounds, or be noised twice.
+        allowed = f"0 when `upload.noise` is {config.upload.noise}"
+        raise SettingError("server.holdout_fraction", config.server.holdout_fraction, allowed)
+    if config.data.codec.startswith("sha256:") and public.dataset != NO_DATASET:
+        raise SettingError("public.dataset", public.dataset, "none when `codec` is sha256:...: the server has no codec")
     ratio = config.sampling.handover_ratio
     least = min(config.cuts_of(client)[0] for client in range(config.run.num_supernodes)) if ratio else 0
     if round(ratio * config.diffusion.timesteps) < least or (ratio and config.upload.noise == "official"):

@@ -121,7 +121,8 @@ class Progress:
         if what == "backbone" and self._part == "clients":
             self._begin_part("backbone")
         if what == self._part or (what == "clients" and self._part == "sampling"):
-            self._within[self._part] = share
+            # Samples are begun one client after another, and finished in the order of the replies.
+            self._within[self._part] = max(share, self._within.get(self._part, 0.0))
 
     def _begin_part(self, part: str) -> None:
         self._end_part()

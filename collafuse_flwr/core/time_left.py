@@ -40,10 +40,10 @@ class TimeLeft:
 
         Parts that nothing was done of yet are expected to take as long as the others say, by `EXPECTED`.
         """
-        known = sum(EXPECTED[part] * work for part, work in self.done.items())
-        if not known:
+        expected = sum(EXPECTED[part] * work for part, work in self.done.items())
+        if not expected:
             return None
-        scale, left = sum(self.seconds.values()) / known, 0.0
+        scale, left = sum(self.seconds.values()) / expected, 0.0
         for part, planned in self.planned.items():
             work = sum(planned[round_ - 1 :]) - done.get(part, 0.0) * self._work(part, round_)
             own = self.done.get(part)

@@ -12,7 +12,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from collafuse_flwr.core.atomic_io import atomic_write, make_private_folder
-from collafuse_flwr.core.errors import DataError
+from collafuse_flwr.core.errors import DataError, SettingError
 from collafuse_flwr.core.progress import counted
 from collafuse_flwr.data.codec import BATCH, RANGE, Codec
 from collafuse_flwr.data.image_cache import cache_folder
@@ -85,7 +85,9 @@ def _native_sides(images: ImageSet, channels: int) -> Tensor:
 def _report(pixels: Tensor, latents: Tensor, codec: Codec) -> DataReport:
     """How wide the latents spread, in standard deviations of the codec's public images, and what rounding costs."""
     x = normalize(latents) * RANGE
-    spread, clipped = float(x.std()), float((x.abs() == RANGE).double().mean())
+    spread, clipped = float(x.std(correction=0)), float((x.abs() == RANGE).double().mean())
+    if not spread:
+        raise SettingError("codec", codec.digest, "one whose latents of these images differ from each other")
     step = 2 * RANGE / torch.iinfo(torch.uint8).max
     shapes = [" x ".join(map(str, own.shape[1:])) for own in (latents, pixels)]
     line = (

@@ -59,7 +59,6 @@ class ServerConfig:
         "share of the uploads that the backbone is measured on, and not trained on, to keep its best weights; 0: none",
         low=0,
         high=0.5,
-        when=({"upload.noise": "fixed"},),
     )
 
 

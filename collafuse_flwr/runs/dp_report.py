@@ -88,5 +88,6 @@ def describe_guarantee(config: Config, pooled: dict[str, Any]) -> str:
     if released and grouped is not None:
         said += f"; of all images of a patient or person together, in their releases, epsilon {grouped:.3g}"
     networks = " It covers uploads only, not the clients' networks." if total is None else ""
+    networks = f" It holds against all who receive what it covers.{networks}"
     labels = " Its labels, which travel beside it, are not covered." if released and config.shares_labels() else ""
     return f"{said}.{networks}{labels}"

@@ -34,7 +34,8 @@ def _write_pipeline(config: Config, layout: RunLayout, client: int, images: Imag
         return
     # That of the network, which may have moved its cut since.
     trained = json.loads(own.trained.read_text())
-    cut, handover = int(trained["client_info"]["cut_step"]), int(trained["handover_step"])
+    cut = int(trained["client_info"]["cut_step"])
+    handover = int(trained.get("handover_step", setup.handover_step(cut)))
     networks: dict[str, Path | None] = {
         "backbone": layout.backbone / "unet" if handover < config.diffusion.timesteps else None,
         "denoiser": own.denoiser / "unet" if handover else None,

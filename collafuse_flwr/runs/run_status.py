@@ -102,8 +102,11 @@ class RunStatus:
         rounds, images = self.config.run.num_rounds, {c: n for row in self.rounds for c, n in row.images.items()}
         if self.config.spec.is_gan or not images:
             return [1.0] * rounds + [0.0]
-        cuts = {c: cut for row in self.rounds for c, cut in row.cuts.items()}
-        return expected_work(planned_work(self.config, [(n, cuts[c]) for c, n in images.items()]))
+        cuts, mean = {c: cut for row in self.rounds for c, cut in row.cuts.items()}, statistics.fmean(images.values())
+        # Who was not chosen yet has as many images as the others.
+        clients = [(round(images.get(client, mean)), cut) for client, cut in cuts.items()]
+        measured = RunLayout(self.folder).clients.is_dir()
+        return expected_work(planned_work(self.config, clients, measured=measured))
 
     def phase(self, now: float) -> Phase:
         """What it is doing; that it has stopped is a guess, from how long it has written nothing."""

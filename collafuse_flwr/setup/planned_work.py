@@ -12,10 +12,15 @@ from collafuse_flwr.setup.training_budget import planned_updates, updates_per_ro
 TRAINING = 3.0
 
 
-def planned_work(config: Config, clients: Collection[tuple[int, int]]) -> dict[str, list[float]]:
+def planned_work(config: Config, clients: Collection[tuple[int, int]], *, measured: bool) -> dict[str, list[float]]:
     """For each part of a round its work in every round and, as the last entry, after the last one.
 
-    Clients' and backbone's networks are counted alike. Of each of the `clients` its images and cut step are needed.
+    Clients' and backbone's networks are counted alike.
+
+    Args:
+        config: the settings.
+        clients: the images and the cut step of each.
+        measured: whether samples are measured at the end, as in a simulation.
     """
     rounds, every = config.run.num_rounds, config.evaluation.every
     share = config.federation.fraction_train
@@ -29,7 +34,7 @@ def planned_work(config: Config, clients: Collection[tuple[int, int]]) -> dict[s
         + [0.0],
         "backbone": [TRAINING * _backbone_updates(config, clients)] * rounds + [0.0],
         "sampling": [config.evaluation.num_samples * calls * float(now) for now in evaluated] + [0.0],
-        "measuring": [0.0] * rounds + [TRAINING * _classified(config, clients)],
+        "measuring": [0.0] * rounds + [TRAINING * _classified(config, clients) * measured],
     }
 
 

@@ -48,7 +48,7 @@ class SampleHandoff:
     """Samples at the client's cut for it to finish; labels where the backbone was conditioned on them.
 
     `cut_step` names the cut of a client that moves it. `backbone` is for a client that chooses where it takes over: its
-    samples are noise, at T, and it makes every step itself, so that nobody learns where the networks change.
+    samples are noise, at T, and it makes every step itself, so that no message says where the networks change.
     """
 
     round: int

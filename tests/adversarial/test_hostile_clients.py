@@ -80,6 +80,7 @@ def test_the_operator_hears_of_a_client_that_counts_for_nearly_all(
     federation.register_new()
     notices = federation.client_manager.new_notices()
     assert [notice.partition(" has ")[0] for notice in notices] == ["client 1 says that it"] * said
+    federation.client_manager.client_infos[2] = replace(federation.client_manager.client_infos[2], num_images=10)
     assert federation.client_manager.new_notices() == []
 
 

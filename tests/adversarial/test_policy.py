@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ def introduce(node: Node, **settings: Any) -> Any:
 # Without a policy file.
 
 
-def test_a_node_without_images_of_its_own_reads_none_that_the_operator_names(tmp_path: Path) -> None:
+def test_a_node_without_images_of_its_own_reads_none_that_the_operator_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`dataset_path` of the run would be any folder on that machine; only simulations, whose nodes are counted, may."""
     node = Node(tmp_path)
     target: dict[str, Any] = {"dataset_path": node.node.pop("data-path")}
@@ -56,6 +59,12 @@ def test_a_node_without_images_of_its_own_reads_none_that_the_operator_names(tmp
         assert isinstance(reply, ClientError)
         assert reply.reason == MASKED
     node.node = {"partition-id": 0, "num-partitions": 1}
+    with monkeypatch.context() as patch:
+        # As many examples of Flower have it: a SuperNode's process is no simulation's.
+        patch.setattr(sys, "argv", ["/usr/bin/flwr-clientapp", "--insecure"])
+        reply = node.train(cut_ratio=0.0, output=str(tmp_path / "run"), **target)
+        assert isinstance(reply, ClientError)
+        assert reply.reason == MASKED
     assert not isinstance(node.train(cut_ratio=0.5, output=str(tmp_path / "run"), **target), ClientError)
 
 

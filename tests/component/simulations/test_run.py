@@ -103,7 +103,9 @@ WRONG = {
     "data.conditioning=attributes": (
         "`data.conditioning` = 'attributes' is not allowed: classes or none: the images of `dataset` = digits have no "
     ),
-    "conditioning=none": "`conditioning`: no such setting; did you mean `data.conditioning`?",
+    "conditioning=none": (
+        "`conditioning`: no such setting; did you mean `data.conditioning` or `split_gan.condition_at`?"
+    ),
     "sampling.guidance_scale=2": "`sampling.guidance_scale` = 2.0 is not allowed: 1 when `train.cfg_dropout` is 0",
     "num_rounds=1.5": "`num_rounds` = 1.5 is not allowed: a whole number >= 1",
     "dataset=foo": "`dataset` = 'foo' is not allowed: one or a list of digits, imagefolder, npz, hf, mnist",

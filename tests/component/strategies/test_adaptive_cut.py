@@ -89,9 +89,11 @@ def test_samples_are_handed_over_at_the_current_cut(tmp_path: Path, monkeypatch:
     finished: list[int] = []
     grid = DiffusionSetup.client_grid
 
-    def noted(self: DiffusionSetup, cut: int) -> list[int]:
-        finished.append(cut)
-        return grid(self, cut)
+    def noted(self: DiffusionSetup, cut: int, chosen: int | None = None) -> list[int]:
+        if chosen is not None:
+            # Without one it is the cost that is counted.
+            finished.append(cut)
+        return grid(self, cut, chosen)
 
     monkeypatch.setattr(DiffusionSetup, "client_grid", noted)
     federate(moving(tmp_path))

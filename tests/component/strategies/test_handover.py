@@ -84,6 +84,17 @@ def test_each_client_chooses_for_itself_and_the_run_goes_by_it(tmp_path: Path) -
         assert pipeline.config.cut_step == steps[client]
 
 
+def test_one_class_where_the_backbone_knows_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The class is the client's network's alone; the backbone was given it, and fell over it."""
+    monkeypatch.setattr(CHOICE, lambda setup, cut, *_: cut)
+    folder = tmp_path / "run"
+    given = {"num_supernodes": 2, "num_rounds": 1, "evaluation__tstr": "none", "upload__share_labels": False}
+    run_local(small(folder, **BEST, **given))
+    label = int(read_tensors(RunLayout(folder).client(1).samples)[0]["labels"].max())
+    made = alone(folder, tmp_path / "images", "client=1", "num_images=3", f"label={label}")
+    assert made.keys() == {*(f"{i}-class-{label}.png" for i in range(3)), "grid.png"}
+
+
 @pytest.mark.parametrize("step", [0, 6, 13, 20])
 def test_the_pipeline_makes_the_images_of_the_choice(
     tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch

@@ -77,6 +77,43 @@ def test_the_loss_of_standard_normal_uploads_is_one_for_the_ideal_network(cut: i
     assert held_out_loss(setup, Ideal(), uploads(x, cut), scale) == pytest.approx(1.0, rel=0.02)
 
 
+def test_of_more_uploads_than_are_measured_every_client_has_its_share() -> None:
+    seen: list[Tensor] = []
+
+    class Watched(ImageSource):
+        def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+            seen.append(rows)
+            return super().batch(rows)
+
+    setup = diffusion_setup(Config.from_flat({"diffusion.timesteps": 20, "device": "cpu", "model": "nano"}))
+    count = 3 * DRAWS + 7
+    held_out_loss(setup, setup.backbone(1, 8, 10), Watched(torch.zeros(count, 1, 8, 8), torch.zeros(count).long()), 1.0)
+    rows = torch.cat(seen)
+    assert len(rows.unique()) == DRAWS
+    assert torch.histc(rows.double(), 8, 0, count - 1).min() >= DRAWS / 8 - 2
+
+
+def test_no_client_is_most_of_what_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a share is the most that one may have, of uploads that are held out as well."""
+    seen: list[dict[int, int]] = []
+    last = UploadBuffer.last
+
+    def noted(pool: UploadBuffer, counts: dict[int, int]) -> Any:
+        seen.append(counts)
+        return last(pool, counts)
+
+    monkeypatch.setattr(UploadBuffer, "last", noted)
+    strategy = federate(
+        small(tmp_path, **OUT | {"server.holdout_fraction": 0.5}, federation__max_client_weight=0.35, num_rounds=1)
+    )
+    out = held_out_counts(strategy.pool.sizes(), 0.5, 0)
+    assert max(out.values()) > 0.38 * sum(out.values())
+    (counts,) = seen
+    assert counts.keys() == out.keys()
+    assert max(counts.values()) <= 0.35 * sum(counts.values()) + 1
+    assert all(counts[client] <= out[client] for client in out)
+
+
 def test_what_is_held_out_is_trained_on_in_no_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[Tensor] = []
     measured: list[Tensor] = []
@@ -96,8 +133,8 @@ def test_what_is_held_out_is_trained_on_in_no_round(tmp_path: Path, monkeypatch:
 
 
 def test_the_best_weights_are_those_that_clients_and_disks_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of four measurements, two in each round, the second is the best; the best is measured again as a round begins."""
-    losses, seen = iter([3.0, 1.0, 1.0, 2.0, 4.0]), []
+    """Of the start and four more, two in each round, the third is the best, which is measured again in the second."""
+    losses, seen = iter([5.0, 3.0, 1.0, 1.0, 2.0, 4.0]), []
 
     def measure(setup: object, network: nn.Module, source: object, scale: float) -> float:
         seen.append({name: value.clone() for name, value in network.state_dict().items()})
@@ -108,9 +145,9 @@ def test_the_best_weights_are_those_that_clients_and_disks_get(tmp_path: Path, m
     strategy = federate(small(tmp_path, **OUT, train__local_epochs=1.4))
     assert next(losses, None) is None
     kept = strategy.backbone.arrays().to_torch_state_dict()
-    assert all(torch.equal(value, seen[1][name]) for name, value in kept.items())
-    assert all(torch.equal(seen[1][name], seen[2][name]) for name in kept)
-    assert not all(torch.equal(seen[1][name], seen[4][name]) for name in kept)
+    assert all(torch.equal(value, seen[2][name]) for name, value in kept.items())
+    assert all(torch.equal(seen[2][name], seen[3][name]) for name in kept)
+    assert not all(torch.equal(seen[2][name], seen[5][name]) for name in kept)
     assert [row["server"]["held_out_loss"] for row in metrics(tmp_path)] == [1.0, 1.0]
     strategy.save()
     fresh = Backbone(strategy.config, strategy.setup, 1, 8, 10)
@@ -133,6 +170,12 @@ def test_a_backbone_that_learns_its_uploads_by_heart_is_kept_from_it(tmp_path: P
     assert backbone.best is not None
     last, kept = (backbone._measure(w, new, scale) for w in (backbone.state.ema_state_dict(), backbone.best))
     assert kept < 0.97 * last
+
+
+@pytest.mark.parametrize("noise", ["resampled", "official"])
+def test_copies_of_what_is_held_out_would_come_again(noise: str) -> None:
+    with pytest.raises(SettingError, match=f"^`server.holdout_fraction` = 0.1 is not allowed: 0 when .* is {noise}"):
+        Config.from_flat({"upload.noise": noise, "server.holdout_fraction": 0.1})
 
 
 def test_a_server_that_trains_on_clean_images_has_none_to_hold_out() -> None:

@@ -9,12 +9,13 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
-from collafuse_flwr.client.handover import calls_per_image, carry_to, choose_handover, received_backbone
+from collafuse_flwr.client.handover import carry_to, choose_handover, image_flops, received_backbone
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError, UploadError
 from collafuse_flwr.data.images import ImageSource
 from collafuse_flwr.diffusion.handover import handover_edges
 from collafuse_flwr.diffusion.setup import DiffusionSetup
+from collafuse_flwr.evaluation.cost import forward_flops
 from collafuse_flwr.setup.diffusion import diffusion_setup
 from collafuse_flwr.wire.collafuse import SampleHandoff
 from tests.small_runs import dotted
@@ -67,15 +68,26 @@ def test_a_backbone_without_labels_is_given_none() -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 5, 7])
-@pytest.mark.parametrize("conditional", [False, True])
-def test_what_is_reported_of_the_calls_does_not_tell_where(steps: int, conditional: bool) -> None:
-    """It is as much as any choice may take."""
-    made = setup(sampling__steps=steps, sampling__guidance_scale=2.0, train__cfg_dropout=0.1)
-    calls = calls_per_image(made, CUT, conditional=conditional)
-    for step in handover_edges(20, CUT):
-        taken = sum(len(grid) - 1 for grid in made.grids(step)) * (2 if conditional else 1)
-        assert taken <= calls
-    assert calls_per_image(setup(sampling__handover="fixed"), CUT, conditional=False) == CUT
+@pytest.mark.parametrize("model", ["same", "tiny"])
+def test_what_is_reported_of_the_cost_does_not_tell_where(steps: int, model: str) -> None:
+    """It is as much as any choice may take, of networks that may differ in size."""
+    made = setup(sampling__steps=steps, sampling__guidance_scale=2.0, train__cfg_dropout=0.1, client__model=model)
+    calls = {
+        step: [made.num_function_evaluations(grid, conditional=True) for grid in made.grids(step)]
+        for step in handover_edges(20, CUT)
+    }
+    backbone = _flops(made.backbone(*SHAPE), made)
+    own = _flops(made.denoiser(0, *SHAPE), made)
+    assert (own > backbone) == (model == "tiny")
+    said = image_flops(made, SHAPE, CUT, own, IMAGES.labels)
+    assert said == max(above * backbone + below * own for above, below in calls.values())
+    fixed = setup(sampling__handover="fixed")
+    assert image_flops(fixed, SHAPE, CUT, own, None) == CUT * own
+
+
+def _flops(network: nn.Module, made: DiffusionSetup) -> int:
+    one = torch.ones(1, dtype=torch.int64)
+    return forward_flops(made.denoise(network.eval()), torch.zeros(1, 1, 8, 8), one, one - 1)
 
 
 def test_the_backbone_carries_noise_to_where_the_client_takes_over() -> None:

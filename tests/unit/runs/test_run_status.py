@@ -63,12 +63,17 @@ def test_seconds_of_rounds_tell_the_time_that_is_left(tmp_path: Path) -> None:
 
 def test_the_time_left_knows_that_clients_start_late_and_that_samples_are_measured(tmp_path: Path) -> None:
     """The rounds so far were the backbone's alone; those that are left are as planned beside them."""
+    RunLayout(tmp_path).clients.mkdir()
     status = RunStatus.of(folder_of(tmp_path, closed(1, seconds=10.0), closed(2, seconds=30.0)))
-    work = expected_work(planned_work(status.config, [(10, 20)] * 3))
+    work = expected_work(planned_work(status.config, [(10, 20)] * 3, measured=True))
     left = status.seconds_left(WROTE)
     assert left == pytest.approx(20 / work[0] * sum(work[2:]))
     assert left is not None
     assert left > 8 * 20
+    # Who was not chosen yet counts like the others.
+    one = replace(status, rounds=[replace(row, images={"1": 10}) for row in status.rounds])
+    assert one.seconds_left(WROTE) == left
+    RunLayout(tmp_path / "all").clients.mkdir(parents=True)
     after = RunStatus.of(folder_of(tmp_path / "all", *(closed(number) for number in range(1, 11))))
     assert after.seconds_left(WROTE) == pytest.approx(200 / sum(work[:10]) * work[10])
     assert after.seconds_left(WROTE + 1e6) == 0

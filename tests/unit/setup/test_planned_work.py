@@ -16,7 +16,7 @@ SETTINGS: dict[str, Any] = {"num_supernodes": 2, "num_rounds": 4, "train.local_e
 
 def planned(**settings: Any) -> dict[str, list[float]]:
     given = {name.replace("__", "."): value for name, value in settings.items()}
-    return planned_work(Config.from_flat(SETTINGS | given), CLIENTS)
+    return planned_work(Config.from_flat(SETTINGS | given), CLIENTS, measured=True)
 
 
 def test_clients_that_start_late_make_up_for_it() -> None:
@@ -38,6 +38,10 @@ def test_samples_are_made_where_they_are_evaluated_and_measured_at_the_end() -> 
     each = planned(evaluation__num_samples=256, sampling__steps=10, evaluation__tstr="clients")["measuring"]
     # And for each client on 128 samples: 150 steps of 32.
     assert each[-1] - work["measuring"][-1] == 3 * 2 * 150 * 32
+
+
+def test_nothing_is_measured_where_clients_are_elsewhere() -> None:
+    assert planned_work(Config.from_flat(SETTINGS), CLIENTS, measured=False)["measuring"] == [0] * 5
 
 
 def test_every_step_of_the_chain_is_a_call_where_none_is_left_out() -> None:
