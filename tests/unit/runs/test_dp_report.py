@@ -72,8 +72,8 @@ def test_clean_images_and_unknown_counts(tmp_path: Path) -> None:
         (0.0, "nothing was released"),
         (
             7.96,
-            "an image's release: epsilon 7.96 at delta 1e-05. It holds against all who receive what it covers. It covers "
-            "uploads only, not the clients' networks.",
+            "an image's release: epsilon 7.96 at delta 1e-05. It holds against all who receive what it covers. It "
+            "covers uploads only, not the clients' networks.",
         ),
         (213.0, "epsilon 213 at delta 1e-05, which guarantees nothing (above 20)"),
     ],
