@@ -32,7 +32,7 @@ def disclosed(ledger: Ledger, delta: float) -> dict[str, Any]:
     """What left in each run, and what all of it is worth for the image of which most left.
 
     `reid` is a bound on the share of images that anyone could name among all that were released, by Fano's inequality
-    from the bits that were measured at the last evaluation.
+    from the most bits that were measured, at a release or an evaluation.
     """
     runs: dict[str, dict[str, Any]] = defaultdict(lambda: defaultdict(int))
     bits: list[float] = []
@@ -56,8 +56,8 @@ def disclosed(ledger: Ledger, delta: float) -> dict[str, Any]:
         "images": len(images),
         "releases": exposure.releases,
         "snr_db": _decibels(exposure.snr),
-        "bits": bits[-1] if bits else None,
-        "reid": most_named(bits[-1], len(images)) if bits and images else None,
+        "bits": max(bits, default=None),
+        "reid": most_named(max(bits), len(images)) if bits and images else None,
         "mu": exposure.mu,
         "dp_steps": exposure.dp_steps,
         "epsilon": exposure.epsilon(delta),

@@ -167,6 +167,9 @@ class CollaFuseClient(DiffusionClient):
         labels = conditioning_labels(self.config.data.conditioning, images) if self.config.shares_labels() else None
         rows = None if labels is None else torch.cat([labels] * len(draws))[order]
         self.ledger.add_release(planned, round=round_, cut_step=self.cut, labels=labels is not None, dataset=self._kind)
+        if self.policy is not None:
+            # Here, and not with an evaluation alone, which no operator needs to request.
+            self.ledger.add("measured", bits=self._bits(self.ledger.exposure()))
         return encode(x_k[order], cast(UploadDtype, upload.dtype), rows)
 
     def _planned(self, round_: int) -> Release | None:

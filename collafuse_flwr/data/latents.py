@@ -85,8 +85,8 @@ def _native_sides(images: ImageSet, channels: int) -> Tensor:
 def _report(pixels: Tensor, latents: Tensor, codec: Codec) -> DataReport:
     """How wide the latents spread, in standard deviations of the codec's public images, and what rounding costs."""
     x = normalize(latents) * RANGE
-    spread, clipped = float(x.std(correction=0)), float((x.abs() == RANGE).double().mean())
-    if not spread:
+    spread, clipped = float(x.std()), float((x.abs() == RANGE).double().mean())
+    if not spread > 0:
         raise SettingError("codec", codec.digest, "one whose latents of these images differ from each other")
     step = 2 * RANGE / torch.iinfo(torch.uint8).max
     shapes = [" x ".join(map(str, own.shape[1:])) for own in (latents, pixels)]

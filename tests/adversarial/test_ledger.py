@@ -272,8 +272,8 @@ def test_every_message_is_on_the_ledger(tmp_path: Path) -> None:
     node = Node(tmp_path, OPEN + 'numbers = ["loss"]\nmin_number_images = 1\n')
     assert not isinstance(node.train(1, train__local_epochs=1.0, cut_ratio=0.5), ClientError)
     entries = [json.loads(line) for line in (node.state / "ledger.jsonl").read_text().splitlines()]
-    assert [entry["kind"] for entry in entries] == ["round", "secret", "images", "release", "numbers"]
+    assert [entry["kind"] for entry in entries] == ["round", "secret", "images", "release", "measured", "numbers"]
     assert {entry["run"] for entry in entries} == {"1"}
     assert entries[3]["round"] == 1
     assert len(entries[2]["keys"]) == 16
-    assert "loss" in entries[4]["values"]
+    assert "loss" in entries[5]["values"]

@@ -54,6 +54,18 @@ def test_every_run_is_a_row_and_all_of_them_are_added_up(state: Path) -> None:
     assert whole["reid"] == 1.0, "five bits and Fano's one name one of 64"
 
 
+def test_what_it_is_worth_is_there_though_no_operator_has_evaluated(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    assert node.upload(cut_ratio=0.5) is not None
+    ledger = Ledger(node.state / "ledger.jsonl")
+    whole = disclosed(ledger, 1e-5)["whole"]
+    assert whole["bits"] > 0
+    assert 0 < whole["reid"] <= 1
+    # A later run measures less of images that have left by then.
+    ledger.add("measured", bits=0.0)
+    assert disclosed(ledger, 1e-5)["whole"] == whole
+
+
 def test_the_owner_gets_a_table_a_picture_and_json(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([f"state={state}", f"output={state / 'out'}"]) == 0
     shown = capsys.readouterr().out
