@@ -157,7 +157,7 @@ class BaseStrategy(Strategy, ABC):
         """Ask every client for samples, in the rounds that evaluate."""
         self.arrays, self.selected = arrays, []
         round_ = self.history.rounds[-1].round
-        if not self._is_eval_round(round_):
+        if not self.config.evaluates(round_):
             return []
         self.client_manager.register_new(grid)
         self.selected = sorted(self.client_manager.nodes)
@@ -172,7 +172,7 @@ class BaseStrategy(Strategy, ABC):
         self.done, row.seconds = row.round, self.progress.round_seconds
         self.history.client_infos = dict(sorted(self.client_manager.client_infos.items()))
         self.history.save(self._checkpoint())
-        if self._is_eval_round(row.round):
+        if self.config.evaluates(row.round):
             self.save()
         self.on_round(row)
         # It is 0 where there is no denoiser to have one.
@@ -193,10 +193,6 @@ class BaseStrategy(Strategy, ABC):
     def _server_flops(self, client_info: ClientInfo) -> int:
         """Floating-point operations of the server for one generated image of a client."""
         return 0
-
-    def _is_eval_round(self, round_: int) -> bool:
-        every = self.config.evaluation.every
-        return round_ == self.config.run.num_rounds or bool(every and round_ % every == 0)
 
     def _threads(self) -> AbstractContextManager[None]:
         return threads(self.config.resources.server_threads or available_cores())

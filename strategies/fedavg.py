@@ -134,7 +134,7 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
         """Which part a client is to send after a round, and whether its averaged weights too."""
         if round_ not in self.exchanges:
             return "none", False
-        return uploaded_part(self.config.spec.shared_parts, client, round_), self._is_eval_round(round_)
+        return uploaded_part(self.config.spec.shared_parts, client, round_), self.config.evaluates(round_)
 
     def _accept_training(self, client: int, reply: WeightsReply) -> None:
         row = self.history.rounds[-1]

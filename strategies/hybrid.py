@@ -66,7 +66,7 @@ class Hybrid(CollaFuse):
         trains = self.client_manager.client_infos[client].cut_step > 0 and round_ >= client_start_round(
             self.config, self.config.run.num_rounds
         )
-        return ("all", self._is_eval_round(round_)) if trains else ("none", False)
+        return ("all", self.config.evaluates(round_)) if trains else ("none", False)
 
     def _accept_training(self, client: int, reply: TrainReply) -> None:
         assert isinstance(reply, HybridReply)

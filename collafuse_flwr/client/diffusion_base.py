@@ -123,11 +123,10 @@ class DiffusionClient(BaseClient):
         bits = self._bits(exposure)
         self.ledger.add("measured", bits=bits)
         _, tensors = self.store.load(before=handoff.round + 1)
-        held_out_loss, flops, network = 0.0, 0, self._averaged(tensors)
-        network.load_state_dict(averaged or {}, strict=False)
+        held_out_loss, flops, network = 0.0, 0, self._averaged(tensors, averaged) if self.cut else None
         handoff, step = self._taken_over(handoff, network)
         samples, conditioning = handoff.x_k, self._conditioning(handoff, step)
-        if self.cut:
+        if network is not None:
             grid, guidance = self.setup.client_grid(self.cut, step), self.config.sampling.guidance_scale
             name = (self.config.run.seed, "finish", self.client, handoff.round)
             samples = self.setup.sample(network, samples, grid, conditioning.labels, name, guidance)
@@ -151,13 +150,13 @@ class DiffusionClient(BaseClient):
             dp_total_epsilon=exposure.epsilon(delta),
         )
 
-    def _taken_over(self, handoff: SampleHandoff, own: nn.Module) -> tuple[SampleHandoff, int]:
+    def _taken_over(self, handoff: SampleHandoff, own: nn.Module | None) -> tuple[SampleHandoff, int]:
         """What the client's network is to finish, and from which step: chosen here, or as it was handed over."""
         try:
             backbone = received_backbone(self.setup, self._shape(), self.cut, handoff)
         except UploadError as error:
             raise self._refusal(str(error)) from None
-        if backbone is None:
+        if backbone is None or own is None:
             return handoff, self.setup.handover_step(self.cut)
         self._note_step("handover", self.cut)  # which the time of the answer may tell
         given = self._source(self.data.held_out), self._seed("hand over")
@@ -225,9 +224,9 @@ class DiffusionClient(BaseClient):
             state.init_from(backbone)
         return state
 
-    def _averaged(self, tensors: dict[str, Tensor]) -> nn.Module:
+    def _averaged(self, tensors: dict[str, Tensor], averaged: Weights | None) -> nn.Module:
         state = self._state(tensors, None)
-        state.network.load_state_dict(state.ema_state_dict())
+        state.network.load_state_dict(state.ema_state_dict() | (averaged or {}), strict=False)
         return state.network
 
     def _train(self, state: TrainState, round_: int, num_rounds: int, work: RoundPlan) -> TrainResult:

@@ -110,6 +110,11 @@ class Config:
             for name, value in self.to_flat().items()
         }
 
+    def evaluates(self, round_: int) -> bool:
+        """Whether a round is evaluated: the last one, and those that `evaluation.every` names."""
+        every = self.evaluation.every
+        return round_ >= self.run.num_rounds or bool(every and round_ % every == 0)
+
     def strategy_reads(self, name: str) -> bool:
         """Whether the strategy reads a setting, be it to be given as much as CollaFuse (`train.match`)."""
         matched = MATCHED.get(self.train.match, ()) if self.spec.can_match(self.train.match) else ()

@@ -113,7 +113,8 @@ class Progress:
     def begin_measuring(self) -> None:
         """Note that the samples of the run are measured."""
         self._end_part()
-        self._within = {"clients": 1.0, "backbone": 1.0, "sampling": 1.0}
+        # What is planned after the last round.
+        self._round, self._within = self._total + 1, {}
         self.say("measuring the samples ..." + (f" {left}" if (left := self._planned_left()) else ""))
 
     def _at(self, what: str, share: float) -> None:

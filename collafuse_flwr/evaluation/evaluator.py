@@ -26,7 +26,7 @@ from collafuse_flwr.evaluation.features import extract_features
 from collafuse_flwr.evaluation.metric import EvaluationMetric
 from collafuse_flwr.evaluation.pretrained import BATCH, PretrainedFeatures, pretrained_networks
 from collafuse_flwr.evaluation.settings import EvaluationConfig
-from collafuse_flwr.evaluation.tstr import train_synthetic_test_real
+from collafuse_flwr.evaluation.tstr import train_synthetic_test_real, tstr_batch_size
 from collafuse_flwr.evaluation.utility import Utility, dataset_score
 
 #: Images on either side that a distance and the nearest neighbours of coverage need.
@@ -188,7 +188,7 @@ class SampleEvaluator:
             num_classes=self.data.images.num_classes,
             seed=EVALUATOR_SEED,
             device=self.device,
-            batch_size=min(128, max(32, int(labelled.sum()) // 8)),
+            batch_size=tstr_batch_size(int(labelled.sum())),
         )
         return {"tstr": learnt[0].accuracy, **asdict(learnt[-1])}
 

@@ -12,6 +12,11 @@ from collafuse_flwr.evaluation.features import extract_features
 from collafuse_flwr.evaluation.utility import Utility, measure_utility
 
 
+def tstr_batch_size(count: int) -> int:
+    """Images in a batch of a classifier of so many samples: an eighth of them, but at least 32 and at most 128."""
+    return min(128, max(32, count // 8))
+
+
 def train_synthetic_test_real(
     synthetic_images: Tensor,
     synthetic_labels: Tensor,

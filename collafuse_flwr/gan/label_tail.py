@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, leaky_relu, linear
 
-from collafuse_flwr.gan.spectral_norm import SpectralLinear
+from collafuse_flwr.gan.spectral_norm import SpectralLinear, normalised
 
 #: Values of f.
 FEATURES = 64
@@ -50,7 +50,7 @@ class LabelTail(nn.Module):
 
     def begin_round(self) -> None:
         """From here on the generator is judged by f and e as they are now."""
-        weight = self.f.normalised_weight() if isinstance(self.f, SpectralLinear) else self.f.weight
+        weight = normalised(self.f.weight) if isinstance(self.f, SpectralLinear) else self.f.weight
         for own, value in (
             (self.begun_weight, weight),
             (self.begun_bias, self.f.bias),

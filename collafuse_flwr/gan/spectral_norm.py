@@ -53,16 +53,18 @@ def top_singular(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return sigma, u, image / (sigma + _FLOOR)
 
 
+def normalised(weight: Tensor) -> Tensor:
+    """W_sn of the weights of a layer, in their shape."""
+    result: Tensor = _Normalised.apply(weight)
+    return result
+
+
 class SpectralConv2d(nn.Conv2d):
     """A convolution by W_sn."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Args: x (n, channels, side, side)."""
-        return conv2d(x, self.normalised_weight(), self.bias, self.stride, self.padding)
-
-    def normalised_weight(self) -> Tensor:
-        """W_sn."""
-        return _normalised(self.weight)
+        return conv2d(x, normalised(self.weight), self.bias, self.stride, self.padding)
 
 
 class SpectralLinear(nn.Linear):
@@ -70,13 +72,4 @@ class SpectralLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Args: x (n, values)."""
-        return linear(x, self.normalised_weight(), self.bias)
-
-    def normalised_weight(self) -> Tensor:
-        """W_sn."""
-        return _normalised(self.weight)
-
-
-def _normalised(weight: Tensor) -> Tensor:
-    result: Tensor = _Normalised.apply(weight)
-    return result
+        return linear(x, normalised(self.weight), self.bias)

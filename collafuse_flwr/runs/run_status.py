@@ -120,9 +120,9 @@ class RunStatus:
     def patience(self) -> float:
         """Seconds of silence after which a run is taken to have stopped."""
         longest = max((row.seconds for row in self.rounds), default=0.0)
-        current, last, every = self.done + 1, self.config.run.num_rounds, self.config.evaluation.every
-        evaluates = current >= last or bool(every and current % every == 0)
-        timed = longest and current <= last and (not evaluates or any(row.evaluation for row in self.rounds))
+        current, last = self.done + 1, self.config.run.num_rounds
+        evaluated = not self.config.evaluates(current) or any(row.evaluation for row in self.rounds)
+        timed = longest and current <= last and evaluated
         return max(STALE_ROUNDS * longest, STALE_SECONDS if timed else UNTIMED_SECONDS)
 
     def lines(self, now: float) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.evaluation.classifier import default_steps
+from collafuse_flwr.evaluation.tstr import tstr_batch_size
 from collafuse_flwr.setup.training_budget import planned_updates, updates_per_round
 
 #: Forward passes that a step of training takes for an image (`evaluation.cost.training_flops`).
@@ -22,10 +23,8 @@ def planned_work(config: Config, clients: Collection[tuple[int, int]], *, measur
         clients: the images and the cut step of each.
         measured: whether samples are measured at the end, as in a simulation.
     """
-    rounds, every = config.run.num_rounds, config.evaluation.every
-    share = config.federation.fraction_train
-    evaluated = [round_ == rounds or bool(every and round_ % every == 0) for round_ in range(1, rounds + 1)]
-    calls = config.sampling.steps or config.diffusion.timesteps
+    rounds, share = config.run.num_rounds, config.federation.fraction_train
+    sampled = config.evaluation.num_samples * (config.sampling.steps or config.diffusion.timesteps)
     return {
         "clients": [
             TRAINING * share * sum(planned_updates(config, *own, round_) for own in clients)
@@ -33,7 +32,7 @@ def planned_work(config: Config, clients: Collection[tuple[int, int]], *, measur
         ]
         + [0.0],
         "backbone": [TRAINING * _backbone_updates(config, clients)] * rounds + [0.0],
-        "sampling": [config.evaluation.num_samples * calls * float(now) for now in evaluated] + [0.0],
+        "sampling": [float(sampled * config.evaluates(round_)) for round_ in range(1, rounds + 1)] + [0.0],
         "measuring": [0.0] * rounds + [TRAINING * _classified(config, clients) * measured],
     }
 
@@ -51,6 +50,6 @@ def _classified(config: Config, clients: Collection[tuple[int, int]]) -> float:
     own = config.evaluation
     sets = [own.num_samples] * (own.tstr != "none")
     sets += [own.num_samples // len(clients)] * len(clients) * (own.tstr == "clients")
-    batches = [(count, min(128, max(32, count // 8))) for count in sets]
+    batches = [(count, tstr_batch_size(count)) for count in sets]
     batches.append((sum(images for images, _ in clients), 128))
     return float(sum(default_steps(count, batch) * min(batch, count) for count, batch in batches))

@@ -59,7 +59,7 @@ class Machine:
 
         text = re.sub(r"^([A-Z_]+)=.*$", replaced, lines, flags=re.MULTILINE)
         assert names == self.values.keys(), names ^ self.values.keys()
-        return text.replace("FLWR_HOME=/root/.flwr", f"FLWR_HOME={self.folder}/home/.flwr")
+        return text.replace("FLWR_HOME=$HOME/.flwr", f"FLWR_HOME={self.folder}/home/.flwr")
 
     def run(self, commands: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run commands of the page in a shell that stops at the first error."""

@@ -10,8 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: Sets of augmentations by their name in settings.
-KINDS = ("none", "translation", "translation+cutout", "color+translation+cutout")
 #: Shares of an image's side by which it is shifted at most, and of its side that is cut out.
 _SHIFT, _HOLE = 0.125, 0.5
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from collafuse_flwr.gan.networks import Blocks
-from collafuse_flwr.gan.spectral_norm import SpectralLinear
+from collafuse_flwr.gan.spectral_norm import SpectralLinear, normalised
 from collafuse_flwr.gan.split_gan.ops import Tensors
 
 FACTOR, WEIGHT, GRAD = "factor_", "weight_", "grad_"
@@ -25,7 +25,7 @@ def can_factor(tail: Blocks) -> bool:
 def weight_of(tail: Blocks) -> Tensor:
     """A copy of the weights of the linear layer in such a tail."""
     linear = next(part for part in tail.modules() if isinstance(part, (torch.nn.Linear, torch.nn.ConvTranspose2d)))
-    weight = linear.normalised_weight() if isinstance(linear, SpectralLinear) else linear.weight
+    weight = normalised(linear.weight) if isinstance(linear, SpectralLinear) else linear.weight
     return weight.detach().clone()
 
 

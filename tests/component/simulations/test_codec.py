@@ -25,14 +25,14 @@ def call(*arguments: str) -> int:
 def test_a_codec_learns_and_is_measured_on_images_that_it_has_not_seen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = {}
+    described = {}
     for steps in (1, 80):
         output = tmp_path / str(steps)
         assert call(*QUICK, f"num_steps={steps}", f"output={output}") == 0
-        found[steps] = json.loads((output / "codec.json").read_text())
+        described[steps] = json.loads((output / "codec.json").read_text())
         opened = open_codec(str(output))
         assert opened is not None
-        assert found[steps]["sha256"] == opened.digest
+        assert described[steps]["sha256"] == opened.digest
         assert f"sha256:{opened.digest}" in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {"1", "80"}
     assert {path.name for path in output.iterdir()} == {
@@ -41,10 +41,10 @@ def test_a_codec_learns_and_is_measured_on_images_that_it_has_not_seen(
         "codec.json",
         "reconstructions.png",
     }
-    assert (found[80]["num_images"], found[80]["num_held_out"]) == (360, 40)
-    assert found[80]["latent_shape"] == [4, 4, 4]
+    assert (described[80]["num_images"], described[80]["num_held_out"]) == (360, 40)
+    assert described[80]["latent_shape"] == [4, 4, 4]
     # The mean image is 11 dB.
-    assert found[80]["psnr"] > found[80]["psnr_mean_image"] + 2 > found[1]["psnr"]
+    assert described[80]["psnr"] > described[80]["psnr_mean_image"] + 2 > described[1]["psnr"]
 
 
 def test_the_same_seed_gives_the_same_codec(tmp_path: Path) -> None:

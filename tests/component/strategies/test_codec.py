@@ -38,8 +38,8 @@ def run(folder: Path, **settings: Any) -> Path:
 
 def numbers(folder: Path) -> dict[str, Any]:
     """What a run measured, without what a clock did."""
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())["pooled"]
-    return {name: value for name, value in found.items() if "seconds" not in name}
+    pooled: dict[str, Any] = json.loads((folder / "summary.json").read_text())["pooled"]
+    return {name: value for name, value in pooled.items() if "seconds" not in name}
 
 
 def pixels_of(path: Path) -> tuple[int, int]:
@@ -55,10 +55,10 @@ def test_in_latents_that_are_the_pixels_nothing_changes(
     plain = run(tmp_path / "plain", strategy=strategy)
     coded = run(tmp_path / "coded", strategy=strategy, codec=use(monkeypatch, linear(1)))
     assert bytes_of(coded) == bytes_of(plain)
-    expected, found = numbers(plain), numbers(coded)
-    assert found.keys() == expected.keys()
+    expected, coded_numbers = numbers(plain), numbers(coded)
+    assert coded_numbers.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name] == (pytest.approx(value, rel=1e-3) if isinstance(value, float) else value), name
+        assert coded_numbers[name] == (pytest.approx(value, rel=1e-3) if isinstance(value, float) else value), name
 
 
 def test_what_leaves_are_latents_and_what_is_looked_at_are_images(

@@ -93,8 +93,8 @@ def test_an_unsealed_tail_would_give_away_every_label_and_a_learning_one_gives_a
     for learning in (False, True):
         tail.learning = learning
         candidates = torch.stack([sent(tail, h, torch.full_like(labels, label)) for label in range(CLASSES)])
-        found = labels_from_gradients(sent(tail, h, labels), candidates, named_generator("any"))
-        shares.append((found == labels).double().mean().item())
+        recovered = labels_from_gradients(sent(tail, h, labels), candidates, named_generator("any"))
+        shares.append((recovered == labels).double().mean().item())
     assert shares[0] == 1
     # Ten labels, 64 rows: four standard deviations from chance.
     assert abs(shares[1] - 1 / CLASSES) < 4 * (0.1 * 0.9 / ROWS) ** 0.5
