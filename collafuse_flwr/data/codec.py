@@ -128,7 +128,7 @@ def codec_digest(folder: Path) -> str:
         stats = [(folder / name).stat() for name in (CONFIG, WEIGHTS)]
         return _digest(folder, *((own.st_mtime_ns, own.st_size) for own in stats))
     except (OSError, ValueError):
-        raise refused(folder, f"a folder on this machine with {CONFIG} and {WEIGHTS}, of a {KIND}") from None
+        raise refused(folder, f"a folder on this machine with {CONFIG} and {WEIGHTS}, of an {KIND}") from None
 
 
 def pinned(setting: str) -> str:
@@ -161,7 +161,7 @@ def _load(folder: Path, digest: str) -> Codec:
     try:
         described = json.loads((folder / CONFIG).read_text())
         if described.get("_class_name") != KIND:
-            raise refused(folder, f"one whose {CONFIG} is of a {KIND}, not of {described.get('_class_name')}")
+            raise refused(folder, f"one whose {CONFIG} is of an {KIND}, not of {described.get('_class_name')}")
         autoencoder = AutoencoderKL.from_config(described)
         autoencoder.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:

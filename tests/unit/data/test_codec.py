@@ -117,7 +117,7 @@ NAN = weights(lambda held: held | {"encoder.conv_in.bias": held["encoder.conv_in
         (lambda folder: (folder / CONFIG).write_text("{"), "can be read and fit"),
         (lambda folder: (folder / CONFIG).write_text("[]"), "can be read and fit"),
         (lambda folder: (folder / WEIGHTS).write_bytes(b"pickle"), "can be read and fit"),
-        (change(_class_name="VQModel"), "is of a AutoencoderKL, not of VQModel"),
+        (change(_class_name="VQModel"), "is of an AutoencoderKL, not of VQModel"),
         (change(latent_channels=8), "can be read and fit"),
         (change(latents_std=[1, 1, 1, 0]), "4 finite numbers as latents_mean, and as many above 0 as latents_std"),
         (change(latents_mean=[0, 0]), "4 finite numbers as latents_mean"),
