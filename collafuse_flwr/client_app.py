@@ -61,9 +61,10 @@ def answer(message: Message, context: Context) -> Message:
 
 def _note_refusal(error: PolicyError, context: Context) -> None:
     """Have a refusal on the ledger; one that cannot be written there is refused all the same."""
-    ledger = ClientLayout(Path(str(context.node_config["state-path"]))).ledger
+    store = ClientStore(Path(str(context.node_config["state-path"])))
     try:
-        Ledger(ledger, str(context.run_id)).add_refusal(str(error))
+        with store.lock():
+            Ledger(store.layout.ledger, str(context.run_id)).add_refusal(str(error))
     except (OSError, UserError) as unwritten:
         print(f"error: {unwritten}", file=sys.stderr)
 

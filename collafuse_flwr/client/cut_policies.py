@@ -108,12 +108,14 @@ def _kept(given: CutContext, choose: Callable[[], int]) -> int:
     schedule = setup.schedule.timesteps, config.diffusion.schedule
     requirements = [*target, *schedule, *chosen_for, config.dp.delta, *of_images]
     path = given.store.layout.cut
-    try:
-        rows = read_appended(path)
-    except ValueError:
-        raise DamagedError(path) from None
-    if not rows:
-        rows = append_json_lines(path, [{"asked": requirements, "cut_step": choose()}])
+    # Two messages at once would each write down a choice.
+    with given.store.lock():
+        try:
+            rows = read_appended(path)
+        except ValueError:
+            raise DamagedError(path) from None
+        if not rows:
+            rows = append_json_lines(path, [{"asked": requirements, "cut_step": choose()}])
     (kept,) = rows
     if kept["asked"] != requirements:
         raise SettingError("cut.target", target[1], f"as before, {kept['asked']}: client {client} has chosen its cut")

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 #: Step of the grid of privacy losses, which are rounded up to it, and the largest loss of one mechanism for which it is
 #: as fine as this; a larger loss gets a coarser grid, of as many points.
@@ -137,3 +138,68 @@ def composed_epsilon(mu: float, delta: float, *training: Training) -> float:
     if mu:
         accountant.compose(GaussianDpEvent(2 / mu))
     return float(accountant.get_epsilon(delta))
+
+
+@cache
+def group_epsilon(mu: float, delta: float, images: int, *training: Training) -> float:
+    """Epsilon at `delta` for all images of one group at once, be they replaced by others, or by none.
+
+    Releases have independent noise: n images move them by sqrt(n) mu. Of n images a step of DP-SGD samples j with
+    probability Binomial(n, q), and their gradients add up to j times the norm at most, so that one-dimensional mixtures
+    of Gaussians dominate it (Ganesh 2024, arXiv 2401.10294): these are neighbours of whom one lacks the images. Other
+    images in their place are a second step of the same kind, which makes (2 a, delta) of (a, delta / (1 + e^a)). At
+    q = 1 all is one Gaussian mechanism, of n mu^2 + 4 n^2 steps / sigma^2.
+
+    Args:
+        mu: of the releases of one image that is replaced, >= 0; inf gives inf.
+        delta: in (0, 1).
+        images: n >= 1.
+        training: steps of DP-SGD, each with their own noise and sampling rate.
+
+    Returns:
+        Epsilon; inf where there are steps with q < 1 and it is above `VACUOUS`, beyond which convolutions in float64
+        resolve no delta.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    if images < 1:
+        raise ValueError(f"`images` = {images} is not >= 1")
+    if images == 1:
+        return composed_epsilon(mu, delta, *training)
+    whole = sum(own.steps / own.noise_multiplier**2 for own in training if own.sampling_rate == 1)
+    mu = math.sqrt(images * mu * mu + 4 * images**2 * whole)
+    sampled = [own for own in training if own.sampling_rate < 1 and own.steps]
+    if not sampled or math.isinf(mu):
+        return epsilon(mu, delta)
+    from scipy.optimize import brentq  # noqa: PLC0415 - slow, as above
+
+    losses = _losses_without(mu / 2, delta, images, sampled)
+
+    def excess(a: float) -> float:
+        """Above 0 where delta is too small for (2 a, delta)."""
+        return float(losses.get_delta_for_epsilon(a)) * (1 + math.exp(a)) - delta
+
+    if excess(VACUOUS / 2) > 0:
+        return math.inf
+    return 2 * float(brentq(excess, 0.0, VACUOUS / 2, xtol=1e-6)) if excess(0.0) > 0 else 0.0
+
+
+def _losses_without(mu: float, delta: float, images: int, training: list[Training]) -> Any:
+    """Privacy losses of a mu-Gaussian mechanism and of sampled steps between data with and without some images."""
+    from dp_accounting.pld import privacy_loss_distribution as pld  # noqa: PLC0415 - slow, as above
+    from scipy.stats import binom  # noqa: PLC0415 - slow, as above
+
+    largest = epsilon(max(mu, *(images / own.noise_multiplier for own in training)), delta)
+    grid = _GRID * max(1.0, largest / _FINE_UP_TO)
+    losses = pld.identity(grid)
+    if mu:
+        losses = pld.from_gaussian_mechanism(1 / mu, value_discretization_interval=grid)
+    for own in training:
+        counts = range(images + 1)
+        chances = [float(binom.pmf(j, images, own.sampling_rate)) for j in counts]
+        step = pld.from_mixture_gaussian_mechanism(
+            own.noise_multiplier, [float(j) for j in counts], chances, value_discretization_interval=grid
+        )
+        losses = losses.compose(step.self_compose(own.steps))
+    return losses

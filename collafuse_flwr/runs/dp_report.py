@@ -9,7 +9,15 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.data.federated import FederationData
 from collafuse_flwr.diffusion.dp_sgd import sampling_rate
 from collafuse_flwr.diffusion.schedule import make_schedule
-from collafuse_flwr.privacy.accounting import VACUOUS, Training, composed_epsilon, epsilon, release_mu, zcdp
+from collafuse_flwr.privacy.accounting import (
+    VACUOUS,
+    Training,
+    composed_epsilon,
+    epsilon,
+    group_epsilon,
+    release_mu,
+    zcdp,
+)
 from collafuse_flwr.runs.cost_report import released_cut
 from collafuse_flwr.setup.privacy import norm_bound
 
@@ -40,8 +48,7 @@ def dp_guarantees(config: Config, values: int, clients: list[dict[str, Any]]) ->
         )
         client.update({"dp_mu": mu, "dp_rho": zcdp(mu), "dp_epsilon": epsilon(mu, delta)})
         if private and client["dp_steps"] is not None:
-            rate = sampling_rate(config.client.batch_size, client["num_images"])
-            steps = Training(config.dp.noise_multiplier, rate, client["dp_steps"])
+            steps = _training(config, client)
             # The ledger's steps have noise of their own; without it all are taken to have this run's.
             for name, own_mu in (("sgd", 0.0), ("total", mu)):
                 by_ledger = client.get(f"ledger_{name}_epsilon")
@@ -56,18 +63,27 @@ def group_guarantees(
 ) -> dict[str, float | None]:
     """Add `dp_group_epsilon` to every client's row, and give the largest: that of a whole patient, or person.
 
-    Neighbours differ in all images of one group that must not be separated; n of them move what is released by sqrt(n)
-    times as much as one. Nothing is added where no groups are known. It covers releases alone.
+    Neighbours differ in all images of one group that must not be separated, in their releases and in the steps of
+    DP-SGD. Nothing is added where no groups are known; it is None where an image has no guarantee either, and where the
+    client's ledger has steps of other runs, whose sampling of a group nobody knows.
     """
     if data is None or not data.images.metadata.group_key:
         return {}
-    group = data.images.metadata.groups[data.images.metadata.group_key]
+    group, delta = data.images.metadata.groups[data.images.metadata.group_key], config.dp.delta
     for client in clients:
         largest = int(group[data.partitions[client["client"]].train].unique(return_counts=True)[1].max())
-        mu = client["dp_mu"]
-        client["dp_group_epsilon"] = None if mu is None else epsilon(mu * math.sqrt(largest), config.dp.delta)
+        mu, total, client["dp_group_epsilon"] = client["dp_mu"], client["dp_total_epsilon"], None
+        steps = () if total is None else (_training(config, client),)
+        if mu is not None and (total is None or total <= composed_epsilon(mu, delta, *steps) + 1e-9):
+            client["dp_group_epsilon"] = group_epsilon(mu, delta, largest, *steps)
     epsilons = (c["dp_group_epsilon"] for c in clients if c["dp_group_epsilon"] is not None)
     return {"dp_group_epsilon": max(epsilons, default=None)}
+
+
+def _training(config: Config, client: dict[str, Any]) -> Training:
+    """A client's steps of DP-SGD in this run."""
+    rate = sampling_rate(config.client.batch_size, client["num_images"])
+    return Training(config.dp.noise_multiplier, rate, client["dp_steps"])
 
 
 def describe_guarantee(config: Config, pooled: dict[str, Any]) -> str:
@@ -85,8 +101,9 @@ def describe_guarantee(config: Config, pooled: dict[str, Any]) -> str:
     if eps > VACUOUS:
         said += f", which guarantees nothing (above {VACUOUS:g}); rely on the measured attacks"
     grouped = pooled.get("dp_group_epsilon")
-    if released and grouped is not None:
-        said += f"; of all images of a patient or person together, in their releases, epsilon {grouped:.3g}"
+    if eps and grouped is not None:
+        value = f"above {VACUOUS:g}" if math.isinf(grouped) else f"{grouped:.3g}"
+        said += f"; of all images of a patient or person together, epsilon {value}"
     networks = " It covers uploads only, not the clients' networks." if total is None else ""
     networks = f" It holds against all who receive what it covers.{networks}"
     labels = " Its labels, which travel beside it, are not covered." if released and config.shares_labels() else ""

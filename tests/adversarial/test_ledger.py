@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import torch
 
+from collafuse_flwr.client import cut_policies
 from collafuse_flwr.client.collafuse import CollaFuseClient
 from collafuse_flwr.client.cut_policies import CutContext, allowed_cuts
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.atomic_io import TORN, append_json_lines
+from collafuse_flwr.core.atomic_io import TORN, append_json_lines, read_appended
 from collafuse_flwr.core.errors import RoundError, SecretError, SettingError
 from collafuse_flwr.data.federated import load_client_data
 from collafuse_flwr.privacy import ledger as module
@@ -104,6 +105,43 @@ def test_two_runs_at_once_share_one_limit(tmp_path: Path, monkeypatch: pytest.Mo
     (refusal,) = (reply for reply in replies if isinstance(reply, ClientError))
     assert "`max_releases` = 2" in refusal.reason
     assert ledger_of(node).exposure().releases == 2
+
+
+def test_two_messages_at_once_choose_one_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would choose, and a file of two cuts would be of no use to any later message."""
+    node, both = Node(tmp_path, OPEN), threading.Barrier(2)
+    chosen = {"cut.policy": "by_disclosure", "cut.criterion": "epsilon", "cut.target": 8, "upload.clip_norm": 4.3}
+    config = Config.from_flat(QUICK | chosen)
+    images = load_client_data(config.data, bytes(16), str(tmp_path / "images.npz"), str(tmp_path / "cache")).train
+    context = CutContext(config, diffusion_setup(config), images, 0, ClientStore(node.state))
+
+    def slow(*_: Any) -> int:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(1)
+        return 14
+
+    monkeypatch.setattr(cut_policies, "choose_cut", slow)
+    cuts: list[tuple[int, ...]] = []
+    threads = [threading.Thread(target=lambda: cuts.append(allowed_cuts(context))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert cuts == [(14,), (14,)]
+    assert len(read_appended(context.store.layout.cut)) == 1
+
+
+def test_a_refusal_waits_for_the_message_that_is_being_answered(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    assert not isinstance(node.train(), ClientError)
+    refused = threading.Thread(target=lambda: node.train(run=2, upload__share_labels=True))
+    with ClientStore(node.state).lock():
+        refused.start()
+        refused.join(1.0)
+        assert refused.is_alive()
+        assert ledger_of(node).count("refusal") == 0
+    refused.join()
+    assert ledger_of(node).count("refusal") == 1
 
 
 # What the ledger makes of its entries.

@@ -5,7 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_flwr.privacy.accounting import Training, composed_epsilon, epsilon, log_delta, release_mu, zcdp
+from collafuse_flwr.privacy.accounting import (
+    Training,
+    composed_epsilon,
+    epsilon,
+    group_epsilon,
+    log_delta,
+    release_mu,
+    zcdp,
+)
 from tests.accountants import (
     GaussianDpEvent,
     NeighboringRelation,
@@ -125,3 +133,44 @@ def test_what_is_out_of_range_is_refused(call: object) -> None:
     assert callable(call)
     with pytest.raises(ValueError, match=r"is not|out of range"):
         call()
+
+
+def test_a_group_of_one_is_an_image() -> None:
+    training = Training(4.0, 0.2, 50)
+    assert group_epsilon(1.5, 1e-5, 1, training) == composed_epsilon(1.5, 1e-5, training)
+
+
+@pytest.mark.parametrize(("images", "steps"), [(4, 0), (4, 200), (20, 200)])
+def test_full_batches_move_by_all_images_of_a_group(images: int, steps: int) -> None:
+    """n mu^2 + 4 n^2 steps / sigma^2: releases have independent noise, gradients add up."""
+    ours = group_epsilon(0.7, 1e-5, images, Training(300.0, 1, steps))
+    assert ours == pytest.approx(epsilon(math.sqrt(images * 0.7**2 + 4 * images**2 * steps / 300.0**2), 1e-5))
+
+
+def replaced_delta(eps: float, sigma: float, chances: torch.Tensor) -> float:
+    """The smallest delta of one sampled step at which a group's gradients are all +1 or all -1, by quadrature."""
+    x = torch.linspace(-len(chances) - 12 * sigma, len(chances) + 12 * sigma, 200_001, dtype=torch.float64)
+    counts = torch.arange(len(chances), dtype=torch.float64)
+    normal = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), sigma)
+    density = (chances * normal.log_prob(x[:, None] - counts).exp()).sum(1)
+    return float(torch.trapezoid((density - math.exp(eps) * density.flip(0)).clamp(min=0), x))
+
+
+@pytest.mark.parametrize(("images", "sigma", "q"), [(2, 2.0, 0.05), (5, 4.0, 0.1), (12, 8.0, 0.02)])
+def test_a_sampled_group_has_the_guarantee_and_not_much_more(images: int, sigma: float, q: float) -> None:
+    from scipy.stats import binom  # noqa: PLC0415
+
+    chances = torch.tensor([binom.pmf(j, images, q) for j in range(images + 1)], dtype=torch.float64)
+    ours = group_epsilon(0.0, 1e-5, images, Training(sigma, q, 1))
+    assert replaced_delta(ours, sigma, chances) <= 1e-5
+    assert replaced_delta(ours / 2, sigma, chances) > 1e-5
+
+
+def test_a_group_costs_more_than_its_images_and_what_cannot_be_resolved_is_infinite() -> None:
+    training = Training(10.0, 0.05, 100)
+    epsilons = [group_epsilon(0.2, 1e-5, n, training) for n in (1, 2, 4)]
+    assert epsilons == sorted(epsilons)
+    assert composed_epsilon(0.2, 1e-5, training) == epsilons[0] < epsilons[1]
+    assert group_epsilon(0.0, 1e-5, 60, Training(1.0, 0.2, 100)) == math.inf
+    with pytest.raises(ValueError, match="`images` = 0"):
+        group_epsilon(0.0, 1e-5, 0)

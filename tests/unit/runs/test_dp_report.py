@@ -14,7 +14,7 @@ from collafuse_flwr.data.federated import FederationData
 from collafuse_flwr.data.images import ImageMetadata, ImageSet
 from collafuse_flwr.data.partition.partitions import Partition
 from collafuse_flwr.diffusion.schedule import make_schedule
-from collafuse_flwr.privacy.accounting import Training, composed_epsilon, epsilon
+from collafuse_flwr.privacy.accounting import Training, composed_epsilon, epsilon, group_epsilon
 from collafuse_flwr.runs.dp_report import describe_guarantee, dp_guarantees, group_guarantees
 from tests.small_runs import small
 
@@ -133,8 +133,8 @@ def test_the_sentence_is_about_the_sum(
     assert ("labels" in sentence) == (released > 0)
 
 
-def test_a_patient_is_worth_all_of_its_images(tmp_path: Path) -> None:
-    """Of three slices, as far apart as sqrt(3) images."""
+def patients() -> FederationData:
+    """Two clients, whose largest patients have three images and two."""
     images = ImageSet(
         torch.zeros((6, 1, 8, 8), dtype=torch.uint8),
         torch.zeros(6, dtype=torch.int64),
@@ -143,7 +143,12 @@ def test_a_patient_is_worth_all_of_its_images(tmp_path: Path) -> None:
         ImageMetadata(groups={"patient": torch.tensor([0, 0, 0, 1, 2, 2])}, group_key="patient"),
     )
     rows = [torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5])]
-    data = FederationData(images, tuple(Partition(own, own[:0]) for own in rows))
+    return FederationData(images, tuple(Partition(own, own[:0]) for own in rows))
+
+
+def test_a_patient_is_worth_all_of_its_images(tmp_path: Path) -> None:
+    """Of three slices, as far apart as sqrt(3) images."""
+    data = patients()
     config, clients = small(tmp_path), guaranteed(tmp_path, [1, 1], diffusion__schedule="linear")[1]
     pooled = group_guarantees(config, data, clients)
     for client, count in zip(clients, (3, 2), strict=True):
@@ -151,3 +156,24 @@ def test_a_patient_is_worth_all_of_its_images(tmp_path: Path) -> None:
     assert pooled["dp_group_epsilon"] == clients[0]["dp_group_epsilon"] > clients[0]["dp_epsilon"]
     assert "of all images of a patient or person together" in describe_guarantee(config, pooled | clients[0])
     assert group_guarantees(config, None, clients) == {}
+
+
+def test_a_patient_is_in_its_clients_network_with_all_of_its_images(tmp_path: Path) -> None:
+    settings = {"strategy": "fedavg", "dp.noise_multiplier": 30.0, "client.batch_size": 5}
+    pooled, clients = guaranteed(tmp_path, [0, 0], [20, 20], **settings)
+    config = small(tmp_path, **settings)
+    pooled |= group_guarantees(config, patients(), clients)
+    training = Training(30.0, 0.05, 50)
+    assert [c["dp_group_epsilon"] for c in clients] == [group_epsilon(0.0, 1e-5, n, training) for n in (3, 2)]
+    assert pooled["dp_group_epsilon"] == clients[0]["dp_group_epsilon"] > pooled["dp_total_epsilon"]
+    said = f"of all images of a patient or person together, epsilon {pooled['dp_group_epsilon']:.3g}"
+    assert said in describe_guarantee(config, pooled)
+    assert "together, epsilon above 20" in describe_guarantee(config, pooled | {"dp_group_epsilon": math.inf})
+
+
+def test_no_patient_has_a_guarantee_where_other_runs_have_trained_too(tmp_path: Path) -> None:
+    settings = {"strategy": "fedavg", "dp.noise_multiplier": 30.0, "client.batch_size": 5}
+    clients = guaranteed(tmp_path, [0, 0], [20, 20], **settings)[1]
+    clients[0]["dp_total_epsilon"] *= 1.1
+    assert group_guarantees(small(tmp_path, **settings), patients(), clients)["dp_group_epsilon"] is not None
+    assert clients[0]["dp_group_epsilon"] is None
