@@ -51,28 +51,39 @@ def private_superlink(*, simulation: bool = True) -> Iterator[SuperLink]:
     Raises:
         RunFailed: it does not start.
     """
-    with tempfile.TemporaryDirectory(prefix="collafuse-", ignore_cleanup_errors=True) as folder:
-        initial_cluster, port = Path(folder), free_port()
-        environment = with_scripts(os.environ) | {"FLWR_HOME": str(initial_cluster), "PYTHONUNBUFFERED": "1"}
-        connection = f'[superlink]\ndefault = "own"\n\n[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
-        (initial_cluster / "config.toml").write_text(connection)
-        options = ["--insecure", "--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(port)]
-        options += ["--simulation"] * simulation
-        with (initial_cluster / "superlink.log").open("w") as log:
-            process = subprocess.Popen(
-                [script("flower-superlink"), *options],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # Ctrl-C is for this process, which then stops the SuperLink in good order.
-                start_new_session=True,
-            )
-            try:
-                _wait_until_healthy(process, port, initial_cluster / "superlink.log")
-                yield SuperLink(initial_cluster, environment, f"127.0.0.1:{port}")
-            finally:
-                stop(process)
+    with (
+        tempfile.TemporaryDirectory(prefix="collafuse-", ignore_cleanup_errors=True) as folder,
+        running_superlink(Path(folder), free_port(), *["--simulation"] * simulation) as superlink,
+    ):
+        yield superlink
+
+
+@contextmanager
+def running_superlink(home: Path, port: int, *options: str) -> Iterator[SuperLink]:
+    """Start a SuperLink with a home and a port, and stop it with all that it started.
+
+    Raises:
+        RunFailed: it does not start.
+    """
+    environment = with_scripts(os.environ) | {"FLWR_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    connection = f'[superlink]\ndefault = "own"\n\n[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    (home / "config.toml").write_text(connection)
+    own = ["--insecure", "--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(port)]
+    with (home / "superlink.log").open("a") as log:
+        process = subprocess.Popen(
+            [script("flower-superlink"), *own, *options],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            # Ctrl-C is for this process, which then stops the SuperLink in good order.
+            start_new_session=True,
+        )
+        try:
+            _wait_until_healthy(process, port, home / "superlink.log")
+            yield SuperLink(home, environment, f"127.0.0.1:{port}")
+        finally:
+            stop(process)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

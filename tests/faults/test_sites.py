@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from collafuse_flwr.privacy.ledger import Ledger
 from simulations.runners.environment import prepare_environment
 from simulations.runners.flwr import REPOSITORY
-from simulations.runners.superlink import SuperLink, private_superlink, stop
+from simulations.runners.superlink import SuperLink, free_port, private_superlink, running_superlink, stop
 from tests.faults.cable import cable
 from tests.faults.processes import rounds
-from tests.integration.test_deployment import SETTINGS, supernode, wait_for, write_images
+from tests.integration.test_deployment import PATIENCE, SETTINGS, supernode, wait_for, write_images
 
 ROUNDS = 16
 #: Seconds without a network: a few tries of a SuperNode to come back.
@@ -50,6 +51,11 @@ class Deployment:
         with self.log.open("wb") as log:
             self.flwr = subprocess.Popen(command, env=self.superlink.environment, stdout=log, stderr=log)
         self.running.callback(self.flwr.kill)
+
+    def end(self) -> int:
+        """Wait for the end of the run; its exit status."""
+        assert self.flwr is not None
+        return self.flwr.wait(PATIENCE)
 
     def wait_for_row(self, what: str, is_it: Callable[[dict[str, Any]], bool], after: int = 0) -> int:
         """Wait for a round after another one of which something is true; its number."""
@@ -103,3 +109,33 @@ def test_sites_come_late_and_twice_lose_their_network_and_leave(deployment: Depl
     assert all(row["clients"].keys() == {"0", "2"} for row in rows[gone:])
     summary = json.loads((deployment.output / "summary.json").read_text())
     assert [client["client"] for client in summary["clients"]] == [0, 1, 2]
+
+
+def test_a_superlink_that_restarts_in_a_run_ends_it_and_a_resumed_one_goes_on(tmp_path: Path) -> None:
+    """Its database keeps who the sites are: they come back by themselves, and what they sent is not sent again."""
+    prepare_environment()
+    port, database = free_port(), ("--database", str(tmp_path / "superlink.db"))
+    settings = {"num_rounds": 4, "quiet": False}
+    (tmp_path / "home").mkdir()
+    with ExitStack() as running:
+        with running_superlink(tmp_path / "home", port, *database) as superlink:
+            deployment = Deployment(tmp_path, superlink, running)
+            deployment.join("0", 0)
+            deployment.join("1", 1)
+            deployment.start(**settings)
+            first = deployment.wait_for_row("the first round", lambda row: True)
+        ended = deployment.end()
+        assert ended == 1, deployment.log.read_text()
+        assert "Connection to the SuperLink is unavailable" in deployment.log.read_text()
+        before = rounds(deployment.output)
+        assert first <= len(before) < settings["num_rounds"]
+        with running_superlink(tmp_path / "home", port, *database):
+            deployment.start(**settings, resume=True)
+            assert deployment.end() == 0, deployment.log.read_text()
+    rows = rounds(deployment.output)
+    assert [row["round"] for row in rows] == list(range(1, settings["num_rounds"] + 1))
+    assert rows[: len(before)] == before
+    assert all(row["clients"].keys() == {"0", "1"} and not row["failed"] for row in rows)
+    assert sorted(client for row in rows for client in row["uploads"]) == ["0", "1"]
+    for site in ("0", "1"):
+        assert Ledger(tmp_path / site / "state" / "ledger.jsonl").exposure().releases == 1

