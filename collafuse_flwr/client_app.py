@@ -28,7 +28,7 @@ from collafuse_flwr.runs.run_layout import ClientLayout, RunLayout, run_name
 from collafuse_flwr.wire.codec import ClientError, encode
 
 app = ClientApp()
-#: All that the server is told of an error of a client with data of its own.
+#: All that the server learns of an error of a client with data of its own.
 MASKED = "the client's own log says why it did not answer"
 
 

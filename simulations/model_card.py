@@ -46,7 +46,7 @@ def model_card(folder: Path, client: int, pipeline: CollaFusePipeline, place: st
     summary: dict[str, Any] = json.loads(layout.summary.read_text())
     (row,) = [own for own in summary["clients"] if own["client"] == client]
     attacked = json.loads(layout.attack_results.read_text()) if layout.attack_results.is_file() else {"clients": []}
-    attacks = [found for own in attacked["clients"] if own["client"] == client for found in _attacks(own)]
+    attacks = [entry for own in attacked["clients"] if own["client"] == client for entry in _attacks(own)]
     header = {
         # Not diffusers, which could load its parts alone.
         "library_name": "collafuse_flwr",
@@ -74,7 +74,7 @@ def model_card(folder: Path, client: int, pipeline: CollaFusePipeline, place: st
         disclosure=_disclosure(row),
         guarantee=_guarantee(config, row),
         networks=_networks(config, row, pipeline),
-        attacks=[found for _, found in attacks],
+        attacks=[entry for _, entry in attacks],
         explained=" ".join(dict.fromkeys(spec.about for spec, _ in attacks)),
         effort=", ".join(f"`{name}` = {value}" for name, value in attacked.items() if name not in RESULTS),
         quality=_quality(summary, row),
@@ -153,15 +153,15 @@ def _networks(config: Config, row: Row, pipeline: CollaFusePipeline) -> str:
 
 def _attacks(row: Row) -> list[tuple[AttackSpec, tuple[str, str, str, str]]]:
     """What attacks achieved, with its error, beside what they would without information."""
-    found = []
+    entries = []
     for spec in built_in():
         for column in spec.columns:
             key, least = column.key, _shown(row, column.chance, column.form)
             if spec.table in ATTACKERS and key not in DISCLOSURE and row.get(key) is not None and least:
                 error = f" ± {row[f'{key}_error']:.2f}" if f"{key}_error" in row else ""
                 title, value = column.title or column.heading, _shown(row, key, column.form) + error
-                found.append((spec, (title, value, least, ATTACKERS[spec.table])))
-    return found
+                entries.append((spec, (title, value, least, ATTACKERS[spec.table])))
+    return entries
 
 
 def _shown(row: Row, key: str, form: str) -> str:

@@ -68,7 +68,7 @@ def _act(arguments: list[str]) -> int:
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name not in DEFAULTS or not equals:
-            raise SettingError(name, value, f"one of {', '.join(f'{known}=' for known in DEFAULTS)}")
+            raise SettingError(name, value, f"one of {', '.join(f'{setting}=' for setting in DEFAULTS)}")
         given[name] = value
     if not given["state"]:
         raise SettingError("state", "", "the folder of a client's state")

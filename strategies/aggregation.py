@@ -31,7 +31,7 @@ class WeightAggregator:
         self._averaged: dict[int, tuple[int, Weights]] = {}
 
     def check(self, reply: WeightsReply, names: list[str], want_averaged: bool) -> None:
-        """Hold a reply against what was asked for; a client that took no step sends nothing.
+        """Hold a reply against the request; a client that took no step sends nothing.
 
         Raises:
             UploadError: it is not that.

@@ -203,13 +203,13 @@ class BaseStrategy(Strategy, ABC):
         return Message(content, self.client_manager.nodes[client], kind, group_id=str(row.round))
 
     def _before_training(self, grid: Grid, round_: int) -> None:
-        """What is done before clients are asked for what a round comes to; those who cannot leave `selected`."""
+        """What is done before clients get requests for what a round comes to; those who cannot leave `selected`."""
 
     def _before_evaluation(self, grid: Grid, round_: int) -> None:
-        """What must be there before clients can be asked to finish samples; those who cannot leave `selected`."""
+        """What must be there before clients can finish samples; those who cannot leave `selected`."""
 
     def _sample_counts(self) -> dict[int, int]:
-        """Samples of each client that is asked, in proportion to its images."""
+        """Samples of each selected client, in proportion to its images."""
         sizes = {client: self.client_manager.client_infos[client].num_images for client in self.selected}
         wanted = self.config.evaluation.num_samples / max(1, sum(sizes.values()))
         return {client: max(2, round(size * wanted)) for client, size in sizes.items()}
@@ -274,7 +274,7 @@ class BaseStrategy(Strategy, ABC):
         self._collect_replies(replies, self.train_reply, self._accept_training)
         if not self._has_contributions():
             row = self.history.rounds[-1]
-            reason = next(iter([*row.failed.values(), *row.rejected.values()]), "nobody was asked")
+            reason = next(iter([*row.failed.values(), *row.rejected.values()]), "no client was selected")
             raise UserError(f"no client contributed in round {row.round}: {reason}")
 
     def _has_contributions(self) -> bool:

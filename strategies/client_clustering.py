@@ -70,7 +70,7 @@ class ActivationStats:
     def _assign(self, clients: list[int], before: Mapping[int, int]) -> dict[int, int]:
         """Clusters of some clients, by new numbers.
 
-        Once clients were told apart, those of absent clusters are not looked for among the others.
+        Once clients have clusters, those of absent clusters are not looked for among the others.
         """
         wanted = min(self.config.num_clusters, len(clients))
         if len(set(before.values())) > 1:

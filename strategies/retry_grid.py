@@ -37,7 +37,7 @@ class RetryGrid(Grid):
 
         `restarting` takes the place of `tries` where a worker is about to come back: on a busy machine that takes it
         more than ten seconds, in which Flower may offer it every message.
-        `on_reply` is told how many of the messages of a `send_and_receive` have been answered, and of how many.
+        `on_reply` gets how many of the messages of a `send_and_receive` have been answered, and of how many.
         """
         self._grid, self._tries, self._pause, self._on_reply = grid, tries, pause, on_reply
         self._restarting = max(tries, restarting)
@@ -78,7 +78,7 @@ class RetryGrid(Grid):
         return list(sent)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Replies that have arrived; what must be sent again is, once nothing else that was asked for is under way."""
+        """Replies that have arrived; what must be sent again is, once nothing else that was requested is under way."""
         pending = set(message_ids)
         waiting = pending & self._victims.keys()
         if pending and waiting == pending:

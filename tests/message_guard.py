@@ -216,8 +216,8 @@ def guard_pixels(config: Config, crossed: Crossed) -> int:
                 assert not any(own in array.data for own in bytes_), f"{kind} {way} {name}.{key} holds an image"
                 windows = _windows(array.numpy(), images[0].numel())
                 looked += len(windows)
-                found = any(bool(own.determine(windows).any()) for own in groups) if len(windows) else False
-                assert not found, f"{kind} {way} {name}.{key} is a function of an image"
+                is_function = any(bool(own.determine(windows).any()) for own in groups) if len(windows) else False
+                assert not is_function, f"{kind} {way} {name}.{key} is a function of an image"
     return looked
 
 

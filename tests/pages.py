@@ -16,8 +16,8 @@ class Block:
 
 def fenced(page: str) -> list[Block]:
     """All blocks, in order."""
-    found = re.findall(r"^```([^\n`]*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    return [Block(info.strip(), text) for info, text in found]
+    blocks = re.findall(r"^```([^\n`]*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return [Block(info.strip(), text) for info, text in blocks]
 
 
 def shell_blocks(page: str) -> list[Block]:

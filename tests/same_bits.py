@@ -94,12 +94,12 @@ def main(mode: str) -> int:
         print(f"skipped: the sums are of {stored['machine']}, this is {machine()}")
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        found = {name: run(name, Path(folder) / name) for name in CASES}
+        digests = {name: run(name, Path(folder) / name) for name in CASES}
     if mode == "record":
-        RECORD.write_text(json.dumps({"machine": machine(), "runs": found}, indent=1) + "\n")
+        RECORD.write_text(json.dumps({"machine": machine(), "runs": digests}, indent=1) + "\n")
         return 0
     differing = 0
-    for name, parts in found.items():
+    for name, parts in digests.items():
         for part, value in parts.items():
             same = value == stored["runs"][name][part]
             differing += not same

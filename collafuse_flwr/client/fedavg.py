@@ -49,7 +49,7 @@ class FedAvgClient(DiffusionClient):
 
 
 def wanted_weights(request: WeightsRequest, result: RoundResult) -> dict[str, Weights]:
-    """The `weights` and `averaged` weights that a request asks for; nothing of a denoiser that took no step."""
+    """The `weights` and `averaged` weights that a request wants; nothing of a denoiser that took no step."""
     if result.state is None or not result.metrics.steps:
         return {"weights": {}, "averaged": {}}
 

@@ -154,7 +154,7 @@ class HuscfGanClient(GanClient):
         """
         session = self._workspace().load(lambda: self._session(cuts))
         if session.progress.round != round_:
-            raise UserError(f"round {round_} was asked for; under way is round {session.progress.round}")
+            raise UserError(f"round {round_} was requested; under way is round {session.progress.round}")
         return session
 
     def _session(self, cuts: str) -> Session:
@@ -166,10 +166,10 @@ class HuscfGanClient(GanClient):
         """The cuts of a message, if they are those of the settings."""
         own, least = Cuts.parse(cuts), self.config.split_gan.min_cut
         if own.d_head < Cuts.parse(least).d_head:
-            allowed = f"at most {own.d_head}: the server asked for the cuts {cuts}"
+            allowed = f"at most {own.d_head}: the server requested the cuts {cuts}"
             raise SettingError("split_gan.min_cut", least, allowed)
         if own != _cuts(self.config, self._architecture())[self.client]:
-            allowed = f"as in the messages: the server asked for the cuts {cuts}"
+            allowed = f"as in the messages: the server requested the cuts {cuts}"
             raise SettingError("split_gan.client_cuts", plain(self.config.split_gan.client_cuts), allowed)
         if self.policy is not None:
             self.policy.check_split(own.d_head)

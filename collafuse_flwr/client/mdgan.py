@@ -42,7 +42,7 @@ class DiscriminatorRound:
         """
         began = time.perf_counter()
         if request.step != self.step:
-            raise UserError(f"iteration {request.step} was asked for; due is {self.step}")
+            raise UserError(f"iteration {request.step} was requested; due is {self.step}")
         feedback = self._train(request)
         self.losses, self.step = dict(self.judge.losses), self.step + 1
         self.seconds += time.perf_counter() - began

@@ -38,7 +38,7 @@ _FROM_IMAGES = ("bits", "reid")
 
 @dataclass(frozen=True)
 class Policy:
-    """What may be asked of a client."""
+    """What may be requested of a client."""
 
     strategies: Texts = setting((), "strategies that may run; empty: all that send nothing else than may leave")
     imports: Texts = setting((), "package.module:name of what settings may have the client import; empty: nothing")

@@ -90,7 +90,7 @@ def sample_posterior_rows(schedule: Schedule, cut: int, x_0: Tensor, x_k: Tensor
 
 
 def _classes_of(requested: Tensor, attributes: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
-    """For each row of `asked`, (n, A), the class of a random image with these attributes, (N, A), or UNKNOWN: (n,)."""
+    """The class of a random image with a row of `requested`, (n, A), as its attributes, (N, A), or UNKNOWN: (n,)."""
     ones, held = requested.float(), attributes.float()
     same = ones @ held.T + (1 - ones) @ (1 - held).T == attributes.shape[1]
     matched = same.any(dim=1)

@@ -84,6 +84,6 @@ class SessionStore:
     def _state(self) -> dict[str, Any]:
         path = self.folder / "phase.json"
         if not path.is_file():
-            raise UserError("a phase of a batch was asked for before its round had begun")
+            raise UserError("a phase of a batch was requested before its round had begun")
         session: dict[str, Any] = json.loads(path.read_text())
         return session

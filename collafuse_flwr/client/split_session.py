@@ -110,7 +110,7 @@ class PhaseCursor:
         """
         batch, due = self.due
         if (step, phase) != (batch, due):
-            raise UserError(f"batch {step}, phase {phase} was asked for; due is batch {batch}, phase {due}")
+            raise UserError(f"batch {step}, phase {phase} was requested; due is batch {batch}, phase {due}")
         self.step, self.phase = step, phase
 
     def end(self) -> None:
@@ -121,7 +121,7 @@ class PhaseCursor:
         """
         step, phase = self.due
         if phase != next(iter(PHASES)):
-            raise UserError(f"the end of round {self.round} was asked for; due is batch {step}, phase {phase}")
+            raise UserError(f"the end of round {self.round} was requested; due is batch {step}, phase {phase}")
 
     @property
     def due(self) -> tuple[int, str]:

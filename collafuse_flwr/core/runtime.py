@@ -31,7 +31,7 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     On CPUs float32 stays the choice: the small networks of clients ran no faster in bfloat16 (simulations/bench).
 
     Raises:
-        SettingError: the device that was asked for is not there.
+        SettingError: the configured device is not there.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -55,9 +55,9 @@ def split_folder(config: DataConfig, root: Path) -> Path | None:
         SettingError: there are others, or none, and `data.split` is not train.
     """
     folders = subfolders(root)
-    found = {own: name for name in folders for own, names in SPLITS.items() if name.lower() in names}
-    if len(found) == len(folders) and config.split in found:
-        return root / found[config.split]
+    folder_of_split = {own: name for name in folders for own, names in SPLITS.items() if name.lower() in names}
+    if len(folder_of_split) == len(folders) and config.split in folder_of_split:
+        return root / folder_of_split[config.split]
     require_split(config, config.split == "train", folders)
     return None
 
@@ -89,17 +89,17 @@ def ending(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def named_classes(config: DataConfig, found: tuple[str, ...]) -> tuple[str, ...]:
-    """The classes: those that were found, or those that the settings list, among which these must be.
+def named_classes(config: DataConfig, class_names: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes: those of the data set, or those that the settings list, among which these must be.
 
     Raises:
         SettingError: `data.class_names` lacks one of them, or has a name twice.
     """
     if not config.class_names:
-        return found
-    unknown = [name for name in found if name not in config.class_names]
+        return class_names
+    unknown = [name for name in class_names if name not in config.class_names]
     if unknown or len(set(config.class_names)) < len(config.class_names):
-        allowed = f"different names, among them those of all classes with images ({', '.join(found)})"
+        allowed = f"different names, among them those of all classes with images ({', '.join(class_names)})"
         raise SettingError("data.class_names", list(config.class_names), allowed)
     return config.class_names
 

@@ -147,7 +147,7 @@ def read_deep(image: Image.Image, encoded: Encoded) -> DeepValues:
     low_bytes = [_OTHER_BYTE.get(mode) for mode in _raw_modes(image)]
     if image.mode not in {"RGB", "RGBA"} or None in low_bytes:
         raise ValueError("its 16 bits a channel are read of grey, RGB and RGBA alone, and of PNG and TIFF")
-    # Pillow keeps one byte of two: the upper one, or, told that the file has them in the other order, the lower one.
+    # Pillow keeps one byte of two: the upper one, or, if the mode names the other byte order, the lower one.
     with Image.open(_stream(encoded)) as again:
         tiles = zip(again.tile, low_bytes, strict=True)
         again.tile = [tile._replace(args=_with_mode(tile.args, str(mode))) for tile, mode in tiles]

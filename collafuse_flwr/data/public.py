@@ -43,11 +43,11 @@ def load_public_images(
     size = data.image_size if data.codec else shape[1]
     own = replace(data, dataset=(config.dataset,), dataset_path=paths, image_size=size, max_images=0)
     images = as_latents(load_images(own, seed), open_codec(data.codec), own)
-    found = _shape(images, data)
-    if found != shape:
+    public_shape = _shape(images, data)
+    if public_shape != shape:
         words = "{} channels, {} pixels a side, {} classes and {} attributes"
         raise _refused(
-            config, f"images with {words.format(*shape)}, as the clients'; these have {words.format(*found)}"
+            config, f"images with {words.format(*shape)}, as the clients'; these have {words.format(*public_shape)}"
         )
     if private is not None and data.conditioning == "classes" and images.class_names != private.class_names:
         raise _refused(

@@ -72,7 +72,7 @@ def reading_report(pixels: NDArray[np.uint8], sides: NDArray[np.int64], name: Ca
 def equal_images(pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> list[list[int]]:
     """Those of `rows` of images (n, ...) that are equal to another one in every byte, group by group.
 
-    Whoever is told that one image is protected takes it to be in the set once.
+    Whoever reads that one image is protected takes it to be in the set once.
     """
     rows_of: dict[bytes, list[int]] = defaultdict(list)
     for row in rows.tolist():

@@ -48,13 +48,13 @@ def unpacked(config: DataConfig, folder: str, expected: str) -> Path:
     return root / folder if os.path.isdir(root / folder) else root
 
 
-def require_split(config: DataConfig, found: bool, there: Iterable[str]) -> None:
-    """Refuse `data.split` unless it was found; `there` is what the data set has instead.
+def require_split(config: DataConfig, has_split: bool, there: Iterable[str]) -> None:
+    """Refuse `data.split` unless the data set has it; `there` is what the data set has instead.
 
     Raises:
-        SettingError: it was not found.
+        SettingError: it has not.
     """
-    if not found:
+    if not has_split:
         listed = ", ".join(there) or "nothing"
         allowed = f"a split that `dataset_path` = {plain(config.dataset_path)!r} has; in it is {listed}"
         raise SettingError("data.split", config.split, " ".join(allowed.split()))

@@ -37,7 +37,7 @@ class Folded(TorchFunctionMode):
 
 
 def can_fold(network: nn.Module) -> bool:
-    """Whether a network is a U-Net of diffusers, whose rows are known to stay apart, with weights in known layers.
+    """Whether a network is a U-Net of diffusers, whose rows are sure to stay apart, with weights in supported layers.
 
     All of these must be trained, and none shared; nor may a call move a buffer, or draw.
     """
@@ -45,10 +45,10 @@ def can_fold(network: nn.Module) -> bool:
 
     trained = {name for name, p in network.named_parameters() if p.requires_grad}
     is_unet = type(network) in (UNet2DConditionModel, UNet2DModel)
-    return is_unet and network.state_dict().keys() == trained and all(map(_is_known, network.modules()))
+    return is_unet and network.state_dict().keys() == trained and all(map(_is_supported, network.modules()))
 
 
-def _is_known(part: nn.Module) -> bool:
+def _is_supported(part: nn.Module) -> bool:
     if isinstance(part, nn.Conv2d):
         return type(part) is nn.Conv2d and part.groups == 1 and part.padding_mode == "zeros" and part.bias is not None
     if isinstance(part, nn.GroupNorm):

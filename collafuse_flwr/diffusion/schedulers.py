@@ -22,7 +22,7 @@ _SOLVERS: dict[str, dict[str, Any]] = {
     "ddim": {"algorithm_type": "dpmsolver++", "solver_order": 1},
     "dpm++": {"algorithm_type": "dpmsolver++", "solver_order": 2},
 }
-#: What any scheduler is told that is saved. Thresholds of at most 1 clamp the image's estimate to [-1, 1], which not
+#: What every saved scheduler has. Thresholds of at most 1 clamp the image's estimate to [-1, 1], which not
 #: all schedulers do by `clip_sample`; `trailing` begins at T however few the steps are.
 _SAVED = {"thresholding": True, "sample_max_value": 1.0, "timestep_spacing": "trailing"}
 

@@ -78,5 +78,5 @@ def client_distances(clients: Sequence[Row], alone: Sequence[Row]) -> list[tuple
 
 def _interval(values: Sequence[float], statistic: Callable[..., Any]) -> Interval:
     """A 95 % interval of a statistic of the clients, by resampling them."""
-    found = bootstrap((np.asarray(values, float),), statistic, method="percentile", rng=np.random.default_rng(0))
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    result = bootstrap((np.asarray(values, float),), statistic, method="percentile", rng=np.random.default_rng(0))
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)

@@ -35,7 +35,7 @@ def train_synthetic_test_real(
 
     Args:
         synthetic_images: (M,C,H,W) in [-1,1], or uint8, M >= 1.
-        synthetic_labels: (M,) int64 in [0, num_classes), the class each image was asked for.
+        synthetic_labels: (M,) int64 in [0, num_classes), the class that each image was generated for.
         tests: images as above, held out from the generator's training, and their labels, (N,C,H,W) and (N,) each.
         num_classes: classes of the classifier.
         seed: of the classifier's training.

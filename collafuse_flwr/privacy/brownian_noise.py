@@ -1,4 +1,4 @@
-"""A Brownian path that can be asked for at any time, in any order, by any process: a virtual Brownian tree.
+"""A Brownian path that can be sampled at any time, in any order, by any process: a virtual Brownian tree.
 
 Releases at several noise levels, each with noise of its own, average to a clearer image than any of them. On one path
 W they do not: x_0 + W(a) with a < b gives x_0 + W(b) by adding noise that knows nothing of x_0, so all of them together

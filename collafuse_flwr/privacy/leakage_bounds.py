@@ -74,7 +74,7 @@ def underestimates_bits(num_images: int, values: int) -> bool:
     """Whether bits from so many images of `values` values are too low: their covariance has too few directions.
 
     n images have a sample covariance of rank n - 1 at most. On digits (d = 64) bits at the default cut are 5.6 from 5
-    images, 11.2 from 20 and 14.8 from 1,437, so that 10 images for each value are asked for.
+    images, 11.2 from 20 and 14.8 from 1,437, so that 10 images for each value are required.
     """
     return num_images < IMAGES_PER_VALUE * values
 

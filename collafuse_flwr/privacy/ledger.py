@@ -109,7 +109,7 @@ class Exposure:
 
 
 class Ledger:
-    """The file of one client; what is added names the run that asked for it."""
+    """The file of one client; what is added names the run that requested it."""
 
     def __init__(self, path: Path, run: str = "", *, durable: bool = True) -> None:
         """Open the ledger; a simulation's need not be `durable`, whose disk nobody else counts on."""

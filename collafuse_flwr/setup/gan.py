@@ -32,7 +32,7 @@ def build_optim_config(config: Config) -> OptimConfig:
     """How nets are optimised, and where.
 
     Raises:
-        SettingError: the device asked for is not there.
+        SettingError: the configured device is not there.
     """
     runtime, split = choose_runtime(config.run.device, config.run.precision), config.split_gan
     return OptimConfig(runtime, config.gan.learning_rate, loss_kind=split.loss, ema=split.ema)

@@ -36,7 +36,7 @@ def plan_client_cuts(config: Config, architecture: Architecture) -> CutPlan:
     """Cuts for the devices that the settings name, by `cut_planner.algorithm`.
 
     Raises:
-        UserError: no devices are named, or no cut keeps to the least that is asked for and fits a device's memory.
+        UserError: no devices are named, or no cut keeps to the required least and fits a device's memory.
     """
     planner, least = config.cut_planner, min_cuts(config)
     if planner.algorithm == "exact":

@@ -13,7 +13,7 @@ messages of their own, and each strategy accepts its own alone.
 
 | fedavg, ... | down                                    | up                                           |
 | ----------- | --------------------------------------- | -------------------------------------------- |
-| train       | WeightsRequest: round, weights          | WeightsReply: metrics, the weights asked for |
+| train       | WeightsRequest: round, weights          | WeightsReply: metrics, the requested weights |
 | evaluate    | WeightsHandoff: noise, averaged weights | EvaluateReply                                |
 
 | huscf_gan       | down                                     | up                                   |

@@ -15,7 +15,7 @@ from collafuse_flwr.wire.common import TrainMetrics
 class WeightsRequest:
     """One round's work: weights to go on from (empty: the client's own), and which to send back afterwards.
 
-    `part` names the part of the network that is wanted (diffusion/partial_sharing.py), `want_averaged` asks for its
+    `part` names the part of the network that is wanted (diffusion/partial_sharing.py), `want_averaged` requests its
     averaged weights too, because this round is evaluated. `backbone` is what a fresh denoiser starts from, also in the
     parts that are not shared, but for what `weights` has.
     """
@@ -30,7 +30,7 @@ class WeightsRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsReply:
-    """A client's answer: what was asked for of its trained and of its averaged weights (see `check_weights`)."""
+    """A client's answer: what was requested of its trained and of its averaged weights (see `check_weights`)."""
 
     metrics: TrainMetrics
     weights: Weights

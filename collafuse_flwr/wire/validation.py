@@ -69,7 +69,7 @@ def check_upload(upload: Upload, contract: UploadSpec) -> None:
 
 
 def check_weights(what: str, weights: Weights, wanted: Weights) -> None:
-    """Hold weights that a client sent against those that were asked for: `wanted` has their names, shapes and types.
+    """Hold weights that a client sent against those that were requested: `wanted` has their names, shapes and types.
 
     Raises:
         UploadError: a name is missing or unknown, a shape or type differs, or a value is not finite, too large, or
@@ -77,7 +77,7 @@ def check_weights(what: str, weights: Weights, wanted: Weights) -> None:
     """
     if weights.keys() != wanted.keys():
         missing, unknown = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
-        raise UploadError(f"`{what}` lacks {_some(missing)} and has {_some(unknown)} that were not asked for")
+        raise UploadError(f"`{what}` lacks {_some(missing)} and has {_some(unknown)} that were not requested")
     for name, value in weights.items():
         like = wanted[name]
         if (value.shape, value.dtype) != (like.shape, like.dtype):

@@ -1,4 +1,4 @@
-"""A denoiser of one's own: a few residual convolutions, told the step and the class."""
+"""A denoiser of one's own: a few residual convolutions, conditioned on the step and the class."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Args: x (n, channels, size, size), t int64 (n,) in 0..T-1, class_labels int64 (n,) or None."""
-        told = _sinusoidal(t)
+        embedding = _sinusoidal(t)
         if self.classes is not None and class_labels is not None:
-            told = told + self.classes(class_labels)
+            embedding = embedding + self.classes(class_labels)
         features = self.first(x)
         for block in self.blocks:
-            features = features + block(silu(features + told[:, :, None, None]))
+            features = features + block(silu(features + embedding[:, :, None, None]))
         result: Tensor = self.last(silu(features))
         return result
 

@@ -40,5 +40,5 @@ class Conditioned(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Args: x (n, ...), labels int64 (n,)."""
-        told = torch.cat([x.flatten(1), self.embedding(labels)], dim=1)
-        return nn.functional.leaky_relu(self.linear(told), 0.2)
+        inputs = torch.cat([x.flatten(1), self.embedding(labels)], dim=1)
+        return nn.functional.leaky_relu(self.linear(inputs), 0.2)

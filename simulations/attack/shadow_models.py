@@ -48,7 +48,7 @@ class ShadowAttacker:
         return cls(run, images, mean, labels, Wiener.of(images), seed)
 
     def denoiser(self, step: int, model: str, num_steps: int) -> Denoise:
-        """A preset `model` for the step t = `step`, told what the backbone is told; trained at the first call."""
+        """A preset `model` for the step t = `step`, conditioned as the backbone is; trained at the first call."""
         name = step, model, num_steps
         if name not in self.trained:
             config = self.run.config

@@ -146,12 +146,12 @@ def compared(measured: list[dict[str, Any]], devices: list[str]) -> dict[str, di
     return rows
 
 
-def markdown(found: dict[str, dict[str, Any]]) -> str:
+def markdown(rows: dict[str, dict[str, Any]]) -> str:
     """A row for each device: 1000 times the mean rewards, the share of the best, and the cuts that were kept to."""
-    cuts = [f"cut {cut}" for row in list(found.values())[:1] for cut in row["fixed"]]
+    cuts = [f"cut {cut}" for row in list(rows.values())[:1] for cut in row["fixed"]]
     names = ["GFLOP/s:MB/s", *cuts, "adaptive", "of the best", "ended at"]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    for device, row in found.items():
+    for device, row in rows.items():
         rewards = [f"{1e3 * value:.3f}" for value in (*row["fixed"].values(), row["adaptive"])]
         ended = " ".join(map(str, row["ended"]))
         lines.append(f"| {device} | {' | '.join(rewards)} | {row['share']:.2f} | {ended} |")
@@ -169,12 +169,12 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
-    found = compared(measured, list(Config.from_flat(SETTINGS | given).devices.profiles))
+    rows = compared(measured, list(Config.from_flat(SETTINGS | given).devices.profiles))
     print(f"1000 x reward over the rounds after the first {measured[0]['explored_rounds']}\n")
-    print(markdown(found))
-    missed = [device for device, row in found.items() if row["share"] < WITHIN]
+    print(markdown(rows))
+    missed = [device for device, row in rows.items() if row["share"] < WITHIN]
     print(f"\nWithin 10 % of the best fixed cut: {'not on ' + ', '.join(missed) if missed else 'on every device'}.")
-    write_json(Path(output) / "adaptive_cut.json", {"compared": found, "runs": measured, "settings": SETTINGS | given})
+    write_json(Path(output) / "adaptive_cut.json", {"compared": rows, "runs": measured, "settings": SETTINGS | given})
     return 0
 
 

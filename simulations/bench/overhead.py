@@ -84,7 +84,7 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure every case that is asked for, show and keep the results, and return the exit status."""
+    """Measure every requested case, show and keep the results, and return the exit status."""
     given = DEFAULTS | flat_settings(OmegaConf.from_cli(arguments))
     rows: list[dict[str, Any]] = []
     try:

@@ -30,7 +30,7 @@ from simulations.runners.result import describe
 class LocalGrid(Grid):
     """Nodes in this process, each with its own context; everything that crosses is serialised as on a network.
 
-    A message is handled when its reply is asked for, one for each `pull_messages`, in the order they were pushed; of
+    A message is handled when its reply is requested, one for each `pull_messages`, in the order they were pushed; of
     those to train as many as are in a stack. Node ids are drawn at random, as Flower's are, so that nothing can depend
     on them.
     """
@@ -100,7 +100,7 @@ class LocalGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Handle the first message that waits, of those asked for, and those stacked with it, and give the replies."""
+        """Handle the first message that waits, of those requested, and those stacked with it, and give the replies."""
         wanted = set(message_ids)
         group = self._group([message_id for message_id in self._waiting if message_id in wanted])
         messages = [_through_wire(self._waiting.pop(message_id), message_id) for message_id in group]

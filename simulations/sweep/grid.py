@@ -126,11 +126,11 @@ def distinct(configs: list[Config]) -> list[SweepRun]:
         same.setdefault(fingerprint(config), []).append(index)
     return [
         SweepRun(
-            number, run_name(configs[first], swept), configs[first], tuple(_told(flats[i], swept) for i in duplicates)
+            number, run_name(configs[first], swept), configs[first], tuple(_label(flats[i], swept) for i in duplicates)
         )
         for number, (first, *duplicates) in enumerate(same.values(), 1)
     ]
 
 
-def _told(flat: dict[str, Any], swept: list[str]) -> str:
+def _label(flat: dict[str, Any], swept: list[str]) -> str:
     return " ".join(f"{name}={flat[name]}" for name in swept)

@@ -45,7 +45,7 @@ class JobResult:
 
 
 def run_job(cell: SweepRun, sweep: Path) -> JobResult:
-    """Run a cell unless it has been, taking up its checkpoint if it left one; failures are told, not raised."""
+    """Run a cell unless it has been, taking up its checkpoint if it left one; failures are reported, not raised."""
     folder = sweep / cell.name
     folder.mkdir(parents=True, exist_ok=True)
     layout = RunLayout(folder)

@@ -76,7 +76,7 @@ def sweep(arguments: list[str]) -> int:
             print(f"{'; '.join(cell.duplicates)}: same run as {cell.name}")
     print(f"{len(plan.cells)} cells in {plan.folder}", flush=True)
     plan.folder.mkdir(parents=True, exist_ok=True)
-    # Hydra writes what it was asked there as well.
+    # Hydra writes its arguments there as well.
     with tempfile.TemporaryDirectory(prefix=".sweep-", dir=plan.folder) as notes:
         plan.save(Path(notes))
         launch(["-m", *overrides, override("hydra.sweep.dir", notes)], run_hydra_job)
@@ -98,7 +98,7 @@ def run_hydra_job(_: DictConfig) -> None:
     result = run_job(cell, plan.folder)
     with (notes / "outcomes.jsonl").open("a") as file:
         file.write(json.dumps(asdict(result)) + "\n")
-    print(f"{label}: {_told(result)}; {len(plan.cells) - len(_outcomes(notes))} left", flush=True)
+    print(f"{label}: {_status(result)}; {len(plan.cells) - len(_outcomes(notes))} left", flush=True)
 
 
 def compositions(arguments: list[str]) -> list[DictConfig]:
@@ -133,7 +133,7 @@ def _plan(composed: list[DictConfig], given: Collection[str]) -> tuple[SweepPlan
     _preflight(list(configs.values()))
     first = next(iter(configs.values()))
     folder = Path(outputs[0]).absolute() if outputs[0] else Path(f"{fresh_folder(first)}-sweep")
-    cells = [_known(cell, folder) for cell in distinct(list(configs.values()))]
+    cells = [_under_existing_name(cell, folder) for cell in distinct(list(configs.values()))]
     numbers = {fingerprint(cell.config): index for index, cell in enumerate(cells)}
     jobs: list[int | None] = [None] * len(composed)
     for job, config in configs.items():
@@ -170,7 +170,7 @@ def _preflight(configs: list[Config]) -> None:
     raise errors[0]
 
 
-def _known(cell: SweepRun, folder: Path) -> SweepRun:
+def _under_existing_name(cell: SweepRun, folder: Path) -> SweepRun:
     """The cell under the name that it already has: names tell what was swept, and that may be more than before."""
     there = sorted(path.name for path in folder.glob(f"*-{fingerprint(cell.config)}") if path.is_dir())
     return replace(cell, name=there[0]) if there else cell
@@ -181,7 +181,7 @@ def _outcomes(notes: Path) -> list[JobResult]:
     return [JobResult(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _told(result: JobResult) -> str:
+def _status(result: JobResult) -> str:
     seconds = f" after {result.seconds:.0f} s" if result.seconds else ""
     status = f" (exit status {result.status})" if result.status else ""
     return f"{result.state}{seconds}{status}" + (f": {result.message}" if result.message else "")
@@ -193,7 +193,7 @@ def _conclude(plan: SweepPlan, outcomes: list[JobResult], refused: int) -> int:
 
     for result in outcomes:
         if result.state in ("failed", "claimed"):
-            print(f"{result.name}: {_told(result)}", file=sys.stderr)
+            print(f"{result.name}: {_status(result)}", file=sys.stderr)
     finished = sum(result.state in ("done", "done before") for result in outcomes)
     print(f"{finished} of {len(plan.cells)} cells are finished, in {plan.folder}")
     if finished:

@@ -139,7 +139,7 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 # The same step again.
 
 
-def test_a_step_that_is_asked_for_again_has_other_noise_and_counts_again(tmp_path: Path) -> None:
+def test_a_repeated_step_has_other_noise_and_counts_again(tmp_path: Path) -> None:
     """The same step at another precision had the same noise: their difference was one of gradients, without any."""
     node = Node(tmp_path, DP_SGD)
     first, again = shared(node, run=1), shared(node, run=2)

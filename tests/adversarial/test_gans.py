@@ -99,15 +99,15 @@ def test_a_round_of_the_split_gan_has_no_more_steps(tmp_path: Path) -> None:
 def test_samples_are_no_more_than_the_settings_say(
     tmp_path: Path, count: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A message that asked for 10^9 had the client make them, until its memory was full."""
+    """A request for 10^9 had the client make them, until its memory was full."""
     node, settings = a_node(tmp_path)
     head = GenerateHeadRequest(1, count, "0000", {})
-    asked: tuple[tuple[str, object, str], ...] = (
+    requests: tuple[tuple[str, object, str], ...] = (
         ("evaluate.latent", head, "huscf_gan"),
         ("evaluate", GanWorkRequest(1, count, {}), "fedgan"),
         ("evaluate", GanWorkRequest(1, count, {}), "mdgan"),
     )
-    for run, (kind, request, strategy) in enumerate(asked):
+    for run, (kind, request, strategy) in enumerate(requests):
         assert isinstance(node.ask(kind, request, EvaluateReply, run, strategy=strategy, **settings), ClientError)
         assert f"`evaluation.num_samples` = 2000 is not allowed: at least 2, and the server's {count}" in (
             capsys.readouterr().err

@@ -26,15 +26,15 @@ LONGEST = 1 / 3
 
 
 class Oracle:
-    """The kernel distance of copies of one sample to the held-out images, and how often it was asked for."""
+    """The kernel distance of copies of one sample to the held-out images, and the number of queries."""
 
     def __init__(self, held_out: Tensor, leaves: Callable[[float], float]) -> None:
         """`leaves` is what is done with a number before it leaves."""
-        self._held_out, self._leaves, self.asked = held_out.view(-1, 1, 8, 8).float(), leaves, 0
+        self._held_out, self._leaves, self.queries = held_out.view(-1, 1, 8, 8).float(), leaves, 0
         self._constant = self(torch.zeros(PIXELS).double()) + 1
 
     def __call__(self, y: Tensor) -> float:
-        self.asked += 1
+        self.queries += 1
         copies = y.float().clamp(-1, 1).view(1, 1, 8, 8).expand_as(self._held_out)
         return self._leaves(kernel_distance(self._held_out, copies, PixelFeatures()).mean)
 
@@ -84,9 +84,9 @@ def rebuilt(oracle: Oracle) -> Tensor:
     return torch.stack(images)
 
 
-def closest(held_out: Tensor, found: Tensor) -> list[float]:
+def closest(held_out: Tensor, images: Tensor) -> list[float]:
     """For each held-out image, the correlation (without sign) of the most alike that was found."""
-    unit = [x / x.norm(dim=1, keepdim=True) for x in (held_out, found)]
+    unit = [x / x.norm(dim=1, keepdim=True) for x in (held_out, images)]
     return [float(value) for value in (unit[0] @ unit[1].T).abs().amax(1)]
 
 
@@ -101,7 +101,7 @@ def test_the_search_rebuilds_images_from_distances_as_they_are(held_out: Tensor)
     oracle = Oracle(held_out, lambda distance: distance)
     assert min(closest(held_out, rebuilt(oracle))) > 0.95
     # More than an owner lets out by default, across all runs.
-    assert oracle.asked > Policy().max_reports
+    assert oracle.queries > Policy().max_reports
 
 
 def test_distances_that_may_leave_rebuild_none(held_out: Tensor) -> None:
@@ -115,9 +115,9 @@ def test_distances_that_may_leave_rebuild_none(held_out: Tensor) -> None:
         assert said is not None
         return said
 
-    found = closest(held_out, rebuilt(Oracle(held_out, leaves)))
+    correlations = closest(held_out, rebuilt(Oracle(held_out, leaves)))
     # Less alike than the mean of all four is.
-    assert max(found) < min(closest(held_out, held_out.mean(0, keepdim=True)))
+    assert max(correlations) < min(closest(held_out, held_out.mean(0, keepdim=True)))
 
 
 def test_no_distance_leaves_by_default_nor_after_the_last_report(tmp_path: Path) -> None:

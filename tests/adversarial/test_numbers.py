@@ -109,15 +109,15 @@ def test_a_client_of_a_gan_bounds_each_image_and_not_their_mean_alone(tmp_path: 
     node = Node(tmp_path, images=some_images(20, 16))
     settings: dict[str, Any] = {"strategy": "fedgan", "gan__width": 2, "gan__batch_size": 8}
 
-    def asked(run: int, bound: float, weights: dict[str, Tensor]) -> Any:
+    def reply(run: int, bound: float, weights: dict[str, Tensor]) -> Any:
         return talking(node, bound).ask("train", GanWorkRequest(1, 1, weights), EndRoundReply, run, **settings)
 
-    blocks = asked(1, 1e3, {}).weights
+    blocks = reply(1, 1e3, {}).weights
     last = max((name.split(".")[1] for name in blocks if name.startswith("discriminator.")), key=int)
     loud = {name: 300 * value for name, value in blocks.items() if name.startswith(f"discriminator.{last}.")}
-    mean = asked(2, 1e3, blocks | loud).metrics.loss
+    mean = reply(2, 1e3, blocks | loud).metrics.loss
     assert 5 < mean < 1e3
-    assert asked(3, mean, blocks | loud).metrics.loss < 0.99 * mean
+    assert reply(3, mean, blocks | loud).metrics.loss < 0.99 * mean
 
 
 def talking(node: Node, bound: float) -> Node:

@@ -96,11 +96,11 @@ def test_a_recipe_is_allowed_and_its_strategy_reads_what_it_sets(option: str) ->
 
 
 @pytest.mark.parametrize("option", RECIPES)
-def test_a_recipe_gives_way_to_what_is_asked(option: str) -> None:
-    asked = {"dataset": "digits", "model": "nano", "strategy": "fedavg", "num_rounds": 7, "evaluation.num_samples": 9}
+def test_a_recipe_gives_way_to_overrides(option: str) -> None:
+    changes = {"dataset": "digits", "model": "nano", "strategy": "fedavg", "num_rounds": 7, "evaluation.num_samples": 9}
     recipe = flat_settings(composed(f"experiment={option}"))
-    other = flat_settings(composed(f"experiment={option}", *(f"{name}={value}" for name, value in asked.items())))
-    assert other == recipe | asked
+    other = flat_settings(composed(f"experiment={option}", *(f"{name}={value}" for name, value in changes.items())))
+    assert other == recipe | changes
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -183,6 +183,6 @@ def test_every_folder_of_conf_is_a_group_or_of_another_command() -> None:
 def test_the_papers_fleet_is_the_one_the_app_knows() -> None:
     assert changed("fleet=paper7") == {"devices.profiles"}
     assert configured("fleet=paper7", "strategy=huscf_gan").devices.profiles[0] in FLEETS
-    told = re.findall(r"(\d) ([\d.]+):(\d+)", (CONF / "fleet" / "paper7.yaml").read_text())
-    known = [(name, device.flops / 1e9, device.link / 1e6) for name, device in PROFILES.items()]
-    assert [(name, float(gflops), float(link)) for name, gflops, link in told] == known
+    documented = re.findall(r"(\d) ([\d.]+):(\d+)", (CONF / "fleet" / "paper7.yaml").read_text())
+    profiles = [(name, device.flops / 1e9, device.link / 1e6) for name, device in PROFILES.items()]
+    assert [(name, float(gflops), float(link)) for name, gflops, link in documented] == profiles

@@ -61,9 +61,9 @@ def check_flwr(words: list[str]) -> None:
     context = None
     while isinstance(parser, click.Group):
         context = click.Context(parser, parent=context)
-        found = parser.get_command(context, words[0])
-        assert found is not None, words
-        parser, words = found, words[1:]
+        subcommand = parser.get_command(context, words[0])
+        assert subcommand is not None, words
+        parser, words = subcommand, words[1:]
     parser.make_context("flwr", [re.sub(r"^\$\(.*|^X$", "1", word) for word in words], parent=context)
 
 

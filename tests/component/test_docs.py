@@ -84,8 +84,8 @@ def arguments(text: str) -> list[str]:
 def values(argument: str) -> list[object]:
     """The value of name=value, or the values if it is a sweep, as Hydra reads them."""
     override = OverridesParser.create().parse_override(argument)
-    found = override.sweep_iterator(lambda value: value) if override.is_sweep_override() else [override.value()]
-    return [value.text if isinstance(value, QuotedString) else value for value in found]
+    choices = override.sweep_iterator(lambda value: value) if override.is_sweep_override() else [override.value()]
+    return [value.text if isinstance(value, QuotedString) else value for value in choices]
 
 
 def runs_of(sweep: list[str]) -> Iterator[list[str]]:

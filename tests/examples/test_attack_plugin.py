@@ -71,7 +71,7 @@ SAME_NUMBER = AttackSpec("other", "", "", ATTACK.columns, ATTACK.run)
 
 
 @pytest.mark.parametrize(
-    ("attacks", "told"),
+    ("attacks", "message"),
     [
         (
             "no.module:ATTACK",
@@ -88,9 +88,9 @@ SAME_NUMBER = AttackSpec("other", "", "", ATTACK.columns, ATTACK.run)
     ],
 )
 def test_a_mistake_is_one_line(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], attacks: str, told: str
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], attacks: str, message: str
 ) -> None:
     arguments = (f"run={finished}", f"output={tmp_path}", "shadow_steps=1", "inversions=0")
     assert call(*arguments, f"attacks={attacks}") == 2
-    assert told in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())

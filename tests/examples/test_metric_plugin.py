@@ -56,7 +56,7 @@ NEITHER = EvaluationMetric("neither", "", contrast_gap, "")  # type: ignore[arg-
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "message"),
     [
         ("no.module:METRIC", "= 'no.module:METRIC' is not allowed: package.module:name of something"),
         (f"{HERE}:NOT_ONE", "an EvaluationMetric, not function"),
@@ -66,9 +66,9 @@ NEITHER = EvaluationMetric("neither", "", contrast_gap, "")  # type: ignore[arg-
         (f"{HERE}:NEITHER", "= 'neither' is not allowed: a metric that is better lower or higher, not ''"),
     ],
 )
-def test_a_mistake_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str, told: str) -> None:
+def test_a_mistake_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str, message: str) -> None:
     assert command(tmp_path / "run", model="nano", **{"evaluation.metrics": [path]}) == 2
     line = refused(capsys)
     assert line.startswith("error: `evaluation.metrics` = ")
-    assert told in line
+    assert message in line
     assert not (tmp_path / "run").exists()

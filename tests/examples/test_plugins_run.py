@@ -37,8 +37,8 @@ def command(output: Path, **settings: Any) -> int:
 
 
 def summary(output: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((output / "summary.json").read_text())
-    return found
+    result: dict[str, Any] = json.loads((output / "summary.json").read_text())
+    return result
 
 
 def test_a_data_set(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"strategy": "examples.strategy.fed_median:FedMedian"}, "a StrategySpec, not "),
         ({"dataset": "examples.dataset.shapes:COUNT"}, "the factory must be callable, not int"),
@@ -106,7 +106,7 @@ def test_a_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids=lambda value: value[:20] if isinstance(value, str) else "",
 )
 def test_a_mistake_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: dict[str, Any], told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: dict[str, Any], message: str
 ) -> None:
     flat = QUICK | given | {"output": str(tmp_path / "run")}
     with pytest.MonkeyPatch.context() as patch:
@@ -114,5 +114,5 @@ def test_a_mistake_is_one_line(
         assert run.main() == 2
     line, setting = refused(capsys), list(given)[-1]
     assert line.startswith(f"error: `{setting}` = ")
-    assert told in line
+    assert message in line
     assert not (tmp_path / "run").exists()

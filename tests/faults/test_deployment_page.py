@@ -163,8 +163,8 @@ def check_run(sites: Sites) -> None:
 def runs(sites: Sites) -> list[dict[str, str]]:
     """What `flwr list` says of all runs, the newest first."""
     text = sites.server.run("flwr list hospitals --format json").stdout
-    found: list[dict[str, str]] = json.loads(text[text.index("{") :])["runs"]
-    return found
+    rows: list[dict[str, str]] = json.loads(text[text.index("{") :])["runs"]
+    return rows
 
 
 def check_mistakes(sites: Sites) -> None:

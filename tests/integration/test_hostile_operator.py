@@ -30,8 +30,8 @@ SETTINGS: dict[str, Any] = {
     "upload.share-labels": False,
     "device": "cpu",
 }
-#: What is asked for, in which run: settings, and messages with the limit that each goes beyond (None: it is allowed,
-#: empty: nothing may be told).
+#: What is requested, in which run: settings, and messages with the limit that each goes beyond (None: it is allowed,
+#: empty: nothing may leave).
 RUNS: list[tuple[dict[str, Any], list[tuple[str, int, str | None]]]] = [
     ({}, [("train", 3, None), ("train", 2, ""), ("train", 3, ""), ("evaluate", 0, ""), ("train.split", 4, "")]),
     ({"cut-ratio": 0.0}, [("train", 1, "max_snr_db")]),
@@ -66,11 +66,11 @@ app = ServerApp()
 @app.main()
 def main(grid, context):
     folder = Path(str(context.run_config["output"]))
-    asked = json.loads((folder / "ask.json").read_text())
+    requests = json.loads((folder / "ask.json").read_text())
     while len(nodes := sorted(grid.get_node_ids())) < 2:
         time.sleep(0.2)
     heard = []
-    for i, (kind, round_, _) in enumerate(asked):
+    for i, (kind, round_, _) in enumerate(requests):
         request = {
             "train": TrainRequest(round=round_, num_rounds=9, want_upload=True),
             "evaluate": SampleHandoff(round=round_, x_k=torch.zeros(2, 1, 8, 8)),
@@ -139,18 +139,18 @@ def test_twelve_wrong_requests_are_refused_and_the_ledgers_show_what_left(tmp_pa
     with private_superlink(simulation=False) as superlink, ExitStack() as running:
         for client, home in enumerate(homes):
             running.callback(stop, supernode(superlink, home, client))
-        for number, (settings, asked) in enumerate(RUNS):
+        for number, (settings, requests) in enumerate(RUNS):
             folder = tmp_path / f"run-{number}"
             folder.mkdir()
-            (folder / "ask.json").write_text(json.dumps(asked))
+            (folder / "ask.json").write_text(json.dumps(requests))
             given = SETTINGS | settings | {"output": str(folder)}
             line = " ".join(f"{name}={json.dumps(value)}" for name, value in given.items())
             done = superlink.flwr("run", str(app), "--stream", "--run-config", line)
             assert (folder / "heard.json").exists(), done.stdout + done.stderr
             heard = json.loads((folder / "heard.json").read_text())
-            assert len(heard) == 2 * len(asked)
+            assert len(heard) == 2 * len(requests)
             for i, error, content in heard:
-                limit = asked[i][2]
+                limit = requests[i][2]
                 if limit is None:
                     assert error is None
                     assert content == {"metrics": ["flops", "image_updates", "steps"], "upload": ["scale", "x_k"]}
@@ -158,7 +158,7 @@ def test_twelve_wrong_requests_are_refused_and_the_ledgers_show_what_left(tmp_pa
                     assert error.startswith(f"beyond the policy of this client's owner: `{limit}` = ")
                 else:
                     assert error == MASKED
-            wrong += sum(limit is not None for _, _, limit in asked)
+            wrong += sum(limit is not None for _, _, limit in requests)
     assert wrong == 12
 
     # What left is one release of each image, and the ledgers say so.

@@ -36,14 +36,14 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def marked(mark: str) -> dict[int, str]:
     """The processes that were started with a mark in their environment, also if their parents are gone."""
-    found = {}
+    commands = {}
     for folder in Path("/proc").iterdir():
         try:
             if folder.name.isdecimal() and mark.encode() in (folder / "environ").read_bytes():
-                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+                commands[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
-    return found
+    return commands
 
 
 @pytest.mark.parametrize("runner", ["ray", "flwr"], ids=["ray with a worker for each CPU", "flwr run"])

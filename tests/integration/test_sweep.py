@@ -21,12 +21,12 @@ def test_cells_in_parallel_are_the_same_runs_as_alone(tmp_path: Path) -> None:
     common = [
         override(name, value) for name, value in (SMALL | TINY).items() if name not in ("cut_ratio", "num_rounds")
     ]
-    asked = ["-m", "cut_ratio=0.3,1", "num_rounds=1", "runner=local", "output=out", *common]
+    arguments = ["-m", "cut_ratio=0.3,1", "num_rounds=1", "runner=local", "output=out", *common]
     command = [
         sys.executable,
         "-m",
         "simulations.sweep",
-        *asked,
+        *arguments,
         "hydra/launcher=joblib",
         "hydra.launcher.n_jobs=2",
     ]

@@ -72,9 +72,9 @@ def _of_split(config: DataConfig, path: Path, names: Sequence[str]) -> NDArray[n
         require_split(config, config.split == "train", [f"no {PARTITION}.txt"])
         return np.arange(len(names))
     of = _numbers(config, path, names)
-    found = np.flatnonzero(of == SPLITS.index(config.split))
-    require_split(config, bool(len(found)), (SPLITS[number] for number in np.unique(of) if 0 <= number < len(SPLITS)))
-    return found
+    indices = np.flatnonzero(of == SPLITS.index(config.split))
+    require_split(config, bool(len(indices)), (SPLITS[number] for number in np.unique(of) if 0 <= number < len(SPLITS)))
+    return indices
 
 
 def _attributes(config: DataConfig, path: Path) -> tuple[list[str], tuple[str, ...], NDArray[np.uint8]]:
@@ -93,8 +93,8 @@ def _attributes(config: DataConfig, path: Path) -> tuple[list[str], tuple[str, .
         signs = np.loadtxt([" ".join(part[1:]) for part in parts], dtype=np.int8, comments=None, ndmin=2)
     except ValueError as error:
         raise data_error(config, f"{path.name} cannot be read ({error}); expected {EXPECTED}") from None
-    known = any(np.isin(signs, values).all() for values in ((-1, 1), (0, 1)))
-    if not rows or signs.shape != (len(rows), len(columns)) or not known:
+    binary = any(np.isin(signs, values).all() for values in ((-1, 1), (0, 1)))
+    if not rows or signs.shape != (len(rows), len(columns)) or not binary:
         problem = f"{path.name} must give {len(columns)} values, 1 or -1, to each of {len(rows)} images"
         raise data_error(config, f"{problem}; expected {EXPECTED}")
     return [part[0] for part in parts], columns, (signs > 0).astype(np.uint8)

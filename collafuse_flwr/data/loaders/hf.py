@@ -60,15 +60,15 @@ def open_table(config: DataConfig, root: Path, expected: str) -> Dataset:
     try:
         make_private_folder(Path(cache))
         if any((root / name).exists() for name in SAVED):
-            found = datasets.load_from_disk(str(root))
+            dataset = datasets.load_from_disk(str(root))
         elif parquet:
             # Never the folder itself: what its README names might be elsewhere.
-            found = datasets.load_dataset("parquet", data_files=_by_split(root, parquet), cache_dir=cache)
+            dataset = datasets.load_dataset("parquet", data_files=_by_split(root, parquet), cache_dir=cache)
         else:
-            found = datasets.load_dataset("imagefolder", data_dir=str(root.absolute()), cache_dir=cache)
+            dataset = datasets.load_dataset("imagefolder", data_dir=str(root.absolute()), cache_dir=cache)
     except Exception as error:  # a damaged file raises what pyarrow, json or fsspec stumble over first
         raise data_error(config, f"`datasets` cannot read it ({error}); expected {expected}") from None
-    splits = {"train": found} if isinstance(found, datasets.Dataset) else found
+    splits = {"train": dataset} if isinstance(dataset, datasets.Dataset) else dataset
     name = next((name for name in splits if name.lower() in SPLITS[config.split]), "")
     require_split(config, bool(name), splits)
     return splits[name]
@@ -76,12 +76,12 @@ def open_table(config: DataConfig, root: Path, expected: str) -> Dataset:
 
 def _by_split(root: Path, paths: Sequence[str]) -> dict[str, list[str]]:
     """Files by the split that their names or folders tell; all are of `train` where none tells it."""
-    found: dict[str, list[str]] = {}
+    paths_by_split: dict[str, list[str]] = {}
     for path in paths:
         words = re.split(r"[^a-z]+", os.path.relpath(path, root).lower())
         own = next((split for split, names in SPLITS.items() if set(names) & set(words)), "other")
-        found.setdefault(own, []).append(path)
-    return {"train": list(paths)} if found.keys() == {"other"} else found
+        paths_by_split.setdefault(own, []).append(path)
+    return {"train": list(paths)} if paths_by_split.keys() == {"other"} else paths_by_split
 
 
 def from_table(config: DataConfig, table: Dataset, image_column: str, label_column: str) -> LazyImageDataset:
@@ -146,9 +146,9 @@ def _classes(config: DataConfig, table: Dataset, column: str) -> tuple[Tensor, t
         names, values = np.unique(values, return_inverse=True)
     # Without names, more classes than images are taken for a mistake, as in an archive.
     labels = checked_labels(config, values, count, count if names is None else len(names))
-    found = tuple(map(str, range(int(labels.max()) + 1) if names is None else names))
-    classes = named_classes(config, found)
-    return torch.tensor([classes.index(name) for name in found])[labels], classes
+    label_names = tuple(map(str, range(int(labels.max()) + 1) if names is None else names))
+    classes = named_classes(config, label_names)
+    return torch.tensor([classes.index(name) for name in label_names])[labels], classes
 
 
 def _metadata(config: DataConfig, table: Dataset, columns: Mapping[str, str]) -> ImageMetadata:

@@ -84,14 +84,14 @@ class _Listing:
             OSError: it cannot be listed.
         """
         wanted = EXTENSIONS | HEIC if has_heic() else EXTENSIONS
-        found = {name: _below(root / name, skipped) for name in subfolders(root)}
-        classes = {name: [path for path in paths if ending(path) in wanted] for name, paths in found.items()}
+        files = {name: _below(root / name, skipped) for name in subfolders(root)}
+        classes = {name: [path for path in paths if ending(path) in wanted] for name, paths in files.items()}
         besides = [entry.path for entry in sorted(os.scandir(root), key=lambda own: own.name) if _is_seen_file(entry)]
         here = [path for path in besides if ending(path) in wanted]
         if here and not any(classes.values()):
             classes = {UNLABELLED: here}
         read = {path for paths in classes.values() for path in paths}
-        everything = [path for paths in found.values() for path in paths] + besides
+        everything = [path for paths in files.values() for path in paths] + besides
         return cls(classes, [path for path in everything if path not in read])
 
 

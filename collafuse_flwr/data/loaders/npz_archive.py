@@ -54,7 +54,7 @@ class Archive:
 
 
 class Rows:
-    """An array of shape (N, ...) in a .npz file, of which only the rows that are asked for come into memory.
+    """An array of shape (N, ...) in a .npz file, of which only the requested rows come into memory.
 
     The file stays open where the last row was read, because a compressed one can be read forward only: rows in
     ascending order are read in one pass, and an earlier one starts it again. The check sum is compared at the end of

@@ -108,9 +108,9 @@ class Pixels:
         low, high = self._range()
         if self._rows.dtype.kind != "f":
             return (low, high), "their own range"
-        for known in FLOAT_RANGES:
-            if known[0] <= low and high <= known[1]:
-                return known, "as floats in this range"
+        for float_range in FLOAT_RANGES:
+            if float_range[0] <= low and high <= float_range[1]:
+                return float_range, "as floats in this range"
         expected = "0 to 1, or -1 to 1, or `data.window` = [low,high] of what become black and white"
         raise data_error(
             self._archive.config, f"`{self._key}` is {self._rows.dtype} from {low:g} to {high:g}; expected {expected}"

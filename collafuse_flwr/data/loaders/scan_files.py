@@ -57,13 +57,13 @@ def list_scans(config: DataConfig, expected: str, endings: tuple[str, ...]) -> S
         paths = files_below(split or top)
     except OSError as error:
         raise data_error(config, f"it cannot be listed ({error.strerror}: {error.filename})") from None
-    found = {path: _scan(config, split or top, Path(path)) for path in paths if _fits(config, path, endings)}
-    files = [file for file in found.values() if file]
+    scans = {path: _scan(config, split or top, Path(path)) for path in paths if _fits(config, path, endings)}
+    files = [file for file in scans.values() if file]
     if not files:
         problem = f"no file in it fits `data.file_pattern` = {config.file_pattern!r}{describe_endings(paths)}"
         raise data_error(config, f"{problem}; expected {expected}")
     classes = named_classes(config, tuple(sorted({file.class_name for file in files})))
-    report = DataReport(split_lines(top, split)) + unread_report([path for path in paths if not found.get(path)])
+    report = DataReport(split_lines(top, split)) + unread_report([path for path in paths if not scans.get(path)])
     return ScanFiles(files, classes, report)
 
 

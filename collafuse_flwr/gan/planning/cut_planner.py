@@ -1,6 +1,6 @@
 """The cuts with the shortest modelled iteration, exactly.
 
-At one end of the nets let S < A and R < B be asked for. With more blocks on the clients the server is quicker for
+At one end of the nets let S < A and R < B be required. With more blocks on the clients the server is quicker for
 everybody, so that if two choices meet (A, B), the larger of each client's two levels does as well: there is a largest
 choice that meets them, or none does. It is found from above, lowering whoever would be late until nobody is. Tightening
 B after each find gives the least R for an A, and tightening A then the next point of the frontier of (S, R), on which

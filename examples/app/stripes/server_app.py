@@ -56,8 +56,8 @@ def backbone_error(config: Config) -> Callable[[int, ArrayRecord], MetricRecord]
         network.load_state_dict(arrays.to_torch_state_dict())
         with torch.no_grad():
             output = setup.denoise(network.eval())(x_t, t, labels)
-        found = to_image(setup.schedule, setup.objective.prediction, output, x_t, t)
-        return MetricRecord({"backbone-error": (found - images).square().mean().item()})
+        estimate = to_image(setup.schedule, setup.objective.prediction, output, x_t, t)
+        return MetricRecord({"backbone-error": (estimate - images).square().mean().item()})
 
     return measure
 

@@ -48,11 +48,11 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Args: x (n, channels, size, size), t int64 (n,) in 0..T-1, class_labels int64 (n,) or None."""
-        told = self.step(t[:, None] / 100)
+        embedding = self.step(t[:, None] / 100)
         if class_labels is not None:
-            told = told + self.classes(class_labels)
+            embedding = embedding + self.classes(class_labels)
         features = self.first(x)
         for layer in self.hidden:
-            features = features + layer(silu(features + told[:, :, None, None]))
+            features = features + layer(silu(features + embedding[:, :, None, None]))
         result: Tensor = self.last(silu(features))
         return result

@@ -21,7 +21,7 @@ def run(target: ClientTarget, _: Any) -> Outcome:
 
 ATTACK = AttackSpec(
     "disclosure",
-    "bits: at most so many are told of an image, by its covariance; sent: releases of each image.",
+    "bits: at most so many are disclosed of an image, by its covariance; sent: releases of each image.",
     RECEIVED,
     (
         Column("snr_db", "SNR dB", ".1f", title="SNR of a release", axis="dB", digits=1),

@@ -28,7 +28,7 @@ SCORES = {"loss": "loss", "sima": "SimA"}
 
 
 def run(target: ClientTarget, _: Any) -> Outcome:
-    """Of every network that the client's images went into; none that is not there is asked for members."""
+    """Of every network that the client's images went into; none that is not there is attacked."""
     numbers: dict[str, Any] = {}
     for name, network, steps in _networks(target):
         numbers |= _members(target, name, network, steps)
@@ -93,7 +93,7 @@ ATTACK = AttackSpec(
     of_diffusion,
     (
         Panel(
-            "Training image told from others",
+            "Training image recognised",
             "AUC",
             {f"{owner}, {score}": key for key, owner, score in _keys()},
             CHANCE,

@@ -90,7 +90,7 @@ def test_a_live_session_whose_files_are_gone_is_not_used(tmp_path: Path) -> None
     client = a_client(tmp_path)
     ask(client, 0, "latent")
     shutil.rmtree(tmp_path / "clients" / "0" / "working")
-    with pytest.raises(UserError, match=r"^a phase of a batch was asked for before its round had begun$"):
+    with pytest.raises(UserError, match=r"^a phase of a batch was requested before its round had begun$"):
         ask(client, 0, "fake")
 
 
@@ -102,7 +102,7 @@ def test_only_the_phase_that_is_due_is_answered(step: int, phase: str) -> None:
     progress.next(0, "latent")
     with pytest.raises(UserError) as caught:
         progress.next(step, phase)
-    assert str(caught.value) == f"batch {step}, phase {phase} was asked for; due is batch 0, phase fake"
+    assert str(caught.value) == f"batch {step}, phase {phase} was requested; due is batch 0, phase fake"
     for due in ORDER[1:]:
         progress.next(0, due)
     progress.end()
@@ -114,9 +114,9 @@ def test_a_round_ends_with_a_batch_and_is_the_one_that_began(tmp_path: Path) -> 
     with pytest.raises(UserError, match="before its round had begun"):
         close(client)
     ask(client, 0, "latent")
-    with pytest.raises(UserError, match=r"^the end of round 1 was asked for; due is batch 0, phase fake$"):
+    with pytest.raises(UserError, match=r"^the end of round 1 was requested; due is batch 0, phase fake$"):
         close(client)
-    other = r"^round 2 was asked for; under way is round 1$"
+    other = r"^round 2 was requested; under way is round 1$"
     with pytest.raises(UserError, match=other):
         close(client, round_=2)
     with pytest.raises(UserError, match=other):
@@ -135,12 +135,12 @@ def test_a_round_may_begin_again(tmp_path: Path) -> None:
     assert torch.equal(ask(client, 0, "latent")["gh"], first["gh"])
 
 
-def test_a_client_keeps_what_it_is_told_to_keep(tmp_path: Path) -> None:
+def test_a_cut_below_the_clients_own_least_is_refused(tmp_path: Path) -> None:
     client = a_client(tmp_path, split_gan__min_cut="0010")
     request = SplitRequest(1, 0, "latent", "0000", {}, {})
     with pytest.raises(SettingError) as caught:
         client.on_split(request)
-    allowed = "at most 0: the server asked for the cuts 0000"
+    allowed = "at most 0: the server requested the cuts 0000"
     assert str(caught.value) == f"`split_gan.min_cut` = '0010' is not allowed: {allowed}"
 
 
@@ -197,15 +197,15 @@ def test_labels_of_fakes_are_drawn_from_all_of_the_clients_whatever_the_batch_ha
     fakes = torch.cat([own.fake_labels for own in drawn])
     assert torch.equal(batches.draw(1, 3).fake_labels, drawn[3].fake_labels)
     assert not torch.equal(drawn[3].fake_labels, drawn[4].fake_labels)
-    frequent = client.data.train.labels.bincount(minlength=classes) / len(client.data.train)
-    found = fakes.bincount(minlength=classes) / len(fakes)
-    assert (found - frequent).abs().max() < 4 * 0.5 / len(fakes) ** 0.5
+    expected = client.data.train.labels.bincount(minlength=classes) / len(client.data.train)
+    frequencies = fakes.bincount(minlength=classes) / len(fakes)
+    assert (frequencies - expected).abs().max() < 4 * 0.5 / len(fakes) ** 0.5
     # They meet the real ones as often as two independent draws would.
     right = torch.cat([own.labels for own in drawn]) == fakes
-    assert abs(right.float().mean() - frequent.square().sum()) < 4 * 0.5 / len(fakes) ** 0.5
+    assert abs(right.float().mean() - expected.square().sum()) < 4 * 0.5 / len(fakes) ** 0.5
 
 
-def test_augmentation_is_the_same_wherever_a_phase_is_answered_and_known_to_the_secret_alone(tmp_path: Path) -> None:
+def test_augmentation_is_the_same_wherever_a_phase_is_answered_and_keyed_by_the_secret(tmp_path: Path) -> None:
     batches = a_client(tmp_path, split_gan__augmentation="translation+cutout")._batches()
     batch, again = batches.draw(1, 0), batches.draw(1, 0)
     stranger = replace(batches, root=bytes(16)).draw(1, 0)
@@ -216,7 +216,7 @@ def test_augmentation_is_the_same_wherever_a_phase_is_answered_and_known_to_the_
     assert not any(torch.equal(shown, other) for other in others)
 
 
-def test_noise_is_normal_and_known_to_the_secret_alone(tmp_path: Path) -> None:
+def test_noise_is_normal_and_keyed_by_the_secret(tmp_path: Path) -> None:
     batches = a_client(tmp_path, split_gan__activation_noise=0.5)._batches()
     activations = torch.zeros((64, 8, 4, 4))
 

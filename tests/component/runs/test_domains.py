@@ -156,7 +156,7 @@ def test_the_terminal_shows_domains_and_cuts_and_nothing_of_diffusion(folder: Pa
     assert max(map(len, text.splitlines()[:-1])) <= 80
 
 
-def test_domains_are_known_where_clients_were_dealt_by_them(tmp_path: Path) -> None:
+def test_a_partition_by_domains_names_each_clients_domain(tmp_path: Path) -> None:
     config = settings(tmp_path)
     assert client_domains(config.data, federation_data(config.data, 4, 0)) == {
         0: NAMES[0],

@@ -1,4 +1,4 @@
-"""The pipelines of runs that are cut at an end, average networks, or are told attributes."""
+"""The pipelines of runs that are cut at an end, average networks, or are conditioned on attributes."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_attributes_have_names_and_may_be_left_out(tmp_path: Path) -> None:
         pipeline = made.pipeline(client=0)
     assert pipeline.config.class_names == list(NAMES)
     pipeline.set_progress_bar_config(disable=True)
-    told, other, plain = (
+    one, other, plain = (
         pipeline(2, row, torch.Generator().manual_seed(0), output_type="pt").images
         for row in ([0, 1, 0, 0, 1], [1, 0, 0, 0, 0], None)
     )
-    assert not torch.equal(told, other)
-    assert not torch.equal(told, plain)
+    assert not torch.equal(one, other)
+    assert not torch.equal(one, plain)
 
 
 def test_a_gan_and_a_network_that_diffusers_has_not_are_refused(tmp_path: Path) -> None:
@@ -76,10 +76,10 @@ def test_a_gan_and_a_network_that_diffusers_has_not_are_refused(tmp_path: Path) 
     custom = runners.run(
         small(tmp_path / "own", **QUICK | {"model": "examples.diffusion_network.residual:residual"})
     ).folder
-    for folder, told in (
+    for folder, allowed in (
         (gan, "a run of diffusion models, not of fedgan"),
         (custom, "a run with networks of diffusers'"),
     ):
-        with pytest.raises(SettingError, match=rf"^`run` = .* is not allowed: {told}"):
+        with pytest.raises(SettingError, match=rf"^`run` = .* is not allowed: {allowed}"):
             export(folder, 0, tmp_path / "hub")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gan", "own"]

@@ -194,7 +194,7 @@ def test_large_numbers_are_legible_too(folder: Path, summary: dict[str, Any]) ->
         assert row[6:7] + row[8:] == ["12345.6", "123456.8", "234.6", "123456", "1234.5"]
 
 
-def test_what_was_lost_is_told_with_its_reason_as_it_is(folder: Path, summary: dict[str, Any]) -> None:
+def test_lost_contributions_are_printed_with_their_reasons_verbatim(folder: Path, summary: dict[str, Any]) -> None:
     text = "\n".join(printed(summary, folder, width=200))
     assert "Lost contributions: 1 failed, 1 rejected:" in text
     assert "  round 1, client 1: RuntimeError: the [disk] is full" in text, "and not read as markup"
@@ -202,7 +202,7 @@ def test_what_was_lost_is_told_with_its_reason_as_it_is(folder: Path, summary: d
     assert f"Everything is in {folder}" in text
 
 
-def test_the_folder_is_told_on_one_line_however_narrow(folder: Path, summary: dict[str, Any]) -> None:
+def test_the_folder_is_printed_on_one_line_however_narrow(folder: Path, summary: dict[str, Any]) -> None:
     assert f"Everything is in {folder}" in printed(summary, folder, width=40)
 
 
@@ -239,16 +239,16 @@ def test_samples_of_unknown_class_are_left_out_of_tstr_if_they_are_few(folder: P
             federation_data(config.data, 3, 0), config.evaluation, torch.device("cpu"), {}, cache=folder
         )
         left = len(labels) // 2 + 1
-        known = judge.measure({2: Samples(images[:left], labels[:left])})[1][2]["tstr"]
+        tstr = judge.measure({2: Samples(images[:left], labels[:left])})[1][2]["tstr"]
         labels[left:] = -1
-        assert judge.measure({2: Samples(images, labels)})[1][2]["tstr"] == known
-        assert known is not None
+        assert judge.measure({2: Samples(images, labels)})[1][2]["tstr"] == tstr
+        assert tstr is not None
         labels[: left // 2] = -1
         assert judge.measure({2: Samples(images, labels)})[1][2]["tstr"] is None
 
 
 @pytest.mark.parametrize(("tstr", "pooled", "per_client"), [("pooled", True, False), ("none", False, False)])
-def test_classifiers_of_samples_are_trained_only_where_asked_for(
+def test_classifiers_of_samples_are_trained_only_where_the_settings_want_them(
     folder: Path, tmp_path: Path, tstr: str, pooled: bool, per_client: bool
 ) -> None:
     shutil.copytree(folder, tmp_path / "run")

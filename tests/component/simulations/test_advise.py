@@ -96,8 +96,8 @@ def test_a_hole_in_the_map_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_map_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(advise, "run_module", in_this_process)
     assert ask(monkeypatch, "images=24", "cuts=0.4", f"output={tmp_path}/map", *TINY) == 0
-    found = json.loads((tmp_path / "map" / "advice.json").read_text())
-    (only,) = found["cells"]
+    result = json.loads((tmp_path / "map" / "advice.json").read_text())
+    (only,) = result["cells"]
     assert (only["images"], only["cut"], only["gains"]["clients"]) == (24, 0.4, 2)
     summaries = {
         name: json.loads((tmp_path / "map" / "images-24" / name / "summary.json").read_text())
@@ -112,7 +112,7 @@ def test_a_map_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert abs(total[0] - total[1]) <= 3 * 32
     with Image.open(tmp_path / "map" / "advice.png") as picture:
         assert min(picture.size) > 200
-    assert found["advice"] in capsys.readouterr().out
+    assert result["advice"] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

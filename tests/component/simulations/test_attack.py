@@ -168,7 +168,7 @@ def test_a_run_that_was_cut_off_is_refused(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (lambda run: "run=", "`run` = '' is not allowed: the folder of a finished run"),
         (lambda run: f"run={run}/absent", "is not allowed: the folder of a finished run"),
@@ -179,8 +179,8 @@ def test_a_run_that_was_cut_off_is_refused(tmp_path: Path, capsys: pytest.Captur
         (lambda run: "shadow_step=2", "`shadow_step` is not a setting; did you mean `shadow_steps`"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: Callable[[Path], str], told: str
+def test_a_mistake_is_refused_in_one_line(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: Callable[[Path], str], message: str
 ) -> None:
     assert call(f"run={finished}", f"output={tmp_path}", wrong(finished)) == 2
-    assert told in refused(capsys)
+    assert message in refused(capsys)

@@ -28,10 +28,10 @@ def test_the_run_is_followed_by_its_attack(tmp_path: Path, monkeypatch: pytest.M
     folder = tmp_path / "run"
     monkeypatch.setattr("simulations.attack.run.default_request", lambda path: default_request(path, shadow_steps=3))
     run.run(small(folder, **QUICK, **SMALL))
-    found = json.loads((folder / "attacks" / "attacks.json").read_text())
-    assert (found["run"], found["shadow_model"], found["shadow_steps"]) == (str(folder), "nano", 3)
-    assert [row["client"] for row in found["clients"]] == [0, 1]
-    assert all({"reid", "bits_denoised", "membership_backbone_loss_auc"} <= row.keys() for row in found["clients"])
+    results = json.loads((folder / "attacks" / "attacks.json").read_text())
+    assert (results["run"], results["shadow_model"], results["shadow_steps"]) == (str(folder), "nano", 3)
+    assert [row["client"] for row in results["clients"]] == [0, 1]
+    assert all({"reid", "bits_denoised", "membership_backbone_loss_auc"} <= row.keys() for row in results["clients"])
     assert {path.name for path in (folder / "attacks").iterdir()} == {
         *("attacks.json", "leakage.png", "reconstructions.png"),
     }
@@ -43,20 +43,20 @@ def test_it_is_the_same_run_with_or_without() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "rule"),
     [
         ({"image_size": 7}, r"the attacker's network does not fit \(`image_size` = 7 is not allowed: a multiple of 2"),
         ({"num_supernodes": 1, "data.max_images": 4}, "false where 1 image is held out: the attacker needs 2"),
     ],
 )
-def test_where_it_cannot_work_it_is_refused_before_the_run(tmp_path: Path, settings: dict[str, int], told: str) -> None:
+def test_where_it_cannot_work_it_is_refused_before_the_run(tmp_path: Path, settings: dict[str, int], rule: str) -> None:
     config = small(tmp_path, **settings)
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
-    with pytest.raises(SettingError, match=rf"^`attack` = True is not allowed: .*{told}"):
+    with pytest.raises(SettingError, match=rf"^`attack` = True is not allowed: .*{rule}"):
         check_attack(config, data)
 
 
-def test_who_starts_an_app_by_hand_is_told_the_command(tmp_path: Path) -> None:
+def test_an_app_started_by_hand_prints_the_command(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"^`attack` = True is not allowed: .*python -m simulations.attack run="):
         runners.run(small(tmp_path / "run", **QUICK, **SMALL))
     assert not (tmp_path / "run").exists()

@@ -78,14 +78,14 @@ def row(run: SplitRun, client: int = 0, num_steps: int = 0) -> dict[str, Any]:
 
 
 def test_images_and_labels_of_every_client_come_back(attacked: Path) -> None:
-    found = json.loads((attacked / "attacks.json").read_text())
-    assert (found["strategy"], found["split_rows"], found["split_steps"]) == ("huscf_gan", 5, 60)
-    assert [(one["client_cuts"], one["method"], one["rows"]) for one in found["clients"]] == [
+    results = json.loads((attacked / "attacks.json").read_text())
+    assert (results["strategy"], results["split_rows"], results["split_steps"]) == ("huscf_gan", 5, 60)
+    assert [(one["client_cuts"], one["method"], one["rows"]) for one in results["clients"]] == [
         *(("0000", "closed form", 5),) * 2,
         # A search takes the whole batch, as it was normalised.
         ("0010", "search", 8),
     ]
-    for one in found["clients"]:
+    for one in results["clients"]:
         assert (one["labels_split"], one["labels_codes"], one["labels_split_chance"]) == (1, 1, 0.1)
         assert one["psnr_split"] > 40
         assert one["psnr_chance"] < 20
@@ -148,14 +148,14 @@ def test_labels_in_the_tail_do_not_come_back_and_the_images_are_still_rebuilt(tm
     }
     folder = runners.run(small(tmp_path / "run", **SPLIT | tail)).folder
     assert call(f"run={folder}", f"output={tmp_path / 'out'}") == 0
-    found = json.loads((tmp_path / "out" / "attacks.json").read_text())["clients"]
-    assert [one["method"] for one in found] == ["closed form", "closed form", "search"]
+    clients = json.loads((tmp_path / "out" / "attacks.json").read_text())["clients"]
+    assert [one["method"] for one in clients] == ["closed form", "closed form", "search"]
     # 24 rows at chance, or what a client's own frequencies are worth.
     for name in ("labels_codes", "labels_gradients", "labels_split"):
-        assert sum(one[name] for one in found) / 3 < 0.5
-    assert all(0 <= one["labels_tail"] <= 1 for one in found)
+        assert sum(one[name] for one in clients) / 3 < 0.5
+    assert all(0 <= one["labels_tail"] <= 1 for one in clients)
     # Of the first block alone.
-    assert all(one["psnr_split"] > 30 for one in found[:2])
+    assert all(one["psnr_split"] > 30 for one in clients[:2])
 
 
 def test_who_is_not_searched_or_never_took_part_has_no_figures(finished: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_client_alone_has_as_much_training(
     assert own["pooled"]["clients_better_than_alone"] == better
     assert f"{better} of 3 clients have a lower FD than alone: from fewer than 10 clients" in capsys.readouterr().out
     # A report of both has the baseline as a row.
-    assert {found.config.run.strategy for found in collect([tmp_path])} == {read_config(folder).run.strategy, "local"}
+    assert {one.config.run.strategy for one in collect([tmp_path])} == {read_config(folder).run.strategy, "local"}
 
 
 def test_a_run_that_goes_on_keeps_its_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

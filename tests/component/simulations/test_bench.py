@@ -35,10 +35,10 @@ def test_app_and_plain_loop_make_the_same_updates_and_the_same_weights(tmp_path:
 
 def test_the_command_measures_shows_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "overhead.json"
-    asked = "rounds=1 runners=local sets=digits data.max_images=120 num_supernodes=2 train.local_epochs=0.5"
-    asked += " server.batch_size=16"
+    arguments = "rounds=1 runners=local sets=digits data.max_images=120 num_supernodes=2 train.local_epochs=0.5"
+    arguments += " server.batch_size=16"
     status = overhead.main(
-        [*asked.split(), "resources.client_threads=1", "resources.server_threads=1", f"output={output}"]
+        [*arguments.split(), "resources.client_threads=1", "resources.server_threads=1", f"output={output}"]
     )
     assert status == 0
     assert "image updates per second" in capsys.readouterr().out
@@ -67,6 +67,6 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path, name: str, value: ob
 
 
 @pytest.mark.parametrize("setting", ["sets=cifar", "runners=flwr"])
-def test_a_mistake_is_told_in_one_line(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_refused_in_one_line(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert overhead.main([setting]) == 2
     assert capsys.readouterr().err.startswith(f"error: `{setting.partition('=')[0]}`")

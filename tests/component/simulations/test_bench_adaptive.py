@@ -48,15 +48,15 @@ def test_each_device_is_held_against_its_own_best_fixed_cut() -> None:
         return [{"cut": 20, "reward": reward} for reward in rewards]
 
     measured = [{"explored_rounds": 3, "adaptive": rows(100, 0.5), "fixed": {10: rows(50, 1), 20: rows(100, 0.5)}}]
-    found = adaptive_cut.compared(measured, ["9:1", "1:1"])
-    assert [row["share"] for row in found.values()] == [1.0, 0.5]
-    assert adaptive_cut.markdown(found).splitlines()[-1] == "| 1:1 | 1000.000 | 500.000 | 500.000 | 0.50 | 20 |"
+    by_device = adaptive_cut.compared(measured, ["9:1", "1:1"])
+    assert [row["share"] for row in by_device.values()] == [1.0, 0.5]
+    assert adaptive_cut.markdown(by_device).splitlines()[-1] == "| 1:1 | 1000.000 | 500.000 | 500.000 | 0.50 | 20 |"
 
 
 def test_the_exploration_is_the_warm_up_and_the_pulls() -> None:
     assert adaptive_cut.explored_rounds(CONFIG) == 14
 
 
-def test_a_mistake_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert adaptive_cut.main(["seeds=one"]) == 2
     assert "`seeds` = 'one' is not allowed" in refused(capsys)

@@ -18,13 +18,13 @@ SETTINGS = {
 
 
 def test_more_noise_tells_less_and_more_releases_tell_more() -> None:
-    found = disclosure.measure(Config.from_flat(SETTINGS), [0.2, 0.5, 0.9], [1, 20])
-    low, middle, high = found["cuts"]
-    assert (found["candidates"], found["shadows"]) == (160, 40)
-    assert [row["snr_db"] for row in found["cuts"]] == pytest.approx([2.9, -10.7, -35.6], abs=0.05)
+    measures = disclosure.measure(Config.from_flat(SETTINGS), [0.2, 0.5, 0.9], [1, 20])
+    low, middle, high = measures["cuts"]
+    assert (measures["candidates"], measures["shadows"]) == (160, 40)
+    assert [row["snr_db"] for row in measures["cuts"]] == pytest.approx([2.9, -10.7, -35.6], abs=0.05)
     assert low["bits"] > middle["bits"] > high["bits"] > 0
-    assert low["psnr_wiener"] > middle["psnr_wiener"] > found["guess"]["psnr"] - 0.5
-    assert found["guess"]["reid"] == 1 / 160 < middle["reid_1"] < middle["reid_20"] <= 1
+    assert low["psnr_wiener"] > middle["psnr_wiener"] > measures["guess"]["psnr"] - 0.5
+    assert measures["guess"]["reid"] == 1 / 160 < middle["reid_1"] < middle["reid_20"] <= 1
     # Images of 64 values without clipping: C = 8.
     assert low["dp_mu"] == pytest.approx(2 * 8 * 10 ** (low["snr_db"] / 20))
 
@@ -40,13 +40,13 @@ def test_the_table_ends_with_what_a_guess_would_reach(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ("cuts=0", "`cuts` = '0' is not allowed"),
         ("releases=1.5", "`releases` = '1.5' is not allowed"),
         ("cut_ratio=2", "`cut_ratio` = 2 is not allowed"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(wrong: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_refused_in_one_line(wrong: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert disclosure.main([wrong]) == 2
-    assert told in refused(capsys)
+    assert message in refused(capsys)

@@ -28,15 +28,15 @@ def test_the_command_measures_shows_and_writes(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ("size=10", "`image_size` = 10 is not allowed: a multiple of 4 pixels"),
         ("batch=1", "`batch` = 1 is not allowed: a whole number >= 2"),
         ("widht=8", "`widht` = 8 is not allowed: no such setting"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(wrong: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_refused_in_one_line(wrong: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert split.main([wrong]) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1

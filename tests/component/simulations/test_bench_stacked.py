@@ -27,7 +27,7 @@ def test_the_command_measures_shows_and_writes(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ("models=nanno", "`model` = 'nanno' is not allowed: one of nano"),
         ("sizes=9", "`image_size` = 9 is not allowed: a multiple of 2"),
@@ -36,8 +36,8 @@ def test_the_command_measures_shows_and_writes(
         ("step=8", "`step` = 8 is not allowed: no such setting"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(wrong: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_refused_in_one_line(wrong: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert stacked.main([wrong]) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1

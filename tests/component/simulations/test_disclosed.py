@@ -40,13 +40,13 @@ def state(tmp_path: Path) -> Path:
 
 
 def test_every_run_is_a_row_and_all_of_them_are_added_up(state: Path) -> None:
-    found = disclosed(Ledger(state / "ledger.jsonl"), 1e-5)
-    assert list(found["runs"]) == ["1", "2"]
-    first, second = found["runs"].values()
+    releases = disclosed(Ledger(state / "ledger.jsonl"), 1e-5)
+    assert list(releases["runs"]) == ["1", "2"]
+    first, second = releases["runs"].values()
     assert (first["uploads"], first["labels"]) == (1, True)
     assert first["snr_db"] == pytest.approx(-20)
     assert (second["dp_steps"], second["numbers"], second["refusal"]) == (7, 2, 1)
-    whole = found["whole"]
+    whole = releases["whole"]
     assert (whole["images"], whole["releases"], whole["bits"]) == (64, 2, 5.0)
     assert whole["snr_db"] == pytest.approx(10 * math.log10(0.011))
     assert whole["mu"] == pytest.approx(16 * math.sqrt(0.011))
@@ -76,7 +76,7 @@ def test_the_owner_gets_a_table_a_picture_and_json(state: Path, capsys: pytest.C
         assert np.asarray(picture.convert("L")).std() > 5
 
 
-def test_it_reads_the_ledger_of_a_client_that_was_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_reads_the_ledger_of_a_client_that_uploaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     node = Node(tmp_path, OPEN)
     assert node.upload(cut_ratio=0.5) is not None
     assert main([f"state={node.state}"]) == 0

@@ -93,7 +93,7 @@ def test_by_default_images_go_into_the_run(finished: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ("client=3", "`client` = 3 is not allowed: 0..2"),
         ("client=-1", "`client` = -1 is not allowed: a whole number >= 0"),
@@ -108,12 +108,12 @@ def test_by_default_images_go_into_the_run(finished: Path, capsys: pytest.Captur
         ("num_image=2", "`num_image` is not a setting; did you mean `num_images`"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str, told: str
+def test_a_mistake_is_refused_in_one_line(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str, message: str
 ) -> None:
     output = tmp_path / "images"
     assert call(f"run={finished}", "client=1", f"output={output}", wrong) == 2
-    assert told in refused(capsys)
+    assert message in refused(capsys)
     assert not output.exists()
 
 

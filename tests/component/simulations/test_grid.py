@@ -139,11 +139,11 @@ def test_a_budget_in_terms_of_the_cut_makes_it_matter() -> None:
 
 
 def test_each_run_once_and_the_first_name_wins() -> None:
-    asked = [settings(cut_ratio=cut, seed=seed, runner="local") for cut in (0.2, 1.0) for seed in (0, 1)]
-    asked += [settings("local", cut_ratio=cut, seed=1) for cut in (0.2, 1.0)]
-    cells = distinct(asked)
+    configs = [settings(cut_ratio=cut, seed=seed, runner="local") for cut in (0.2, 1.0) for seed in (0, 1)]
+    configs += [settings("local", cut_ratio=cut, seed=1) for cut in (0.2, 1.0)]
+    cells = distinct(configs)
     assert [cell.number for cell in cells] == [1, 2, 3, 4]
-    assert [cell.config for cell in cells] == asked[:4]
+    assert [cell.config for cell in cells] == configs[:4]
     assert [len(cell.duplicates) for cell in cells] == [0, 0, 0, 2]
     assert cells[3].duplicates[0] == "strategy=local seed=1 runner=ray cut_ratio=0.2"
 

@@ -1,4 +1,4 @@
-"""`python -m simulations.run`: what a run leaves, how mistakes are told, and how a run goes on."""
+"""`python -m simulations.run`: what a run leaves, how mistakes are reported, and how a run goes on."""
 
 from __future__ import annotations
 
@@ -125,17 +125,17 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("wrong", "told"), WRONG.items(), ids=WRONG)
-def test_a_mistake_is_told_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str, told: str
+@pytest.mark.parametrize(("wrong", "message"), WRONG.items(), ids=WRONG)
+def test_a_mistake_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str, message: str
 ) -> None:
     assert run_here(tmp_path, *ARGUMENTS, "output=out", *wrong.split(" ")) == 2
-    assert told in refused(capsys)
+    assert message in refused(capsys)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "`output` = "),
         (["resume=true", "cut_ratio=0.4"], "`cut_ratio` = 0.4 is not allowed: 0.3, as in the run to resume"),
@@ -150,14 +150,14 @@ def test_a_run_is_never_mixed_with_another(
     whole: tuple[Path, str],
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
-    told: str,
+    message: str,
 ) -> None:
     bring_network(tmp_path, monkeypatch)
     folder, _ = whole
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     given = ["runner=local", "quiet=true", f"output={folder}", *arguments]
     assert run_here(tmp_path, *given) == 2
-    assert told in refused(capsys)
+    assert message in refused(capsys)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -183,7 +183,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "told"),
+    ("error", "status", "message"),
     [
         (KeyboardInterrupt(), 130, "error: interrupted; resume=true"),
         (RuntimeError("the disk is full"), 1, "error: the server stopped with RuntimeError: the disk is full"),
@@ -197,12 +197,12 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     whole: tuple[Path, str],
     error: BaseException,
     status: int,
-    told: str,
+    message: str,
 ) -> None:
     with monkeypatch.context() as patch:
         interrupt(patch, error)
         assert run_here(tmp_path, *ARGUMENTS, "output=out") == status
-    assert capsys.readouterr().err.splitlines()[-1].startswith(told)
+    assert capsys.readouterr().err.splitlines()[-1].startswith(message)
     assert len(metrics(tmp_path / "out")) == 1
     # The other settings are those of the run, not the defaults.
     assert run_here(tmp_path, "resume=true", "output=out") == 0

@@ -42,7 +42,7 @@ def test_an_unknown_page_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
     assert page.main([]) == USER_ERROR
 
 
-def test_a_failed_sweep_does_not_stop_the_others_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_sweep_does_not_stop_the_others_and_sets_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[list[str]] = []
 
     def run(command: list[str], **_: Any) -> SimpleNamespace:

@@ -1,4 +1,4 @@
-"""`python -m simulations.sweep`: which cells run, what goes on after what, and how it is told.
+"""`python -m simulations.sweep`: which cells run, what goes on after what, and how it is reported.
 
 A stand-in takes the place of `simulations.run`; a sweep of real runs is in tests/integration.
 """
@@ -103,7 +103,7 @@ def test_without_values_it_is_a_sweep_of_one_in_a_new_folder(calls: Calls) -> No
     assert len(calls()) == 1
 
 
-def test_a_failure_is_told_and_tried_again(root: Path, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_is_reported_and_tried_again(root: Path, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("seed=0,13,1", "output=out") == 1
     name = next(path.name for path in Path("out").iterdir() if "-s13-" in path.name)
     printed = capsys.readouterr()
@@ -190,16 +190,16 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("wrong", "told"), WRONG.items(), ids=WRONG)
-def test_a_mistake_in_all_is_told_in_one_line(
-    calls: Calls, capsys: pytest.CaptureFixture[str], wrong: str, told: str
+@pytest.mark.parametrize(("wrong", "message"), WRONG.items(), ids=WRONG)
+def test_a_mistake_in_all_is_refused_in_one_line(
+    calls: Calls, capsys: pytest.CaptureFixture[str], wrong: str, message: str
 ) -> None:
     assert call("-m", *wrong.split(" ")) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     (line,) = printed.err.splitlines()
     assert line.startswith("error: ")
-    assert told in line
+    assert message in line
     assert calls() == []
     assert list(Path.cwd().iterdir()) == []
 

@@ -188,5 +188,5 @@ def test_a_cut_that_does_not_fit_costs_only_its_client(tmp_path: Path, cut: int,
     strategy = federate(config, connect(config, spoiled(1, _at(cut), rounds=[4])))
     row = strategy.history.rounds[3]
     assert set(row.rejected) == {"1"}
-    # The upload of the round that was refused is asked for again.
+    # The upload of the round that was refused is requested again.
     assert strategy.pool.shares[1].cut == min(cuts_of(tmp_path, 1))

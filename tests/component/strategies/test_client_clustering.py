@@ -33,12 +33,12 @@ def test_clusters_of_absent_clients_are_not_looked_for_among_the_others() -> Non
     everybody = seen(laws, 4).weigh(dict.fromkeys(laws, 10), {}, warm_up=False).cluster_of
     assert len(set(everybody.values())) == 4
     some = {client: laws[client] for client in (0, 1, 4, 5)}
-    found = seen(some, 4).weigh(dict.fromkeys(some, 10), everybody, warm_up=False).cluster_of
-    assert found == {client: everybody[client] for client in some}
+    cluster_of = seen(some, 4).weigh(dict.fromkeys(some, 10), everybody, warm_up=False).cluster_of
+    assert cluster_of == {client: everybody[client] for client in some}
     # A newcomer may be of a domain of its own.
     newcomer = seen(some | {9: 7}, 4).weigh(dict.fromkeys((*some, 9), 10), everybody, warm_up=False).cluster_of
     assert newcomer[9] not in everybody.values()
-    assert {client: newcomer[client] for client in some} == found
+    assert {client: newcomer[client] for client in some} == cluster_of
 
 
 def test_who_was_never_averaged_is_at_home_in_the_largest_cluster() -> None:

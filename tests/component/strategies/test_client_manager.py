@@ -27,7 +27,7 @@ HELLO = ClientInfo(
 
 
 class FakeFederation:
-    """Clients that say what they are told to, over a grid in this process."""
+    """Clients that give scripted replies, over a grid in this process."""
 
     def __init__(self, count: int, **settings: Any) -> None:
         self.config = Config.from_flat({"num_supernodes": count, "federation.round_timeout": 5.0} | dotted(settings))
@@ -81,7 +81,7 @@ def test_everybody_introduces_themselves_once() -> None:
     assert not federation.selected
 
 
-def test_a_late_joiner_is_asked_when_it_comes() -> None:
+def test_a_late_joiner_is_selected_when_it_connects() -> None:
     federation = FakeFederation(3)
     federation.connect(0, 2)
     federation.register_new()
@@ -157,7 +157,7 @@ def test_an_introduction_that_does_not_fit_is_refused_with_a_reason(said: object
 
 
 def test_a_client_that_mends_its_ways_is_taken_in() -> None:
-    """It is asked again, as its node was never taken in."""
+    """It gets a request again, as its node was never taken in."""
     federation = FakeFederation(2)
     federation.refusal(1, replace(HELLO, partition_id=1, num_images=0))
     federation.says[1] = replace(HELLO, partition_id=1)
@@ -170,7 +170,7 @@ def test_a_client_that_mends_its_ways_is_taken_in() -> None:
 # The choice for a round.
 
 
-def known(count: int, fraction: float, seed: int = 0) -> ClientManager:
+def manager_of(count: int, fraction: float, seed: int = 0) -> ClientManager:
     members = ClientManager(
         Config.from_flat({"num_supernodes": max(count, 1), "federation.fraction_train": fraction, "seed": seed})
     )
@@ -184,28 +184,28 @@ def known(count: int, fraction: float, seed: int = 0) -> ClientManager:
 )
 def test_a_share_of_the_clients_but_at_least_one_is_chosen(count: int, fraction: float, chosen: int) -> None:
     for round_ in range(1, 20):
-        clients = known(count, fraction).sample(round_)
+        clients = manager_of(count, fraction).sample(round_)
         assert len(clients) == chosen
         assert clients == sorted(set(clients))
         assert set(clients) <= set(range(count))
 
 
 def test_nobody_is_chosen_where_nobody_is() -> None:
-    assert known(0, 1.0).sample(1) == []
+    assert manager_of(0, 1.0).sample(1) == []
 
 
 def test_the_choice_follows_from_seed_and_round_and_not_from_node_ids() -> None:
     """Which Flower draws anew in every run."""
-    members, others = known(30, 0.3), known(30, 0.3)
+    members, others = manager_of(30, 0.3), manager_of(30, 0.3)
     others.nodes = {client: 17 * client for client in range(30)}
     assert [members.sample(r) for r in range(1, 9)] == [others.sample(r) for r in range(1, 9)]
     assert members.sample(1) != members.sample(2)
-    assert members.sample(1) != known(30, 0.3, seed=1).sample(1)
+    assert members.sample(1) != manager_of(30, 0.3, seed=1).sample(1)
 
 
 def test_over_many_rounds_everybody_is_chosen_equally_often() -> None:
     """Each of 20 clients in 30 % of 1,000 rounds, within 5 standard deviations."""
-    members = known(20, 0.3)
+    members = manager_of(20, 0.3)
     counts = [0] * 20
     for round_ in range(1000):
         for client in members.sample(round_):

@@ -179,7 +179,7 @@ def test_settings_that_do_not_go_with_latents_are_refused() -> None:
     ],
     ids=["no folder", "a digest", "a network that is too deep"],
 )
-def test_mistakes_are_found_before_anything_starts(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+def test_mistakes_are_refused_before_anything_starts(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
     codec = str(write_codec(tmp_path / "codec", downsample=4))
     with pytest.raises(SettingError, match=said):
         preflight(small(tmp_path / "run", **{"model": "nano", "codec": codec} | settings))

@@ -250,7 +250,7 @@ def test_labels_stay_with_the_client_when_they_are_not_shared(tmp_path: Path) ->
     assert int(samples["labels"].min()) >= 0
 
 
-def test_evaluations_come_as_often_as_asked(tmp_path: Path) -> None:
+def test_evaluations_come_as_often_as_configured(tmp_path: Path) -> None:
     federate(small(tmp_path, num_rounds=3, evaluation__every=2))
     assert [bool(row["evaluation"]) for row in metrics(tmp_path)] == [False, True, True]
 

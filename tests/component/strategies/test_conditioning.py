@@ -1,4 +1,4 @@
-"""Whole runs that are conditioned on attributes, drop conditions, mirror images, or are told nothing."""
+"""Whole runs that are conditioned on attributes, drop conditions, mirror images, or have no condition."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def test_samples_have_the_attributes_of_real_images_and_their_class(finished: Pa
         assert tuple(json.loads(metadata["attribute_names"])) == NAMES
         assert samples["attributes"].dtype == torch.uint8
         bits = samples["attributes"][:, :4].long() @ torch.tensor([1, 2, 4, 8])
-        assert torch.equal(samples["labels"], bits), "a digit is told by its binary digits"
+        assert torch.equal(samples["labels"], bits), "a digit is named by its binary digits"
     assert json.loads((finished / "summary.json").read_text())["pooled"]["tstr"] is not None
 
 
-def test_an_attribute_that_is_asked_for_shows(
+def test_a_requested_attribute_shows(
     finished: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """The mean pixel of digits is 0.31, of their negatives 0.69."""
@@ -100,8 +100,8 @@ def test_an_attribute_that_is_asked_for_shows(
 def test_samples_of_the_run_show_it_too(finished: Path) -> None:
     kept = [read_tensors(path)[0] for path in finished.glob("clients/*/samples.safetensors")]
     images, negative = (torch.cat([own[name] for own in kept]) for name in ("images", "attributes"))
-    means, asked = images.mean(dim=(1, 2, 3)), negative[:, NAMES.index("negative")] == 1
-    assert means[asked].mean() - means[~asked].mean() > 0.3
+    means, is_negative = images.mean(dim=(1, 2, 3)), negative[:, NAMES.index("negative")] == 1
+    assert means[is_negative].mean() - means[~is_negative].mean() > 0.3
 
 
 def test_guidance_of_generation_is_the_runs_own_unless_given(finished: Path, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_guidance_of_generation_is_the_runs_own_unless_given(finished: Path, tmp
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ("attributes=one,grey", f"`attributes` = 'grey' is not allowed: names among {', '.join(NAMES)}"),
         ("label=3", "`label` = 3 is not allowed: -1: the networks of this run know no classes"),
@@ -124,10 +124,10 @@ def test_guidance_of_generation_is_the_runs_own_unless_given(finished: Path, tmp
     ],
 )
 def test_what_cannot_be_generated_is_refused(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str, told: str
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str, message: str
 ) -> None:
     assert call(f"run={finished}", f"output={tmp_path / 'images'}", wrong) == 2
-    assert told in refused(capsys)
+    assert message in refused(capsys)
 
 
 def test_the_networks_are_diffusers_folders(finished: Path) -> None:

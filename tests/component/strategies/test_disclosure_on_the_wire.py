@@ -77,11 +77,11 @@ def test_no_message_holds_more_than_the_schema_lists(
         uploads = [] if cut == config.diffusion.timesteps else sorted(["x_k", "scale", *labels])
         assert sorted(name for name, _ in tap.arrays(client)) == uploads
         images = data.client(client).train
-        told = images.metadata.attributes if config.data.conditioning == "attributes" else images.labels
-        assert told is not None
+        conditions = images.metadata.attributes if config.data.conditioning == "attributes" else images.labels
+        assert conditions is not None
         for sent in (array for name, array in tap.arrays(client) if name == "labels"):
             assert sent.dtype == (np.uint8 if config.data.conditioning == "attributes" else np.int64)
-            expected = np.concatenate([told] * config.upload.draws_per_image)
+            expected = np.concatenate([conditions] * config.upload.draws_per_image)
             assert np.array_equal(in_file_order(config, tmp_path, client, sent), expected)
         for content in tap.replies[client]:
             assert not content.config_records

@@ -143,11 +143,11 @@ def test_weights_that_do_not_fit_cost_only_their_client(tmp_path: Path, strategy
     ("change", "reason"),
     [
         (lambda arrays: dict(list(arrays.items())[1:]), "lacks"),
-        (lambda arrays: arrays | {"x_0": next(iter(arrays.values()))}, "not asked for"),
+        (lambda arrays: arrays | {"x_0": next(iter(arrays.values()))}, "not requested"),
         (lambda arrays: {name: Array(a.numpy().reshape(-1)) for name, a in arrays.items()}, "must be"),
     ],
 )
-def test_other_weights_than_asked_for_are_refused(tmp_path: Path, change: Any, reason: str) -> None:
+def test_other_weights_than_requested_are_refused(tmp_path: Path, change: Any, reason: str) -> None:
     def alter(message: Message, context: Context) -> Message:
         reply = client_app(message, context)
         reply.content["weights"] = ArrayRecord(change(dict(reply.content.array_records["weights"].items())))

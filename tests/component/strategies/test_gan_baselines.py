@@ -75,11 +75,11 @@ def test_fedgans_mean_is_weighted_by_images(tmp_path: Path) -> None:
     names = {"g_head": "generator", "g_tail": "generator", "d_head": "discriminator", "d_tail": "discriminator"}
 
     def blocks(client: int) -> dict[str, Tensor]:
-        found = {}
+        tensors = {}
         for name, value in state(tmp_path, client).items():
             part, _, rest = name.partition(".blocks.")
-            found[f"{names[part]}.{rest}" if part in names else name] = value
-        return found
+            tensors[f"{names[part]}.{rest}" if part in names else name] = value
+        return tensors
 
     own = {client: blocks(client) for client in counts}
     for name, value in strategy.shared.items():
@@ -180,9 +180,9 @@ def test_a_client_that_goes_wrong_costs_itself_alone(tmp_path: Path, strategy: s
     config = settings(tmp_path, strategy, num_rounds=1)
     made = run_strategy(config, connect(config, spoiled(1, spoil, kind=KIND[strategy])))
     row = metrics(tmp_path)[0]
-    found = row["failed" if way == "fails" else "rejected"]
-    assert list(found) == ["1"]
-    assert {"fails": "broken", "nan": "finite", "shape": "shape" if strategy == "mdgan" else "must be"}[way] in found[
+    reasons = row["failed" if way == "fails" else "rejected"]
+    assert list(reasons) == ["1"]
+    assert {"fails": "broken", "nan": "finite", "shape": "shape" if strategy == "mdgan" else "must be"}[way] in reasons[
         "1"
     ]
     assert sorted(row["clients"]) == ["0", "2"]

@@ -91,7 +91,7 @@ def test_those_who_are_there_need_not_wait_for_others(trained: Path) -> None:
         ({"generate__guidance": 2.0}, "`sampling.guidance_scale` = 2.0 is not allowed"),
     ],
 )
-def test_what_the_run_cannot_make_is_refused_before_anybody_is_asked(
+def test_what_the_run_cannot_make_is_refused_before_any_request(
     finished: Path, settings: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(SettingError) as caught:

@@ -180,10 +180,10 @@ def test_an_absent_client_comes_back_to_the_blocks_of_its_cluster(tmp_path: Path
     )
     assert len(set(made.cluster_of.values())) == 4
     mine = made.cluster_of[3]
-    known = {name: value.clone() for name, value in made.models[mine].items()}
+    blocks = {name: value.clone() for name, value in made.models[mine].items()}
     # A cluster of one has its client's own blocks.
     own = state(tmp_path, 3)["g_head.blocks.0.linear.weight"]
-    assert torch.equal(known["generator.0.linear.weight"], own)
+    assert torch.equal(blocks["generator.0.linear.weight"], own)
     again = run(
         tmp_path,
         spoiled(3, at, fail),
@@ -195,8 +195,8 @@ def test_an_absent_client_comes_back_to_the_blocks_of_its_cluster(tmp_path: Path
     row = metrics(tmp_path)[-1]
     assert list(row["failed"]) == ["3"]
     assert again.cluster_of[3] == mine
-    assert all(torch.equal(again.models[mine][name], value) for name, value in known.items())
-    assert set(again._fresh_weights(3)) == set(known)
+    assert all(torch.equal(again.models[mine][name], value) for name, value in blocks.items())
+    assert set(again._fresh_weights(3)) == set(blocks)
     assert row["evaluation"].keys() == {"0", "1", "2", "3"}
 
 
@@ -224,17 +224,17 @@ def test_clients_begin_alike_only_if_they_are_to(tmp_path: Path) -> None:
         assert [torch.equal(heads[0], other) for other in heads[1:]] == [init == "common"] * 3
 
 
-def test_a_client_that_was_never_asked_samples_and_begins_with_the_blocks_of_the_others(tmp_path: Path) -> None:
+def test_a_client_that_was_never_selected_samples_and_begins_with_the_blocks_of_the_others(tmp_path: Path) -> None:
     made = run(tmp_path, federation__fraction_train=0.25, num_rounds=1)
     (row,) = metrics(tmp_path)
-    (asked,) = row["clients"]
+    (selected,) = row["clients"]
     assert sorted(row["evaluation"]) == ["0", "1", "2", "3"]
-    other = next(client for client in range(4) if str(client) != asked)
-    known = made.models[0] | {name: value for name, value in made.half.blocks().items() if name not in made.models[0]}
+    other = next(client for client in range(4) if str(client) != selected)
+    blocks = made.models[0] | {name: value for name, value in made.half.blocks().items() if name not in made.models[0]}
     kept = load_file(RunLayout(tmp_path).client(other).generator)
     assert kept
-    assert all(torch.equal(known[name], value) for name, value in kept.items())
-    assert all(torch.equal(known[name], value) for name, value in made._fresh_weights(other).items())
+    assert all(torch.equal(blocks[name], value) for name, value in kept.items())
+    assert all(torch.equal(blocks[name], value) for name, value in made._fresh_weights(other).items())
 
 
 def test_samples_are_of_averaged_weights_where_a_client_has_trained_last(tmp_path: Path) -> None:

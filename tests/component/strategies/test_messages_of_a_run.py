@@ -162,7 +162,7 @@ def _noise_as_a_second_channel(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mutate", "told"),
+    ("mutate", "violation"),
     [
         (_noise_in_the_upload, r"train up upload holds \['noise'\]"),
         (_noise_beside_the_upload, r"train up holds \['noise'\]"),
@@ -171,11 +171,11 @@ def _noise_as_a_second_channel(patch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_wire_that_carries_noise_fails_the_guard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutate: Callable[[pytest.MonkeyPatch], None], told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutate: Callable[[pytest.MonkeyPatch], None], violation: str
 ) -> None:
     mutate(monkeypatch)
     config, tap = crossed(tmp_path, "collafuse")
-    with pytest.raises(AssertionError, match=told):
+    with pytest.raises(AssertionError, match=violation):
         guard(config, tap.crossed)
 
 

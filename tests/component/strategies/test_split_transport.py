@@ -1,4 +1,4 @@
-"""What a split GAN's server and its clients do at either end of a link is told apart."""
+"""What a split GAN's server and its clients do at either end of a link is kept apart."""
 
 from __future__ import annotations
 

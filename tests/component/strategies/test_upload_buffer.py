@@ -93,7 +93,7 @@ def test_rows_are_kept_in_the_type_they_travelled_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [torch.tensor([9, 0, 4, 4, 0]), torch.tensor([], dtype=torch.int64)])
-def test_a_batch_has_the_rows_asked_for_in_their_order_and_as_often(tmp_path: Path, rows: torch.Tensor) -> None:
+def test_a_batch_has_the_requested_rows_in_their_order_and_as_often(tmp_path: Path, rows: torch.Tensor) -> None:
     pool, uploads = a_pool(tmp_path, "int8"), [an_upload(5, seed, "int8") for seed in (0, 1)]
     for client, upload in enumerate(uploads):
         pool.add(client, client, upload)

@@ -104,7 +104,7 @@ def with_attributes() -> ImageSet:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 20])
-def test_an_image_that_can_still_be_seen_is_found(cut: int) -> None:
+def test_an_image_that_can_still_be_seen_is_matched(cut: int) -> None:
     x_0 = torch.rand(30, 1, 8, 8, generator=named_generator("x_0")) * 2 - 1
     zeros = torch.zeros(30, dtype=torch.int64)
     x_k = add_noise(SCHEDULE, x_0, zeros, zeros + cut, torch.randn(x_0.shape, generator=named_generator("noise")))
@@ -129,36 +129,36 @@ def test_rows_are_drawn_by_bayes_rule() -> None:
 def test_attributes_and_class_are_those_of_one_image() -> None:
     images = with_attributes()
     noise = noised(images, 50).repeat(50, 1, 1, 1)
-    told = condition_samples(CONFIG, SCHEDULE, 50, images, SampleHandoff(round=1, x_k=noise), named_generator(0))
-    assert told.labels is told.attributes
-    assert told.attributes is not None
-    assert told.attributes.dtype == torch.uint8
-    pairs = {(*row, label) for row, label in zip(told.attributes.tolist(), told.classes.tolist(), strict=True)}
+    samples = condition_samples(CONFIG, SCHEDULE, 50, images, SampleHandoff(round=1, x_k=noise), named_generator(0))
+    assert samples.labels is samples.attributes
+    assert samples.attributes is not None
+    assert samples.attributes.dtype == torch.uint8
+    pairs = {(*row, label) for row, label in zip(samples.attributes.tolist(), samples.classes.tolist(), strict=True)}
     assert pairs <= {(0, 0, 0), (0, 1, 0), (1, 0, 2)}
     assert len(pairs) > 1
 
 
 def test_attributes_of_the_server_have_the_class_of_an_image_that_has_them() -> None:
-    asked = torch.tensor([[0, 1], [1, 0], [1, 1], [0, 0]], dtype=torch.uint8)
-    told = condition_samples(
+    attributes = torch.tensor([[0, 1], [1, 0], [1, 1], [0, 0]], dtype=torch.uint8)
+    samples = condition_samples(
         CONFIG,
         SCHEDULE,
         50,
         with_attributes(),
-        SampleHandoff(round=1, x_k=torch.zeros(4, 1, 4, 4), labels=asked),
+        SampleHandoff(round=1, x_k=torch.zeros(4, 1, 4, 4), labels=attributes),
         named_generator(0),
     )
-    assert told.labels is asked
-    assert told.classes.tolist() == [0, 2, UNKNOWN, 0]
+    assert samples.labels is attributes
+    assert samples.classes.tolist() == [0, 2, UNKNOWN, 0]
 
 
 @pytest.mark.parametrize("condition", ["classes", "none"])
-def test_classes_are_a_condition_only_where_they_are_asked_for(condition: str) -> None:
+def test_classes_are_a_condition_only_where_the_settings_say_so(condition: str) -> None:
     config, images = Config.from_flat({"data.conditioning": condition}), some_images(20, 20)
-    told = condition_samples(
+    samples = condition_samples(
         config, SCHEDULE, 100, images, SampleHandoff(round=1, x_k=noised(images, 100)), named_generator(0)
     )
-    assert torch.equal(told.classes, draw_labels(SCHEDULE, 100, images, noised(images, 100), named_generator(0)))
-    assert told.attributes is None
-    assert (told.labels is told.classes) == (condition == "classes")
-    assert condition == "classes" or told.labels is None
+    assert torch.equal(samples.classes, draw_labels(SCHEDULE, 100, images, noised(images, 100), named_generator(0)))
+    assert samples.attributes is None
+    assert (samples.labels is samples.classes) == (condition == "classes")
+    assert condition == "classes" or samples.labels is None

@@ -44,7 +44,7 @@ def test_the_secret_is_made_once_and_then_read(tmp_path: Path, seed: int | None)
     first = ClientStore(tmp_path / "new").secret(seed, 3)
     assert len(first) == 16
     assert ClientStore(tmp_path / "new").secret(seed, 3) == first
-    assert ClientStore(tmp_path / "new").secret(99, 7) == first, "whatever is asked for later"
+    assert ClientStore(tmp_path / "new").secret(99, 7) == first, "whatever is requested later"
     assert rounds_in(tmp_path / "new") == ["secret"]
 
 

@@ -21,7 +21,7 @@ def some(**given: Any) -> Config:
 
 
 def whole_run(config: Config, num_images: int, cut: int, rounds: list[int] | None = None) -> list[RoundPlan]:
-    """What a client that is asked in these rounds (None: in all) plans, round by round."""
+    """What a client that is selected in these rounds (None: in all) plans, round by round."""
     total, ledger, plans = config.run.num_rounds, ClientState(), []
     for round_ in rounds or range(1, total + 1):
         plans.append(plan_round(config, ledger, round_, total, num_images, cut))
@@ -140,7 +140,7 @@ def test_less_than_a_batch_a_round_is_saved_up() -> None:
     assert plans[-1].ledger.deferred_updates == 0
 
 
-def test_a_client_does_the_work_of_the_rounds_it_is_asked_in() -> None:
+def test_a_client_does_the_work_of_the_rounds_it_is_selected_in() -> None:
     config = some(num_rounds=10, train__local_epochs=1.0, client__batch_size=10)
     plans = whole_run(config, 100, 25, rounds=[2, 5, 9])
     assert [plan.steps for plan in plans] == [5, 5, 5]

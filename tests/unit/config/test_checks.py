@@ -181,7 +181,7 @@ def test_a_strategy_that_does_not_cut_is_at_an_end(strategy: str, ratio: float) 
 
 
 @pytest.mark.parametrize("strategy", SPLIT)
-def test_a_strategy_that_cuts_does_so_where_it_is_told(strategy: str) -> None:
+def test_a_strategy_that_cuts_does_so_at_the_configured_ratio(strategy: str) -> None:
     config = Config.from_flat({"strategy": strategy, "cut_ratio": 0.4, "num_supernodes": 2})
     assert config.cut_ratios() == (0.4, 0.4)
 

@@ -77,8 +77,8 @@ def test_settings_survive_their_other_forms(config: Config) -> None:
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(name: str, nearest: str) -> None:
-    told = rf"^`{name.replace('-', '_')}` = 0.5 is not allowed: no such setting; did you mean .*`{nearest}`.*\?"
-    with pytest.raises(SettingError, match=told) as caught:
+    message = rf"^`{name.replace('-', '_')}` = 0.5 is not allowed: no such setting; did you mean .*`{nearest}`.*\?"
+    with pytest.raises(SettingError, match=message) as caught:
         Config.from_flat({name: 0.5})
     assert str(caught.value).endswith(" (--help lists all)")
     assert "\n" not in str(caught.value)

@@ -17,7 +17,7 @@ FOUR_DIGITS = "is not allowed: four digits, as 0010"
 
 
 @pytest.mark.parametrize(
-    ("flat", "told"),
+    ("flat", "message"),
     [
         (
             {"data.conditioning": "none"},
@@ -86,10 +86,10 @@ FOUR_DIGITS = "is not allowed: four digits, as 0010"
         ),
     ],
 )
-def test_a_gan_that_cannot_be_is_refused(flat: dict[str, object], told: str) -> None:
+def test_a_gan_that_cannot_be_is_refused(flat: dict[str, object], message: str) -> None:
     with pytest.raises(SettingError) as caught:
         Config.from_flat({"strategy": "huscf_gan", "num_supernodes": 3} | flat)
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 

@@ -50,8 +50,8 @@ def test_what_a_strategy_does_not_read_must_be_at_its_default(strategy: str) -> 
         flat: dict[str, object] = {"strategy": strategy, name: value}
         with pytest.raises(SettingError) as caught:
             Config.from_flat(flat)
-        told = f"{DEFAULTS[name]!r}, its default, as `strategy` = {strategy} does not read it"
-        assert (caught.value.name, caught.value.allowed) == (name, told)
+        allowed = f"{DEFAULTS[name]!r}, its default, as `strategy` = {strategy} does not read it"
+        assert (caught.value.name, caught.value.allowed) == (name, allowed)
         assert "\n" not in str(caught.value)
         assert Config.from_flat({"strategy": strategy, name: DEFAULTS[name]}).run.strategy == strategy
         # A recipe may set it, and it is dropped.
@@ -146,7 +146,7 @@ def test_a_strategy_may_be_of_another_package() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "allowed"),
     [
         ("tests.setting_values:SPECS", "a StrategySpec, not dict"),
         (
@@ -159,19 +159,19 @@ def test_a_strategy_may_be_of_another_package() -> None:
         ("colafuse", "one of collafuse, pfdm, "),
     ],
 )
-def test_a_strategy_that_cannot_be_imported_is_refused(path: str, told: str) -> None:
+def test_a_strategy_that_cannot_be_imported_is_refused(path: str, allowed: str) -> None:
     with pytest.raises(SettingError) as caught:
         Config.from_flat({"strategy": path})
     assert (caught.value.name, caught.value.value) == ("strategy", path)
-    assert caught.value.allowed.startswith(told)
+    assert caught.value.allowed.startswith(allowed)
     assert "\n" not in str(caught.value)
 
 
 def test_specs_are_the_strategies_and_read_settings_that_there_are() -> None:
-    known = set(SETTINGS) | GROUPS.keys()
+    names = set(SETTINGS) | GROUPS.keys()
     for name, spec in STRATEGIES.items():
         assert isinstance(spec, StrategySpec)
         assert spec.name == name
-        assert spec.reads <= known
+        assert spec.reads <= names
         whole = {one for one in spec.reads if one in GROUPS}
         assert not {one for one in spec.reads - whole if SETTINGS[one][0] in whole}, "what a group says already"

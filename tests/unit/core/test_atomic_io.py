@@ -65,7 +65,7 @@ def test_a_writer_that_dies_before_there_was_a_file_leaves_none(tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_writer_that_writes_nothing_is_told_so_and_the_old_file_stays(tmp_path: Path) -> None:
+def test_a_writer_that_writes_nothing_raises_and_the_old_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(b"old")
     with pytest.raises(FileNotFoundError), atomic_write(path):

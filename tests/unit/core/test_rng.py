@@ -35,7 +35,7 @@ def test_different_names_have_different_seeds(a: tuple[int | str, ...], b: tuple
     ("a", "b"),
     [((1,), ("1",)), (("ab",), ("a", "b")), ((1, 23), (12, 3)), (("a, 'b",), ("a", "b")), ((0, "a"), ("a", 0))],
 )
-def test_names_that_look_alike_are_told_apart(a: tuple[int | str, ...], b: tuple[int | str, ...]) -> None:
+def test_names_that_look_alike_have_streams_of_their_own(a: tuple[int | str, ...], b: tuple[int | str, ...]) -> None:
     assert derive_seed(*a) != derive_seed(*b)
 
 
@@ -70,7 +70,7 @@ def test_a_secret_fills_the_whole_state() -> None:
     assert torch.rand(2000, generator=named_generator(secret, *name)).tolist() == expected.tolist()
 
 
-def test_streams_of_a_secret_are_told_apart_and_repeat() -> None:
+def test_streams_of_a_secret_differ_and_repeat() -> None:
     names: list[tuple[int | str | bytes, ...]] = [
         (bytes(16), "a"),
         (bytes(16), "b"),

@@ -1,4 +1,4 @@
-"""Device, precision and threads: what was asked for, or the best there is, or a reason."""
+"""Device, precision and threads: what is configured, or the best there is, or a reason."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_auto_is_bfloat16_only_where_the_card_has_tensor_cores_for_it(
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_precision_that_was_asked_for_is_used_everywhere(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+def test_a_configured_precision_is_used_everywhere(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     machine(monkeypatch, cuda=True, capability=(6, 0))
     for device in ("cpu", "cuda"):
         assert choose_runtime(device, precision).dtype is getattr(torch, precision)

@@ -25,9 +25,9 @@ def explored(bandit: SequentialHalving, rewards: list[float], trend: float = 0.0
 @pytest.mark.parametrize(("arms", "budget", "pulls"), [(2, 0, 2), (3, 0, 5), (3, 12, 12), (4, 16, 16), (5, 30, 29)])
 def test_the_pulls_of_a_budget_in_closed_form(arms: int, budget: int, pulls: int) -> None:
     bandit = SequentialHalving.over(arms, budget)
-    found, pulled = explored(bandit, [0.0] * arms)
+    best, pulled = explored(bandit, [0.0] * arms)
     assert len(pulled) == bandit.pulls() == pulls
-    assert found == 0, "the first of equals"
+    assert best == 0, "the first of equals"
 
 
 def test_a_phase_goes_forwards_and_backwards() -> None:
@@ -65,7 +65,7 @@ def test_the_best_arm_is_missed_no_oftener_than_is_proved() -> None:
     assert missed / runs <= bound
 
 
-def test_noise_of_equal_gaps_is_found_through_by_more_pulls() -> None:
+def test_noise_of_equal_gaps_is_averaged_out_by_more_pulls() -> None:
     def errors(budget: int) -> int:
         random, missed = np.random.default_rng(1), 0
         for _ in range(200):

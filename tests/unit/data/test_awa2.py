@@ -37,7 +37,7 @@ def test_folders_alone_are_classes_without_attributes(inner: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("classes.txt", "1\tantelope\n3\tgrizzly+bear\n", "row 2 of classes.txt is '3 grizzly+bear'"),
         ("classes.txt", "1\tantelope\n2\tantelope\n", "gives a name twice"),
@@ -50,10 +50,10 @@ def test_folders_alone_are_classes_without_attributes(inner: str, tmp_path: Path
         ("predicate-matrix-binary.txt", "0 1 1\n1 0 2\n", "0 or 1"),
     ],
 )
-def test_wrong_lists_are_refused(name: str, text: str, told: str, tmp_path: Path) -> None:
+def test_wrong_lists_are_refused(name: str, text: str, message: str, tmp_path: Path) -> None:
     write_awa2(tmp_path)
     (tmp_path / name).write_text(text)
-    refused(at("awa2", tmp_path), told)
+    refused(at("awa2", tmp_path), message)
 
 
 def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:

@@ -92,13 +92,13 @@ def test_grades_are_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "told"),
+    ("shape", "message"),
     [((12, 12, 99), "shape (12, 12, 99)"), ((12, 12), "shape (12, 12)"), ((12, 12, 110, 2), "(12, 12, 110, 2)")],
 )
-def test_volumes_of_another_shape_are_refused(shape: tuple[int, ...], told: str, tmp_path: Path) -> None:
+def test_volumes_of_another_shape_are_refused(shape: tuple[int, ...], message: str, tmp_path: Path) -> None:
     write_brats(tmp_path, "001", volume())
     write_brats(tmp_path, "002", volume(shape))
-    refused(at("brats2020", tmp_path), "BraTS20_Training_002_t1.nii.gz", told, "at least 100 axial slices")
+    refused(at("brats2020", tmp_path), "BraTS20_Training_002_t1.nii.gz", message, "at least 100 axial slices")
 
 
 def test_volumes_of_several_sizes_need_image_size(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_identities_may_be_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "before", "after", "told"),
+    ("name", "before", "after", "message"),
     [
         ("list_attr_celeba.txt", "6\n", "7\n", "has 6 rows, but '7' in its first line"),
         ("list_attr_celeba.txt", "6\n", "", "has 5 rows"),
@@ -109,12 +109,12 @@ def test_identities_may_be_missing(tmp_path: Path) -> None:
         ("identity_CelebA.txt", "000003.jpg 2880", "000003.jpg she", "a row other than"),
     ],
 )
-def test_wrong_lists_are_refused(name: str, before: str, after: str, told: str, tmp_path: Path) -> None:
+def test_wrong_lists_are_refused(name: str, before: str, after: str, message: str, tmp_path: Path) -> None:
     write_celeba(tmp_path)
     text = (tmp_path / name).read_text()
     assert before in text
     (tmp_path / name).write_text(text.replace(before, after, 1))
-    refused(at("celeba", tmp_path), name, told)
+    refused(at("celeba", tmp_path), name, message)
 
 
 def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_training_batches_are_read_in_order(tmp_path: Path) -> None:
         assert torch.equal(in_chunks(at("cifar10", tmp_path), size), images.images)
 
 
-def test_only_the_batches_that_are_asked_for_are_read(tmp_path: Path) -> None:
+def test_only_the_batches_of_the_requested_rows_are_read(tmp_path: Path) -> None:
     written = write_cifar10(tmp_path)
     source = load_cifar(at("cifar10", tmp_path))
     some = torch.tensor([3, 4, 18])
@@ -128,7 +128,7 @@ GOOD = {"labels": [0, 1], "data": np.zeros((2, 3072), np.uint8)}
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ([], "no batch of CIFAR"),
         ({"labels": [0, 1]}, "b'data'"),
@@ -143,10 +143,10 @@ GOOD = {"labels": [0, 1], "data": np.zeros((2, 3072), np.uint8)}
         (GOOD | {"labels": [[0], [0, 1]]}, "no batch of CIFAR"),
     ],
 )
-def test_wrong_batches_are_refused(content: object, told: str, tmp_path: Path) -> None:
+def test_wrong_batches_are_refused(content: object, message: str, tmp_path: Path) -> None:
     write_cifar10(tmp_path)
     (tmp_path / "cifar-10-batches-py" / "data_batch_2").write_bytes(python2_pickle(content))
-    refused(at("cifar10", tmp_path), told)
+    refused(at("cifar10", tmp_path), message)
 
 
 def test_damaged_and_missing_files_are_refused(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_the_identity_leaves_every_byte() -> None:
     assert torch.equal(to_uint8(linear(1).decode(normalize(images()))), images())
 
 
-def test_latents_of_a_linear_codec_are_known_and_invert() -> None:
+def test_latents_of_a_linear_codec_are_exact_and_invert() -> None:
     codec, pixels = linear(2), images()
     latents = codec.encode(pixels)
     patch = normalize(pixels[0, 0, :2, :2]).double().flatten()

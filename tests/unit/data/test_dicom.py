@@ -91,7 +91,7 @@ def test_the_window_is_that_of_the_file_where_none_is_stated(tmp_path: Path) -> 
     assert np.abs(loaded(tmp_path).images[0].numpy() - expected).max() <= 0.51
 
 
-def test_the_range_is_the_series_own_where_no_window_is_known(tmp_path: Path) -> None:
+def test_the_range_is_the_series_own_where_there_is_no_window(tmp_path: Path) -> None:
     values = stored(1, 64, 64)
     write(tmp_path / "a", values, "1", RescaleSlope=3)
     images = loaded(tmp_path)
@@ -126,7 +126,7 @@ def test_compressed_files_are_read(tmp_path: Path) -> None:
     assert np.array_equal(loaded(tmp_path).images.numpy(), plain.numpy())
 
 
-def test_patients_without_a_name_are_known_by_their_study(tmp_path: Path) -> None:
+def test_patients_without_a_name_are_identified_by_their_study(tmp_path: Path) -> None:
     for i in range(4):
         write(tmp_path / f"{i}", stored(1, 8, 8), str(i), "", StudyInstanceUID=f"1.2.{i // 2}")
     assert loaded(tmp_path).metadata.groups["patient"].tolist() == [0, 0, 1, 1]

@@ -89,7 +89,7 @@ def in_a_file(config: DataConfig) -> LazyImageDataset:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("missing", "package.module:name of something that can be imported (module"),
         ("COUNT", "the factory must be callable, not int"),
@@ -106,10 +106,10 @@ def in_a_file(config: DataConfig) -> LazyImageDataset:
         ("Wrong.key", "its data set must have the group that must not be separated, 'patient', among its groups"),
     ],
 )
-def test_a_mistake_is_one_line(name: str, told: str) -> None:
+def test_a_mistake_is_one_line(name: str, message: str) -> None:
     config = config_of(name)
     with pytest.raises(SettingError) as caught:
         load_images(config, seed=0)
     assert (caught.value.name, caught.value.value) == ("dataset", config.name)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)

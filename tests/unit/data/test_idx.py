@@ -55,7 +55,7 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "told"),
+    ("name", "damage", "error"),
     [
         (IMAGES, lambda raw: raw[:-1], "input of size 1279"),
         (IMAGES, lambda raw: raw + b"\0", "input of size 1281"),
@@ -71,11 +71,11 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
         (LABELS, lambda raw: raw[:-1] + b"\x0a", "0 to 10; expected 0..9"),
     ],
 )
-def test_damaged_idx_files_are_refused(name: str, damage: Callable[[bytes], bytes], told: str, tmp_path: Path) -> None:
+def test_damaged_idx_files_are_refused(name: str, damage: Callable[[bytes], bytes], error: str, tmp_path: Path) -> None:
     write_pair(tmp_path, "train")
     path = tmp_path / "MNIST" / "raw" / name
     path.write_bytes(damage(path.read_bytes()))
-    refused(at("mnist", tmp_path), told, "expected")
+    refused(at("mnist", tmp_path), error, "expected")
 
 
 def test_idx_files_of_another_type_or_without_images_are_refused(tmp_path: Path) -> None:

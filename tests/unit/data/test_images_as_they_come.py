@@ -220,7 +220,7 @@ def test_equal_images_are_counted(tmp_path: Path) -> None:
     assert lines[0].startswith("4 of 4 images are equal to another one, as image 0 of set.npz and image 1 of set.npz")
 
 
-def test_settings_of_reading_that_are_not_at_their_default_are_told_by_value() -> None:
+def test_settings_of_reading_that_are_not_at_their_default_are_listed_by_value() -> None:
     assert not changed_reading(DataConfig())
     config = DataConfig(window=(0.0, 4095.0), background="white", class_names=("a", "b"))
     expected = {"data.window=[0,4095]", "data.background=white", "data.class_names=[a,b]"}

@@ -75,7 +75,7 @@ IMAGES, LABELS = np.zeros((2, 28, 28), np.uint8), np.zeros((2, 1), np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("images", "labels", "told"),
+    ("images", "labels", "message"),
     [
         (np.zeros((2, 28, 28, 2), np.uint8), LABELS, "`train_images` has shape (2, 28, 28, 2); expected (N, H, W)"),
         (IMAGES.astype(float) + 2, LABELS, "`train_images` is float64"),
@@ -87,9 +87,9 @@ IMAGES, LABELS = np.zeros((2, 28, 28), np.uint8), np.zeros((2, 1), np.uint8)
         (IMAGES, np.full((2, 14), 0.0), "other values than 0 and 1"),
     ],
 )
-def test_wrong_archives_are_refused(images: Any, labels: Any, told: str, tmp_path: Path) -> None:
+def test_wrong_archives_are_refused(images: Any, labels: Any, message: str, tmp_path: Path) -> None:
     write(tmp_path / "set.npz", images, labels)
-    refused(at("medmnist", tmp_path / "set.npz"), told)
+    refused(at("medmnist", tmp_path / "set.npz"), message)
 
 
 def test_damaged_archives_are_refused(tmp_path: Path) -> None:

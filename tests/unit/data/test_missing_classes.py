@@ -43,7 +43,7 @@ def dealt(images: ImageSet, num_clients: int, seed: int = 0, **config: Any) -> l
     return [indices(p) for p in make_partitions(images, Config.from_flat(settings).data, num_clients, seed)]
 
 
-def test_as_many_clients_as_were_asked_for_lack_classes_and_images() -> None:
+def test_as_many_clients_as_configured_lack_classes_and_images() -> None:
     images = labelled([600] * 10)
     parts = dealt(images, 100, data__max_client_images=60, **MIXED)
     lacking = Counter(10 - len(images.labels[part].unique()) for part in parts)

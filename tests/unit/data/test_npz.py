@@ -90,7 +90,7 @@ GOOD: dict[str, Any] = {"images": np.zeros((4, 8, 8), np.uint8), "labels": np.ze
 
 
 @pytest.mark.parametrize(
-    ("arrays", "told"),
+    ("arrays", "message"),
     [
         ({"pictures": GOOD["images"]}, "only pictures"),
         ({}, "only nothing"),
@@ -119,9 +119,9 @@ GOOD: dict[str, Any] = {"images": np.zeros((4, 8, 8), np.uint8), "labels": np.ze
         ({"images": np.zeros((4, 8, 12), np.uint8)}, "8 x 12 pixels"),
     ],
 )
-def test_wrong_archives_are_refused(arrays: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_wrong_archives_are_refused(arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", **arrays)
-    refused(at("npz", tmp_path / "set.npz"), told)
+    refused(at("npz", tmp_path / "set.npz"), message)
 
 
 def test_damaged_archives_are_refused(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_images_of_another_kind_are_refused(shape: tuple[int, int, int, int]) ->
         load_public_images(PublicConfig(dataset="digits"), DATA, shape, None, 0)
 
 
-def test_classes_are_the_same_by_name_where_they_are_known() -> None:
+def test_classes_are_the_same_by_name_where_they_are_conditions() -> None:
     private = load_images(DATA, 0)
     renamed = replace(private, class_names=tuple("abcdefghij"))
     with pytest.raises(SettingError, match=r"the clients' classes, a, b, c, .*; not 0, 1, 2"):

@@ -58,15 +58,15 @@ def loss_of(state: TrainState) -> Any:
 
 def trained(state: TrainState, steps: int, source: ImageSource | None = None, **changes: Any) -> TrainResult:
     dp = DpSgdConfig(changes.pop("norm", 0.5), changes.pop("sigma", 1.0), changes.pop("secret", SECRET))
-    known: dict[str, Any] = {"last": 20, "batch_size": 4, "num_steps": steps, "dp": dp} | changes
+    settings: dict[str, Any] = {"last": 20, "batch_size": 4, "num_steps": steps, "dp": dp} | changes
     return train_dp_sgd(
         state,
-        known.pop("denoise", lambda x, t, y: state.network(x)),
+        settings.pop("denoise", lambda x, t, y: state.network(x)),
         source or some_images(),
         schedule=SCHEDULE,
         objective=Objective(),
         learning_rate=lambda _: 1e-2,
-        **known,
+        **settings,
     )
 
 

@@ -72,16 +72,16 @@ def test_at_weight_1_it_is_the_network_itself_and_at_0_the_one_without_labels() 
 @pytest.mark.parametrize(
     "labels", [torch.arange(4000) % 7, torch.ones(4000, 3, dtype=torch.uint8)], ids=["(n,)", "(n, A)"]
 )
-def test_rows_are_dropped_whole_and_as_often_as_asked(labels: Tensor) -> None:
+def test_rows_are_dropped_whole_and_at_the_given_rate(labels: Tensor) -> None:
     """Of 4,000 rows a quarter has a standard deviation of 0.007."""
-    told = drop_labels(labels, bernoulli_mask(len(labels), 0.25, named_generator("drop")))
-    assert told.shape == labels.shape
-    assert told.dtype == torch.int64
-    dropped = (told == DROPPED).reshape(4000, -1)
+    after = drop_labels(labels, bernoulli_mask(len(labels), 0.25, named_generator("drop")))
+    assert after.shape == labels.shape
+    assert after.dtype == torch.int64
+    dropped = (after == DROPPED).reshape(4000, -1)
     assert torch.equal(dropped.all(dim=1), dropped.any(dim=1))
     assert dropped.all(dim=1).float().mean().item() == pytest.approx(0.25, abs=0.035)
     kept = ~dropped.all(dim=1)
-    assert torch.equal(told[kept], labels[kept].long())
+    assert torch.equal(after[kept], labels[kept].long())
 
 
 @pytest.mark.parametrize(("share", "dropped"), [(0.0, 0), (1.0, 100)])

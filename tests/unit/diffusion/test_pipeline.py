@@ -93,7 +93,7 @@ def test_it_makes_the_images_of_our_sampler(sampler: Sampler, steps: tuple[int, 
         torch.testing.assert_close(made(pipeline, class_labels=labels), expected, rtol=0, atol=1e-4)
 
 
-def test_steps_that_are_asked_for_are_divided_at_the_cut() -> None:
+def test_requested_steps_are_divided_at_the_cut() -> None:
     pipeline = quiet(pipeline_of(cosine(T), "ddim"))
     calls: dict[str, list[int]] = {"backbone": [], "denoiser": []}
     for name, seen in calls.items():
@@ -114,9 +114,9 @@ def test_labels_may_be_left_out_and_guide_where_networks_know_that(weight: float
     torch.testing.assert_close(made(pipeline), expected, rtol=0, atol=1e-4)
 
 
-def test_attributes_reach_a_network_that_is_told_them_and_no_other() -> None:
-    schedule, told = cosine(T), ImageShape(1, 8, 0, num_attributes=3)
-    networks = build_network("nano", ImageShape(1, 8, 0), 0, "backbone"), build_network("nano", told, 0, "client")
+def test_attributes_reach_a_network_that_is_conditioned_on_them_and_no_other() -> None:
+    schedule, shape = cosine(T), ImageShape(1, 8, 0, num_attributes=3)
+    networks = build_network("nano", ImageShape(1, 8, 0), 0, "backbone"), build_network("nano", shape, 0, "client")
     pipeline = CollaFusePipeline(*networks, saved_solver(schedule, "ddim", "v_prediction"), CUT, CLASSES)
     one, other = (made(quiet(pipeline), class_labels=row) for row in ([0, 1, 1], [[1, 0, 0]] * 5))
     assert not torch.equal(one, other)
@@ -176,7 +176,7 @@ def test_the_backbone_alone_is_a_pipeline_of_diffusers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({}, "`class_labels` = None is not allowed: a class in 0..2, for all images or for each of the 5"),
         ({"class_labels": 3}, "`class_labels` = 3 is not allowed: a class in 0..2"),
@@ -185,10 +185,10 @@ def test_the_backbone_alone_is_a_pipeline_of_diffusers(tmp_path: Path) -> None:
         ({"class_labels": 1, "guidance_scale": 2}, "`guidance_scale` = 2 is not allowed: 1: these networks know no"),
     ],
 )
-def test_a_mistake_is_one_line(given: dict[str, Any], told: str) -> None:
+def test_a_mistake_is_one_line(given: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError) as raised:
         made(quiet(pipeline_of(cosine(T), "ddim")), **given)
-    assert str(raised.value).startswith(told)
+    assert str(raised.value).startswith(message)
 
 
 def test_what_cannot_be_cut_is_refused() -> None:

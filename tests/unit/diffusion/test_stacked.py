@@ -41,7 +41,7 @@ def jobs(
 def _job(network: nn.Module, number: int, num_steps: int, labels: str, more: dict[str, Any]) -> TrainJob:
     draws, count = named_generator("images", number), 10 + 3 * number
     x = torch.randn(count, 1, 8, 8, generator=draws).clamp(-1, 1)
-    known = {
+    conditions = {
         "classes": torch.randint(0, 9, (count,), generator=draws),
         "attributes": torch.randint(0, 2, (count, 3), generator=draws),
         "none": None,
@@ -58,7 +58,7 @@ def _job(network: nn.Module, number: int, num_steps: int, labels: str, more: dic
     return TrainJob(
         state,
         as_denoise(network, choose_runtime("cpu")),
-        ImageSource(x, known[labels]),
+        ImageSource(x, conditions[labels]),
         num_steps=num_steps,
         generator=named_generator("client", number),
         penalty=state.proximal(mu) if mu else None,
@@ -228,11 +228,11 @@ class Broken(ImageSource):
     """A source that fails after some batches."""
 
     good: int
-    asked: list[int] = field(default_factory=list)
+    row_counts: list[int] = field(default_factory=list)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        self.asked.append(len(rows))
-        if len(self.asked) > self.good:
+        self.row_counts.append(len(rows))
+        if len(self.row_counts) > self.good:
             raise OSError("damaged")
         return super().batch(rows)
 

@@ -128,7 +128,7 @@ def test_the_rate_falls_along_half_a_cosine(progress: float, rate: float) -> Non
 
 
 @pytest.mark.parametrize(("dropout", "flip"), [(0.0, False), (0.5, False), (0.0, True), (0.3, True)])
-def test_images_are_mirrored_and_labels_dropped_only_where_asked_for(dropout: float, flip: bool) -> None:
+def test_images_are_mirrored_and_labels_dropped_only_where_set(dropout: float, flip: bool) -> None:
     """At t = 1 of very many steps an image is nearly what it was, so the network sees which way round it is."""
     state, source = _state(), Slopes()
     seen: list[tuple[bool, int]] = []

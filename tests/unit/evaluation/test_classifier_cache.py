@@ -68,9 +68,9 @@ def test_whatever_changes_its_bits_trains_another(
     tmp_path: Path, given: dict[str, Any], short: list[int], other: dict[str, Any]
 ) -> None:
     cached_classifier(tmp_path, **given)
-    found = cached_classifier(tmp_path, **given | other)
+    classifier = cached_classifier(tmp_path, **given | other)
     assert len(short) == 2
-    assert torch.equal(weights(found), weights(train_classifier(**given | other, steps=2)))
+    assert torch.equal(weights(classifier), weights(train_classifier(**given | other, steps=2)))
 
 
 def test_images_that_are_not_learnt_from_do_not_count(tmp_path: Path, given: dict[str, Any], short: list[int]) -> None:
@@ -92,9 +92,9 @@ def test_a_damaged_file_is_trained_again_and_mended(tmp_path: Path, given: dict[
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-8])
     for trained in (2, 2):
-        found = cached_classifier(tmp_path, **given)
+        classifier = cached_classifier(tmp_path, **given)
         assert len(short) == trained
-        assert torch.equal(weights(found), weights(train_classifier(**given, steps=2)))
+        assert torch.equal(weights(classifier), weights(train_classifier(**given, steps=2)))
 
 
 def test_a_cache_that_cannot_be_written_costs_only_the_training(

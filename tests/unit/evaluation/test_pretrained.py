@@ -30,18 +30,18 @@ SETTINGS = {"inception": "evaluation.inception_weights", "clip": "evaluation.cli
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Whoever opens a connection or asks for an address fails; what was asked."""
-    asked: list[str] = []
+    """Whoever opens a connection or asks for an address fails; the arguments of each."""
+    connections: list[str] = []
 
     def refuse(*arguments: Any, **_: Any) -> None:
-        asked.append(str(arguments))
+        connections.append(str(arguments))
         raise OSError("there is no network")
 
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     for module in (feature_extractor_inceptionv3, feature_extractor_clip):
         monkeypatch.setattr(module, "load_state_dict_from_url", refuse)
-    return asked
+    return connections
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_features_are_those_of_torch_fidelity(
     colour, grey = pixels(2, 3, 40), pixels(2, 1, 8)
     (expected,) = theirs(colour)
     assert expected.shape == (2, width)
-    assert (expected[0] - expected[1]).abs().max() > 1e-3, "images must be told apart"
+    assert (expected[0] - expected[1]).abs().max() > 1e-3, "images must differ"
     assert torch.equal(own(colour), expected)
     assert torch.equal(own(normalize(colour)), expected), "floats in [-1, 1] are the same pixels"
     assert torch.equal(own(grey), theirs(grey.repeat(1, 3, 1, 1))[0])
@@ -155,11 +155,11 @@ def test_a_file_that_is_something_else_is_refused_in_one_line(
     config = Config.from_flat({SETTINGS[name]: str(path)})
     with pytest.raises(SettingError) as refused:
         pretrained_networks(config.evaluation)
-    told = str(refused.value)
-    assert told.startswith(f"`{SETTINGS[name]}` = '{path}' is not allowed: ")
-    assert "must be empty, or the file " in told
-    assert "https://" in told
-    assert "\n" not in told
-    assert ("there is no file" in told) == (kind in ("absent", "folder"))
+    message = str(refused.value)
+    assert message.startswith(f"`{SETTINGS[name]}` = '{path}' is not allowed: ")
+    assert "must be empty, or the file " in message
+    assert "https://" in message
+    assert "\n" not in message
+    assert ("there is no file" in message) == (kind in ("absent", "folder"))
     assert not (tmp_path / "made").exists(), "code in a file is not run"
     assert offline == []

@@ -30,7 +30,7 @@ def test_utility_is_scikit_learns_over_the_classes_of_the_real_images(pairs: lis
     assert utility.fpr == pytest.approx((wrongly / others)[present].mean())
 
 
-def test_utility_of_what_is_known() -> None:
+def test_utility_in_closed_form() -> None:
     labels = torch.tensor([0, 0, 0, 1])
     assert measure_utility(labels, labels, 3) == Utility(1, 1, 1, 1, 0)
     guessed = measure_utility(torch.zeros_like(labels), labels, 3)
@@ -45,7 +45,7 @@ def test_labels_that_are_not_those_of_the_predictions_are_refused(labels: torch.
 
 
 @pytest.mark.parametrize("kinds", [1, 3, 10])
-def test_a_score_counts_the_classes_that_are_found_surely_and_alike(kinds: int) -> None:
+def test_a_score_counts_the_classes_that_are_predicted_surely_and_alike(kinds: int) -> None:
     logits = 1e4 * torch.eye(10)[torch.arange(60) % kinds]
     assert dataset_score(logits) == pytest.approx(kinds)
 

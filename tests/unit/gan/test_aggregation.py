@@ -107,14 +107,14 @@ def test_a_client_of_all_the_weight_is_copied() -> None:
     reject_unknown_records = dict.fromkeys(CUTS, 0.0) | {5: 2.0}
     renewed, server = averaged(within=WITHIN | {3: 0.0, 6: 0.0}, overall=reject_unknown_records)
     tracked = "num_batches_tracked"
-    for index, found, source in (
+    for index, average, source in (
         (0, renewed[3], CLIENTS[5]),
         (1, renewed[6], CLIENTS[5]),
         (3, renewed[6], SERVER),
         (1, server, CLIENTS[5]),
         (3, server, SERVER),
     ):
-        for name, value in found[index].items():
+        for name, value in average[index].items():
             assert name.endswith(tracked) or torch.equal(value, source[index][name]), (index, name)
 
 

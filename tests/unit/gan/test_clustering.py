@@ -36,7 +36,7 @@ def test_features_by_hand() -> None:
 
 
 @pytest.mark.parametrize("num_clusters", [3, 0])
-def test_clusters_that_are_there_are_found(num_clusters: int) -> None:
+def test_clusters_that_are_there_are_recovered(num_clusters: int) -> None:
     features = made(distance=2)
     assert partition(assign(features, num_clusters)) == partition(TRUE)
     assert partition(assign(features.mean(dim=0), num_clusters)) == partition(TRUE)

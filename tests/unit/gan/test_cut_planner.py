@@ -80,12 +80,12 @@ def test_it_is_the_best_of_all(
 def test_the_papers_optimum(clients: int, low: float, high: float) -> None:
     """With every remainder that dealing seven devices equally may leave."""
     each, rest = divmod(clients, 7)
-    found = []
+    seconds = []
     for more in itertools.combinations(PROFILES.values(), rest):
         devices = [device for device in PROFILES.values() for _ in range(each + (device in more))]
-        found.append(plan_cuts(build_latency_model(PAPER, devices, SERVER, model="paper")).seconds)
-    assert min(found) == pytest.approx(low, rel=0.005)
-    assert max(found) == pytest.approx(high, rel=0.005)
+        seconds.append(plan_cuts(build_latency_model(PAPER, devices, SERVER, model="paper")).seconds)
+    assert min(seconds) == pytest.approx(low, rel=0.005)
+    assert max(seconds) == pytest.approx(high, rel=0.005)
 
 
 def test_the_papers_cuts_for_each_device() -> None:

@@ -53,7 +53,7 @@ def test_a_good_one_runs_block_by_block() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("SHAPE", "the factory must be callable, not ImageShape"),
         ("Wrong", "the factory must return a collafuse_flwr.gan.networks.Architecture, not Wrong"),
@@ -67,10 +67,10 @@ def test_a_good_one_runs_block_by_block() -> None:
         ("Wrong.two_logits", "its discriminator must end in shape (1,) for each image, not (2,)"),
     ],
 )
-def test_a_mistake_is_one_line(name: str, told: str) -> None:
+def test_a_mistake_is_one_line(name: str, message: str) -> None:
     path = f"tests.unit.gan.test_external:{name}"
     with pytest.raises(SettingError) as caught:
         load_architecture(path, SHAPE)
     assert (caught.value.name, caught.value.value) == ("model", path)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)

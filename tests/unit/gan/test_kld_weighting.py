@@ -30,7 +30,7 @@ def activations(clients: int = 4, filters: int = 3, positions: int = 5) -> Tenso
 
 def written_out(values: Tensor, direction: Direction) -> list[float]:
     clients, filters, positions = values.shape
-    found = []
+    scores = []
     for k in range(clients):
         total = 0.0
         for f in range(filters):
@@ -40,8 +40,8 @@ def written_out(values: Tensor, direction: Direction) -> list[float]:
                 others = sum(laws[j][position] for j in range(clients) if j != k) / (clients - 1)
                 mean, (a, b) = (others, (others, own)) if direction == "q_p" else (own, (own, others))
                 total += mean * (math.log(a + 1e-9) - math.log(b + 1e-9))
-        found.append(total / filters)
-    return found
+        scores.append(total / filters)
+    return scores
 
 
 @pytest.mark.parametrize("direction", ["q_p", "p_q"])
@@ -88,9 +88,9 @@ def test_the_weights_are_the_formula_for_any_beta() -> None:
     raw = SIZES * torch.exp(-20 * scores)
     torch.testing.assert_close(weights(SIZES, scores, 20), raw / raw.sum())
     for beta in (1e3, 1e12):
-        found = weights(SIZES, scores + 700, beta)
-        assert found.sum().item() == pytest.approx(1)
-        assert found.argmax() == 2
+        shares = weights(SIZES, scores + 700, beta)
+        assert shares.sum().item() == pytest.approx(1)
+        assert shares.argmax() == 2
 
 
 def test_clients_without_images_do_not_count() -> None:

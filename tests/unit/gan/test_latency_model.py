@@ -100,7 +100,7 @@ def test_passes_are_the_clients_own_time() -> None:
         assert own == pytest.approx([everywhere(each, cut) for each in alone])
 
 
-def test_equal_devices_are_one_kind_unless_told_apart() -> None:
+def test_equal_devices_are_one_kind_only_if_alike() -> None:
     devices = parse_devices(("paper7",), 9)
     alike, apart = (build_latency_model(COST["corrected"], devices, SERVER, alike=alike) for alike in (True, False))
     assert (len(alike.kinds), len(apart.kinds)) == (7, 9)

@@ -51,8 +51,8 @@ def test_the_published_nets_have_the_published_sizes() -> None:
 
 def test_the_shapes_at_the_cuts_are_the_published_ones() -> None:
     """In MB of 64 images in float32."""
-    found = {net: [round(64 * 4 * shape.numel() / 1e6, 3) for shape in PUBLISHED.shapes(net)[:4]] for net in NETS}
-    assert found == {"generator": [3.211, 6.423, 6.423, 12.845], "discriminator": [3.211, 1.606, 1.606, 0.590]}
+    megabytes = {net: [round(64 * 4 * shape.numel() / 1e6, 3) for shape in PUBLISHED.shapes(net)[:4]] for net in NETS}
+    assert megabytes == {"generator": [3.211, 6.423, 6.423, 12.845], "discriminator": [3.211, 1.606, 1.606, 0.590]}
     assert PUBLISHED.shapes("generator")[4] == (1, 28, 28)
     assert PUBLISHED.shapes("discriminator")[4] == (1,)
 

@@ -70,8 +70,8 @@ def batch(client: int, step: int, kind: str = "none") -> Batch:
 
 def weights(server: ServerHalf, halves: Mapping[int, ClientHalf]) -> dict[str, Tensor]:
     """Everything that training moves, running statistics included."""
-    found = {f"{c}.{name}": value for c, half in halves.items() for name, value in half.state().items()}
-    return found | {
+    client_weights = {f"{c}.{name}": value for c, half in halves.items() for name, value in half.state().items()}
+    return client_weights | {
         f"{net}.{name}": value for net, blocks in server.nets.items() for name, value in blocks.state_dict().items()
     }
 
@@ -152,8 +152,8 @@ def test_every_option_gives_the_bits_of_one_undivided_graph(steady: Architecture
     for step in range(3):
         reference.train_batch({client: batch(client, step, kind) for client in CUTS})
     expected, before = weights(*plain), weights(*federation(steady, optim=STEADY))
-    found = {name: value for name, value in weights(*split).items() if ".ema." not in name}
-    for name, value in found.items():
+    split_weights = {name: value for name, value in weights(*split).items() if ".ema." not in name}
+    for name, value in split_weights.items():
         assert torch.equal(value, expected[name]), name
     moved = {name for name, value in before.items() if not torch.equal(value, expected[name])}
     # Label tails are shown to the generator as they were when the round began; hinges of small logits cancel there.

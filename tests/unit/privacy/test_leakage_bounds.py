@@ -153,8 +153,8 @@ def test_matched_filter_between_two_succeeds_as_often_as_theory_says(
 
 def test_matched_filter_finds_every_clean_image() -> None:
     candidates = normal(30, 3, 4, 4, seed=1).float()
-    found = matched_filter(candidates, candidates, 1.0)
-    assert torch.equal(found, torch.arange(30))
+    matches = matched_filter(candidates, candidates, 1.0)
+    assert torch.equal(matches, torch.arange(30))
 
 
 @pytest.mark.parametrize("alpha_bar", [0.0, 1.5, math.nan])
@@ -163,7 +163,7 @@ def test_matched_filter_needs_a_signal(alpha_bar: float) -> None:
         matched_filter(torch.zeros(1, 4), torch.zeros(2, 4), alpha_bar)
 
 
-def test_bits_from_few_images_are_too_low_and_from_as_many_as_are_asked_for_nearly_right() -> None:
+def test_bits_from_few_images_are_too_low_and_from_as_many_as_are_required_nearly_right() -> None:
     """Gaussian images of 16 values with a known covariance, in which most directions are as wide as the noise."""
     generator = torch.Generator().manual_seed(0)
     eigenvalues = torch.linspace(0.5, 2, 16, dtype=torch.float64)

@@ -34,11 +34,11 @@ def test_the_area_under_the_least_error_is_the_information_of_gaussian_data() ->
     errors = optimal(EIGENVALUES, at)
     assert denoised_bits(snr, EIGENVALUES, at, errors) == pytest.approx(exact, rel=1e-3)
     too_much = gaussian_bits(snr, 2 * EIGENVALUES)
-    found = denoised_bits(snr, 2 * EIGENVALUES, at.flip(0), errors.flip(0))
+    bits = denoised_bits(snr, 2 * EIGENVALUES, at.flip(0), errors.flip(0))
     # Below the noisiest step nothing was measured, and the bound of the wider data stays.
     rest = gaussian_bits(float(SNR[-1]), 2 * EIGENVALUES) - gaussian_bits(float(SNR[-1]), EIGENVALUES)
-    assert found == pytest.approx(exact + rest, rel=5e-3)
-    assert found < 0.9 * too_much
+    assert bits == pytest.approx(exact + rest, rel=5e-3)
+    assert bits < 0.9 * too_much
 
 
 def test_of_the_right_network_for_gaussian_data_it_is_the_gaussian_bound() -> None:

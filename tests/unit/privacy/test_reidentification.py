@@ -36,7 +36,7 @@ def test_between_two_images_it_succeeds_as_often_as_theory_says(
     assert rate(pair, targets, alpha_bar, releases) == pytest.approx(expected, abs=4 * math.sqrt(0.25 / count))
 
 
-def test_clean_images_are_all_found() -> None:
+def test_clean_images_are_all_identified() -> None:
     assert rate(images(20), torch.arange(20), 1.0) == 1
 
 

@@ -42,7 +42,7 @@ def keys_of(x_0: Tensor, secret: bytes = SECRET) -> list[bytes]:
 
 
 def release(schedule: Schedule, cut: int, x_0: Tensor, secret: bytes, draws: range) -> Tensor:
-    """A release of images that are told by their content."""
+    """A release of images that are named by their content."""
     return release_on_path(float(schedule.alpha_bar[cut]), x_0, keys_of(x_0, secret), secret, draws)
 
 
@@ -164,7 +164,7 @@ def test_a_path_has_no_other_times(time: float) -> None:
         grid_point(time)
 
 
-def test_a_path_is_a_brownian_motion_in_whatever_order_it_is_asked() -> None:
+def test_a_path_is_a_brownian_motion_in_whatever_order_it_is_sampled() -> None:
     """Increments over a dozen octaves are independent, with the variance of the time between."""
     times = np.exp(np.random.default_rng(0).uniform(-8, 8, 30))
     points = np.array([math.ldexp(1 + place / POINTS, octave) for octave, place in map(grid_point, times)])

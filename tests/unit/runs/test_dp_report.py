@@ -95,9 +95,9 @@ def test_privately_trained_networks_are_covered_with_the_releases(
     clip = {} if strategy == "fedavg" else {"upload.clip_norm": 1.0}
     settings = {"diffusion.schedule": "linear"} | clip | TRAINED
     pooled, (client,) = guaranteed(tmp_path, [releases], [cut], strategy=strategy, **settings)
-    known: dict[str, Any] = {"noise_multiplier": 4.0, "sampling_rate": 0.2, "steps": 50}
-    assert client["dp_sgd_epsilon"] == pytest.approx(composed_epsilon(0, 1e-5, Training(**known)))
-    assert client["dp_total_epsilon"] == pytest.approx(composed_epsilon(client["dp_mu"], 1e-5, Training(**known)))
+    training: dict[str, Any] = {"noise_multiplier": 4.0, "sampling_rate": 0.2, "steps": 50}
+    assert client["dp_sgd_epsilon"] == pytest.approx(composed_epsilon(0, 1e-5, Training(**training)))
+    assert client["dp_total_epsilon"] == pytest.approx(composed_epsilon(client["dp_mu"], 1e-5, Training(**training)))
     both = client["dp_epsilon"] + client["dp_sgd_epsilon"]
     assert max(client["dp_epsilon"], client["dp_sgd_epsilon"]) <= client["dp_total_epsilon"] < both + 1e-9
     assert pooled["dp_total_epsilon"] == client["dp_total_epsilon"]

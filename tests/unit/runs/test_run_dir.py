@@ -148,7 +148,7 @@ def test_where_there_is_no_run_none_is_resumed(tmp_path: Path, exists: bool) -> 
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"cut_ratio": 0.2', b"\xff\xfe", b"[]", b"null", b'"text"', b"3"])
-def test_damaged_settings_are_told_in_one_line(tmp_path: Path, content: bytes) -> None:
+def test_damaged_settings_are_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(UserError) as caught:
         open_run(Config.from_flat({"resume": True}), tmp_path)
@@ -161,7 +161,7 @@ OLD = "older than 0.1.0 with the layout 1"
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
+    ("written", "message"),
     [
         ({"cut_ratio": 0.2}, f"version {OLD} (this version reads {LAYOUT})"),
         (
@@ -177,15 +177,15 @@ OLD = "older than 0.1.0 with the layout 1"
         ({"layout": LAYOUT, "version": "0.1.1", "cut_ratio": None}, "does not read: `cut_ratio` = None is not allowed"),
     ],
 )
-def test_what_another_version_wrote_is_told_with_the_version_and_what_to_do(
-    tmp_path: Path, written: dict[str, object], told: str
+def test_a_run_of_another_version_is_refused_with_the_version_and_what_to_do(
+    tmp_path: Path, written: dict[str, object], message: str
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(written))
     for opens in (read_config, lambda folder: open_run(Config.from_flat({"resume": True}), folder)):
         with pytest.raises(UserError) as caught:
             opens(tmp_path)
         assert str(caught.value).startswith(f"the run in {tmp_path} was written by version ")
-        assert told in str(caught.value)
+        assert message in str(caught.value)
         assert str(caught.value).endswith("; run it again in another folder, or use that version")
         assert "\n" not in str(caught.value)
     assert json.loads((tmp_path / "config.json").read_text()) == written, "left as it was"

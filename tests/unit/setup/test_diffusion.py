@@ -23,7 +23,7 @@ def setup(**given: Any) -> DiffusionSetup:
 
 
 class Pull(nn.Module):
-    """A denoiser that says that the noise is a fixed part of what it sees, and notes the steps it is asked for."""
+    """A denoiser that says that the noise is a fixed part of what it sees, and notes the steps of its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,8 +87,8 @@ def test_the_server_conditions_only_on_labels_that_are_shared(
             assert embedding is None
 
 
-def test_guidance_is_asked_of_a_network_that_is_told_nothing_as_well() -> None:
-    """A network that predicts its label as noise: guided it is w y, and told nothing 0."""
+def test_guidance_calls_the_network_with_the_null_label_as_well() -> None:
+    """A network that predicts its label as noise: guided it is w y, and without a label 0."""
 
     class Said(nn.Module):
         def __init__(self) -> None:
@@ -109,12 +109,12 @@ def test_guidance_is_asked_of_a_network_that_is_told_nothing_as_well() -> None:
     network = Said()
     assert torch.equal(made.sample(network, x_t, grid, labels, (0,), guidance=1.0), plain)
     assert [call.tolist() for call in network.calls] == [[1, 2]]
-    told_nothing = made.sample(Said(), x_t, grid, None, (0,))
-    assert torch.equal(made.sample(Said(), x_t, grid, labels, (0,), guidance=0.0), told_nothing)
+    unconditional = made.sample(Said(), x_t, grid, None, (0,))
+    assert torch.equal(made.sample(Said(), x_t, grid, labels, (0,), guidance=0.0), unconditional)
     assert not torch.equal(plain, twice)
 
 
-def test_a_client_has_the_servers_network_unless_told_otherwise() -> None:
+def test_a_client_has_the_servers_network_unless_configured_otherwise() -> None:
     sizes = {
         name: len(weights(setup(model="tiny", client__model=name).denoiser(0, 1, 8, 0)))
         for name in ("same", "tiny", "paper")

@@ -24,7 +24,7 @@ def images() -> torch.Tensor:
     return torch.rand((60, 1, 4, 4), generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def asked(**given: Any) -> Config:
+def config_of(**given: Any) -> Config:
     policy = {"cut.policy": "by_disclosure"} if "cut__criterion" in given else {}
     return Config.from_flat({"diffusion.timesteps": STEPS, "diffusion.schedule": "linear"} | policy | dotted(given))
 
@@ -46,7 +46,7 @@ def disclosed(name: str, cut: int, releases: int = 1) -> float:
 @pytest.mark.parametrize(("name", "most"), [("snr_db", -10.0), ("bits", 3.0), ("epsilon", 8.0), ("reid", 0.3)])
 def test_it_is_the_smallest_cut_that_keeps_to_the_target(name: str, most: float) -> None:
     cut = choose_cut(
-        asked(cut__criterion=name, cut__target=most),
+        config_of(cut__criterion=name, cut__target=most),
         make_schedule("linear", STEPS),
         images(),
         3,
@@ -58,7 +58,7 @@ def test_it_is_the_smallest_cut_that_keeps_to_the_target(name: str, most: float)
 @pytest.mark.parametrize("name", ["bits", "epsilon", "reid"])
 def test_more_releases_need_more_noise(name: str) -> None:
     most = {"bits": 3.0, "epsilon": 8.0, "reid": 0.3}[name]
-    config = asked(cut__criterion=name, cut__target=most, upload__noise="resampled", num_rounds=3)
+    config = config_of(cut__criterion=name, cut__target=most, upload__noise="resampled", num_rounds=3)
     assert total_releases(config) == 3
     cut = choose_cut(config, make_schedule("linear", STEPS), images(), 3)
     assert disclosed(name, cut, 3) <= most < disclosed(name, cut - 1, 3)
@@ -68,7 +68,7 @@ def test_clipping_allows_a_smaller_cut() -> None:
     schedule = make_schedule("linear", STEPS)
     free, clipped = (
         choose_cut(
-            asked(cut__criterion="epsilon", cut__target=8, upload__clip_norm=norm),
+            config_of(cut__criterion="epsilon", cut__target=8, upload__clip_norm=norm),
             schedule,
             images(),
             0,
@@ -84,7 +84,7 @@ def test_a_target_that_no_cut_meets_is_refused_in_one_line() -> None:
         DataError, match=r"^`cut.target` = 1e-06 \(bits\) cannot be met by client 2: even .* 49 of 50, it is "
     ):
         choose_cut(
-            asked(cut__criterion="bits", cut__target=1e-6),
+            config_of(cut__criterion="bits", cut__target=1e-6),
             make_schedule("linear", STEPS),
             images(),
             2,

@@ -38,7 +38,7 @@ def test_the_round_that_is_chosen(num_rounds: int, first: int) -> None:
     assert client_start_round(some(client__init_from="backbone"), num_rounds) == first
 
 
-def test_the_round_that_was_asked_for_is_taken() -> None:
+def test_a_configured_start_round_is_used() -> None:
     assert client_start_round(some(client__init_from="backbone", client__start_round=3), 10) == 3
 
 

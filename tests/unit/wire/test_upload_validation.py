@@ -77,7 +77,7 @@ def test_another_shape_or_type_is_refused(x_k: np.ndarray[Any, Any]) -> None:
     st.integers(0, 15),
     st.sampled_from([math.nan, math.inf, -math.inf]) | st.floats(6.5, 1e4) | st.floats(-1e4, -6.5),
 )
-def test_one_bad_pixel_is_found_wherever_it_is(dtype: UploadDtype, place: int, value: float) -> None:
+def test_one_bad_pixel_is_refused_wherever_it_is(dtype: UploadDtype, place: int, value: float) -> None:
     """At alpha_bar = 1/2 an image in [-1, 1] and eight standard deviations reach 9 / sqrt(2) = 6.36."""
     upload = an_upload(dtype)
     x_k = upload.x_k.copy()
@@ -149,12 +149,12 @@ def test_a_label_out_of_range_is_refused_wherever_it_is(place: int, value: int) 
 
 
 ATTRIBUTES = np.array([[0, 1, 1], [0, 0, 0], [1, 1, 1], [1, 0, 0]], np.uint8)
-TOLD = replace(CONTRACT, num_attributes=3)
+WITH_ATTRIBUTES = replace(CONTRACT, num_attributes=3)
 
 
 def test_attributes_take_the_place_of_classes() -> None:
-    check_upload(replace(an_upload(), labels=ATTRIBUTES), TOLD)
-    assert bad(an_upload(), TOLD) == "`upload.labels` must be uint8 of shape (4, 3)"
+    check_upload(replace(an_upload(), labels=ATTRIBUTES), WITH_ATTRIBUTES)
+    assert bad(an_upload(), WITH_ATTRIBUTES) == "`upload.labels` must be uint8 of shape (4, 3)"
     assert bad(replace(an_upload(), labels=ATTRIBUTES)) == "`upload.labels` must be int64 of shape (4,)"
 
 
@@ -175,14 +175,14 @@ def test_attributes_take_the_place_of_classes() -> None:
     ids=lambda labels: "none" if labels is None else f"{labels.dtype} {labels.shape}",
 )
 def test_attributes_that_are_missing_or_of_another_kind_are_refused(labels: np.ndarray[Any, Any] | None) -> None:
-    assert bad(replace(an_upload(), labels=labels), TOLD) == "`upload.labels` must be uint8 of shape (4, 3)"
+    assert bad(replace(an_upload(), labels=labels), WITH_ATTRIBUTES) == "`upload.labels` must be uint8 of shape (4, 3)"
 
 
 @given(st.integers(0, 11), st.integers(2, 255))
 def test_an_attribute_that_is_neither_0_nor_1_is_refused_wherever_it_is(place: int, value: int) -> None:
     labels = ATTRIBUTES.copy()
     labels.flat[place] = value
-    assert bad(replace(an_upload(), labels=labels), TOLD) == "`upload.labels` must be in 0..1"
+    assert bad(replace(an_upload(), labels=labels), WITH_ATTRIBUTES) == "`upload.labels` must be in 0..1"
 
 
 def test_labels_that_were_not_to_be_shared_are_refused() -> None:
@@ -193,7 +193,7 @@ def test_labels_that_were_not_to_be_shared_are_refused() -> None:
     check_upload(an_upload(labels=False), contract)
 
 
-def test_the_first_thing_that_does_not_fit_is_told_and_a_fitting_upload_is_silent() -> None:
+def test_the_first_mistake_is_reported_and_a_fitting_upload_is_silent() -> None:
     check_upload(an_upload(), CONTRACT)
     everything_wrong = Upload(np.full((1, 1, 1, 1), np.nan, np.float64), -1.0, None)
     assert bad(everything_wrong).startswith("`upload.x_k` must be float32")

@@ -120,7 +120,7 @@ def test_variances_are_not_negative() -> None:
         check_weights("weights", wanted | {"norm.running_var": torch.tensor([1.0, -0.1])}, wanted)
 
 
-def test_weights_as_asked_for_pass() -> None:
+def test_requested_weights_pass() -> None:
     check_weights("weights", {name: value.clone() for name, value in WEIGHTS.items()}, WEIGHTS)
 
 
@@ -128,7 +128,7 @@ def test_weights_as_asked_for_pass() -> None:
     ("changed", "reason"),
     [
         ({}, "lacks conv.bias, conv.weight, seen"),
-        (WEIGHTS | {"more": torch.ones(1)}, "has more that were not asked for"),
+        (WEIGHTS | {"more": torch.ones(1)}, "has more that were not requested"),
         (WEIGHTS | {"conv.bias": torch.ones(3)}, "must be torch.float32 (2,), not torch.float32 (3,)"),
         (WEIGHTS | {"conv.bias": torch.ones(2, dtype=torch.float64)}, "not torch.float64"),
         (WEIGHTS | {"conv.bias": torch.tensor([1.0, float("nan")])}, "`weights.conv.bias` must be finite"),

@@ -81,10 +81,10 @@ def attacked(run: Run) -> Run:
     """The run with what attacks on it achieved: of two clients, less of the first, of which nothing was rebuilt."""
     cut = run.config.cut.cut_ratio
     chances = {"bits_chance": 0.0, "dp_epsilon_chance": 0.0, "reid_chance": 0.01, "psnr_chance": 11.0}
-    known = {"snr_db": 20 - 40 * cut, "bits": 40 * (1 - cut), "bits_denoised": 30 * (1 - cut), "dp_epsilon": None}
+    bounds = {"snr_db": 20 - 40 * cut, "bits": 40 * (1 - cut), "bits_denoised": 30 * (1 - cut), "dp_epsilon": None}
     rows = [
-        known | chances | {"client": 0, "reid": (1 - cut) / 2, "membership_denoiser_loss_auc": None},
-        known | chances | {"client": 1, "reid": 1 - cut, "psnr_wiener": 20 - 10 * cut + run.config.run.seed},
+        bounds | chances | {"client": 0, "reid": (1 - cut) / 2, "membership_denoiser_loss_auc": None},
+        bounds | chances | {"client": 1, "reid": 1 - cut, "psnr_wiener": 20 - 10 * cut + run.config.run.seed},
     ]
     write_json(run.folder / "attacks" / "attacks.json", {"clients": rows})
     return run

@@ -117,7 +117,7 @@ def test_baselines_have_the_same_other_settings(tmp_path: Path) -> None:
     assert section.baseline(row, "centralized") is None
 
 
-def test_a_list_at_its_default_is_not_told(tmp_path: Path) -> None:
+def test_a_list_at_its_default_is_left_out(tmp_path: Path) -> None:
     drops: dict[str, Any] = {"partition": "drop_classes"}
     missing = [[[0, 0.5], [1, 0.5]], DEFAULTS["data.missing_classes"]]
     runs = [fake(tmp_path, data__missing_classes=share, **drops) for share in missing]

@@ -1,4 +1,4 @@
-"""Runs are found wherever they are, each once, and what is no run is told."""
+"""Runs are collected wherever they are, each once, and what is no run is reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from simulations.report.load_runs import collect
 from tests.component.simulations.report.fakes import fake
 
 
-def test_runs_are_found_below_a_folder_and_in_it(tmp_path: Path) -> None:
+def test_runs_are_collected_below_a_folder_and_in_it(tmp_path: Path) -> None:
     runs = [fake(tmp_path / "deep" / "er", seed=seed) for seed in (0, 1)]
     # A network's own configuration is no run, and neither is one that has not ended.
     write_json(runs[0].folder / "server" / "backbone" / "unet" / "config.json", {})
@@ -38,7 +38,7 @@ def test_where_no_run_is(tmp_path: Path, folder: str) -> None:
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"pooled": {}}'])
-def test_a_damaged_summary_is_told_with_its_folder(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_summary_is_refused_with_its_folder(tmp_path: Path, damage: str) -> None:
     run = fake(tmp_path)
     (run.folder / "summary.json").write_text(damage)
     with pytest.raises(UserError, match=re.escape(f"the run in {run.folder} cannot be read")):

@@ -1,4 +1,4 @@
-"""Attacks become rows: the client about which most is told, mean and spread over seeds, and the value of a guess."""
+"""Attacks become rows: the most exposed client, mean and spread over seeds, and the value of a guess."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_without_attacks_there_is_no_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", "{}"])
-def test_a_damaged_file_is_told_by_its_path(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_file_is_refused_with_its_path(tmp_path: Path, damage: str) -> None:
     run = fake(tmp_path)
     (run.folder / "attacks").mkdir()
     (run.folder / "attacks" / "attacks.json").write_text(damage)

@@ -118,9 +118,9 @@ def test_many_clients_gain_with_an_interval_over_clients(tmp_path: Path) -> None
         r"collafuse, c = 0\.2: 9 of 12 clients have a lower FD than alone \(3 seeds, (\d+)% to (\d+)% by bootstrap\); "
         r"the median client's is 0\.50 times that, 0\.50 to (0\.50|1\.25|2\.00)\."
     )
-    found = re.fullmatch(pattern, said)
-    assert found is not None, said
-    low, high = int(found[1]), int(found[2])
+    interval = re.fullmatch(pattern, said)
+    assert interval is not None, said
+    low, high = int(interval[1]), int(interval[2])
     # The binomial's 95 % interval of 9 in 12.
     assert 42 <= low <= 58
     assert 92 <= high <= 100

@@ -121,21 +121,21 @@ def test_the_command_finds_runs_in_several_folders(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ("runs=", "`runs` = '' is not allowed: folders that hold finished runs"),
         ("runs=/absent", "`runs` = '/absent' is not allowed"),
         ("run=/absent", "`run` is not a setting; did you mean `runs`"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str, told: str
+def test_a_mistake_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str, message: str
 ) -> None:
     assert call(wrong, f"output={tmp_path / 'out'}") == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     (line,) = printed.err.splitlines()
-    assert told in line
+    assert message in line
     assert not (tmp_path / "out").exists()
 
 

@@ -163,11 +163,11 @@ def test_as_many_clients_as_are_allowed_can_wait_within_each_other(
 
 
 def test_a_group_has_each_node_once_and_training_alone(tmp_path: Path) -> None:
-    asked: list[tuple[str, int]] = []
+    handled: list[tuple[str, int]] = []
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
-        asked.append((message.metadata.message_type, message.metadata.dst_node_id))
+        handled.append((message.metadata.message_type, message.metadata.dst_node_id))
         return Message(RecordDict(), reply_to=message)
 
     app.train()(answer)
@@ -180,7 +180,7 @@ def test_a_group_has_each_node_once_and_training_alone(tmp_path: Path) -> None:
     while replies := grid.pull_messages(ids):
         groups.append([ids.index(reply.metadata.reply_to_message_id) for reply in replies])
     assert groups == [[0], [1, 4], [2], [3, 5]]
-    assert [sent[number][::-1] for group in groups for number in group] == asked
+    assert [sent[number][::-1] for group in groups for number in group] == handled
 
 
 @pytest.mark.parametrize("changes", [{"clients": 0}, {"clients": MAX_STACK + 1}, {"clients": 2, "runner": "ray"}])

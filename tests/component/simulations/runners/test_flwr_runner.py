@@ -86,14 +86,14 @@ def test_what_flower_cannot_do_is_refused_at_once(tmp_path: Path) -> None:
         run_flwr(Config.from_flat(SETTINGS), app_dir=tmp_path)
 
 
-def test_a_superlink_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_superlink_that_does_not_start_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     # A port below 1 cannot be listened to.
     monkeypatch.setattr(superlink, "free_port", lambda: -1)
     with pytest.raises(RunFailed, match=r"^flower-superlink did not start: "), superlink.private_superlink():
         pass
 
 
-def test_json_is_found_after_warnings_and_its_absence_is_no_error() -> None:
+def test_json_is_parsed_after_warnings_and_its_absence_is_no_error() -> None:
     assert runner._json('careful!\n{"run-id": 3}') == {"run-id": 3}
     assert runner._json("nothing") == {}
 

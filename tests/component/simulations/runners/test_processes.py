@@ -15,7 +15,7 @@ PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', {!r}], s
 CHILD = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 
 
-def test_what_a_process_started_is_found_and_ended() -> None:
+def test_descendants_of_a_process_are_listed_and_ended() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT.format(CHILD)], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         parent.stdout.readline()

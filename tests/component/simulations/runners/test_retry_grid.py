@@ -100,7 +100,7 @@ def test_other_errors_are_passed_on(reason: str) -> None:
 def test_send_and_receive_waits_for_those_sent_again() -> None:
     below = Fragile(lambda partition, run_job: RESTARTING if run_job == 1 else None)
     progress: list[tuple[int, int]] = []
-    grid = RetryGrid(below, pause=0.0, on_reply=lambda done, asked: progress.append((done, asked)))
+    grid = RetryGrid(below, pause=0.0, on_reply=lambda done, total: progress.append((done, total)))
     messages = [Message(RecordDict(), node, "train") for node in grid.get_node_ids()]
     replies = grid.send_and_receive(messages, timeout=20.0)
     assert all(reply.has_content() for reply in replies)
@@ -109,7 +109,7 @@ def test_send_and_receive_waits_for_those_sent_again() -> None:
     assert progress == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_an_error_that_the_superlink_tells_is_that_of_the_node_that_was_asked() -> None:
+def test_an_error_of_the_superlink_is_that_of_the_node_that_the_message_went_to() -> None:
     below = LocalGrid(app, begin_run(), {}, 2)
     here, gone = below.get_node_ids()
     grid = RetryGrid(below)
@@ -122,5 +122,5 @@ def test_an_error_that_the_superlink_tells_is_that_of_the_node_that_was_asked() 
 def test_messages_to_unknown_nodes_have_no_id() -> None:
     below = Fragile(lambda partition, run_job: None)
     node = next(iter(below.partition))
-    known, unknown = (Message(RecordDict(), to, "train") for to in (node, 7))
-    assert RetryGrid(below).push_messages([unknown, known]) == [known.metadata.message_id]
+    connected, unknown = (Message(RecordDict(), to, "train") for to in (node, 7))
+    assert RetryGrid(below).push_messages([unknown, connected]) == [connected.metadata.message_id]

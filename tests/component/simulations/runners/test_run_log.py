@@ -57,15 +57,15 @@ def test_an_error_meant_for_the_user_is_recovered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "details", "told"),
+    ("status", "details", "message"),
     [
         ("finished:failed", "Simulation failed with exception: a bug\nin two lines", "finished:failed (a bug)"),
         ("finished:failed", "No heartbeat received from the task", "finished:failed (No heartbeat"),
         ("finished:stopped", "", "ended as finished:stopped; its log is"),
     ],
 )
-def test_any_other_end_is_told_in_one_line(tmp_path: Path, status: str, details: str, told: str) -> None:
+def test_any_other_end_is_reported_in_one_line(tmp_path: Path, status: str, details: str, message: str) -> None:
     error = read(tmp_path).failure(status, details)
     assert isinstance(error, RunFailed)
-    assert told in str(error)
+    assert message in str(error)
     assert "\n" not in str(error)

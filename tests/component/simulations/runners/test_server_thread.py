@@ -55,7 +55,7 @@ def test_a_server_that_finished_is_fine() -> None:
     ("main", "kind", "message"),
     [(refuse, DataError, "^no such folder$"), (leave, RunFailed, "^the server stopped with SystemExit$")],
 )
-def test_how_a_server_failed_is_known(main: Callable[[], None], kind: type[Exception], message: str) -> None:
+def test_a_failed_server_raises_its_error(main: Callable[[], None], kind: type[Exception], message: str) -> None:
     failed = server(main)
     start(failed).join(5)
     assert failed.failed

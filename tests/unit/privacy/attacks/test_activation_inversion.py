@@ -60,8 +60,8 @@ def uploaded(own: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return own(images, labels)  # type: ignore[no-any-return]
 
 
-def psnr(found: InvertedBatch, images: Tensor) -> float:
-    return 10 * math.log10(4 / (found.images - images).double().square().mean().item())
+def psnr(inverted: InvertedBatch, images: Tensor) -> float:
+    return 10 * math.log10(4 / (inverted.images - images).double().square().mean().item())
 
 
 @pytest.mark.parametrize(("make", "width"), [(digits, 64), (digits, 32), (coloured, 64)])
@@ -71,10 +71,10 @@ def test_images_and_labels_come_back_exactly(
     images, labels = make()
     own = head(images, width=width)
     sent = uploaded(own, images, labels)
-    found = invert_activations(stem_of(own), sent)
-    assert torch.equal(found.labels, labels)
-    assert psnr(found, images) > 100
-    record_property("float32, dB", round(psnr(found, images)))
+    inverted = invert_activations(stem_of(own), sent)
+    assert torch.equal(inverted.labels, labels)
+    assert psnr(inverted, images) > 100
+    record_property("float32, dB", round(psnr(inverted, images)))
     halved = invert_activations(stem_of(own), sent.bfloat16())
     assert torch.equal(halved.labels, labels)
     assert psnr(halved, images) > 40
@@ -86,24 +86,24 @@ def test_one_image_is_enough_and_filters_may_be_scaled_by_less_than_0() -> None:
     own = head(images)
     with torch.no_grad():
         own.get_parameter("blocks.0.down.1.weight")[::2] *= -1
-    found = invert_activations(stem_of(own), uploaded(own, images, labels))
-    assert torch.equal(found.labels, labels)
-    assert psnr(found, images) > 100
+    inverted = invert_activations(stem_of(own), uploaded(own, images, labels))
+    assert torch.equal(inverted.labels, labels)
+    assert psnr(inverted, images) > 100
 
 
 def test_the_weights_of_the_last_average_do_for_many_steps_after_it(record_property: Record) -> None:
     """A step of Adam moves each weight by about its rate."""
     images, labels = digits()
     own = head(images)
-    known, generator = stem_of(own), named_generator("steps")
+    stem, generator = stem_of(own), named_generator("steps")
     own = deepcopy(own)
     with torch.no_grad():
         for parameter in own.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator).sign(), alpha=10 * 2e-4)
-    found = invert_activations(known, uploaded(own, images, labels))
-    assert torch.equal(found.labels, labels)
-    assert 40 < psnr(found, images) < 100
-    record_property("10 steps, dB", round(psnr(found, images)))
+    inverted = invert_activations(stem, uploaded(own, images, labels))
+    assert torch.equal(inverted.labels, labels)
+    assert 40 < psnr(inverted, images) < 100
+    record_property("10 steps, dB", round(psnr(inverted, images)))
 
 
 def test_noise_on_the_activations_blurs_images_before_labels(record_property: Record) -> None:
@@ -112,9 +112,9 @@ def test_noise_on_the_activations_blurs_images_before_labels(record_property: Re
     sent, noise = uploaded(own, images, labels), torch.randn((8, 64, 14, 14), generator=named_generator("noise"))
     reached = []
     for std in (0.01, 0.1, 1.0):
-        found = invert_activations(stem_of(own), sent + std * noise)
-        assert torch.equal(found.labels, labels)
-        reached.append(round(psnr(found, images), 1))
+        inverted = invert_activations(stem_of(own), sent + std * noise)
+        assert torch.equal(inverted.labels, labels)
+        reached.append(round(psnr(inverted, images), 1))
         record_property(f"noise {std}, dB", reached[-1])
     assert reached == sorted(reached, reverse=True)
     assert reached[0] > 40
@@ -122,7 +122,7 @@ def test_noise_on_the_activations_blurs_images_before_labels(record_property: Re
     assert reached[2] < 15
 
 
-def test_the_generated_image_is_known_twice() -> None:
+def test_the_generated_image_reaches_the_server_twice() -> None:
     """The server made what the generator's last block gets, and averages that block; and it inverts D's upload."""
     _, labels = digits(4)
     tail = build_architecture(1, 28, 10).build("generator", range(4, 5), (0,))
@@ -130,9 +130,9 @@ def test_the_generated_image_is_known_twice() -> None:
     with torch.no_grad():
         fake = tail(sent_down)
     own = head(fake)
-    found = invert_activations(stem_of(own), uploaded(own, fake, labels))
-    assert torch.equal(found.labels, labels)
-    assert psnr(found, fake) > 100
+    inverted = invert_activations(stem_of(own), uploaded(own, fake, labels))
+    assert torch.equal(inverted.labels, labels)
+    assert psnr(inverted, fake) > 100
 
 
 def test_where_there_is_no_closed_form_it_says_so() -> None:
@@ -154,10 +154,10 @@ def test_more_blocks_on_the_client_do_not_hide_the_image(extra: int, record_prop
     images, labels = digits(4, size=16)
     own = head(images, extra=extra)
     before = {name: value.clone() for name, value in own.state_dict().items()}
-    found = search_activation_inversion(own, uploaded(own, images, labels), 1, 60)
-    assert torch.equal(found.labels, labels)
-    assert psnr(found, images) > 40
-    record_property(f"{extra} extra blocks, dB", round(psnr(found, images)))
+    inverted = search_activation_inversion(own, uploaded(own, images, labels), 1, 60)
+    assert torch.equal(inverted.labels, labels)
+    assert psnr(inverted, images) > 40
+    record_property(f"{extra} extra blocks, dB", round(psnr(inverted, images)))
     changed = [name for name, value in own.state_dict().items() if not torch.equal(value, before[name])]
     assert all("running" in name or "tracked" in name for name in changed)
 
@@ -168,7 +168,7 @@ def test_real_images_come_back_exactly(record_property: Record) -> None:
     data = load_images(DataConfig(dataset=("mnist",), dataset_path=(str(REAL_DATA),)), seed=0)
     images, labels = normalize(data.images[:16]), data.labels[:16]
     own = head(images)
-    found = invert_activations(stem_of(own), uploaded(own, images, labels))
-    assert torch.equal(found.labels, labels)
-    assert psnr(found, images) > 100
-    record_property("float32, dB", round(psnr(found, images)))
+    inverted = invert_activations(stem_of(own), uploaded(own, images, labels))
+    assert torch.equal(inverted.labels, labels)
+    assert psnr(inverted, images) > 100
+    record_property("float32, dB", round(psnr(inverted, images)))

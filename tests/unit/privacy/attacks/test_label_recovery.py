@@ -40,18 +40,18 @@ def correlation(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_all_labels_and_nearly_the_codes_come_back(size: int, width: int, rows: int, dtype: torch.dtype) -> None:
     own, (z, labels) = head(size, width), a_batch(rows)
-    found = recover_labels_and_codes(own[0].state_dict(), uploaded(own, z, labels).to(dtype))
-    assert torch.equal(found.labels, labels)
+    recovered = recover_labels_and_codes(own[0].state_dict(), uploaded(own, z, labels).to(dtype))
+    assert torch.equal(recovered.labels, labels)
     # Normalisation takes the mean of a batch's codes out, 1/n of their variance.
-    assert correlation(found.z, z) > (1 - 1 / rows) ** 0.5 - 0.02
-    assert correlation(found.z, z - z.mean(dim=0)) > correlation(found.z, z)
+    assert correlation(recovered.z, z) > (1 - 1 / rows) ** 0.5 - 0.02
+    assert correlation(recovered.z, z - z.mean(dim=0)) > correlation(recovered.z, z)
 
 
 def test_of_a_batch_of_one_label_it_is_seen_that_it_is_one() -> None:
     own, (z, _) = head(28, 8), a_batch(32)
-    found = recover_labels_and_codes(own[0].state_dict(), uploaded(own, z, torch.full((32,), 3)))
-    assert len(found.labels.unique()) == 1
-    assert correlation(found.z, z) > 0.9
+    recovered = recover_labels_and_codes(own[0].state_dict(), uploaded(own, z, torch.full((32,), 3)))
+    assert len(recovered.labels.unique()) == 1
+    assert correlation(recovered.z, z) > 0.9
 
 
 def test_what_is_not_of_the_first_block_is_refused() -> None:

@@ -24,11 +24,11 @@ def images(count: int, name: str) -> Tensor:
     return 0.5 * torch.randn((count, 1, 4, 4), generator=named_generator("images", name))
 
 
-def by_heart(known: Tensor) -> Denoise:
+def by_heart(members: Tensor) -> Denoise:
     """The best denoiser for data that are these images and no other: the posterior mean over them."""
 
     def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        alpha_bar, flat = SCHEDULE.at(t), known.flatten(1)
+        alpha_bar, flat = SCHEDULE.at(t), members.flatten(1)
         away = torch.cdist(x_t.flatten(1), alpha_bar.flatten()[0].sqrt() * flat).square()
         weights = torch.softmax(-away / (2 * (1 - alpha_bar.view(-1, 1))), dim=1)
         image = (weights @ flat).view_as(x_t)
@@ -47,18 +47,18 @@ def attacked(denoise: Denoise, members: Tensor, others: Tensor) -> dict[str, tup
 @pytest.mark.parametrize("attack", ["loss", "sima"])
 def test_a_network_that_has_seen_neither_tells_nobody_apart(attack: str) -> None:
     members, others = images(600, "members"), images(600, "others")
-    found = membership(*attacked(Gaussian(0, 0.5).denoise(SCHEDULE, "epsilon"), members, others)[attack])
-    assert found.error == pytest.approx(math.sqrt(1201 / (12 * 600 * 600)))
-    assert found.auc == pytest.approx(0.5, abs=4 * found.error)
-    assert found.tpr < 0.05
+    result = membership(*attacked(Gaussian(0, 0.5).denoise(SCHEDULE, "epsilon"), members, others)[attack])
+    assert result.error == pytest.approx(math.sqrt(1201 / (12 * 600 * 600)))
+    assert result.auc == pytest.approx(0.5, abs=4 * result.error)
+    assert result.tpr < 0.05
 
 
 @pytest.mark.parametrize("attack", ["loss", "sima"])
 def test_a_network_that_knows_its_images_by_heart_names_them(attack: str) -> None:
     members, others = images(200, "members"), images(200, "others")
-    found = membership(*attacked(by_heart(members), members, others)[attack])
-    assert found.auc > 0.9
-    assert found.tpr > 0.3
+    result = membership(*attacked(by_heart(members), members, others)[attack])
+    assert result.auc > 0.9
+    assert result.tpr > 0.3
 
 
 def test_the_loss_is_that_of_the_best_denoiser() -> None:
@@ -76,8 +76,8 @@ def test_the_loss_is_that_of_the_best_denoiser() -> None:
 
 
 def test_tied_scores_are_a_guess() -> None:
-    found = membership(torch.zeros(10), torch.zeros(30))
-    assert (found.auc, found.tpr) == (0.5, 0)
+    result = membership(torch.zeros(10), torch.zeros(30))
+    assert (result.auc, result.tpr) == (0.5, 0)
 
 
 def repeated(samples: Tensor, training: int = 300, held_out: int = 300) -> Memorization:
@@ -86,11 +86,11 @@ def repeated(samples: Tensor, training: int = 300, held_out: int = 300) -> Memor
 
 @pytest.mark.parametrize(("training", "held_out"), [(300, 300), (400, 100)])
 def test_new_samples_are_as_near_to_either(training: int, held_out: int) -> None:
-    found = repeated(images(1000, "new"), training, held_out)
-    assert found.chance == training / (training + held_out)
+    result = repeated(images(1000, "new"), training, held_out)
+    assert result.chance == training / (training + held_out)
     # Samples share the images that they are near to, so they are not independent.
-    assert found.share == pytest.approx(found.chance, abs=0.08)
-    assert found.ratio == pytest.approx(1, abs=0.03)
+    assert result.share == pytest.approx(result.chance, abs=0.08)
+    assert result.ratio == pytest.approx(1, abs=0.03)
 
 
 def test_copies_are_nearer_to_what_was_trained_on() -> None:

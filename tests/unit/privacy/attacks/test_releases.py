@@ -45,12 +45,12 @@ def test_of_two_images_one_is_named_as_often_as_theory_says(releases: int) -> No
     """Phi(distance sqrt(n snr) / 2)."""
     count, alpha_bar, pair = 20_000, 0.03, normal(2, 1, 3, 3)
     truth = torch.arange(count) % 2
-    found = reidentify(released(pair[truth], alpha_bar, releases), pair, truth, alpha_bar)
+    result = reidentify(released(pair[truth], alpha_bar, releases), pair, truth, alpha_bar)
     half = (pair[0] - pair[1]).norm().item() * math.sqrt(releases * alpha_bar / (1 - alpha_bar)) / 2
     expected = 0.5 * (1 + math.erf(half / math.sqrt(2)))
     assert 0.6 < expected < 0.99
-    assert found.rate == pytest.approx(expected, abs=4 * math.sqrt(0.25 / count))
-    assert found.chance == 0.5
+    assert result.rate == pytest.approx(expected, abs=4 * math.sqrt(0.25 / count))
+    assert result.chance == 0.5
 
 
 def test_nothing_received_cannot_be_named() -> None:
@@ -70,11 +70,11 @@ def test_the_wiener_filter_is_as_good_as_its_closed_form(releases: int) -> None:
     torch.testing.assert_close(clean, x_0, atol=1e-4, rtol=0)
 
 
-def test_fidelity_of_a_known_error() -> None:
+def test_fidelity_of_a_constant_error() -> None:
     x_0 = normal(5, 1, 8, 8).clamp(-1, 1)
-    found = image_similarity(x_0, x_0 + 0.2)
-    assert found.psnr == pytest.approx(20)
-    torch.testing.assert_close(found.per_image, torch.full((5,), 20.0, dtype=torch.float64), atol=1e-5, rtol=0)
+    similarity = image_similarity(x_0, x_0 + 0.2)
+    assert similarity.psnr == pytest.approx(20)
+    torch.testing.assert_close(similarity.per_image, torch.full((5,), 20.0, dtype=torch.float64), atol=1e-5, rtol=0)
     same = image_similarity(x_0, x_0)
     assert same.psnr == math.inf
     assert same.ssim == pytest.approx(1)
