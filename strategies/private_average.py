@@ -45,7 +45,9 @@ class UpdateAggregator(WeightAggregator):
 
     def begin(self, received: Weights, parts: Iterable[str]) -> None:
         """Await updates of w_0, which all clients of a round have received: of a part from each."""
-        self.received, self.asked = received, Counter(part for part in parts if part != "none")
+        # In an order of their own, in which noise is drawn: a checkpoint has another.
+        self.received = {name: received[name] for name in self.like}
+        self.asked = Counter(part for part in parts if part != "none")
 
     def mean(self) -> tuple[Weights, Weights]:
         """What the updates that came in make of w_0, to train from and to generate with; empty where none were due."""
