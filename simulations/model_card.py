@@ -14,7 +14,7 @@ from collafuse_flwr import __version__
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.data.settings import NO_DATASET
 from collafuse_flwr.diffusion.pipeline import CollaFusePipeline
-from collafuse_flwr.runs.dp_report import describe_guarantee
+from collafuse_flwr.runs.dp_report import describe_guarantee, describe_updates
 from collafuse_flwr.runs.metrics import metrics_of
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
@@ -132,10 +132,10 @@ def _disclosure(row: Row) -> list[tuple[str, str, str, str]]:
 
 
 def _guarantee(config: Config, row: Row) -> str:
-    said = describe_guarantee(config, dict(row))
-    if not said:
+    released, updates = describe_guarantee(config, dict(row)), describe_updates(config, dict(row))
+    if not released and not updates:
         return "Differential privacy: nothing is guaranteed for what was released, against any adversary."
-    return f"Against {SERVER}, whatever else it knows: {said}"
+    return " ".join(filter(None, (released and f"Against {SERVER}, whatever else it knows: {released}", updates)))
 
 
 def _networks(config: Config, row: Row, pipeline: CollaFusePipeline) -> str:

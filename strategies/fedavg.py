@@ -26,8 +26,8 @@ from collafuse_flwr.setup.training_budget import averaging_rounds
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.fedavg import WeightsHandoff, WeightsReply, WeightsRequest
-from strategies.aggregation import WeightAggregator
 from strategies.diffusion_base import DiffusionStrategy
+from strategies.private_average import UpdateAggregator, make_aggregator
 from strategies.server_model import ServerWork, weights
 
 
@@ -52,6 +52,9 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check the weights that came and average them."""
         row, began = self.history.rounds[-1], time.perf_counter()
+        if isinstance(self.aggregator, UpdateAggregator):
+            parts = (self._part(client, row.round)[0] for client in self.selected)
+            self.aggregator.begin(dict(self.shared), parts)
         self._gather_training(replies)
         trained, averaged = self.aggregator.mean()
         self.shared |= trained
@@ -79,7 +82,8 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
             raise SettingError("strategy", self.config.run.strategy, allowed)
         self.shared = {name: whole[name] for name in shared}
         self.averaged = dict(self.shared)
-        self.aggregator = WeightAggregator(self, self.shared, self.config.federation.max_client_weight)
+        simulated = self.layout.clients.is_dir()
+        self.aggregator = make_aggregator(self, self.shared, self.config, simulated=simulated)
         sizes = [own.num_images for own in self.client_manager.client_infos.values()]
         values = client_info.channels * client_info.size**2
         per_client = sum(sizes) / len(sizes)
@@ -134,7 +138,8 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
         """Which part a client is to send after a round, and whether its averaged weights too."""
         if round_ not in self.exchanges:
             return "none", False
-        return uploaded_part(self.config.spec.shared_parts, client, round_), self.config.evaluates(round_)
+        averaged = self.config.evaluates(round_) and not self.config.averaging.clip_norm
+        return uploaded_part(self.config.spec.shared_parts, client, round_), averaged
 
     def _accept_training(self, client: int, reply: WeightsReply) -> None:
         row = self.history.rounds[-1]

@@ -15,8 +15,9 @@ from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.collafuse import TrainReply
 from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.fedavg import HybridReply, HybridRequest, WeightsHandoff
-from strategies.aggregation import WeightAggregator
 from strategies.collafuse import CollaFuse
+from strategies.private_average import UpdateAggregator, make_aggregator
+from strategies.server_model import weights
 
 
 class Hybrid(CollaFuse):
@@ -34,6 +35,10 @@ class Hybrid(CollaFuse):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """CollaFuse's round, then the mean of what the clients trained."""
+        if isinstance(self.aggregator, UpdateAggregator):
+            round_ = self.history.rounds[-1].round
+            parts = (self._part(client, round_)[0] for client in self.selected)
+            self.aggregator.begin(self.shared or self._common_start(), parts)
         result = super().aggregate_train(server_round, replies)
         trained, averaged = self.aggregator.mean()
         self.shared, self.averaged = trained or self.shared, averaged or self.averaged
@@ -43,7 +48,8 @@ class Hybrid(CollaFuse):
         super()._build(client_info)
         network = self.setup.denoiser(0, *client_info.shape)
         like = {name: value.cpu() for name, value in network.state_dict().items()}
-        self.aggregator = WeightAggregator(FedAvg(), like, self.config.federation.max_client_weight)
+        simulated = self.layout.clients.is_dir()
+        self.aggregator = make_aggregator(FedAvg(), like, self.config, simulated=simulated)
         self.shared, self.averaged = {}, {}
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -59,14 +65,25 @@ class Hybrid(CollaFuse):
     def _train_request(self, client: int, round_: int) -> HybridRequest:
         part, want_averaged = self._part(client, round_)
         own = vars(super()._train_request(client, round_))
-        return HybridRequest(**own, weights=self.shared, part=part, want_averaged=want_averaged)
+        shared = self.shared
+        if self.config.averaging.clip_norm and part != "none":
+            shared = shared or self._common_start()
+        return HybridRequest(**own, weights=shared, part=part, want_averaged=want_averaged)
+
+    def _common_start(self) -> Weights:
+        """What all clients begin at where they send updates of it: the backbone, public weights, or client 0's."""
+        start = self.arrays if self.config.client.init_from == "backbone" else self.public_start
+        own = self.aggregator.like
+        given = {} if start is None else weights(start)
+        return own | {name: value for name, value in given.items() if name in own and value.shape == own[name].shape}
 
     def _part(self, client: int, round_: int) -> tuple[str, bool]:
         """All weights of clients that train in a round, and the averaged ones in a round that is evaluated."""
         trains = self.client_manager.client_infos[client].cut_step > 0 and round_ >= client_start_round(
             self.config, self.config.run.num_rounds
         )
-        return ("all", self.config.evaluates(round_)) if trains else ("none", False)
+        averaged = self.config.evaluates(round_) and not self.config.averaging.clip_norm
+        return ("all", averaged) if trains else ("none", False)
 
     def _accept_training(self, client: int, reply: TrainReply) -> None:
         assert isinstance(reply, HybridReply)

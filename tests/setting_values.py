@@ -35,6 +35,8 @@ NEEDED: dict[str, dict[str, object]] = {
     "diffusion.timesteps": {"cut_ratio": 1.0},
     "sampling.guidance_scale": {"train.cfg_dropout": 0.1},
     "upload.draws_per_image": {"upload.noise": "fixed"},
+    "averaging.noise": {"averaging.clip_norm": 1.0},
+    "averaging.noise_multiplier": {"averaging.clip_norm": 1.0},
     "data.split": {"dataset": "imagefolder"},
     "data.slice_axis": {"dataset": "nifti"},
 }
@@ -108,7 +110,7 @@ def home(name: str) -> dict[str, object]:
     alone: dict[str, object] = {"strategy": strategy} if strategy != "collafuse" else {}
     for when in spec.metadata["when"][:1]:
         for other, value in when.items():
-            alone |= home(other) | {other: value}
+            alone |= home(other) | NEEDED.get(other, {}) | {other: value}
     return alone
 
 
@@ -180,6 +182,7 @@ def configs(draw: st.DrawFn) -> Config:
     flat["dp.noise_multiplier"] = draw(st.just(0.0) | st.floats(0.01, 1e4))
     if flat["strategy"] in ("clean_server", "centralized"):
         flat["dp.noise_multiplier"] = 0.0
+    flat |= _averaging(draw, flat)
     if flat["strategy"] in GANS:
         flat |= {"data.conditioning": "classes", "split_gan.client_cuts": "", "split_gan.min_cut": "0000"}
         flat |= {name: min(flat[name], clients) for name in ("clustering.num_clusters", "mdgan.k")}
@@ -210,6 +213,18 @@ def _starts(draw: st.DrawFn, flat: dict[str, Any]) -> dict[str, Any]:
         own |= {"public.dataset_path": "", "public.max_images": 0}
     if flat["client.model"] not in ("same", flat["model"]):
         own["start_from"] = ""
+    return own
+
+
+def _averaging(draw: st.DrawFn, flat: dict[str, Any]) -> dict[str, Any]:
+    """Updates have a norm if they are noised, a round's weights if they have a norm; DP-SGD counts no fine-tuning."""
+    own: dict[str, Any] = {"averaging.clip_norm": draw(st.just(0.0) | st.floats(1e-6, 1e6))}
+    if not own["averaging.clip_norm"]:
+        own["averaging.noise"] = "none"
+    elif flat["train.match"] == "traffic":
+        own["train.match"] = "image_updates"
+    if flat["dp.noise_multiplier"]:
+        own["averaging.finetune_epochs"] = 0.0
     return own
 
 

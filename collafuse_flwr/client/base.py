@@ -66,6 +66,8 @@ class BaseClient(ABC):
             policy.check_images(len(data.train), data.train.pixels.shape[-1])
         #: Whether the weights that an answer holds were trained by DP-SGD alone.
         self.dp_sgd = False
+        #: What else the ledger is to have of them: how they were clipped and noised.
+        self.update_noise: dict[str, Any] = {}
         self.ledger = Ledger(store.layout.ledger, run, durable=not seeded_secret)
         self.runtime = choose_runtime(config.run.device, config.run.precision)
         #: How activations travel.
@@ -171,8 +173,9 @@ class BaseClient(ABC):
             note("numbers", message=kind, values=values, **own)
         sent = [own for name in ("weights", "averaged") for own in parts.get(name, {}).values()]
         if sent:
-            count = sum(value.numel() for value in sent)
-            self.ledger.add("weights", message=kind, values=count, dp_sgd=self.dp_sgd, unbounded=not self.dp_sgd)
+            own = {"values": sum(value.numel() for value in sent), "dp_sgd": self.dp_sgd} | self.update_noise
+            bounded = self.dp_sgd or "noise_multiplier" in own
+            self.ledger.add("weights", message=kind, **own, unbounded=not bounded)
         if begins and "activations" in parts:
             # Once a round: its other messages are more of the same.
             self.ledger.add("activations", message=kind, **self._activations(), unbounded=True)

@@ -34,14 +34,14 @@ from collafuse_flwr.privacy.accounting import Training
 from collafuse_flwr.privacy.leakage_bounds import covariance_eigenvalues, gaussian_bits
 from collafuse_flwr.privacy.ledger import Exposure, Release
 from collafuse_flwr.setup.diffusion import diffusion_setup
-from collafuse_flwr.setup.privacy import clip
+from collafuse_flwr.setup.privacy import clip, noised_updates, weight_protections
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.collafuse import SampleHandoff
 from collafuse_flwr.wire.common import EvaluateReply, TrainMetrics
 
 #: Counted once per process: the same for all clients with the same network and images.
 _FORWARD_FLOPS: dict[tuple[DiffusionConfig, str, bool, int, int, int, int], int] = {}
-#: Draws of (t, noise) for each held-out image when the held-out loss is measured.
+#: Draws of (t, noise) for each held-out image, to measure its loss.
 HELD_OUT_DRAWS = 8
 
 
@@ -148,6 +148,7 @@ class DiffusionClient(BaseClient):
             dp_steps=exposure.dp_steps,
             dp_sgd_epsilon=exposure.training_epsilon(delta),
             dp_total_epsilon=exposure.epsilon(delta),
+            dp_client_epsilon=exposure.client_epsilon(delta),
         )
 
     def _taken_over(self, handoff: SampleHandoff, own: nn.Module | None) -> tuple[SampleHandoff, int]:
@@ -206,8 +207,9 @@ class DiffusionClient(BaseClient):
         dp_sgd = (state.dp_sgd or not trained) and (private or not work.steps)
         if self.policy is not None:
             if "weights" in self.config.spec.sends:
-                self.policy.check_weights(dp_sgd)
-            steps = [self._private(work.steps)] if private and work.steps else []
+                self.policy.check_weights(weight_protections(self.config, dp_sgd=dp_sgd))
+            own = [self._private(work.steps)] if private and work.steps else []
+            steps = own + noised_updates(self.config, min(1, work.steps))
             # Of the images that are released and, as one of another size may be one of them, of all.
             after = [self.ledger.exposure(*own, training=steps) for own in ([], releases)] if steps else []
             self.policy.check_training(work.steps, after)
@@ -282,10 +284,9 @@ class DiffusionClient(BaseClient):
         x, start, labels = source.batch(rows)
         t = stratified_steps(start + 1, self.cut, generator)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
-        denoise = self.setup.denoise(network.eval())
-        setup = self.setup
-        given = setup.schedule, setup.objective, denoise, x, start, t, noise, labels
-        return bounded_mean(denoising_loss(*given, reduction="none"), self._max_loss()).item()
+        setup, denoise = self.setup, self.setup.denoise(network.eval())
+        errors = denoising_loss(setup.schedule, setup.objective, denoise, x, start, t, noise, labels, reduction="none")
+        return bounded_mean(errors, self._max_loss()).item()
 
     def _forward_flops(self, network: nn.Module) -> int:
         config, shape = self.config, self._shape()

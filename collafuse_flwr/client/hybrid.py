@@ -5,26 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from collafuse_flwr.client.averaging import AveragedClient
 from collafuse_flwr.client.base import Handler
 from collafuse_flwr.client.collafuse import CollaFuseClient
-from collafuse_flwr.client.fedavg import wanted_weights
-from collafuse_flwr.wire.common import EvaluateReply
 from collafuse_flwr.wire.fedavg import HybridReply, HybridRequest, WeightsHandoff
 
 
-class HybridClient(CollaFuseClient):
+class HybridClient(AveragedClient, CollaFuseClient):
     """CollaFuse for t > k and FedAvg for t <= k: more traffic, and weights that leave the client."""
 
     def handlers(self) -> Mapping[str, Handler]:
         """Training, and finishing samples."""
-        return {"train": (HybridRequest, self.on_hybrid_train), "evaluate": (WeightsHandoff, self.on_hybrid_evaluate)}
+        return {"train": (HybridRequest, self.on_hybrid_train), "evaluate": (WeightsHandoff, self._evaluate_average)}
 
     def on_hybrid_train(self, request: HybridRequest) -> HybridReply:
         """Upload if the request says so, and train from the shared weights."""
+        self._check_start(request)
         result, upload = self._round(request, request.weights)
-        weights: dict[str, Any] = wanted_weights(request, result)
+        weights: dict[str, Any] = self._wanted_weights(request, result)
         return HybridReply(metrics=result.metrics, upload=upload, **weights)
-
-    def on_hybrid_evaluate(self, handoff: WeightsHandoff) -> EvaluateReply:
-        """Finish samples with the federation's averaged weights."""
-        return self._evaluate(handoff, handoff.averaged)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from collafuse_flwr.core.errors import PolicyError, SettingError, UploadError, U
 from collafuse_flwr.core.fields import Texts, coerce, setting
 from collafuse_flwr.data.settings import changed_reading
 from collafuse_flwr.privacy.ledger import Exposure
+from collafuse_flwr.setup.privacy import weight_protections
 from collafuse_flwr.wire.collafuse import SampleHandoff
 from collafuse_flwr.wire.validation import check_samples
 
@@ -50,10 +51,10 @@ class Policy:
     )
     min_cut_ratio: float = setting(0.0, "smallest cut ratio of a release", low=0, high=1)
     max_releases: int = setting(1, "releases of an image with noise of their own, ever; 0: none", low=0)
-    max_epsilon: float = setting(0.0, "epsilon of uploads and DP-SGD together, ever; 0: no limit", low=0)
+    max_epsilon: float = setting(0.0, "epsilon of uploads, DP-SGD and weights together, ever; 0: no limit", low=0)
     delta: float = setting(1e-5, "delta of `max_epsilon`", above=0, high=0.5)
     labels: bool = setting(False, "labels may leave, with releases or in what a GAN sends")
-    weights: str = setting("never", "weights may leave", choices=("never", "dp_sgd", "always"))
+    weights: str = setting("never", "weights may leave", choices=("never", "dp_sgd", "client_dp", "always"))
     activations: bool = setting(False, "activations and gradients at a split GAN's cuts may leave")
     max_activation_rounds: int = setting(100, "rounds, and evaluations, with activations, ever; 0: no limit", low=0)
     min_activation_noise: float = setting(0.0, "least standard deviation of the noise on activations", low=0)
@@ -97,9 +98,8 @@ class Policy:
             n: () if value == [] else coerce(declared[n], f"policy.{n}", value) for n, value in given.items()
         }
         policy = cls(**values)
-        if policy.weights == "dp_sgd" and not policy.max_epsilon:
-            # With little enough noise DP-SGD sends the images' gradients.
-            raise SettingError("policy.max_epsilon", policy.max_epsilon, "> 0 when `weights` is dp_sgd")
+        if policy.weights in ("dp_sgd", "client_dp") and not policy.max_epsilon:  # with little noise gradients leave
+            raise SettingError("policy.max_epsilon", policy.max_epsilon, f"> 0 when `weights` is {policy.weights}")
         return policy
 
     def check_imports(self, run_config: Mapping[str, Any]) -> None:
@@ -131,7 +131,7 @@ class Policy:
             # Before images are decoded at that size.
             self._check_size(config.data.image_size)
         if "weights" in spec.sends:
-            self.check_weights(config.dp.noise_multiplier > 0 and not spec.is_gan)
+            self.check_weights(weight_protections(config))
         if {"activations", "gradients"} & set(spec.sends):
             own("activations", self.activations)
             own("min_activation_noise", config.split_gan.activation_noise >= self.min_activation_noise)
@@ -238,13 +238,13 @@ class Policy:
         for exposure in after:
             self._check_epsilon(exposure)
 
-    def check_weights(self, dp_sgd: bool) -> None:
-        """Refuse weights that may not leave, be it as not all of their steps are of DP-SGD.
+    def check_weights(self, met: Collection[str]) -> None:
+        """Refuse weights that may not leave: they have `met` other values of `weights` (`weight_protections`), or none.
 
         Raises:
             PolicyError: they may not.
         """
-        self._hold("weights", self.weights == "always" or (self.weights == "dp_sgd" and dp_sgd))
+        self._hold("weights", self.weights in {"always", *met})
 
     def check_activation_rounds(self, before: int) -> None:
         """Refuse another round of activations, or samples begun with them, after so many `before`.
@@ -271,8 +271,8 @@ class Policy:
             before: answers with numbers that have left.
         """
         may = not self.max_reports or before < self.max_reports
-        changed = {name: self._coarse(name, getattr(metrics, name, None), images.get(name)) for name in NUMBERS}
-        own = {name: value if may else None for name, value in changed.items() if hasattr(metrics, name)}
+        held = {name: getattr(metrics, name) for name in NUMBERS if hasattr(metrics, name)}
+        own = {name: self._coarse(name, value, images.get(name)) if may else None for name, value in held.items()}
         result: M = replace(metrics, **own)  # type: ignore[type-var]
         return result
 

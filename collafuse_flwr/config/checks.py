@@ -9,7 +9,7 @@ from collafuse_flwr.config.gan_checks import check_gan
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.sequential_halving import SequentialHalving, fewest_pulls
 from collafuse_flwr.data.settings import NO_DATASET, background, check_read, missing_classes, size_skew, slices, window
-from collafuse_flwr.privacy.settings import CRITERIA, MIN_NOISE_MULTIPLIER
+from collafuse_flwr.privacy.settings import CRITERIA, MIN_CLIP_NORM, MIN_NOISE_MULTIPLIER
 
 
 def check_together(config: Config) -> None:
@@ -50,7 +50,23 @@ def check_together(config: Config) -> None:
     if config.dp.noise_multiplier and config.spec.clean_server:
         allowed = f"0 when `strategy` is {config.run.strategy}, whose server sees clean images"
         raise SettingError("dp.noise_multiplier", config.dp.noise_multiplier, allowed)
+    _check_averaging(config)
     check_guidance(config, config.sampling.guidance_scale)
+
+
+def _check_averaging(config: Config) -> None:
+    """Refuse noise on what has no bound or no common start, and fine-tuning that DP-SGD would have to count."""
+    own = config.averaging
+    if 0 < own.clip_norm < MIN_CLIP_NORM:
+        raise SettingError("averaging.clip_norm", own.clip_norm, f"0, or >= {MIN_CLIP_NORM:g}")
+    if own.noise != "none" and not own.clip_norm:
+        raise SettingError("averaging.clip_norm", own.clip_norm, f"above 0 when `averaging.noise` is {own.noise}")
+    if own.clip_norm and config.train.match == "traffic":
+        # Weights come in some rounds only, and an update of several rounds has no start that all have.
+        raise SettingError("train.match", "traffic", "another one when `averaging.clip_norm` is above 0")
+    if own.finetune_epochs and config.dp.noise_multiplier:
+        allowed = f"0 when `dp.noise_multiplier` = {config.dp.noise_multiplier:g}"
+        raise SettingError("averaging.finetune_epochs", own.finetune_epochs, allowed)
 
 
 def _check_starts(config: Config) -> None:

@@ -33,7 +33,7 @@ from collafuse_flwr.gan.settings import (
     MdGanConfig,
     SplitGanConfig,
 )
-from collafuse_flwr.privacy.settings import CutConfig, DpConfig, UploadConfig
+from collafuse_flwr.privacy.settings import AveragingConfig, CutConfig, DpConfig, UploadConfig
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Config:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    averaging: AveragingConfig = field(default_factory=AveragingConfig)
     fedprox: FedProxConfig = field(default_factory=FedProxConfig)
     gan: GanConfig = field(default_factory=GanConfig)
     split_gan: SplitGanConfig = field(default_factory=SplitGanConfig)

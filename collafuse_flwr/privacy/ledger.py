@@ -85,7 +85,8 @@ class Exposure:
 
     `releases` counts paths of noise: releases on one path tell together what the least noisy tells. `snr`, of the
     image's own values, and `mu` are those of all paths together, `training` the steps of DP-SGD. `unbounded` says that
-    something left for which there is no bound.
+    something left for which there is no bound. `updates` are weights that were noised as they left, each the Gaussian
+    mechanism on all images of the client together, and so on each of them (`dp_fedavg`).
     """
 
     releases: int
@@ -93,6 +94,7 @@ class Exposure:
     mu: float
     training: tuple[Training, ...]
     unbounded: bool
+    updates: tuple[Training, ...] = ()
 
     @property
     def dp_steps(self) -> int:
@@ -105,7 +107,11 @@ class Exposure:
 
     def epsilon(self, delta: float) -> float:
         """Epsilon of everything."""
-        return math.inf if self.unbounded else composed_epsilon(self.mu, delta, *self.training)
+        return math.inf if self.unbounded else composed_epsilon(self.mu, delta, *self.training, *self.updates)
+
+    def client_epsilon(self, delta: float) -> float:
+        """Epsilon of all noised weights, for all images of the client together."""
+        return composed_epsilon(0.0, delta, *self.updates)
 
 
 class Ledger:
@@ -200,7 +206,7 @@ class Ledger:
             snr += max(sum(native for native, _ in paths.values()) for paths in here)
             squares += max(sum(release_mu(own, norm) ** 2 for (norm, _), (_, own) in paths.items()) for paths in here)
         steps = _merged([*self._training, *training])
-        return Exposure(releases, snr, math.sqrt(squares), steps, self._unbounded)
+        return Exposure(releases, snr, math.sqrt(squares), steps, self._unbounded, self._updates)
 
     @property
     def releases(self) -> list[Release]:
@@ -243,9 +249,13 @@ class Ledger:
 
     @property
     def _training(self) -> list[Training]:
-        return [
-            Training(entry["noise_multiplier"], entry["sampling_rate"], entry["steps"]) for entry in self._of("dp_sgd")
-        ]
+        return [Training(row["noise_multiplier"], row["sampling_rate"], row["steps"]) for row in self._of("dp_sgd")]
+
+    @property
+    def _updates(self) -> tuple[Training, ...]:
+        """Those that differ: the same weights once more tell nothing new."""
+        noised = {e["digest"]: e["noise_multiplier"] for e in self._of("weights") if "noise_multiplier" in e}
+        return _merged(Training(noise, 1.0, 1) for noise in noised.values())
 
     @property
     def _unbounded(self) -> bool:

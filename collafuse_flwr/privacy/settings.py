@@ -9,6 +9,8 @@ from collafuse_flwr.core.fields import Numbers, setting
 
 #: The least noise of DP-SGD: below it epsilon is in the millions, after a single step of all images.
 MIN_NOISE_MULTIPLIER = 0.01
+#: The least norm to which updates of weights are clipped, beside float32's rounding of them.
+MIN_CLIP_NORM = 1e-6
 #: What a cut may be limited by, and the range of `cut.target`.
 CRITERIA = {
     "snr_db": (-math.inf, math.inf),
@@ -83,3 +85,29 @@ class DpConfig:
     )
     max_grad_norm: float = setting(1.0, "L2 norm to which DP-SGD clips the gradient of an image", low=1e-6, high=1e6)
     delta: float = setting(1e-5, "delta at which epsilon is reported", above=0, high=0.5)
+
+
+@dataclass(frozen=True)
+class AveragingConfig:
+    """Averages of the clients' denoisers: clipped and noised updates (DP-FedAvg), and what comes after the last one."""
+
+    clip_norm: float = setting(
+        0.0, "L2 norm to which a client clips its update of the weights; 0: none", low=0, high=1e6
+    )
+    noise: str = setting(
+        "none",
+        "who noises clipped updates: each client its own, or the server their sum, which it has seen",
+        choices=("none", "client", "server"),
+    )
+    noise_multiplier: float = setting(
+        1.0,
+        "standard deviation of that noise, in multiples of `averaging.clip_norm`",
+        low=MIN_NOISE_MULTIPLIER,
+        high=1e4,
+        when=({"averaging.noise": "client"}, {"averaging.noise": "server"}),
+    )
+    finetune_epochs: float = setting(
+        0.0,
+        "passes over its own images by which each client trains the last average further, for itself; 0: none",
+        low=0,
+    )

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from collafuse_flwr.privacy.leakage_bounds import IMAGES_PER_VALUE
-from collafuse_flwr.runs.dp_report import describe_guarantee
+from collafuse_flwr.runs.dp_report import describe_guarantee, describe_updates
 from collafuse_flwr.runs.metrics import TerminalColumn, TerminalTable, terminal_columns
 from collafuse_flwr.runs.run_dir import read_config
 
@@ -52,7 +52,7 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> No
         )
     _print_published(summary, console)
     _print_clients(summary, "further", "Further metrics", console)
-    if said := describe_guarantee(config, pooled):
+    for said in filter(None, (describe_guarantee(config, pooled), describe_updates(config, pooled))):
         console.print(said, highlight=False)
     server = summary["server"]
     console.print(f"Server: {server['flops'] / 1e9:.0f} GFLOP, {server['seconds']:.0f} s.", highlight=False)

@@ -49,11 +49,13 @@ def client_costs(config: Config, rounds: list[dict[str, Any]]) -> list[dict[str,
                 "ledger_mu": _unbounded(last, "release_mu"),
                 "ledger_sgd_epsilon": _unbounded(last, "dp_sgd_epsilon"),
                 "ledger_total_epsilon": _unbounded(last, "dp_total_epsilon"),
+                "ledger_client_epsilon": _unbounded(last, "dp_client_epsilon"),
+                "averages": _averages(name, rounds),
                 "bytes_up": sum(row["bytes_up"].get(name, 0) for row in rounds),
                 "bytes_down": sum(row["bytes_down"].get(name, 0) for row in rounds),
-                "client_flops": sum(n["flops"] for n in numbers),
+                "client_flops": sum(n["flops"] for n in numbers) + last.get("tuned_flops", 0),
                 "client_seconds": sum(n["seconds"] or 0.0 for n in numbers),
-                "image_updates": sum(n["image_updates"] for n in numbers),
+                "image_updates": sum(n["image_updates"] for n in numbers) + last.get("tuned_updates", 0),
                 "flops_per_image": last.get("flops_per_image"),
                 "server_flops_per_image": last.get("server_flops_per_image"),
                 # It is 0 where there is no denoiser to have one.
@@ -70,6 +72,12 @@ def released_cut(client: dict[str, Any]) -> int:
     """The cut step of the least noisy release of a client, by its row: all others on its path tell no more."""
     cut: int = client.get("released_cut_step", client["cut_step"])
     return cut
+
+
+def _averages(name: str, rounds: list[dict[str, Any]]) -> int:
+    """Rounds whose average a client may have moved: all but those in which it says that it took no step."""
+    asked = [row for row in rounds if name in row["images"]]
+    return sum(name not in row["clients"] or row["clients"][name].get("steps", 0) > 0 for row in asked)
 
 
 def _received(config: Config, rounds: list[dict[str, Any]]) -> dict[str, int]:

@@ -19,10 +19,10 @@ from collafuse_flwr.privacy.accounting import (
     zcdp,
 )
 from collafuse_flwr.runs.cost_report import released_cut
-from collafuse_flwr.setup.privacy import norm_bound
+from collafuse_flwr.setup.privacy import norm_bound, weight_protections
 
 #: Of an image's releases, of the client's network, and of both.
-NAMES = ("dp_mu", "dp_rho", "dp_epsilon", "dp_sgd_epsilon", "dp_total_epsilon")
+NAMES = ("dp_mu", "dp_rho", "dp_epsilon", "dp_sgd_epsilon", "dp_total_epsilon", "dp_client_epsilon")
 
 
 def dp_guarantees(config: Config, values: int, clients: list[dict[str, Any]]) -> dict[str, float | None]:
@@ -31,14 +31,16 @@ def dp_guarantees(config: Config, values: int, clients: list[dict[str, Any]]) ->
     Neighbours differ in one image that is replaced, and for DP-SGD in its label as well. `dp_mu`, `dp_rho` and
     `dp_epsilon` (at `dp.delta`) are those of its releases: None where weights leave a client that did not train them by
     DP-SGD, or where nothing is known of its releases. `dp_sgd_epsilon` is that of its steps of DP-SGD, and
-    `dp_total_epsilon` that of both; None without DP-SGD. inf is a clean image.
+    `dp_total_epsilon` that of both; None without DP-SGD. inf is a clean image. `dp_client_epsilon` is that of all data
+    of a client, replaced by any other, in its updates or in averages of them (`privacy.dp_fedavg`); None without noise.
     """
     snr = make_schedule(config.diffusion.schedule, config.diffusion.timesteps).snr()
     private = config.dp.noise_multiplier > 0
-    weights = "weights" in config.spec.sends and not private
+    weights = "weights" in config.spec.sends and not weight_protections(config)
     unbounded = config.spec.clean_server and config.spec.fixed_cut is None
     for client in clients:
         client.update(dict.fromkeys(NAMES))
+        client["dp_client_epsilon"] = _client_epsilon(config, client)
         if client["releases"] is None or weights or config.spec.is_gan or unbounded:
             continue
         own, delta = float(snr[released_cut(client)]), config.dp.delta
@@ -56,6 +58,15 @@ def dp_guarantees(config: Config, values: int, clients: list[dict[str, Any]]) ->
                     composed_epsilon(own_mu, delta, steps) if by_ledger is None else by_ledger
                 )
     return {name: max((c[name] for c in clients if c[name] is not None), default=None) for name in NAMES}
+
+
+def _client_epsilon(config: Config, client: dict[str, Any]) -> float | None:
+    """Of the rounds whose averages have a client's updates, or of what its ledger has of all runs if that is more."""
+    own = config.averaging
+    if own.noise == "none":
+        return None
+    here = composed_epsilon(0.0, config.dp.delta, Training(own.noise_multiplier, 1.0, client["averages"]))
+    return max(here, (client.get("ledger_client_epsilon") or 0.0) if own.noise == "client" else 0.0)
 
 
 def group_guarantees(
@@ -89,7 +100,7 @@ def _training(config: Config, client: dict[str, Any]) -> Training:
 def describe_guarantee(config: Config, pooled: dict[str, Any]) -> str:
     """What the largest epsilon is worth, and what it does not cover; nothing where there is none."""
     released, trained, total = (pooled.get(name) for name in ("dp_epsilon", "dp_sgd_epsilon", "dp_total_epsilon"))
-    if released is None:
+    if released is None or (not released and pooled.get("dp_client_epsilon") is not None):
         return ""
     eps = released if total is None else total
     if eps == 0:
@@ -108,3 +119,19 @@ def describe_guarantee(config: Config, pooled: dict[str, Any]) -> str:
     networks = f" It holds against all who receive what it covers.{networks}"
     labels = " Its labels, which travel beside it, are not covered." if released and config.shares_labels() else ""
     return f"{said}.{networks}{labels}"
+
+
+def describe_updates(config: Config, pooled: dict[str, Any]) -> str:
+    """What the largest epsilon of a client is worth, against whom, and what it does not cover; empty without noise."""
+    eps = pooled.get("dp_client_epsilon")
+    if eps is None:
+        return ""
+    of, against = {
+        "client": ("the weights that it sent", "all who receive them, the server among them"),
+        "server": ("the averages", "all who receive these, but not against the server, which sees every update"),
+    }[config.averaging.noise]
+    said = f"Differential privacy of all data of a client in {of}: epsilon {eps:.3g} at delta {config.dp.delta:g}"
+    if eps > VACUOUS:
+        said += f", which guarantees nothing (above {VACUOUS:g}); rely on the measured attacks"
+    apart = "uploads, " if "images" in config.spec.sends else ""
+    return f"{said}. It holds against {against}. It covers no {apart}reported numbers or networks that clients keep."

@@ -14,7 +14,7 @@ from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.core.text import last_line
 from collafuse_flwr.core.time_left import expected_work
 from collafuse_flwr.runs.cost_report import client_costs, total
-from collafuse_flwr.runs.dp_report import describe_guarantee, dp_guarantees
+from collafuse_flwr.runs.dp_report import describe_guarantee, describe_updates, dp_guarantees
 from collafuse_flwr.runs.history import RoundRecord, read_rounds
 from collafuse_flwr.runs.round_scalars import round_scalars
 from collafuse_flwr.runs.run_dir import read_config
@@ -205,8 +205,8 @@ def _disclosure(config: Config, rounds: list[RoundRecord]) -> list[str]:
         snr = largest["snr_db"]
         parts += ["clean images"] if snr == math.inf else [f"SNR at the cut {snr:.1f} dB"] if snr is not None else []
         parts += [f"at most {largest['bits']:.1f} bits of an image"] if largest["bits"] is not None else []
-    said = describe_guarantee(config, guarantees)
-    return [f"disclosed so far: {'; '.join(parts)}", *([said] if said else [])]
+    said = [describe(config, guarantees) for describe in (describe_guarantee, describe_updates)]
+    return [f"disclosed so far: {'; '.join(parts)}", *filter(None, said)]
 
 
 def _quality(summary: dict[str, Any]) -> list[str]:

@@ -25,6 +25,8 @@ def planned_work(config: Config, clients: Collection[tuple[int, int]], *, measur
     """
     rounds, share = config.run.num_rounds, config.federation.fraction_train
     sampled = config.evaluation.num_samples * (config.sampling.steps or config.diffusion.timesteps)
+    # Within the last evaluation.
+    tuned = TRAINING * config.averaging.finetune_epochs * sum(images for images, _ in clients)
     return {
         "clients": [
             TRAINING * share * sum(planned_updates(config, *own, round_) for own in clients)
@@ -32,7 +34,8 @@ def planned_work(config: Config, clients: Collection[tuple[int, int]], *, measur
         ]
         + [0.0],
         "backbone": [TRAINING * _backbone_updates(config, clients)] * rounds + [0.0],
-        "sampling": [float(sampled * config.evaluates(round_)) for round_ in range(1, rounds + 1)] + [0.0],
+        "sampling": [sampled * config.evaluates(round_) + tuned * (round_ == rounds) for round_ in range(1, rounds + 1)]
+        + [0.0],
         "measuring": [0.0] * rounds + [TRAINING * _classified(config, clients) * measured],
     }
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.diffusion.schedule import Schedule
+from collafuse_flwr.privacy.accounting import Training
 from collafuse_flwr.privacy.clipping import clip_to_norm
 
 
@@ -36,6 +37,18 @@ def total_releases(config: Config) -> int:
     upload = config.upload
     copies = upload.draws_per_image * (1 if upload.noise == "fixed" else config.run.num_rounds)
     return min(copies, upload.max_releases) if upload.max_releases else copies
+
+
+def noised_updates(config: Config, rounds: int = 1) -> list[Training]:
+    """What clients noise the weights by that they send in so many rounds: the Gaussian mechanism on all their data."""
+    noise = config.averaging.noise_multiplier
+    return [Training(noise, 1.0, rounds)] if config.averaging.noise == "client" else []
+
+
+def weight_protections(config: Config, *, dp_sgd: bool = True) -> set[str]:
+    """Which values of a policy's `weights` a client's weights meet; `dp_sgd`: that all steps so far were of DP-SGD."""
+    private = dp_sgd and config.dp.noise_multiplier > 0 and not config.spec.is_gan
+    return {name for name, met in (("dp_sgd", private), ("client_dp", noised_updates(config))) if met}
 
 
 def choose_cut(config: Config, schedule: Schedule, images: Tensor, client: int) -> int:

@@ -57,8 +57,11 @@ class EvaluateReply(Metrics):
     to finish, and `bits` the Gaussian bound on what was released tells (may be infinite). None is what the owner of its
     images keeps to itself.
 
+    `tuned_updates` are the image updates after the last average, and `tuned_flops` their floating-point operations.
+
     The rest is from its ledger, of everything that ever left it, in any run: `releases` of an image with noise of their
-    own, their `release_mu`, `dp_steps` of DP-SGD, their `dp_sgd_epsilon`, and `dp_total_epsilon` of both.
+    own, their `release_mu`, `dp_steps` of DP-SGD, their `dp_sgd_epsilon`, `dp_total_epsilon` of everything for one
+    image, and `dp_client_epsilon` of noised weights for all images of the client together.
     """
 
     num_samples: int
@@ -72,3 +75,6 @@ class EvaluateReply(Metrics):
     dp_steps: int = 0
     dp_sgd_epsilon: Unbounded = 0.0
     dp_total_epsilon: Unbounded = 0.0
+    dp_client_epsilon: Unbounded = 0.0
+    tuned_updates: int = 0
+    tuned_flops: int = 0

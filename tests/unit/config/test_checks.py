@@ -114,6 +114,22 @@ def test_a_client_whose_cut_is_less_than_a_step_is_refused(which: str) -> None:
             "`dp.noise_multiplier` = 1.5 is not allowed: 0 when `strategy` is centralized, whose server sees clean "
             "images",
         ),
+        (
+            {"strategy": "fedavg", "averaging.noise": "server"},
+            "`averaging.clip_norm` = 0.0 is not allowed: above 0 when `averaging.noise` is server",
+        ),
+        (
+            {"strategy": "fedavg", "averaging.clip_norm": 1e-9},
+            "`averaging.clip_norm` = 1e-09 is not allowed: 0, or >= 1e-06",
+        ),
+        (
+            {"strategy": "fedavg", "averaging.clip_norm": 1.0, "train.match": "traffic"},
+            "`train.match` = 'traffic' is not allowed: another one when `averaging.clip_norm` is above 0",
+        ),
+        (
+            {"strategy": "fedavg", "averaging.finetune_epochs": 1.0, "dp.noise_multiplier": 2.0},
+            "`averaging.finetune_epochs` = 1.0 is not allowed: 0 when `dp.noise_multiplier` = 2",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(flat: dict[str, object], message: str) -> None:

@@ -82,6 +82,8 @@ def test_a_client_is_charged_for_every_round(rounds: list[dict[str, Any]]) -> No
         "ledger_mu": None,
         "ledger_sgd_epsilon": None,
         "ledger_total_epsilon": None,
+        "ledger_client_epsilon": None,
+        "averages": 3,
         "bytes_up": 1011,
         "bytes_down": 2022,
         "client_flops": 150,

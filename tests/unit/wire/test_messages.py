@@ -72,6 +72,9 @@ def test_the_schema_has_these_fields_and_no_others() -> None:
         "dp_steps": "int",
         "dp_sgd_epsilon": "Unbounded",
         "dp_total_epsilon": "Unbounded",
+        "dp_client_epsilon": "Unbounded",
+        "tuned_updates": "int",
+        "tuned_flops": "int",
     }
 
 
@@ -131,6 +134,7 @@ def test_the_numbers_of_training_survive(numbers: TrainMetrics) -> None:
         dp_steps=COUNT,
         dp_sgd_epsilon=FINITE | st.just(math.inf),
         dp_total_epsilon=FINITE | st.just(math.inf),
+        dp_client_epsilon=FINITE | st.just(math.inf),
     )
 )
 def test_an_evaluation_survives_with_infinite_bits(reply: EvaluateReply) -> None:

@@ -31,7 +31,7 @@ def _replies() -> dict[str, tuple[Callable[[], RecordDict], type[object]]]:
 
 
 REPLIES = _replies()
-UNBOUNDED = ("bits", "release_mu", "dp_sgd_epsilon", "dp_total_epsilon")
+UNBOUNDED = ("bits", "release_mu", "dp_sgd_epsilon", "dp_total_epsilon", "dp_client_epsilon")
 EXTRA: dict[str, Callable[[], ArrayRecord | MetricRecord | ConfigRecord]] = {
     "arrays": lambda: ArrayRecord({"x_0": Array(np.zeros(SHAPE, np.float32))}),
     "metrics": lambda: MetricRecord({"seed": 1}),
