@@ -9,14 +9,11 @@ from dataclasses import asdict
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 
-from collafuse_flwr.gan.aggregation import Own, aggregate
 from collafuse_flwr.gan.fedgan import UnsplitGan
-from collafuse_flwr.gan.networks import NETS, flatten_blocks, group_by_block
 from collafuse_flwr.runs.history import Checkpoint
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.gan import GanWorkRequest
-from strategies.fairness import cap_weights
 from strategies.gan_base import GeneratorStrategy
 from strategies.server_model import ServerWork, weights
 
@@ -43,13 +40,8 @@ class FedGan(GeneratorStrategy):
 
     def _average(self) -> None:
         """The mean of what came in, sum_i n_i w_i / sum_i n_i; all stays as it is where nothing did."""
-        sizes = {client: self.client_manager.client_infos[client].num_images for client in self.received}
-        capped = cap_weights(sizes, self.config.federation.max_client_weight)
-        for net in NETS if sizes else ():
-            own: dict[int, Own] = {client: group_by_block(blocks, net) for client, blocks in self.received.items()}
-            everyone = dict.fromkeys(sizes, 0)
-            means, _ = aggregate(own, {}, cluster_of=everyone, within=capped, overall=capped)
-            self.shared |= flatten_blocks(net, means[min(sizes)])
+        if self.received:
+            self.shared = self._mean(self.received)
         self.received = {}
 
     def _build(self, client_info: ClientInfo) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from torch import Tensor
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.core.tensor_io import write_tensors
+from collafuse_flwr.gan.aggregation import average_networks
 from collafuse_flwr.gan.mdgan import Generator, draw_codes
 from collafuse_flwr.setup.gan import batches_per_round, build_gan_architecture, build_optim_config
 from collafuse_flwr.wire.codec import Weights, count_bytes, decode, encode
@@ -47,6 +48,11 @@ class GanStrategy(BaseStrategy):
         """Batches of a round: as many for every client, and for all GANs."""
         sizes = {client: self.client_manager.client_infos[client].num_images for client in self.selected}
         return batches_per_round(self.config, cap_weights(sizes, self.config.federation.max_client_weight).values())
+
+    def _mean(self, received: Mapping[int, Weights]) -> Weights:
+        """The mean of clients' networks, weighted by their images; no client counts for more than its largest share."""
+        sizes = {client: self.client_manager.client_infos[client].num_images for client in received}
+        return average_networks(received, cap_weights(sizes, self.config.federation.max_client_weight))
 
     def _accept_training(self, client: int, reply: EndRoundReply) -> None:
         check_weights("weights", reply.weights, self._template(client))

@@ -96,6 +96,11 @@ MDGAN: dict[tuple[str, Way], Allowed] = _SHARED | {
     ("train", "up"): _GAN_ROUND,
     ("evaluate", "down"): _GAN_WORK,
 }
+#: All learn from the batch that they judge.
+FSL_GAN: dict[tuple[str, Way], Allowed] = MDGAN | {
+    ("train.feedback", "down"): _config("round", "step")
+    | {"fake": frozenset({"x_g"}), "labels": frozenset({"x_g"}), "weights": WEIGHTS},
+}
 #: Those of a run that generates, whichever strategy has trained.
 GENERATE: dict[tuple[str, Way], Allowed] = {
     ("query.client_info", "down"): {},
@@ -109,7 +114,7 @@ GENERATE: dict[tuple[str, Way], Allowed] = {
 MESSAGES = (
     dict.fromkeys((*SPLIT, "local", "centralized"), COLLAFUSE)
     | dict.fromkeys(FEDERATED, AVERAGED)
-    | {"hybrid": HYBRID, "huscf_gan": HUSCF_GAN, "fedgan": FEDGAN, "mdgan": MDGAN}
+    | {"hybrid": HYBRID, "huscf_gan": HUSCF_GAN, "fedgan": FEDGAN, "mdgan": MDGAN, "fsl_gan": FSL_GAN}
 )
 
 

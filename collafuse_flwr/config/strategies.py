@@ -170,6 +170,16 @@ _SPECS = (
         sends=("weights", "gradients"),
         fixed_cut=1.0,
     ),
+    StrategySpec(
+        "fsl_gan",
+        "one generator on the server, the clients' discriminators averaged (arXiv 2207.01750)",
+        "strategies.fsl_gan:FslGan",
+        "collafuse_flwr.client.mdgan:MdGanClient",
+        SPLIT_GANS | {"split_gan.init"},
+        is_gan=True,
+        sends=("weights", "gradients"),
+        fixed_cut=1.0,
+    ),
 )
 #: CollaFuse's two ends: name -> cut ratio.
 ENDS = {spec.name: spec.fixed_cut for spec in _SPECS if spec.server == COLLAFUSE_SERVER and spec.fixed_cut is not None}

@@ -23,11 +23,16 @@ messages of their own, and each strategy accepts its own alone.
 | evaluate.latent | GenerateHeadRequest: number, its blocks  | ActivationsReply: the head's output  |
 | evaluate        | GenerateTailRequest: the middle's output | EvaluateReply                        |
 
-| fedgan, mdgan  | down                                              | up                                   |
-| -------------- | ------------------------------------------------- | ------------------------------------ |
-| train.feedback | DiscriminatorFeedbackRequest: fake images, labels | ActivationsReply: a gradient (mdgan) |
-| train          | GanWorkRequest: batches, weights                  | EndRoundReply: metrics, weights      |
-| evaluate       | GanWorkRequest: samples, the generator            | EvaluateReply                        |
+| fedgan   | down                                   | up                              |
+| -------- | -------------------------------------- | ------------------------------- |
+| train    | GanWorkRequest: batches, weights       | EndRoundReply: metrics, weights |
+| evaluate | GanWorkRequest: samples, the generator | EvaluateReply                   |
+
+| mdgan, fsl_gan | down                                              | up                              |
+| -------------- | ------------------------------------------------- | ------------------------------- |
+| train.feedback | DiscriminatorFeedbackRequest: fake images, labels | ActivationsReply: a gradient    |
+| train          | GanWorkRequest: the round is over                 | EndRoundReply: metrics, weights |
+| evaluate       | GanWorkRequest: samples, the generator            | EvaluateReply                   |
 
 The hybrid strategy's messages, HybridRequest and HybridReply, have the fields of CollaFuse's and of FedAvg's.
 """

@@ -81,6 +81,7 @@ HARMLESS = {
     "upload.share_labels": "nothing is uploaded that has labels",
     "dp.noise_multiplier": "at its default, nothing is private",
     "gan.wire_dtype": "no activations travel: weights do, as they are",
+    "mdgan.local_steps": "at its default, a discriminator takes a step in an iteration",
     "split_gan.loss": "at its default, nets descend cross-entropies",
     "split_gan.spectral_norm": "at its default, networks are everybody's",
     "split_gan.condition_at": "at its default, networks are everybody's",

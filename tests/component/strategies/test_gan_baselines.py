@@ -1,4 +1,4 @@
-"""FedGAN and MD-GAN on digits: against training that is written out, and with what goes wrong."""
+"""FedGAN, MD-GAN and their like on digits: against training that is written out, and with what goes wrong."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ from collafuse_flwr.gan.mdgan import Discriminator, Generator, draw_codes
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.setup.gan import build_optim_config
 from strategies.fedgan import FedGan
+from strategies.fsl_gan import FslGan
+from strategies.gan_base import GeneratorStrategy
 from strategies.huscf_gan import HuscfGan
 from strategies.mdgan import MdGan
 from tests.small_runs import bytes_of, connect, here_is, metrics, run_strategy, small, spoiled
 
 TINY: dict[str, Any] = {"gan.width": 1, "gan.batch_size": 6, "data.max_images": 36, "evaluation.num_samples": 6}
-BASELINES = ("fedgan", "mdgan")
-TWO_BATCHES: dict[str, dict[str, Any]] = {"fedgan": {}, "mdgan": {"mdgan.k": 2}}
+BASELINES = ("fedgan", "mdgan", "fsl_gan")
+TWO_BATCHES: dict[str, dict[str, Any]] = {"mdgan": {"mdgan.k": 2}}
 #: The message in which a client trains.
-KIND = {"fedgan": "train", "mdgan": "train.feedback"}
+KIND = {"fedgan": "train", "mdgan": "train.feedback", "fsl_gan": "train.feedback"}
 
 
 def settings(folder: Path, strategy: str, **others: Any) -> Config:
@@ -50,10 +52,10 @@ def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run of two rounds with three clients, of either."""
+    """A run of two rounds with three clients, of each."""
     folders = {strategy: tmp_path_factory.mktemp(strategy) for strategy in BASELINES}
     for strategy, folder in folders.items():
-        run_strategy(settings(folder, strategy, **TWO_BATCHES[strategy]))
+        run_strategy(settings(folder, strategy, **TWO_BATCHES.get(strategy, {})))
     return folders
 
 
@@ -139,11 +141,41 @@ def test_a_discriminator_goes_to_another_client(tmp_path: Path) -> None:
         same({name: value for name, value in playing.judge.state().items() if name in adam_state}, adam_state)
 
 
+def test_fsl_gan_alone_is_mdgan_bit_for_bit(tmp_path: Path) -> None:
+    """The mean of one discriminator is itself, and nobody is there to swap with."""
+    made = {name: run_strategy(settings(tmp_path / name, name, num_supernodes=1)) for name in ("fsl_gan", "mdgan")}
+    ours, theirs = made["fsl_gan"], made["mdgan"]
+    assert isinstance(ours, FslGan)
+    assert isinstance(theirs, MdGan)
+    same(ours.generator.state(), theirs.generator.state())
+    same(state(tmp_path / "fsl_gan", 0), state(tmp_path / "mdgan", 0))
+
+
+@pytest.mark.parametrize("init", ["independent", "common"])
+def test_clients_of_fsl_gan_begin_with_the_mean_weighted_by_images(tmp_path: Path, init: str) -> None:
+    strategy = run_strategy(settings(tmp_path, "fsl_gan", num_rounds=1, split_gan__init=init))
+    assert isinstance(strategy, FslGan)
+    counts = {int(client): count for client, count in metrics(tmp_path)[0]["images"].items()}
+    assert len(set(counts.values())) > 1
+    own = {client: state(tmp_path, client) for client in counts}
+    for name, value in strategy._fresh_weights(1).items():
+        expected = sum((count * own[c][name].double() for c, count in counts.items()), torch.zeros(()))
+        torch.testing.assert_close(value.double(), expected / sum(counts.values()), rtol=1e-5, atol=1e-7)
+    begun: Any = here_is(strategy.config, tmp_path, 2)
+    same(begun.open_round(2, strategy._fresh_weights(2)).judge.weights(), strategy._fresh_weights(0))
+
+
+def test_fsl_gan_in_one_process_is_fsl_gan_by_messages(tmp_path: Path, straight: dict[str, Path]) -> None:
+    run_strategy(settings(tmp_path, "fsl_gan", gan__transport="in_process"))
+    assert metrics(tmp_path) == metrics(straight["fsl_gan"])
+    assert bytes_of(tmp_path) == bytes_of(straight["fsl_gan"])
+
+
 @pytest.mark.parametrize("strategy", BASELINES)
 def test_a_resumed_run_with_clients_in_another_order_is_the_same(
     tmp_path: Path, straight: dict[str, Path], strategy: str
 ) -> None:
-    config = settings(tmp_path, strategy, **TWO_BATCHES[strategy])
+    config = settings(tmp_path, strategy, **TWO_BATCHES.get(strategy, {}))
 
     def die(message: Message, context: Context) -> Message | None:
         raise KeyboardInterrupt
@@ -174,7 +206,7 @@ def _altered(change: Callable[[Any], Any], record: str) -> Callable[[Message, Co
 @pytest.mark.parametrize("strategy", BASELINES)
 @pytest.mark.parametrize("way", ["fails", "nan", "shape"])
 def test_a_client_that_goes_wrong_costs_itself_alone(tmp_path: Path, strategy: str, way: str) -> None:
-    record = "weights" if strategy == "fedgan" else "activations"
+    record = "weights" if KIND[strategy] == "train" else "activations"
     changes = {"nan": lambda x: x * np.float32("nan"), "shape": lambda x: x[:-1]}
     spoil = _fails if way == "fails" else _altered(changes[way], record)
     config = settings(tmp_path, strategy, num_rounds=1)
@@ -182,12 +214,10 @@ def test_a_client_that_goes_wrong_costs_itself_alone(tmp_path: Path, strategy: s
     row = metrics(tmp_path)[0]
     found = row["failed" if way == "fails" else "rejected"]
     assert list(found) == ["1"]
-    assert {"fails": "broken", "nan": "finite", "shape": "shape" if strategy == "mdgan" else "must be"}[way] in found[
-        "1"
-    ]
+    assert {"fails": "broken", "nan": "finite", "shape": "must be"}[way] in found["1"]
     assert sorted(row["clients"]) == ["0", "2"]
     assert sorted(row["evaluation"]) == ["0", "1", "2"]
-    assert isinstance(made, FedGan | MdGan)
+    assert isinstance(made, GeneratorStrategy)
     assert all(bool(value.isfinite().all()) for value in made._generator().values())
 
 
