@@ -55,8 +55,8 @@ class FedGan(GeneratorStrategy):
     def _template(self, client: int) -> Weights:
         return self.shared
 
-    def _generator(self) -> Weights:
-        return {name: value for name, value in self.shared.items() if name.startswith("generator.")}
+    def _generators(self) -> dict[str, Weights]:
+        return {"": {name: x for name, x in self.shared.items() if name.startswith("generator.")}}
 
     def _arrays(self) -> ArrayRecord:
         return ArrayRecord(self.shared)

@@ -163,8 +163,8 @@ class ServerGeneratorStrategy(GeneratorStrategy):
     def _template(self, client: int) -> Weights:
         return self.like
 
-    def _generator(self) -> Weights:
-        return self.generator.weights()
+    def _generators(self) -> dict[str, Weights]:
+        return {"": self.generator.weights()}
 
     def _arrays(self) -> ArrayRecord:
         return ArrayRecord(self.generator.weights())

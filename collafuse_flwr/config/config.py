@@ -31,6 +31,7 @@ from collafuse_flwr.gan.settings import (
     DevicesConfig,
     GanConfig,
     MdGanConfig,
+    PflGanConfig,
     SplitGanConfig,
 )
 from collafuse_flwr.privacy.settings import CutConfig, DpConfig, UploadConfig
@@ -58,6 +59,7 @@ class Config:
     split_gan: SplitGanConfig = field(default_factory=SplitGanConfig)
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
     mdgan: MdGanConfig = field(default_factory=MdGanConfig)
+    pfl_gan: PflGanConfig = field(default_factory=PflGanConfig)
     devices: DevicesConfig = field(default_factory=DevicesConfig)
     cut_planner: CutPlannerConfig = field(default_factory=CutPlannerConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)

@@ -180,6 +180,16 @@ _SPECS = (
         sends=("weights", "gradients"),
         fixed_cut=1.0,
     ),
+    StrategySpec(
+        "pfl_gan",
+        "a GAN of every client's own, which learns from synthetic images of similar clients too (arXiv 2308.12454)",
+        "strategies.pfl_gan:PflGan",
+        "collafuse_flwr.client.pfl_gan:PflGanClient",
+        WHOLE_GANS | {"pfl_gan"},
+        is_gan=True,
+        sends=("weights",),
+        fixed_cut=1.0,
+    ),
 )
 #: CollaFuse's two ends: name -> cut ratio.
 ENDS = {spec.name: spec.fixed_cut for spec in _SPECS if spec.server == COLLAFUSE_SERVER and spec.fixed_cut is not None}

@@ -92,6 +92,18 @@ class MdGanConfig:
 
 
 @dataclass(frozen=True)
+class PflGanConfig:
+    """PFL-GAN (arXiv 2308.12454)."""
+
+    warmup_rounds: int = setting(
+        -1, "first rounds, in which clients train alone and send their generators; -1: half of all", low=-1
+    )
+    num_synthetic: int = setting(
+        2000, "synthetic images of others that a client is sent at most in a round", low=1, high=100_000
+    )
+
+
+@dataclass(frozen=True)
 class DevicesConfig:
     """What the clients run on."""
 

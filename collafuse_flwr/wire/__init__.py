@@ -34,5 +34,10 @@ messages of their own, and each strategy accepts its own alone.
 | train          | GanWorkRequest: the round is over                 | EndRoundReply: metrics, weights |
 | evaluate       | GanWorkRequest: samples, the generator            | EvaluateReply                   |
 
+| pfl_gan  | down                                            | up                                       |
+| -------- | ----------------------------------------------- | ---------------------------------------- |
+| train    | SyntheticWorkRequest: batches, synthetic images | EndRoundReply: metrics, its generator    |
+| evaluate | GanWorkRequest: samples of its own generator    | EvaluateReply                            |
+
 The hybrid strategy's messages, HybridRequest and HybridReply, have the fields of CollaFuse's and of FedAvg's.
 """

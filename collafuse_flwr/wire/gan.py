@@ -26,6 +26,21 @@ class GanWorkRequest:
 
 
 @dataclass(frozen=True)
+class SyntheticWorkRequest:
+    """A round of PFL-GAN: `count` batches of a client's own images and of synthetic ones of similar clients.
+
+    `synthetic` is uint8, (n, channels, size, size), and `labels` int64, (n,); absent where there are none yet.
+    `weights` are those of both nets to begin with; empty: the client's own.
+    """
+
+    round: int
+    count: int
+    weights: Weights
+    synthetic: Tensor | None
+    labels: Tensor | None
+
+
+@dataclass(frozen=True)
 class DiscriminatorFeedbackRequest:
     """One iteration of a server with the generator: fake images to judge, and to learn from, with their labels.
 

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from collafuse_flwr.client.mdgan import MdGanClient
+from collafuse_flwr.client.pfl_gan import PflGanClient
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.config.config import Config
@@ -27,13 +29,14 @@ from strategies.fsl_gan import FslGan
 from strategies.gan_base import GeneratorStrategy
 from strategies.huscf_gan import HuscfGan
 from strategies.mdgan import MdGan
+from strategies.pfl_gan import PflGan
 from tests.small_runs import bytes_of, connect, here_is, metrics, run_strategy, small, spoiled
 
 TINY: dict[str, Any] = {"gan.width": 1, "gan.batch_size": 6, "data.max_images": 36, "evaluation.num_samples": 6}
-BASELINES = ("fedgan", "mdgan", "fsl_gan")
+BASELINES = ("fedgan", "mdgan", "fsl_gan", "pfl_gan")
 TWO_BATCHES: dict[str, dict[str, Any]] = {"mdgan": {"mdgan.k": 2}}
 #: The message in which a client trains.
-KIND = {"fedgan": "train", "mdgan": "train.feedback", "fsl_gan": "train.feedback"}
+KIND = {"fedgan": "train", "mdgan": "train.feedback", "fsl_gan": "train.feedback", "pfl_gan": "train"}
 
 
 def settings(folder: Path, strategy: str, **others: Any) -> Config:
@@ -171,6 +174,43 @@ def test_fsl_gan_in_one_process_is_fsl_gan_by_messages(tmp_path: Path, straight:
     assert bytes_of(tmp_path) == bytes_of(straight["fsl_gan"])
 
 
+def test_pfl_gan_alone_is_fedgan_alone_bit_for_bit(tmp_path: Path) -> None:
+    for name in ("pfl_gan", "fedgan"):
+        run_strategy(settings(tmp_path / name, name, num_supernodes=1))
+    same(state(tmp_path / "pfl_gan", 0), state(tmp_path / "fedgan", 0))
+    own, theirs = (RunLayout(tmp_path / name).client(0).samples for name in ("pfl_gan", "fedgan"))
+    assert own.read_bytes() == theirs.read_bytes()
+
+
+def test_clients_of_pfl_gan_learn_from_each_other_after_the_first_rounds_and_then_send_nothing(
+    tmp_path: Path, straight: dict[str, Path]
+) -> None:
+    """Of two rounds the first is alone; what came then is what is mixed, and nothing comes later."""
+    alone = run_strategy(settings(tmp_path, "pfl_gan", pfl_gan__warmup_rounds=2))
+    first, second = metrics(straight["pfl_gan"])
+    assert first["server"]["synthetic"] == {}
+    others = {str(c): sum(first["images"].values()) - count for c, count in ((c, first["images"][c]) for c in "012")}
+    assert all(0 < count <= others[client] for client, count in second["server"]["synthetic"].items())
+    assert sorted(second["server"]["synthetic"]) == ["0", "1", "2"]
+    assert all(second["bytes_up"][client] < first["bytes_up"][client] / 10 for client in "012")
+    assert metrics(tmp_path)[0]["clients"] == first["clients"]
+    assert metrics(tmp_path)[1]["server"]["synthetic"] == {}
+    assert isinstance(alone, PflGan)
+    learnt = state(straight["pfl_gan"], 1)
+    changed = [name for name, value in state(tmp_path, 1).items() if not torch.equal(value, learnt[name])]
+    assert changed, "the mixture changes what is learnt"
+
+
+def test_samples_of_pfl_gan_are_of_the_clients_own_generator(straight: dict[str, Path]) -> None:
+    config, folder = settings(straight["pfl_gan"], "pfl_gan"), straight["pfl_gan"]
+    client = here_is(config, folder, 2)
+    assert isinstance(client, PflGanClient)
+    generator = Generator(client._architecture(), ("own",), client._optim_config())
+    generator.load_weights(client._gan(3).blocks())
+    kept = load_file(RunLayout(folder).client(2).samples)
+    assert torch.equal(kept["images"], generator.sample(client._codes(len(kept["labels"]), 2), kept["labels"]))
+
+
 @pytest.mark.parametrize("strategy", BASELINES)
 def test_a_resumed_run_with_clients_in_another_order_is_the_same(
     tmp_path: Path, straight: dict[str, Path], strategy: str
@@ -218,7 +258,7 @@ def test_a_client_that_goes_wrong_costs_itself_alone(tmp_path: Path, strategy: s
     assert sorted(row["clients"]) == ["0", "2"]
     assert sorted(row["evaluation"]) == ["0", "1", "2"]
     assert isinstance(made, GeneratorStrategy)
-    assert all(bool(value.isfinite().all()) for value in made._generator().values())
+    assert all(bool(value.isfinite().all()) for value in made._generator(0).values())
 
 
 def test_what_a_client_of_mdgan_sends_in_an_iteration_is_one_gradient(tmp_path: Path) -> None:

@@ -22,9 +22,12 @@ from collafuse_flwr.runs.run_layout import RunLayout
 from strategies.client_manager import ClientManager
 from tests.component.strategies.test_huscf_gan import GAN, run
 from tests.small_runs import bytes_of, connect, metrics, run_strategy, small
+from tests.strategy_kinds import GANS
 
 #: GANs whose batches pass between server and clients, by messages or in one process.
 IN_PROCESS = ("huscf_gan", "mdgan", "fsl_gan")
+#: GANs that clients train whole.
+WHOLE = tuple(name for name in GANS if name not in IN_PROCESS)
 
 
 def of(strategy: str, transport: str) -> dict[str, Any]:
@@ -38,7 +41,10 @@ def of(strategy: str, transport: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("strategy", "engine"),
-    [*((one, engine) for one in IN_PROCESS for engine in ("messages", "in_process")), ("fedgan", "messages")],
+    [
+        *((one, engine) for one in IN_PROCESS for engine in ("messages", "in_process")),
+        *((one, "messages") for one in WHOLE),
+    ],
 )
 def test_a_round_without_anybody_to_ask_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, engine: str
