@@ -17,6 +17,7 @@ from collafuse_flwr.data.images import to_uint8
 from collafuse_flwr.gan.client_similarity import mixture, similarities, trained_classes
 from collafuse_flwr.gan.fedgan import UnsplitGan
 from collafuse_flwr.gan.mdgan import Generator, draw_codes
+from collafuse_flwr.gan.networks import only
 from collafuse_flwr.runs.history import Checkpoint
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import ClientInfo
@@ -125,7 +126,7 @@ class PflGan(GeneratorStrategy):
 
     def _first(self) -> Weights:
         """The generator that all begin with."""
-        return {name: value for name, value in self.initial.items() if name.startswith("generator.")}
+        return only("generator", self.initial)
 
     def _generators(self) -> dict[str, Weights]:
         return {f"client {client}.": own for client, own in sorted(self.generators.items())}

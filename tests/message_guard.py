@@ -126,6 +126,7 @@ MESSAGES = (
         "mdgan": MDGAN,
         "fsl_gan": FSL_GAN,
         "pfl_gan": PFL_GAN,
+        "hfl_gan": FEDGAN,
     }
 )
 

@@ -1,4 +1,4 @@
-"""The client side of FedGAN: train both nets from the shared weights, and send them back."""
+"""The client side of FedGAN and HFL-GAN: train both nets from weights that come, and send them back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collafuse_flwr.wire.split_gan import EndRoundReply
 
 
 class FedGanClient(WholeGanClient):
-    """A client of FedGAN (arXiv 2006.07228)."""
+    """A client of FedGAN (arXiv 2006.07228) or HFL-GAN (doi 10.1007/s10489-024-05924-x)."""
 
     def handlers(self) -> Mapping[str, Handler]:
         """Training, and samples."""

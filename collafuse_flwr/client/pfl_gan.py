@@ -12,7 +12,7 @@ from collafuse_flwr.client.gan_base import WholeGanClient
 from collafuse_flwr.client.split_session import Batches
 from collafuse_flwr.core.errors import UploadError
 from collafuse_flwr.data.images import ImageSet
-from collafuse_flwr.wire.codec import Weights
+from collafuse_flwr.gan.networks import only
 from collafuse_flwr.wire.common import EvaluateReply
 from collafuse_flwr.wire.gan import GanWorkRequest, SyntheticWorkRequest
 from collafuse_flwr.wire.split_gan import EndRoundReply
@@ -33,11 +33,11 @@ class PflGanClient(WholeGanClient):
         """Train both nets on the batches of a round."""
         gan, metrics = self._trained_gan(request.round, request.count, request.weights, self._mixed(request))
         # The server mixes what generators make that have not learnt from mixtures themselves.
-        return EndRoundReply(metrics, _generator(gan.blocks()) if request.synthetic is None else {})
+        return EndRoundReply(metrics, only("generator", gan.blocks()) if request.synthetic is None else {})
 
     def on_evaluate(self, request: GanWorkRequest) -> EvaluateReply:
         """Make samples with its own generator, keep them, and compare them to held-out images."""
-        return super().on_evaluate(replace(request, weights=_generator(self._gan(request.round + 1).blocks())))
+        return super().on_evaluate(replace(request, weights=only("generator", self._gan(request.round + 1).blocks())))
 
     def _mixed(self, request: SyntheticWorkRequest) -> Batches:
         """Batches of its own images and the synthetic ones that came, all alike."""
@@ -51,7 +51,3 @@ class PflGanClient(WholeGanClient):
         assert request.labels is not None
         images, labels = (request.synthetic, own.images), (request.labels, own.labels)
         return replace(batches, images=ImageSet(torch.cat(images), torch.cat(labels), own.class_names, own.name))
-
-
-def _generator(blocks: Weights) -> Weights:
-    return {name: value for name, value in blocks.items() if name.startswith("generator.")}

@@ -190,6 +190,16 @@ _SPECS = (
         sends=("weights",),
         fixed_cut=1.0,
     ),
+    StrategySpec(
+        "hfl_gan",
+        "a whole GAN in every client, averaged at edge servers and in a cloud (doi 10.1007/s10489-024-05924-x)",
+        "strategies.hfl_gan:HflGan",
+        "collafuse_flwr.client.fedgan:FedGanClient",
+        WHOLE_GANS | {"hfl_gan"},
+        is_gan=True,
+        sends=("weights",),
+        fixed_cut=1.0,
+    ),
 )
 #: CollaFuse's two ends: name -> cut ratio.
 ENDS = {spec.name: spec.fixed_cut for spec in _SPECS if spec.server == COLLAFUSE_SERVER and spec.fixed_cut is not None}

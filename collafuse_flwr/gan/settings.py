@@ -104,6 +104,14 @@ class PflGanConfig:
 
 
 @dataclass(frozen=True)
+class HflGanConfig:
+    """HFL-GAN (doi 10.1007/s10489-024-05924-x)."""
+
+    num_edges: int = setting(2, "edge servers, each with a generator; fewer where fewer clients take part", low=1)
+    cloud_every: int = setting(2, "rounds from one mean of the edges' discriminators to the next; 0: none", low=0)
+
+
+@dataclass(frozen=True)
 class DevicesConfig:
     """What the clients run on."""
 

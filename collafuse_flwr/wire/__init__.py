@@ -23,10 +23,10 @@ messages of their own, and each strategy accepts its own alone.
 | evaluate.latent | GenerateHeadRequest: number, its blocks  | ActivationsReply: the head's output  |
 | evaluate        | GenerateTailRequest: the middle's output | EvaluateReply                        |
 
-| fedgan   | down                                   | up                              |
-| -------- | -------------------------------------- | ------------------------------- |
-| train    | GanWorkRequest: batches, weights       | EndRoundReply: metrics, weights |
-| evaluate | GanWorkRequest: samples, the generator | EvaluateReply                   |
+| fedgan, hfl_gan | down                                   | up                              |
+| --------------- | -------------------------------------- | ------------------------------- |
+| train           | GanWorkRequest: batches, weights       | EndRoundReply: metrics, weights |
+| evaluate        | GanWorkRequest: samples, the generator | EvaluateReply                   |
 
 | mdgan, fsl_gan | down                                              | up                              |
 | -------------- | ------------------------------------------------- | ------------------------------- |

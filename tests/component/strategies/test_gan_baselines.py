@@ -22,21 +22,29 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.gan.mdgan import Discriminator, Generator, draw_codes
+from collafuse_flwr.gan.networks import only
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.setup.gan import build_optim_config
 from strategies.fedgan import FedGan
 from strategies.fsl_gan import FslGan
 from strategies.gan_base import GeneratorStrategy
+from strategies.hfl_gan import HflGan
 from strategies.huscf_gan import HuscfGan
 from strategies.mdgan import MdGan
 from strategies.pfl_gan import PflGan
 from tests.small_runs import bytes_of, connect, here_is, metrics, run_strategy, small, spoiled
 
 TINY: dict[str, Any] = {"gan.width": 1, "gan.batch_size": 6, "data.max_images": 36, "evaluation.num_samples": 6}
-BASELINES = ("fedgan", "mdgan", "fsl_gan", "pfl_gan")
+BASELINES = ("fedgan", "mdgan", "fsl_gan", "pfl_gan", "hfl_gan")
 TWO_BATCHES: dict[str, dict[str, Any]] = {"mdgan": {"mdgan.k": 2}}
 #: The message in which a client trains.
-KIND = {"fedgan": "train", "mdgan": "train.feedback", "fsl_gan": "train.feedback", "pfl_gan": "train"}
+KIND = {
+    "fedgan": "train",
+    "mdgan": "train.feedback",
+    "fsl_gan": "train.feedback",
+    "pfl_gan": "train",
+    "hfl_gan": "train",
+}
 
 
 def settings(folder: Path, strategy: str, **others: Any) -> Config:
@@ -209,6 +217,41 @@ def test_samples_of_pfl_gan_are_of_the_clients_own_generator(straight: dict[str,
     generator.load_weights(client._gan(3).blocks())
     kept = load_file(RunLayout(folder).client(2).samples)
     assert torch.equal(kept["images"], generator.sample(client._codes(len(kept["labels"]), 2), kept["labels"]))
+
+
+def test_hfl_gan_with_one_edge_is_fedgan_bit_for_bit(tmp_path: Path, straight: dict[str, Path]) -> None:
+    run_strategy(settings(tmp_path, "hfl_gan", hfl_gan__num_edges=1))
+    for client in range(3):
+        same(state(tmp_path, client), state(straight["fedgan"], client))
+        own, theirs = (RunLayout(folder).client(client).samples for folder in (tmp_path, straight["fedgan"]))
+        assert own.read_bytes() == theirs.read_bytes()
+
+
+def test_edges_of_hfl_gan_have_a_generator_each_and_share_the_discriminator_when_the_cloud_averages(
+    tmp_path: Path,
+) -> None:
+    strategy = run_strategy(settings(tmp_path, "hfl_gan", hfl_gan__cloud_every=2))
+    assert isinstance(strategy, HflGan)
+    first, second = metrics(tmp_path)
+    assert [row["server"]["in_cloud"] for row in (first, second)] == [False, True]
+    assert {*first["server"]["clusters"].values()} == {*second["server"]["clusters"].values()} == {0, 1}
+    one, other = strategy.models[0], strategy.models[1]
+    same(only("discriminator", one), only("discriminator", other))
+    assert not torch.equal(one["generator.0.linear.weight"], other["generator.0.linear.weight"])
+    for client, edge in second["server"]["clusters"].items():
+        same(strategy._generator(int(client)), only("generator", strategy.models[edge]))
+    kept = load_file(RunLayout(tmp_path).generator)
+    same(
+        {name: value for name, value in kept.items() if name.startswith("edge 1.")},
+        {f"edge 1.{name}": value for name, value in only("generator", other).items()},
+    )
+
+
+def test_as_many_edges_as_clients_without_a_cloud_are_clients_alone(tmp_path: Path) -> None:
+    run_strategy(settings(tmp_path / "edges", "hfl_gan", hfl_gan__num_edges=3, hfl_gan__cloud_every=0))
+    run_strategy(settings(tmp_path / "alone", "pfl_gan", pfl_gan__warmup_rounds=2))
+    for client in range(3):
+        same(state(tmp_path / "edges", client), state(tmp_path / "alone", client))
 
 
 @pytest.mark.parametrize("strategy", BASELINES)
