@@ -27,6 +27,13 @@ def test_equal_clients_are_alike() -> None:
     assert similarities([torch.zeros(4, 1, 4, 4)] * 2).tolist() == [[1, 1], [1, 1]]
 
 
+def test_a_client_that_makes_one_image_only_is_like_no_other() -> None:
+    given = similarities([torch.ones(50, 1, 4, 4), noise("a"), noise("a")])
+    assert given.isfinite().all()
+    assert given[0, 1] == given[0, 2] < 0.5
+    assert given[1, 2] == pytest.approx(1, abs=1e-6)
+
+
 def test_similarity_of_shifted_sets_is_the_equation() -> None:
     """Sets that differ by a shift: d^2 is its square, and v the variance of a set and of the shift."""
     one, shift = noise("a", 2000), 0.5
