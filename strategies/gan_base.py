@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from torch import Tensor
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.core.tensor_io import write_tensors
+from collafuse_flwr.gan.aggregation import average_networks
 from collafuse_flwr.gan.mdgan import Generator, draw_codes
 from collafuse_flwr.setup.gan import batches_per_round, build_gan_architecture, build_optim_config
 from collafuse_flwr.wire.codec import Weights, count_bytes, decode, encode
@@ -45,8 +46,16 @@ class GanStrategy(BaseStrategy):
 
     def _steps(self) -> int:
         """Batches of a round: as many for every client, and for all GANs."""
-        sizes = {client: self.client_manager.client_infos[client].num_images for client in self.selected}
-        return batches_per_round(self.config, cap_weights(sizes, self.config.federation.max_client_weight).values())
+        return batches_per_round(self.config, self._sizes(self.selected).values())
+
+    def _mean(self, received: Mapping[int, Weights]) -> Weights:
+        """The mean of clients' networks, weighted by their images."""
+        return average_networks(received, self._sizes(received))
+
+    def _sizes(self, clients: Iterable[int]) -> dict[int, float]:
+        """Images of some clients, of which no client counts for more than its largest share."""
+        sizes = {client: self.client_manager.client_infos[client].num_images for client in clients}
+        return cap_weights(sizes, self.config.federation.max_client_weight)
 
     def _accept_training(self, client: int, reply: EndRoundReply) -> None:
         check_weights("weights", reply.weights, self._template(client))
@@ -79,26 +88,32 @@ class GanStrategy(BaseStrategy):
 
 
 class GeneratorStrategy(GanStrategy):
-    """A federation with one generator for everybody, which makes samples at the clients.
+    """A federation with whole generators, for everybody or for some clients each, which make samples at the clients.
 
     They choose the classes, and need not tell the server which.
     """
 
     def save(self) -> None:
-        """Write the generator."""
-        write_tensors(self.layout.generator, self._generator())
+        """Write the generators."""
+        kept = self._generators().items()
+        write_tensors(self.layout.generator, {before + name: x for before, own in kept for name, x in own.items()})
 
     @abstractmethod
-    def _generator(self) -> Weights:
-        """The generator's weights, on the CPU."""
+    def _generators(self) -> dict[str, Weights]:
+        """All generators' weights, on the CPU, by what comes before their names in a file."""
+
+    def _generator(self, client: int) -> Weights:
+        """The weights of the generator that makes a client's samples: everybody's, unless there are several."""
+        return self._generators()[""]
 
     def _before_evaluation(self, grid: Grid, round_: int) -> None:
-        """Hold the generator, for the pictures."""
+        """Hold a generator, for the pictures."""
         self.painter = Generator(self.architecture, ("pictures",), self.optim_config)
-        self.painter.load_weights(self._generator())
 
     def _evaluate_request(self, client: int, round_: int, count: int) -> tuple[GanWorkRequest, Tensor]:
-        """The generator, and for the pictures some images that it makes for no client in particular."""
+        """The client's generator, and for the pictures some images that it makes of no class in particular."""
         name = named_generator(self.config.run.seed, "hand over", client, round_)
         codes = draw_codes(min(count, KEPT_HANDOFFS), self.architecture.num_classes, name)
-        return GanWorkRequest(round_, count, self._generator()), self.painter.sample(*codes)
+        own = self._generator(client)
+        self.painter.load_weights(own)
+        return GanWorkRequest(round_, count, own), self.painter.sample(*codes)

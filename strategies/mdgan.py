@@ -1,172 +1,28 @@
-"""The server side of MD-GAN as a Flower strategy: one generator, taught by the discriminators of all clients."""
+"""The server side of MD-GAN as a Flower strategy: discriminators go from client to client."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
-from functools import partial
-from typing import Any
-
-import torch
-from flwr.app import ArrayRecord, Message, MetricRecord
-from flwr.serverapp import Grid
-from torch import Tensor
+from collections.abc import Mapping
 
 from collafuse_flwr.core.rng import named_generator
-from collafuse_flwr.gan.mdgan import Discriminator, Generator, derangement, draw_codes, shares
-from collafuse_flwr.runs.history import Checkpoint
+from collafuse_flwr.gan.mdgan import derangement
 from collafuse_flwr.wire.codec import Weights
-from collafuse_flwr.wire.common import ClientInfo
-from collafuse_flwr.wire.gan import DiscriminatorFeedbackRequest, GanWorkRequest
-from collafuse_flwr.wire.split_gan import ActivationsReply
-from collafuse_flwr.wire.validation import check_activations
-from strategies.gan_base import GeneratorStrategy
-from strategies.server_model import ServerWork, weights
-
-#: Fake images by batch, with their graphs, and their labels.
-Made = tuple[list[Tensor], list[Tensor]]
+from strategies.server_generator import ServerGeneratorStrategy
 
 
-class MdGan(GeneratorStrategy):
-    """MD-GAN (arXiv 1811.03850): a generator on the server, and a discriminator in every client.
+class MdGan(ServerGeneratorStrategy):
+    """MD-GAN (arXiv 1811.03850): after each round clients swap discriminators.
 
-    An iteration is one round trip: the server makes k batches, every client takes L steps on one of them and tells the
-    gradient of its loss at another, and the generator takes a step on the mean. After each round clients swap
-    discriminators; Flower's clients do not reach each other, so these pass through the server. A round has as many
-    iterations as the split GAN has batches (setup/gan.py). The global arrays are the generator.
+    Flower's clients do not reach each other, so these pass through the server.
     """
 
-    generator: Generator
+    def _num_batches(self) -> int:
+        return self.config.mdgan.k
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Take in the discriminators, and swap them."""
-        self._gather_training(replies)
-        self._swap()
-        return self._arrays(), self._close_training()
-
-    def _build(self, client_info: ClientInfo) -> None:
-        super()._build(client_info)
-        name = (self.config.run.seed, "gan", "server")
-        self.generator = Generator(self.architecture, name, self.optim_config)
-        self.like = Discriminator(self.architecture, name, self.optim_config).weights()
-        self.given: dict[int, Weights] = {}
-
-    def _before_training(self, grid: Grid, round_: int) -> None:
-        """All iterations of a round, with fewer clients where some fall silent."""
-        began, config, steps, self.waited = time.perf_counter(), self.config.gan, self._steps(), 0.0
-        playing: dict[int, Any] = {}
-        if config.transport == "in_process":
-            playing = {client: self._open_here(round_, client) for client in self.selected}
-        made_in_all = 0
-        for step in range(steps):
-            self.progress.step("batches", step, steps)
-            chosen = shares(self.selected, min(self.config.mdgan.k, len(self.selected)))
-            made = self._make(round_, step, min(self.config.mdgan.k, len(self.selected)))
-            requests = {client: self._request(round_, step, client, made, *chosen[client]) for client in chosen}
-            feedback: dict[int, Tensor] = {}
-            self._exchange(grid, playing, requests, partial(self._accept_feedback, feedback))
-            self.generator.optimizer_step(made[0], {client: (chosen[client][1], x) for client, x in feedback.items()})
-            made_in_all += len(made[0])
-            self.selected = sorted(feedback)
-            if not self.selected:
-                break
-        rows = made_in_all * config.batch_size
-        # A step of the generator is three passes of every batch: forwards, and back to its weights and inputs.
-        seconds = time.perf_counter() - began - self.waited
-        work = ServerWork(math.nan, step + 1, rows, seconds, 3 * rows * self.generator.flops())
-        self.history.rounds[-1].server = asdict(work) | {"pool": 0}
-        if config.transport == "in_process":
-            for client in self.selected:
-                self._end_here(client, playing[client], lambda own, _: own.close())
-            self.selected = []
-
-    def _make(self, round_: int, step: int, count: int) -> Made:
-        """The batches of an iteration."""
-        made: Made = [], []
-        for batch in range(count):
-            generator = named_generator(self.config.run.seed, "fake", round_, step, batch)
-            z, labels = draw_codes(self.config.gan.batch_size, self.architecture.num_classes, generator)
-            device = self.optim_config.runtime.device
-            made[0].append(self.generator(z.to(device), labels.to(device)))
-            made[1].append(labels)
-        return made
-
-    def _request(
-        self, round_: int, step: int, client: int, made: Made, learnt: int, judged: int
-    ) -> DiscriminatorFeedbackRequest:
-        """A client's two batches, or the one where they are the same; at first its new discriminator."""
-        chosen = {"x_g": judged} | ({"x_d": learnt} if learnt != judged else {})
-        fake = {name: made[0][batch].detach() for name, batch in chosen.items()}
-        labels = {name: made[1][batch] for name, batch in chosen.items()}
-        fresh = self.given.get(client, {}) if step == 0 else {}
-        return DiscriminatorFeedbackRequest(round_, step, fake, labels, fresh)
-
-    def _exchange(
-        self,
-        grid: Grid,
-        playing: Mapping[int, Any],
-        requests: Mapping[int, DiscriminatorFeedbackRequest],
-        accept: Callable[[int, ActivationsReply], None],
-    ) -> None:
-        """One round trip with the clients, at the other end of messages or in this process."""
-        began = time.perf_counter()
-        if self.config.gan.transport == "messages":
-            self._round_trip(grid, requests, "train.feedback", ActivationsReply, accept)
-        else:
-            for client, request in requests.items():
-                self._round_trip_here(client, request, playing[client].answer, ActivationsReply, accept)
-        self.waited += time.perf_counter() - began
-
-    def _open_here(self, round_: int, client: int) -> Any:
-        """Begin the round of a client in this process; what it lets out is noted once a round, as of messages."""
-        here = self.clients(client)
-        begin = DiscriminatorFeedbackRequest(round_, 0, {}, {}, {})
-        here.noted("train.feedback", begin, lambda _: ActivationsReply({}))
-        return here.open_round(round_, self.given.get(client, {}))
-
-    def _accept_feedback(self, feedback: dict[int, Tensor], client: int, reply: ActivationsReply) -> None:
-        """Take in one client's gradient.
-
-        Raises:
-            UploadError: it does not fit.
-        """
-        image = (self.architecture.channels, self.architecture.size, self.architecture.size)
-        check_activations(reply.activations, {"feedback": torch.Size((self.config.gan.batch_size, *image))})
-        feedback[client] = reply.activations["feedback"]
-
-    def _train_request(self, client: int, round_: int) -> GanWorkRequest:
-        """The round is over: for it the client sends its discriminator."""
-        return GanWorkRequest(round_, 0, {})
-
-    def _template(self, client: int) -> Weights:
-        return self.like
-
-    def _swap(self) -> None:
+    def _redistribute(self, received: Mapping[int, Weights]) -> None:
         """Give every discriminator that came to another client that sent one; who sent none begins as it did before."""
-        row, received = self.history.rounds[-1], self.received
-        clients, self.received = sorted(received), {}
-        swapped = derangement(clients, named_generator(self.config.run.seed, "swap", row.round))
+        row = self.history.rounds[-1]
+        swapped = derangement(sorted(received), named_generator(self.config.run.seed, "swap", row.round))
         self.given = {client: own for client, own in self.given.items() if client not in received}
         self.given |= {receiver: received[sender] for sender, receiver in swapped.items()}
         row.server["swapped"] = {str(sender): receiver for sender, receiver in swapped.items()}
-
-    def _generator(self) -> Weights:
-        return self.generator.weights()
-
-    def _arrays(self) -> ArrayRecord:
-        return ArrayRecord(self.generator.weights())
-
-    def _load_initial(self, arrays: ArrayRecord) -> None:
-        self.generator.load_weights(weights(arrays))
-
-    def _checkpoint(self) -> Checkpoint:
-        return Checkpoint({"generator": self.generator.state()} | {f"client {c}": own for c, own in self.given.items()})
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        own = dict(checkpoint.tensors)
-        self.generator.load(own.pop("generator"))
-        self.given = {int(p.split()[1]): {name: x.cpu() for name, x in parts.items()} for p, parts in own.items()}

@@ -96,6 +96,16 @@ MDGAN: dict[tuple[str, Way], Allowed] = _SHARED | {
     ("train", "up"): _GAN_ROUND,
     ("evaluate", "down"): _GAN_WORK,
 }
+#: All learn from the batch that they judge.
+FSL_GAN: dict[tuple[str, Way], Allowed] = MDGAN | {
+    ("train.feedback", "down"): _config("round", "step")
+    | {"fake": frozenset({"x_g"}), "labels": frozenset({"x_g"}), "weights": WEIGHTS},
+}
+PFL_GAN: dict[tuple[str, Way], Allowed] = _SHARED | {
+    ("train", "down"): _GAN_WORK | {"arrays": frozenset({"synthetic", "labels"})},
+    ("train", "up"): _GAN_ROUND,
+    ("evaluate", "down"): _config("round", "count"),
+}
 #: Those of a run that generates, whichever strategy has trained.
 GENERATE: dict[tuple[str, Way], Allowed] = {
     ("query.client_info", "down"): {},
@@ -109,7 +119,15 @@ GENERATE: dict[tuple[str, Way], Allowed] = {
 MESSAGES = (
     dict.fromkeys((*SPLIT, "local", "centralized"), COLLAFUSE)
     | dict.fromkeys(FEDERATED, AVERAGED)
-    | {"hybrid": HYBRID, "huscf_gan": HUSCF_GAN, "fedgan": FEDGAN, "mdgan": MDGAN}
+    | {
+        "hybrid": HYBRID,
+        "huscf_gan": HUSCF_GAN,
+        "fedgan": FEDGAN,
+        "mdgan": MDGAN,
+        "fsl_gan": FSL_GAN,
+        "pfl_gan": PFL_GAN,
+        "hfl_gan": FEDGAN,
+    }
 )
 
 
@@ -192,9 +210,13 @@ def _check_images(config: Config, arrays: dict[str, NDArray[Any]]) -> None:
 
 
 def _check_batches(config: Config, arrays: dict[str, NDArray[Any]]) -> None:
-    """Of a GAN: floats of a batch or of samples, or labels of fake images."""
+    """Of a GAN: floats of a batch or of samples, synthetic images, or labels of fake images."""
+    most = max(config.gan.batch_size, config.evaluation.num_samples)
+    if "synthetic" in arrays:
+        assert arrays["synthetic"].dtype == np.uint8
+        most, arrays = config.pfl_gan.num_synthetic, {"labels": arrays["labels"]}
     for name, array in arrays.items():
-        assert len(array) <= max(config.gan.batch_size, config.evaluation.num_samples), f"{name} is {array.shape}"
+        assert len(array) <= most, f"{name} is {array.shape}"
         assert array.dtype == np.float32 or (array.dtype == np.int64 and array.ndim == 1), f"{name} is {array.dtype}"
 
 

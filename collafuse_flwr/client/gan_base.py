@@ -10,18 +10,21 @@ import torch
 from torch import Tensor
 
 from collafuse_flwr.client.base import BaseClient
-from collafuse_flwr.client.split_session import Batches
-from collafuse_flwr.client.state_store import ClientStore
+from collafuse_flwr.client.split_session import Batches, batch_flops
+from collafuse_flwr.client.state_store import ClientState, ClientStore
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.data.federated import ClientData
+from collafuse_flwr.gan.fedgan import UnsplitGan
 from collafuse_flwr.gan.mdgan import Generator
 from collafuse_flwr.gan.networks import LATENT, Architecture
 from collafuse_flwr.gan.split_gan.ops import OptimConfig
 from collafuse_flwr.setup.gan import build_gan_architecture, build_optim_config
+from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import EvaluateReply
 from collafuse_flwr.wire.gan import GanWorkRequest
+from collafuse_flwr.wire.split_gan import GanTrainMetrics
 
 
 class GanClient(BaseClient):
@@ -107,3 +110,34 @@ class GeneratorClient(GanClient):
         samples = generator.sample(self._codes(request.count, request.round), labels)
         # What left is weights, and gradients at images that are not its own: no noised images.
         return self._keep(samples, labels, generator.flops(), bits=0.0, began=began)
+
+
+class WholeGanClient(GeneratorClient):
+    """A client that has a whole GAN, trained in place; Adam's moments stay with it."""
+
+    def _trained_gan(
+        self, round_: int, count: int, weights: Weights, batches: Batches
+    ) -> tuple[UnsplitGan, GanTrainMetrics]:
+        """Both nets after `count` batches of a round, begun from `weights` (empty: the client's own), and what it took.
+
+        Raises:
+            PolicyError: the owner allows no round of so many batches.
+        """
+        began = time.perf_counter()
+        self._check_steps(count)
+        self._check_trained(count)
+        gan, rows = self._gan(round_), self.config.gan.batch_size
+        gan.load_blocks(weights)
+        # Nothing of a batch leaves, so nothing need be noised.
+        gan.train(replace(batches.draw(round_, step), noise=None) for step in range(count))
+        self.store.save(ClientState(round=round_, first_round=1), gan.state())
+        flops = count * (batch_flops(gan.device, self._architecture(), rows) + rows * gan.middle_flops())
+        losses, seconds = gan.device.losses, time.perf_counter() - began
+        metrics = GanTrainMetrics(losses["discriminator"], losses["generator"], count, count * rows, seconds, flops)
+        return gan, metrics
+
+    def _gan(self, round_: int) -> UnsplitGan:
+        """The nets as the last round before `round_` left them."""
+        gan = UnsplitGan(self._architecture(), self.config.run.seed, self._optim_config())
+        gan.load(self.store.load(before=round_)[1])
+        return gan

@@ -1,4 +1,4 @@
-"""The client side of MD-GAN: train a discriminator on fake images that come, and say how these should change."""
+"""The client side of MD-GAN and FSL-GAN: train a discriminator on fake images that come, and judge them."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ class DiscriminatorRound:
 
 
 class MdGanClient(GeneratorClient):
-    """A client of MD-GAN (arXiv 1811.03850), with a discriminator and no generator.
+    """A client of MD-GAN (arXiv 1811.03850) or FSL-GAN (arXiv 2207.01750), with a discriminator and no generator.
 
     After every iteration its disk has all it needs for the next, whatever process that comes to. Images and their
-    labels stay with it; its discriminator goes to the server, and by way of that to another client.
+    labels stay with it; its discriminator goes to the server, and by way of that to another client, or into the mean.
     """
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -113,7 +113,7 @@ class MdGanClient(GeneratorClient):
         return reply
 
     def open_round(self, round_: int, weights: Weights) -> DiscriminatorRound:
-        """Begin a round with the last one's state, under weights that came from another client."""
+        """Begin a round with the last one's state, under weights that came from others."""
         playing = self._fresh(round_)
         _, tensors = self.store.load(before=round_)
         playing.judge.load(tensors)

@@ -30,7 +30,9 @@ from collafuse_flwr.gan.settings import (
     CutPlannerConfig,
     DevicesConfig,
     GanConfig,
+    HflGanConfig,
     MdGanConfig,
+    PflGanConfig,
     SplitGanConfig,
 )
 from collafuse_flwr.privacy.settings import AveragingConfig, CutConfig, DpConfig, UploadConfig
@@ -59,6 +61,8 @@ class Config:
     split_gan: SplitGanConfig = field(default_factory=SplitGanConfig)
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
     mdgan: MdGanConfig = field(default_factory=MdGanConfig)
+    pfl_gan: PflGanConfig = field(default_factory=PflGanConfig)
+    hfl_gan: HflGanConfig = field(default_factory=HflGanConfig)
     devices: DevicesConfig = field(default_factory=DevicesConfig)
     cut_planner: CutPlannerConfig = field(default_factory=CutPlannerConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)

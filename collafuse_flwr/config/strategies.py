@@ -171,6 +171,36 @@ _SPECS = (
         sends=("weights", "gradients"),
         fixed_cut=1.0,
     ),
+    StrategySpec(
+        "fsl_gan",
+        "one generator on the server, the clients' discriminators averaged (arXiv 2207.01750)",
+        "strategies.fsl_gan:FslGan",
+        "collafuse_flwr.client.mdgan:MdGanClient",
+        SPLIT_GANS | {"split_gan.init"},
+        is_gan=True,
+        sends=("weights", "gradients"),
+        fixed_cut=1.0,
+    ),
+    StrategySpec(
+        "pfl_gan",
+        "a GAN of every client's own, which learns from synthetic images of similar clients too (arXiv 2308.12454)",
+        "strategies.pfl_gan:PflGan",
+        "collafuse_flwr.client.pfl_gan:PflGanClient",
+        WHOLE_GANS | {"pfl_gan"},
+        is_gan=True,
+        sends=("weights",),
+        fixed_cut=1.0,
+    ),
+    StrategySpec(
+        "hfl_gan",
+        "a whole GAN in every client, averaged at edge servers and in a cloud (doi 10.1007/s10489-024-05924-x)",
+        "strategies.hfl_gan:HflGan",
+        "collafuse_flwr.client.fedgan:FedGanClient",
+        WHOLE_GANS | {"hfl_gan"},
+        is_gan=True,
+        sends=("weights",),
+        fixed_cut=1.0,
+    ),
 )
 #: CollaFuse's two ends: name -> cut ratio.
 ENDS = {spec.name: spec.fixed_cut for spec in _SPECS if spec.server == COLLAFUSE_SERVER and spec.fixed_cut is not None}

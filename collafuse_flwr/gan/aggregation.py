@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from collafuse_flwr.gan.networks import NETS, flatten_blocks, group_by_block
+
 #: The `state_dict` of one block, with the buffers of its normalisation.
 State = Mapping[str, Tensor]
 #: Blocks of one net, by their index in it: a client's head and tail, or the server's middle.
@@ -59,6 +61,25 @@ def aggregate(
     if not average_server_blocks:
         return renewed, server
     return renewed, {index: _block(index, sorted(clients), clients, server, overall) for index in server}
+
+
+def average_networks(clients: Mapping[int, Mapping[str, Tensor]], weight: Mapping[int, float]) -> dict[str, Tensor]:
+    """The mean of whole networks of all clients, sum_j w_j x_j / sum_j w_j (FedAvg, arXiv 1602.05629).
+
+    Args:
+        clients: the tensors of each client, of one or more, by `block_name`; all have the same.
+        weight: w, of each client, not all 0.
+
+    Raises:
+        ValueError: clients differ in names or shapes, or weights are all 0.
+    """
+    everyone, any_one = dict.fromkeys(clients, 0), min(clients)
+    mean: dict[str, Tensor] = {}
+    for net in NETS:
+        own: dict[int, Own] = {client: group_by_block(blocks, net) for client, blocks in clients.items()}
+        means, _ = aggregate(own, {}, cluster_of=everyone, within=weight, overall=weight)
+        mean |= flatten_blocks(net, means[any_one])
+    return mean
 
 
 def _block(

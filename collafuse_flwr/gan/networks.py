@@ -185,6 +185,11 @@ def group_by_block(state: Mapping[str, Tensor], net: str) -> dict[int, dict[str,
     return blocks
 
 
+def only(net: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a state by such names has of one net."""
+    return {name: value for name, value in state.items() if name.startswith(f"{net}.")}
+
+
 def flatten_blocks(net: str, blocks: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The states of blocks of one net -> one state, by such names."""
     return {block_name(net, index, name): value for index, own in blocks.items() for name, value in own.items()}

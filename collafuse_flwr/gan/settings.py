@@ -92,6 +92,26 @@ class MdGanConfig:
 
 
 @dataclass(frozen=True)
+class PflGanConfig:
+    """PFL-GAN (arXiv 2308.12454)."""
+
+    warmup_rounds: int = setting(
+        -1, "first rounds, in which clients train alone and send their generators; -1: half of all", low=-1
+    )
+    num_synthetic: int = setting(
+        2000, "synthetic images of others that a client is sent at most in a round", low=1, high=100_000
+    )
+
+
+@dataclass(frozen=True)
+class HflGanConfig:
+    """HFL-GAN (doi 10.1007/s10489-024-05924-x)."""
+
+    num_edges: int = setting(2, "edge servers, each with a generator; fewer where fewer clients take part", low=1)
+    cloud_every: int = setting(2, "rounds from one mean of the edges' discriminators to the next; 0: none", low=0)
+
+
+@dataclass(frozen=True)
 class DevicesConfig:
     """What the clients run on."""
 

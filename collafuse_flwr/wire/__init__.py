@@ -23,11 +23,21 @@ messages of their own, and each strategy accepts its own alone.
 | evaluate.latent | GenerateHeadRequest: number, its blocks  | ActivationsReply: the head's output  |
 | evaluate        | GenerateTailRequest: the middle's output | EvaluateReply                        |
 
-| fedgan, mdgan  | down                                              | up                                   |
-| -------------- | ------------------------------------------------- | ------------------------------------ |
-| train.feedback | DiscriminatorFeedbackRequest: fake images, labels | ActivationsReply: a gradient (mdgan) |
-| train          | GanWorkRequest: batches, weights                  | EndRoundReply: metrics, weights      |
-| evaluate       | GanWorkRequest: samples, the generator            | EvaluateReply                        |
+| fedgan, hfl_gan | down                                   | up                              |
+| --------------- | -------------------------------------- | ------------------------------- |
+| train           | GanWorkRequest: batches, weights       | EndRoundReply: metrics, weights |
+| evaluate        | GanWorkRequest: samples, the generator | EvaluateReply                   |
+
+| mdgan, fsl_gan | down                                              | up                              |
+| -------------- | ------------------------------------------------- | ------------------------------- |
+| train.feedback | DiscriminatorFeedbackRequest: fake images, labels | ActivationsReply: a gradient    |
+| train          | GanWorkRequest: the round is over                 | EndRoundReply: metrics, weights |
+| evaluate       | GanWorkRequest: samples, the generator            | EvaluateReply                   |
+
+| pfl_gan  | down                                            | up                                       |
+| -------- | ----------------------------------------------- | ---------------------------------------- |
+| train    | SyntheticWorkRequest: batches, synthetic images | EndRoundReply: metrics, its generator    |
+| evaluate | GanWorkRequest: samples of its own generator    | EvaluateReply                            |
 
 The hybrid strategy's messages, HybridRequest and HybridReply, have the fields of CollaFuse's and of FedAvg's.
 """

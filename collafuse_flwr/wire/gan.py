@@ -1,4 +1,4 @@
-"""The messages of GANs whose nets are whole: FedGAN, which averages them, and MD-GAN, whose server has the generator.
+"""The messages of GANs whose nets are whole: those that average them, and those whose server has the generator.
 
 What goes up is the gradient at fake images, and weights. Fake images and their labels go down; those of real images
 have no field here.
@@ -17,7 +17,7 @@ from collafuse_flwr.wire.codec import Activations, Weights
 class GanWorkRequest:
     """Work on weights (empty: the client's own): `count` batches to train on (FedGAN), or samples to make.
 
-    MD-GAN's clients, to whom it says that a round is over, have trained before.
+    Clients of a server with the generator, to whom it says that a round is over, have trained before.
     """
 
     round: int
@@ -26,12 +26,27 @@ class GanWorkRequest:
 
 
 @dataclass(frozen=True)
+class SyntheticWorkRequest:
+    """A round of PFL-GAN: `count` batches of a client's own images and of synthetic ones of similar clients.
+
+    `synthetic` is uint8, (n, channels, size, size), and `labels` int64, (n,); absent where there are none yet.
+    `weights` are those of both nets to begin with; empty: the client's own.
+    """
+
+    round: int
+    count: int
+    weights: Weights
+    synthetic: Tensor | None
+    labels: Tensor | None
+
+
+@dataclass(frozen=True)
 class DiscriminatorFeedbackRequest:
-    """One iteration of MD-GAN: fake images to judge, and to learn from, with their labels.
+    """One iteration of a server with the generator: fake images to judge, and to learn from, with their labels.
 
     `fake` holds x_g, the batch to judge, and x_d, the one to learn from, unless that is the same; `labels` has int64
     (n,) for each. `step` counts the iterations of the round. `weights` is the discriminator to begin the round with,
-    where it came from another client.
+    where it came from others.
     """
 
     round: int

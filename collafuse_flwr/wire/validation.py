@@ -138,6 +138,28 @@ def check_samples(x_k: Tensor, labels: Tensor | None, shape: tuple[int, int, int
         raise UploadError("`labels` of the samples are one class each, or all attributes")
 
 
+def check_synthetic(images: Tensor, labels: Tensor | None, shape: tuple[int, int, int, int], most: int) -> None:
+    """Hold synthetic images that a server sends to train on to be at most so many, of the shape of the client's own.
+
+    Args:
+        images: (n, channels, size, size), uint8.
+        labels: one class each, (n,), int64.
+        shape: channels and side of the images, classes, and attributes.
+        most: of n.
+
+    Raises:
+        UploadError: they are not, or have no labels that there are.
+    """
+    channels, size, classes, _ = shape
+    row = (channels, size, size)
+    if images.dtype != torch.uint8 or images.shape[1:] != row or not 1 <= len(images) <= most:
+        got = f"{images.dtype} of shape {tuple(images.shape)}"
+        raise UploadError(f"`synthetic` must be uint8, 1 to {most} images of shape {row}, not {got}")
+    fit = labels is not None and labels.dtype == torch.int64 and labels.shape == images.shape[:1]
+    if labels is None or not fit or int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise UploadError(f"`labels` of synthetic images must be int64, one each, in 0..{classes - 1}")
+
+
 def check_activations(tensors: dict[str, Tensor], wanted: dict[str, torch.Size]) -> None:
     """Hold what a client of a split GAN sent for a phase against the names and shapes that are due.
 

@@ -17,7 +17,7 @@ from collafuse_flwr.gan.mdgan import Discriminator
 from collafuse_flwr.setup.gan import build_gan_architecture, build_optim_config
 from collafuse_flwr.wire.codec import ClientError
 from collafuse_flwr.wire.common import ClientInfo, ClientInfoRequest, EvaluateReply, TrainMetrics
-from collafuse_flwr.wire.gan import DiscriminatorFeedbackRequest, GanWorkRequest
+from collafuse_flwr.wire.gan import DiscriminatorFeedbackRequest, GanWorkRequest, SyntheticWorkRequest
 from collafuse_flwr.wire.split_gan import ActivationsReply, EndRoundReply, GenerateHeadRequest, SplitRequest
 from tests.adversarial.node import OPEN, Node, some_images
 
@@ -78,6 +78,23 @@ def test_a_round_of_fedgan_has_neither_too_few_steps_nor_too_many(tmp_path: Path
         assert refused(node.ask("train", GanWorkRequest(count, count, {}), EndRoundReply, **settings)) == limit
     assert not list(node.state.glob("state-*")), "nothing was trained"
     assert node.ask("train", GanWorkRequest(6, 3, {}), EndRoundReply, **settings).weights
+
+
+def test_a_client_of_pfl_gan_trains_on_no_images_of_another_kind_and_no_more_than_the_settings_say(
+    tmp_path: Path,
+) -> None:
+    node, settings = a_node(tmp_path, strategy="pfl_gan", pfl_gan__num_synthetic=5)
+    images, labels = torch.zeros(5, 1, 16, 16, dtype=torch.uint8), torch.arange(5) % 3
+    broken = ((images[:, :, :8, :8], labels), (images.repeat(2, 1, 1, 1), labels.repeat(2)), (images.float(), labels))
+    for run, (given, own) in enumerate(broken):
+        request = SyntheticWorkRequest(1, 3, {}, given, own)
+        assert refused(node.ask("train", request, EndRoundReply, run, **settings)) == "synthetic"
+    request = SyntheticWorkRequest(1, 3, {}, images, labels + 10**6)
+    assert refused(node.ask("train", request, EndRoundReply, 3, **settings)) == "labels"
+    assert not list(node.state.glob("state-*")), "nothing was trained"
+    assert node.ask("train", SyntheticWorkRequest(1, 3, {}, images, labels), EndRoundReply, 4, **settings).metrics
+    alone = node.ask("train", SyntheticWorkRequest(1, 3, {}, None, None), EndRoundReply, 5, **settings).weights
+    assert {name.partition(".")[0] for name in alone} == {"generator"}
 
 
 def test_a_round_of_mdgan_has_neither_too_few_steps_nor_too_many(tmp_path: Path) -> None:

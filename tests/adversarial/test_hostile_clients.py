@@ -173,7 +173,7 @@ def loud(reply: Message) -> None:
             reply.content[record] = ArrayRecord(arrays)
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "hybrid", "fedgan", "huscf_gan"])
+@pytest.mark.parametrize("strategy", ["fedavg", "hybrid", "fedgan", "huscf_gan", "hfl_gan"])
 def test_no_claim_makes_one_clients_weights_those_of_all(tmp_path: Path, strategy: str) -> None:
     """With 3,000 images where two others have 40 each, the mean was what it sent; and a round as long as it liked."""
     gan = strategy.endswith("gan")
@@ -181,11 +181,14 @@ def test_no_claim_makes_one_clients_weights_those_of_all(tmp_path: Path, strateg
     if strategy == "hybrid":
         # Where nothing is uploaded, which would have to be as much as it claims.
         own["cut_ratio"] = 1.0
+    if strategy == "hfl_gan":
+        # At an edge of its own it would be alone.
+        own["hfl_gan__num_edges"] = 1
     config = small(tmp_path, strategy=strategy, num_rounds=1, federation__max_client_weight=SHARE, **own)
     made: Any = run_strategy(config, connect(config, claiming(loud)))
     (row,) = metrics(tmp_path)
     assert row["rejected"] == {}
-    shared = [made.shared] if strategy != "huscf_gan" else list(made.models.values())
+    shared = list(made.models.values()) if strategy in ("huscf_gan", "hfl_gan") else [made.shared]
     values = {name: value for part in shared for name, value in part.items() if name.endswith(("weight", "bias"))}
     largest = max(float(value.max()) for value in values.values())
     assert SHARE * LOUD - 3 < largest < SHARE * LOUD + 3

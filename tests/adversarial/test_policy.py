@@ -13,6 +13,7 @@ import torch
 from collafuse_flwr.client.factory import make_simulated_client
 from collafuse_flwr.client.policy import Policy
 from collafuse_flwr.client_app import MASKED
+from collafuse_flwr.config.strategies import STRATEGIES
 from collafuse_flwr.core.errors import PolicyError, UserError
 from collafuse_flwr.wire.codec import ClientError
 from collafuse_flwr.wire.collafuse import SampleHandoff
@@ -22,6 +23,7 @@ from collafuse_flwr.wire.gan import GanWorkRequest
 from collafuse_flwr.wire.split_gan import ActivationsReply, EndRoundReply, SplitRequest
 from tests.adversarial.node import Node, some_images
 from tests.small_runs import small
+from tests.strategy_kinds import GANS
 
 GAN: dict[str, Any] = {"train__local_epochs": 1.0, "gan__width": 2, "gan__batch_size": 8}
 
@@ -115,7 +117,7 @@ def test_weights_leave_by_dp_sgd_where_that_is_allowed_and_within_the_budget(tmp
     assert limit(train(4, 0.3)) == "max_epsilon"
 
 
-@pytest.mark.parametrize("strategy", ["huscf_gan", "fedgan", "mdgan"])
+@pytest.mark.parametrize("strategy", GANS)
 def test_nothing_of_a_gan_leaves(tmp_path: Path, strategy: str) -> None:
     node = Node(tmp_path, images=some_images(20, 16))
     allowed = "weights"
@@ -127,7 +129,7 @@ def test_nothing_of_a_gan_leaves(tmp_path: Path, strategy: str) -> None:
     for kind, request, reply in requests:
         assert limit(node.ask(kind, request, reply, strategy=strategy, **GAN)) == allowed
     node = Node(tmp_path, 'weights = "always"\n')
-    if strategy != "fedgan":
+    if {"activations", "gradients"} & set(STRATEGIES[strategy].sends):
         assert limit(introduce(node, strategy=strategy, **GAN)) == "activations"
 
 

@@ -19,6 +19,7 @@ from simulations import run
 from simulations.sweep.grid import override
 from tests.commands import refused
 from tests.small_runs import SMALL
+from tests.strategy_kinds import GANS
 
 QUICK = {"runner": "local", "num_supernodes": 2, "num_rounds": 1, "data.max_images": 60, "evaluation.tstr": "none"}
 GAN = {"gan.batch_size": 8, "train.local_epochs": 0.5}
@@ -63,7 +64,7 @@ def test_a_network_for_diffusion(tmp_path: Path, setting: str) -> None:
     assert summary(tmp_path / "run")["pooled"]["client_flops"] > 0
 
 
-@pytest.mark.parametrize("strategy", ["fedgan", "mdgan", "huscf_gan"])
+@pytest.mark.parametrize("strategy", GANS)
 def test_networks_for_a_gan(tmp_path: Path, strategy: str) -> None:
     folder = tmp_path / "run"
     assert command(folder, strategy=strategy, model=MODEL, **GAN) == 0

@@ -29,6 +29,7 @@ from simulations.attack.split_view import SplitRun
 from strategies.split_transport import InProcessTransport
 from tests.commands import refused
 from tests.small_runs import dotted, run_strategy, small
+from tests.strategy_kinds import GANS
 
 #: Two clients that keep one block of the discriminator, and one that keeps two.
 SPLIT: dict[str, Any] = {
@@ -175,7 +176,7 @@ def test_a_secret_that_is_not_there_is_not_made_anew(
     assert "the folder of a simulation (there is no" in refused(capsys)
 
 
-@pytest.mark.parametrize("strategy", ["fedgan", "mdgan"])
+@pytest.mark.parametrize("strategy", [name for name in GANS if name != "huscf_gan"])
 def test_other_gans_are_refused_before_and_after_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], strategy: str
 ) -> None:

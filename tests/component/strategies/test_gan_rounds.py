@@ -22,12 +22,18 @@ from collafuse_flwr.runs.run_layout import RunLayout
 from strategies.client_manager import ClientManager
 from tests.component.strategies.test_huscf_gan import GAN, run
 from tests.small_runs import bytes_of, connect, metrics, run_strategy, small
+from tests.strategy_kinds import GANS
+
+#: GANs whose batches pass between server and clients, by messages or in one process.
+IN_PROCESS = ("huscf_gan", "mdgan", "fsl_gan")
+#: GANs that clients train whole.
+WHOLE = tuple(name for name in GANS if name not in IN_PROCESS)
 
 
 def of(strategy: str, transport: str) -> dict[str, Any]:
-    """The same run of any GAN, with its least cuts; FedGAN has no transport to choose."""
+    """The same run of any GAN, with its least cuts; those that train whole GANs have no transport to choose."""
     common = {name: value for name, value in GAN.items() if not name.startswith(("split_gan", "clustering"))}
-    chosen = {} if strategy == "fedgan" else {"gan.transport": transport}
+    chosen = {"gan.transport": transport} if strategy in IN_PROCESS else {}
     return (
         common | {"strategy": strategy} | ({"clustering.warmup_rounds": 1} if strategy == "huscf_gan" else {}) | chosen
     )
@@ -36,11 +42,8 @@ def of(strategy: str, transport: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("strategy", "engine"),
     [
-        ("huscf_gan", "messages"),
-        ("huscf_gan", "in_process"),
-        ("mdgan", "messages"),
-        ("mdgan", "in_process"),
-        ("fedgan", "messages"),
+        *((one, engine) for one in IN_PROCESS for engine in ("messages", "in_process")),
+        *((one, "messages") for one in WHOLE),
     ],
 )
 def test_a_round_without_anybody_to_ask_is_none(
@@ -60,7 +63,7 @@ def test_a_round_without_anybody_to_ask_is_none(
     assert [sorted(row["clients"]) for row in metrics(tmp_path)] == [list("0123"), [], list("0123")]
 
 
-@pytest.mark.parametrize("strategy", ["huscf_gan", "mdgan"])
+@pytest.mark.parametrize("strategy", IN_PROCESS)
 def test_who_diverges_in_this_process_is_left_out_as_by_messages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
@@ -104,7 +107,7 @@ def test_a_round_of_which_nobody_comes_back_changes_nothing(tmp_path: Path) -> N
     assert all(torch.equal(made.half.blocks()[name], value) for name, value in kept.items())
 
 
-@pytest.mark.parametrize("strategy", ["huscf_gan", "mdgan"])
+@pytest.mark.parametrize("strategy", IN_PROCESS)
 def test_the_ledgers_of_both_engines_tell_the_same(tmp_path: Path, strategy: str) -> None:
     """In one process nothing was noted, and `simulations.disclosed` showed clients that nothing had left."""
 

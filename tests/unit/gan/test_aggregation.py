@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from collafuse_flwr.gan.aggregation import Own, aggregate
-from collafuse_flwr.gan.networks import Cuts, build_architecture
+from collafuse_flwr.gan.aggregation import Own, aggregate, average_networks
+from collafuse_flwr.gan.networks import NETS, Cuts, build_architecture, flatten_blocks
 
 CUTS = {3: Cuts(), 5: Cuts(d_head=1), 6: Cuts(d_head=1, d_tail=1), 8: Cuts(d_tail=1), 9: Cuts(d_head=1)}
 CLUSTER = {3: 0, 5: 0, 6: 0, 8: 4, 9: 7}
@@ -146,3 +146,27 @@ def test_what_cannot_be_averaged_is_refused() -> None:
     other = CLIENTS | {5: {**CLIENTS[5], 0: {"weight": torch.ones(1)}}}
     with pytest.raises(ValueError, match="two copies of block 0 differ"):
         averaged(other)
+
+
+def whole(name: str, nets: tuple[str, ...] = NETS) -> dict[str, torch.Tensor]:
+    architecture = build_architecture(1, 8, 3, width=2)
+    made = {net: architecture.build(net, range(5), (name,)) for net in nets}
+    states = {net: {index: own[index].state_dict() for index in own.indices} for net, own in made.items()}
+    return {name: value for net, own in states.items() for name, value in flatten_blocks(net, own).items()}
+
+
+@pytest.mark.parametrize("nets", [NETS, ("discriminator",)])
+def test_the_mean_of_equal_networks_is_the_same_network(nets: tuple[str, ...]) -> None:
+    mean = average_networks({client: whole("equal", nets) for client in range(3)}, {0: 1.0, 1: 0.3, 2: 7.0})
+    assert mean.keys() == whole("equal", nets).keys()
+    assert all(torch.equal(value, mean[name]) for name, value in whole("equal", nets).items())
+
+
+def test_the_mean_of_networks_does_not_depend_on_which_client_is_which() -> None:
+    one, other = whole("one"), whole("other")
+    there = average_networks({0: one, 1: other}, {0: 3.0, 1: 1.0})
+    back = average_networks({0: other, 1: one}, {0: 1.0, 1: 3.0})
+    for name, value in one.items():
+        torch.testing.assert_close(there[name], back[name])
+        if value.is_floating_point():
+            torch.testing.assert_close(there[name], 0.75 * value + 0.25 * other[name])
