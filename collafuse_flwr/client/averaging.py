@@ -42,7 +42,7 @@ class AveragedClient(DiffusionClient):
             raise self._refusal(f"`weights` lack {min(missing)}, which `part` = {request.part} is an update of")
 
     def _wanted_weights(self, request: WeightsRequest, result: RoundResult) -> dict[str, Weights]:
-        """The `weights` and `averaged` weights that a request asks for; nothing of a denoiser that took no step."""
+        """The `weights` and `averaged` weights that a request wants; nothing of a denoiser that took no step."""
         if result.state is None or not result.metrics.steps:
             return {"weights": {}, "averaged": {}}
 
