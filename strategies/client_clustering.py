@@ -126,7 +126,7 @@ def clusters_checkpoint(cluster_of: Mapping[int, int], models: Mapping[int, Weig
 
 
 def clusters_restored(checkpoint: Checkpoint) -> tuple[dict[int, int], dict[int, Weights]]:
-    """The other way round."""
+    """The clusters of clients, and the blocks of each, of a checkpoint by `clusters_checkpoint`."""
     models = {int(p.split()[1]): own for p, own in checkpoint.tensors.items() if p.startswith("cluster ")}
     return {int(client): cluster for client, cluster in checkpoint.state["cluster_of"].items()}, models
 

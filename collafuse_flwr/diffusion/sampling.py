@@ -18,7 +18,7 @@ StepNoise = Callable[[int, torch.Size], Tensor]
 def sampling_timesteps(start: int, stop: int, steps: int = 0) -> list[int]:
     """Steps from `start` down to `stop`, both included, evenly spread: `steps` + 1 of them, or all when `steps` is 0.
 
-    Example: time_grid(100, 20, 4) is [100, 80, 60, 40, 20]. More steps than there are is the same as all.
+    Example: sampling_timesteps(100, 20, 4) is [100, 80, 60, 40, 20]. More steps than there are is the same as all.
     """
     if not 0 <= stop <= start or steps < 0:
         raise ValueError(f"a grid needs 0 <= `stop` <= `start` and `steps` >= 0, not {start}, {stop}, {steps}")

@@ -77,7 +77,7 @@ def _with_absolute_paths(config: Config) -> Config:
 
 def _submit(superlink: SuperLink, config: Config, app_dir: Path) -> int:
     """Hand the app to the SuperLink, and give the id of the run."""
-    settings = superlink.initial_cluster / "run.toml"
+    settings = superlink.home / "run.toml"
     settings.write_text(tomli_w.dumps(config.to_flower()))
     federation = {
         "num-supernodes": config.run.num_supernodes,

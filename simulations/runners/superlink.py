@@ -27,7 +27,7 @@ START_PATIENCE, END_PATIENCE, FOLLOW_PATIENCE = 300.0, 15.0, 4.0
 class SuperLink:
     """A SuperLink that runs, and the environment in which `flwr` finds it and no other."""
 
-    initial_cluster: Path
+    home: Path
     environment: dict[str, str]
     address: str
 
