@@ -41,8 +41,8 @@ def total_releases(config: Config) -> int:
 
 def noised_updates(config: Config, rounds: int = 1) -> list[Training]:
     """What clients noise the weights by that they send in so many rounds: the Gaussian mechanism on all their data."""
-    noise = config.averaging.noise_multiplier
-    return [Training(noise, 1.0, rounds)] if config.averaging.noise == "client" else []
+    own = config.averaging
+    return [Training(own.noise_multiplier, 1.0, rounds)] if own.noise == "client" else []
 
 
 def weight_protections(config: Config, *, dp_sgd: bool = True) -> set[str]:
