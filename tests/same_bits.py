@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,12 @@ CASES = {
 
 def machine() -> dict[str, str]:
     """What equal bits depend on beside the code."""
-    return {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    # Libraries choose their kernels by the vendor too.
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("vendor_id", "model name"))]
+    processor = " ".join(dict.fromkeys(names)) or platform.processor()
+    return {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability(), "processor": processor}
 
 
 def sums(folder: Path) -> dict[str, str]:
