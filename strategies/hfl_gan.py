@@ -23,8 +23,8 @@ class HflGan(WholeGanStrategy):
 
     Ours: after each round clients are clustered by the directions in which their weights have moved (gan/edges.py).
     An edge averages both nets of its clients, weighted by images. Every `hfl_gan.cloud_every` rounds the cloud averages
-    the edges' discriminators alone, all edges alike; each edge keeps a generator of its own, which makes its clients'
-    samples. Edges are simulated in the server: what they save on its link is not.
+    discriminators of the round's edges alone, weighted by their clients' images; each edge keeps a generator of its
+    own, which makes its clients' samples. Edges are simulated in the server: what they save on its link is not.
     """
 
     def _build(self, client_info: ClientInfo) -> None:
@@ -42,8 +42,9 @@ class HflGan(WholeGanStrategy):
             self.models[edge] = self._mean({client: own for client, own in received.items() if edges[client] == edge})
         in_cloud = bool(config.cloud_every) and round_ % config.cloud_every == 0
         if in_cloud:
-            judges = {edge: only("discriminator", own) for edge, own in self.models.items()}
-            mean = average_networks(judges, dict.fromkeys(judges, 1.0))
+            sizes = self._sizes(received)
+            images = {edge: sum(sizes[c] for c in received if edges[c] == edge) for edge in set(edges.values())}
+            mean = average_networks({edge: only("discriminator", self.models[edge]) for edge in images}, images)
             # Copies: tensors that several share are not written to a file.
             self.models = {e: own | {n: x.clone() for n, x in mean.items()} for e, own in self.models.items()}
         return {"clusters": {str(client): edge for client, edge in edges.items()}, "in_cloud": in_cloud}

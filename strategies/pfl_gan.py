@@ -114,7 +114,12 @@ class PflGan(GeneratorStrategy):
     def _train_request(self, client: int, round_: int) -> SyntheticWorkRequest:
         """The number of batches, and the client's mixture; at first the weights that all begin with."""
         begin = {} if client in self.generators else self.initial
-        return SyntheticWorkRequest(round_, self._steps(), begin, *self.mixtures.get(client, (None, None)))
+        mixture = self.mixtures.get(client, (None, None))
+        return SyntheticWorkRequest(round_, self._steps(), self._wants(client), begin, *mixture)
+
+    def _wants(self, client: int) -> bool:
+        """Whether a client's generator is due: in the first rounds, and of one that has sent none yet."""
+        return self.history.rounds[-1].round <= self._warmup_rounds() or client not in self.generators
 
     def _evaluate_request(self, client: int, round_: int, count: int) -> tuple[GanWorkRequest, Tensor]:
         """The number of samples; its own generator makes them."""
@@ -122,7 +127,7 @@ class PflGan(GeneratorStrategy):
         return replace(request, weights={}), pictures
 
     def _template(self, client: int) -> Weights:
-        return {} if client in self.mixtures else self._first()
+        return self._first() if self._wants(client) else {}
 
     def _first(self) -> Weights:
         """The generator that all begin with."""

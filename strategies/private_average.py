@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import secrets
-import sys
 from collections import Counter
 from collections.abc import Iterable
 
@@ -62,8 +62,10 @@ class UpdateAggregator(WeightAggregator):
     def _moved(self, received: Weights, sent: list[Weights], asked: int) -> Weights:
         """One part of w_0, moved by the updates of those who sent it."""
         own, noisy = self.config.averaging, self.config.averaging.noise == "server"
-        # With its noise a client's update is longer than what it was clipped to.
-        bound = sys.float_info.max if own.noise == "client" else own.clip_norm
+        values, bound = sum(x.numel() for x in received.values() if x.is_floating_point()), own.clip_norm
+        if own.noise == "client":
+            # The norm of its noise is below sqrt(values) + 9 deviations, but for one of 10^17.
+            bound *= 1 + own.noise_multiplier * (math.sqrt(values) + 9)
         count = asked if noisy else max(1, len(sent))
         total = {
             name: torch.zeros(value.shape, dtype=torch.float64)

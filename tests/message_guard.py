@@ -102,7 +102,9 @@ FSL_GAN: dict[tuple[str, Way], Allowed] = MDGAN | {
     | {"fake": frozenset({"x_g"}), "labels": frozenset({"x_g"}), "weights": WEIGHTS},
 }
 PFL_GAN: dict[tuple[str, Way], Allowed] = _SHARED | {
-    ("train", "down"): _GAN_WORK | {"arrays": frozenset({"synthetic", "labels"})},
+    ("train", "down"): _GAN_WORK
+    | _config("round", "count", "want_generator")
+    | {"arrays": frozenset({"synthetic", "labels"})},
     ("train", "up"): _GAN_ROUND,
     ("evaluate", "down"): _config("round", "count"),
 }

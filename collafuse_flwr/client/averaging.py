@@ -78,7 +78,8 @@ class AveragedClient(DiffusionClient):
 
     def _evaluate_average(self, handoff: WeightsHandoff) -> EvaluateReply:
         """Finish samples with the federation's averaged weights; in the last round after training them further."""
-        self.tunes = handoff.round >= self.config.run.num_rounds
+        # Once in a run, whatever rounds come: no message is answered twice in one.
+        self.tunes = handoff.round == self.config.run.num_rounds
         reply = self._evaluate(handoff, handoff.averaged)
         flops = training_flops(self._forward_flops(self._network()), self.tuned.images) if self.tuned.images else 0
         return replace(reply, tuned_updates=self.tuned.images, tuned_flops=flops)

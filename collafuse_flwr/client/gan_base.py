@@ -116,9 +116,11 @@ class WholeGanClient(GeneratorClient):
     """A client that has a whole GAN, trained in place; Adam's moments stay with it."""
 
     def _trained_gan(
-        self, round_: int, count: int, weights: Weights, batches: Batches
+        self, round_: int, count: int, weights: Weights, batches: Batches, *, mixed: bool = False
     ) -> tuple[UnsplitGan, GanTrainMetrics]:
         """Both nets after `count` batches of a round, begun from `weights` (empty: the client's own), and what it took.
+
+        `mixed` says that there are synthetic images in the batches, which the nets' state keeps for good.
 
         Raises:
             PolicyError: the owner allows no round of so many batches.
@@ -130,7 +132,8 @@ class WholeGanClient(GeneratorClient):
         gan.load_blocks(weights)
         # Nothing of a batch leaves, so nothing need be noised.
         gan.train(replace(batches.draw(round_, step), noise=None) for step in range(count))
-        self.store.save(ClientState(round=round_, first_round=1), gan.state())
+        mixed = mixed or self.store.load(before=round_)[0].mixed
+        self.store.save(ClientState(round=round_, first_round=1, mixed=mixed), gan.state())
         flops = count * (batch_flops(gan.device, self._architecture(), rows) + rows * gan.middle_flops())
         losses, seconds = gan.device.losses, time.perf_counter() - began
         metrics = GanTrainMetrics(losses["discriminator"], losses["generator"], count, count * rows, seconds, flops)

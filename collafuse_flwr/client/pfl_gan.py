@@ -31,9 +31,11 @@ class PflGanClient(WholeGanClient):
 
     def on_train(self, request: SyntheticWorkRequest) -> EndRoundReply:
         """Train both nets on the batches of a round."""
-        gan, metrics = self._trained_gan(request.round, request.count, request.weights, self._mixed(request))
+        batches, mixed = self._mixed(request), request.synthetic is not None
+        gan, metrics = self._trained_gan(request.round, request.count, request.weights, batches, mixed=mixed)
         # The server mixes what generators make that have not learnt from mixtures themselves.
-        return EndRoundReply(metrics, only("generator", gan.blocks()) if request.synthetic is None else {})
+        mixed = self.store.load(before=request.round + 1)[0].mixed
+        return EndRoundReply(metrics, only("generator", gan.blocks()) if request.want_generator and not mixed else {})
 
     def on_evaluate(self, request: GanWorkRequest) -> EvaluateReply:
         """Make samples with its own generator, keep them, and compare them to held-out images."""

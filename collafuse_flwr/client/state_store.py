@@ -38,6 +38,7 @@ class ClientState:
 
     `first_round`: the round in which it started to train (0: not yet). `deferred_updates` are image updates that it has
     put off, with what is left over of a batch. `dp_sgd`: every step that its weights have ever taken was of DP-SGD.
+    `mixed`: some were on synthetic images that others' networks made.
     What has left it is in its ledger, which no state takes back. `adaptation` is how far it has tried cuts
     (`adaptive_cut`), None where its cut is settled.
     """
@@ -46,6 +47,7 @@ class ClientState:
     first_round: int = 0
     deferred_updates: float = 0.0
     dp_sgd: bool = False
+    mixed: bool = False
     adaptation: dict[str, Any] | None = None
 
 

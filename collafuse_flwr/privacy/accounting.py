@@ -142,7 +142,7 @@ def composed_epsilon(mu: float, delta: float, *training: Training) -> float:
 
 @cache
 def group_epsilon(mu: float, delta: float, images: int, *training: Training) -> float:
-    """Epsilon at `delta` for all images of one group at once, be they replaced by others, or by none.
+    """Epsilon at `delta` for all images of one group at once that are replaced by others, or by images of no effect.
 
     Releases have independent noise: n images move them by sqrt(n) mu. Of n images a step of DP-SGD samples j with
     probability Binomial(n, q), and their gradients add up to j times the norm at most, so that one-dimensional mixtures

@@ -95,6 +95,7 @@ class Exposure:
     training: tuple[Training, ...]
     unbounded: bool
     updates: tuple[Training, ...] = ()
+    plain_weights: bool = False
 
     @property
     def dp_steps(self) -> int:
@@ -110,8 +111,8 @@ class Exposure:
         return math.inf if self.unbounded else composed_epsilon(self.mu, delta, *self.training, *self.updates)
 
     def client_epsilon(self, delta: float) -> float:
-        """Epsilon of all noised weights, for all images of the client together."""
-        return composed_epsilon(0.0, delta, *self.updates)
+        """Epsilon of all weights, for all images of the client together; inf where some left without noise."""
+        return math.inf if self.unbounded or self.plain_weights else composed_epsilon(0.0, delta, *self.updates)
 
 
 class Ledger:
@@ -206,7 +207,8 @@ class Ledger:
             snr += max(sum(native for native, _ in paths.values()) for paths in here)
             squares += max(sum(release_mu(own, norm) ** 2 for (norm, _), (_, own) in paths.items()) for paths in here)
         steps = _merged([*self._training, *training])
-        return Exposure(releases, snr, math.sqrt(squares), steps, self._unbounded, self._updates)
+        plain = any("noise_multiplier" not in entry for entry in self._of("weights"))
+        return Exposure(releases, snr, math.sqrt(squares), steps, self._unbounded, self._updates, plain)
 
     @property
     def releases(self) -> list[Release]:

@@ -19,7 +19,7 @@ from collafuse_flwr.privacy.accounting import (
     zcdp,
 )
 from collafuse_flwr.runs.cost_report import released_cut
-from collafuse_flwr.setup.privacy import norm_bound, weight_protections
+from collafuse_flwr.setup.privacy import noised_updates, norm_bound, weight_protections
 
 #: Of an image's releases, of the client's network, and of both.
 NAMES = ("dp_mu", "dp_rho", "dp_epsilon", "dp_sgd_epsilon", "dp_total_epsilon", "dp_client_epsilon")
@@ -51,11 +51,12 @@ def dp_guarantees(config: Config, values: int, clients: list[dict[str, Any]]) ->
         client.update({"dp_mu": mu, "dp_rho": zcdp(mu), "dp_epsilon": epsilon(mu, delta)})
         if private and client["dp_steps"] is not None:
             steps = _training(config, client)
+            sent = {"sgd": [], "total": noised_updates(config, client["averages"])}
             # The ledger's steps have noise of their own; without it all are taken to have this run's.
             for name, own_mu in (("sgd", 0.0), ("total", mu)):
                 by_ledger = client.get(f"ledger_{name}_epsilon")
                 client[f"dp_{name}_epsilon"] = (
-                    composed_epsilon(own_mu, delta, steps) if by_ledger is None else by_ledger
+                    composed_epsilon(own_mu, delta, steps, *sent[name]) if by_ledger is None else by_ledger
                 )
     return {name: max((c[name] for c in clients if c[name] is not None), default=None) for name in NAMES}
 
@@ -74,9 +75,10 @@ def group_guarantees(
 ) -> dict[str, float | None]:
     """Add `dp_group_epsilon` to every client's row, and give the largest: that of a whole patient, or person.
 
-    Neighbours differ in all images of one group that must not be separated, in their releases and in the steps of
-    DP-SGD. Nothing is added where no groups are known; it is None where an image has no guarantee either, and where the
-    client's ledger has steps of other runs, whose sampling of a group nobody knows.
+    Neighbours differ in all images of one group that must not be separated, in their releases, in the steps of DP-SGD
+    and in noised weights. Nothing is added where no groups are known; it is None where an image has no guarantee
+    either, where weights are noised beside DP-SGD, and where the client's ledger has steps of other runs, whose
+    sampling of a group nobody knows.
     """
     if data is None or not data.images.metadata.group_key:
         return {}
@@ -85,8 +87,12 @@ def group_guarantees(
         largest = int(group[data.partitions[client["client"]].train].unique(return_counts=True)[1].max())
         mu, total, client["dp_group_epsilon"] = client["dp_mu"], client["dp_total_epsilon"], None
         steps = () if total is None else (_training(config, client),)
-        if mu is not None and (total is None or total <= composed_epsilon(mu, delta, *steps) + 1e-9):
-            client["dp_group_epsilon"] = group_epsilon(mu, delta, largest, *steps)
+        sent = noised_updates(config, client["averages"])
+        if mu is None or (total is not None and (sent or total > composed_epsilon(mu, delta, *steps) + 1e-9)):
+            continue
+        # All of a client's images at once move noised weights no further than one does: not sqrt(n) times as far.
+        squares = sum(4 * own.steps / own.noise_multiplier**2 for own in sent) / largest
+        client["dp_group_epsilon"] = group_epsilon(math.sqrt(mu * mu + squares), delta, largest, *steps)
     epsilons = (c["dp_group_epsilon"] for c in clients if c["dp_group_epsilon"] is not None)
     return {"dp_group_epsilon": max(epsilons, default=None)}
 
@@ -100,7 +106,7 @@ def _training(config: Config, client: dict[str, Any]) -> Training:
 def describe_guarantee(config: Config, pooled: dict[str, Any]) -> str:
     """What the largest epsilon is worth, and what it does not cover; nothing where there is none."""
     released, trained, total = (pooled.get(name) for name in ("dp_epsilon", "dp_sgd_epsilon", "dp_total_epsilon"))
-    if released is None or (not released and pooled.get("dp_client_epsilon") is not None):
+    if released is None or (not released and total is None and pooled.get("dp_client_epsilon") is not None):
         return ""
     eps = released if total is None else total
     if eps == 0:
@@ -128,7 +134,7 @@ def describe_updates(config: Config, pooled: dict[str, Any]) -> str:
         return ""
     of, against = {
         "client": ("the weights that it sent", "all who receive them, the server among them"),
-        "server": ("the averages", "all who receive these, but not against the server, which sees every update"),
+        "server": ("this run's averages", "all who receive these, but not against the server, which sees every update"),
     }[config.averaging.noise]
     said = f"Differential privacy of all data of a client in {of}: epsilon {eps:.3g} at delta {config.dp.delta:g}"
     if eps > VACUOUS:

@@ -30,11 +30,13 @@ class SyntheticWorkRequest:
     """A round of PFL-GAN: `count` batches of a client's own images and of synthetic ones of similar clients.
 
     `synthetic` is uint8, (n, channels, size, size), and `labels` int64, (n,); absent where there are none yet.
-    `weights` are those of both nets to begin with; empty: the client's own.
+    `weights` are those of both nets to begin with; empty: the client's own. `want_generator` requests its generator,
+    which no client sends that has ever learnt from synthetic images.
     """
 
     round: int
     count: int
+    want_generator: bool
     weights: Weights
     synthetic: Tensor | None
     labels: Tensor | None

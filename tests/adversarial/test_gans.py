@@ -87,14 +87,27 @@ def test_a_client_of_pfl_gan_trains_on_no_images_of_another_kind_and_no_more_tha
     images, labels = torch.zeros(5, 1, 16, 16, dtype=torch.uint8), torch.arange(5) % 3
     broken = ((images[:, :, :8, :8], labels), (images.repeat(2, 1, 1, 1), labels.repeat(2)), (images.float(), labels))
     for run, (given, own) in enumerate(broken):
-        request = SyntheticWorkRequest(1, 3, {}, given, own)
+        request = SyntheticWorkRequest(1, 3, True, {}, given, own)
         assert refused(node.ask("train", request, EndRoundReply, run, **settings)) == "synthetic"
-    request = SyntheticWorkRequest(1, 3, {}, images, labels + 10**6)
+    request = SyntheticWorkRequest(1, 3, True, {}, images, labels + 10**6)
     assert refused(node.ask("train", request, EndRoundReply, 3, **settings)) == "labels"
     assert not list(node.state.glob("state-*")), "nothing was trained"
-    assert node.ask("train", SyntheticWorkRequest(1, 3, {}, images, labels), EndRoundReply, 4, **settings).metrics
-    alone = node.ask("train", SyntheticWorkRequest(1, 3, {}, None, None), EndRoundReply, 5, **settings).weights
-    assert {name.partition(".")[0] for name in alone} == {"generator"}
+
+
+def test_a_generator_that_has_learnt_from_synthetic_images_never_leaves(tmp_path: Path) -> None:
+    """It left whenever a round came without such images, and the server mixed it."""
+    node, settings = a_node(tmp_path, strategy="pfl_gan", pfl_gan__num_synthetic=5)
+    synthetic = torch.zeros(5, 1, 16, 16, dtype=torch.uint8), torch.arange(5) % 3
+
+    def sent(round_: int, mixture: tuple[Any, Any], *, want: bool = True) -> set[str]:
+        request = SyntheticWorkRequest(round_, 3, want, {}, *mixture)
+        return {name.partition(".")[0] for name in node.ask("train", request, EndRoundReply, 1, **settings).weights}
+
+    assert sent(1, (None, None)) == {"generator"}
+    assert sent(2, (None, None), want=False) == set()
+    assert sent(3, synthetic) == set()
+    assert sent(4, (None, None)) == set()
+    assert sent(5, (None, None)) == set()
 
 
 def test_a_round_of_mdgan_has_neither_too_few_steps_nor_too_many(tmp_path: Path) -> None:

@@ -196,6 +196,25 @@ def test_no_claim_makes_one_clients_weights_those_of_all(tmp_path: Path, strateg
         assert max(client["steps"] for client in row["clients"].values()) < 15
 
 
+def test_no_client_is_the_cloud_by_an_edge_of_its_own(tmp_path: Path) -> None:
+    """All edges counted alike: one client alone at its edge was half of everybody's discriminator."""
+    limits: dict[str, Any] = {
+        "federation__max_client_weight": SHARE,
+        "hfl_gan__num_edges": 2,
+        "hfl_gan__cloud_every": 1,
+    }
+    config = small(tmp_path, strategy="hfl_gan", num_rounds=1, gan__width=2, gan__batch_size=8, **limits)
+    made: Any = run_strategy(config, connect(config, claiming(loud)))
+    (row,) = metrics(tmp_path)
+    alone = [
+        c for c, edge in row["server"]["clusters"].items() if [*row["server"]["clusters"].values()].count(edge) == 1
+    ]
+    assert alone, "an edge has one client"
+    for own in made.models.values():
+        values = [v for n, v in own.items() if n.startswith("discriminator.") and n.endswith(("weight", "bias"))]
+        assert max(float(value.max()) for value in values) < SHARE * LOUD + 3
+
+
 def test_no_claim_fills_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The backbone was trained on what one client sent, as often as it had sent it."""
 

@@ -72,6 +72,15 @@ def test_the_ledger_has_clipping_and_noise(tmp_path: Path) -> None:
     noised, clipped = entries(node, "weights")
     assert (noised["clip_norm"], noised["noise_multiplier"], noised["unbounded"]) == (0.5, 2.0, False)
     assert (clipped["clip_norm"], clipped.get("noise_multiplier"), clipped["unbounded"]) == (0.5, None, True)
+    # Whatever is noised later, nothing bounds what these have told of the client.
+    assert Ledger(node.state / "ledger.jsonl").exposure().client_epsilon(1e-5) == math.inf
+
+
+def test_weights_of_dp_sgd_alone_have_no_bound_for_a_whole_client(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.add("weights", message="train", values=10, dp_sgd=True, unbounded=False)
+    assert ledger.exposure().epsilon(1e-5) == 0
+    assert ledger.exposure().client_epsilon(1e-5) == math.inf
 
 
 def test_an_update_is_clipped_whatever_it_is_trained_on(tmp_path: Path) -> None:

@@ -83,6 +83,26 @@ def test_a_client_that_fails_or_sends_too_much_moves_the_noised_mean_no_further_
     assert float((means[0] - means[1]).norm()) <= 2 * 0.5 / 3 + 1.1 * noise
 
 
+def test_what_clients_noise_is_bounded_by_the_server_as_noise_can_be(tmp_path: Path) -> None:
+    """A client that sent 10^3 everywhere moved the mean by as much, in spite of `clip_norm`."""
+
+    def shout(message: Message, context: Context) -> Message:
+        reply = client_app(message, context)
+        sent = reply.content.array_records["weights"].to_torch_state_dict()
+        reply.content["weights"] = ArrayRecord({name: value + 1000 for name, value in sent.items()})
+        return reply
+
+    settings = NOISED | {"num_rounds": 1, "averaging.noise": "client", "averaging.noise_multiplier": 0.01}
+    means = {}
+    for name, act in (("honest", None), ("loud", shout)):
+        config = small(tmp_path / name, strategy="fedavg", **settings)
+        made = run_strategy(config, connect(config, spoiled(1, act)) if act else None)
+        assert isinstance(made, PartialFedAvg)
+        means[name] = flat(made.shared)
+    bound = 0.5 * (1 + 0.01 * (math.sqrt(len(means["honest"])) + 9))
+    assert float((means["honest"] - means["loud"]).norm()) <= 2 * bound / 3 * 1.001
+
+
 @pytest.mark.parametrize("strategy", ["fedavg", "hybrid"])
 @pytest.mark.parametrize("noise", ["client", "server"])
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, strategy: str, noise: str) -> None:

@@ -25,7 +25,14 @@ def guaranteed(
     """All clients together and each, for 8 x 8 images with T = 20."""
     cuts = cuts or [14] * len(releases)
     clients = [
-        {"client": i, "cut_step": k, "releases": n, "num_images": 100, "dp_steps": 0 if n is None else 50}
+        {
+            "client": i,
+            "cut_step": k,
+            "releases": n,
+            "num_images": 100,
+            "dp_steps": 0 if n is None else 50,
+            "averages": 4,
+        }
         for i, (k, n) in enumerate(zip(cuts, releases, strict=True))
     ]
     return dp_guarantees(small(tmp_path, **settings), 64, clients), clients
@@ -169,6 +176,33 @@ def test_a_patient_is_in_its_clients_network_with_all_of_its_images(tmp_path: Pa
     said = f"of all images of a patient or person together, epsilon {pooled['dp_group_epsilon']:.3g}"
     assert said in describe_guarantee(config, pooled)
     assert "together, epsilon above 20" in describe_guarantee(config, pooled | {"dp_group_epsilon": math.inf})
+
+
+def test_a_patient_is_in_noised_weights_as_its_client_is(tmp_path: Path) -> None:
+    """mu^2 = n mu_release^2 + 4 rounds / z^2: it was said to be in nothing."""
+    settings: dict[str, Any] = {
+        "strategy": "hybrid",
+        "averaging.clip_norm": 1.0,
+        "averaging.noise": "client",
+        "averaging.noise_multiplier": 3.0,
+    }
+    pooled, clients = guaranteed(tmp_path, [1, 1], **settings)
+    pooled |= group_guarantees(small(tmp_path, **settings), patients(), clients)
+    for client, count in zip(clients, (3, 2), strict=True):
+        mu = math.sqrt(count * client["dp_mu"] ** 2 + 4 * client["averages"] / 3.0**2)
+        assert client["dp_group_epsilon"] == pytest.approx(epsilon(mu, 1e-5))
+    private = settings | {"strategy": "fedavg", "dp.noise_multiplier": 30.0}
+    clients = guaranteed(tmp_path, [0, 0], [20, 20], **private)[1]
+    steps = Training(30.0, 0.08, 50), Training(3.0, 1.0, clients[0]["averages"])
+    assert clients[0]["dp_total_epsilon"] == pytest.approx(composed_epsilon(0.0, 1e-5, *steps))
+    assert group_guarantees(small(tmp_path, **private), patients(), clients) == {"dp_group_epsilon": None}
+
+
+def test_dp_sgd_is_stated_beside_averages_with_noise(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"strategy": "fedavg", "dp.noise_multiplier": 4.0, "averaging.clip_norm": 1.0}
+    settings |= {"averaging.noise": "server", "averaging.noise_multiplier": 3.0}
+    pooled, _ = guaranteed(tmp_path, [0], [20], **settings)
+    assert "an image in its client's network" in describe_guarantee(small(tmp_path, **settings), pooled)
 
 
 def test_no_patient_has_a_guarantee_where_other_runs_have_trained_too(tmp_path: Path) -> None:

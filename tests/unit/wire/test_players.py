@@ -36,13 +36,13 @@ def test_a_request_arrives_as_it_was() -> None:
 
 def test_synthetic_images_arrive_as_they_were_or_not_at_all() -> None:
     images, labels = torch.arange(32, dtype=torch.uint8).view(2, 1, 4, 4), torch.tensor([3, 0])
-    arrived = decode(SyntheticWorkRequest, sent(encode(SyntheticWorkRequest(3, 9, {}, images, labels))))
+    arrived = decode(SyntheticWorkRequest, sent(encode(SyntheticWorkRequest(3, 9, True, {}, images, labels))))
     assert arrived.synthetic is not None
     assert arrived.labels is not None
     assert (arrived.round, arrived.count, arrived.weights) == (3, 9, {})
     assert torch.equal(arrived.synthetic, images)
     assert torch.equal(arrived.labels, labels)
-    empty = decode(SyntheticWorkRequest, sent(encode(SyntheticWorkRequest(3, 9, {}, None, None))))
+    empty = decode(SyntheticWorkRequest, sent(encode(SyntheticWorkRequest(3, 9, True, {}, None, None))))
     assert (empty.synthetic, empty.labels) == (None, None)
 
 
