@@ -23,7 +23,8 @@ from collafuse_flwr.data.images import normalize
 from collafuse_flwr.diffusion.train import TrainResult, TrainState
 from collafuse_flwr.diffusion.unet import import_diffusers
 from collafuse_flwr.privacy.accounting import release_mu
-from collafuse_flwr.privacy.ledger import Exposure, Release
+from collafuse_flwr.privacy.exposure import Exposure
+from collafuse_flwr.privacy.ledger import Release
 from collafuse_flwr.privacy.release import (
     Upload,
     UploadDtype,

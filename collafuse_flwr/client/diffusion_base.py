@@ -31,8 +31,9 @@ from collafuse_flwr.diffusion.train import TimestepRange, TrainResult, TrainStat
 from collafuse_flwr.diffusion.unet import import_diffusers, save_network
 from collafuse_flwr.evaluation.cost import forward_flops, training_flops
 from collafuse_flwr.privacy.accounting import Training
+from collafuse_flwr.privacy.exposure import Exposure
 from collafuse_flwr.privacy.leakage_bounds import covariance_eigenvalues, gaussian_bits
-from collafuse_flwr.privacy.ledger import Exposure, Release
+from collafuse_flwr.privacy.ledger import Release
 from collafuse_flwr.setup.diffusion import diffusion_setup
 from collafuse_flwr.setup.privacy import clip, noised_updates, weight_protections
 from collafuse_flwr.wire.codec import Weights
@@ -233,8 +234,7 @@ class DiffusionClient(BaseClient):
 
     def _train(self, state: TrainState, round_: int, num_rounds: int, work: RoundPlan) -> TrainResult:
         config, device = self.config, self.runtime.device
-        left = num_rounds - work.ledger.first_round + 1
-        done = round_ - work.ledger.first_round
+        left, done = num_rounds - work.ledger.first_round + 1, round_ - work.ledger.first_round
 
         def learning_rate(fraction: float) -> float:
             if config.train.lr_schedule == "constant":

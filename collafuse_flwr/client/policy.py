@@ -21,7 +21,7 @@ from collafuse_flwr.config.config import SETTINGS, Config
 from collafuse_flwr.core.errors import PolicyError, SettingError, UploadError, UserError
 from collafuse_flwr.core.fields import Texts, coerce, setting
 from collafuse_flwr.data.settings import changed_reading
-from collafuse_flwr.privacy.ledger import Exposure
+from collafuse_flwr.privacy.exposure import Exposure
 from collafuse_flwr.setup.privacy import weight_protections
 from collafuse_flwr.wire.collafuse import SampleHandoff
 from collafuse_flwr.wire.validation import check_samples
