@@ -95,7 +95,7 @@ class SamplingConfig:
     """How images are sampled."""
 
     sampler: str = setting("dpm++", "the sampler", choices=("ddpm", "ddim", "dpm++"))
-    steps: int = setting(20, "sampling steps of the whole chain; 0: every step", low=0)
+    steps: int = setting(25, "sampling steps of the whole chain; 0: every step", low=0)
     server_steps: int = setting(0, "sampling steps above the cut; 0: its share of `sampling.steps`", low=0)
     client_steps: int = setting(0, "sampling steps below the cut; 0: its share of `sampling.steps`", low=0)
     handover: str = setting(
