@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
@@ -29,6 +29,9 @@ class WeightAggregator:
         self.flower, self.like, self.most = flower, like, most
         self._trained: dict[int, tuple[int, Weights]] = {}
         self._averaged: dict[int, tuple[int, Weights]] = {}
+
+    def begin(self, received: Weights, parts: Iterable[str]) -> None:
+        """Hear of a round what its clients have received, and of which part each is to answer: a mean needs neither."""
 
     def check(self, reply: WeightsReply, names: list[str], want_averaged: bool) -> None:
         """Hold a reply against the request; a client that took no step sends nothing.

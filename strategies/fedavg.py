@@ -27,7 +27,7 @@ from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.fedavg import WeightsHandoff, WeightsReply, WeightsRequest
 from strategies.diffusion_base import DiffusionStrategy
-from strategies.private_average import UpdateAggregator, make_aggregator
+from strategies.private_average import make_aggregator
 from strategies.server_model import ServerWork, weights
 
 
@@ -52,9 +52,7 @@ class PartialFedAvg(DiffusionStrategy, FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check the weights that came and average them."""
         row, began = self.history.rounds[-1], time.perf_counter()
-        if isinstance(self.aggregator, UpdateAggregator):
-            parts = (self._part(client, row.round)[0] for client in self.selected)
-            self.aggregator.begin(dict(self.shared), parts)
+        self.aggregator.begin(dict(self.shared), (self._part(client, row.round)[0] for client in self.selected))
         self._gather_training(replies)
         trained, averaged = self.aggregator.mean()
         self.shared |= trained

@@ -16,7 +16,7 @@ from collafuse_flwr.wire.collafuse import TrainReply
 from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.fedavg import HybridReply, HybridRequest, WeightsHandoff
 from strategies.collafuse import CollaFuse
-from strategies.private_average import UpdateAggregator, make_aggregator
+from strategies.private_average import make_aggregator
 from strategies.server_model import weights
 
 
@@ -35,10 +35,9 @@ class Hybrid(CollaFuse):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """CollaFuse's round, then the mean of what the clients trained."""
-        if isinstance(self.aggregator, UpdateAggregator):
-            round_ = self.history.rounds[-1].round
-            parts = (self._part(client, round_)[0] for client in self.selected)
-            self.aggregator.begin(self.shared or self._common_start(), parts)
+        round_ = self.history.rounds[-1].round
+        parts = (self._part(client, round_)[0] for client in self.selected)
+        self.aggregator.begin(self.shared or self._common_start(), parts)
         result = super().aggregate_train(server_round, replies)
         trained, averaged = self.aggregator.mean()
         self.shared, self.averaged = trained or self.shared, averaged or self.averaged

@@ -32,8 +32,9 @@ class UpdateAggregator(WeightAggregator):
     """w_0 + sum_i D_i / K, each part of a network over the clients from which it was wanted.
 
     All clients count alike: a weight by their images would hang on these. Where the server noises the sum, K is the
-    number of clients that were asked, so that one that fails moves it no further than another update does, and updates
-    are clipped here once more, whatever clients send. Clients' EMAs do not leave them: the mean itself generates.
+    number of clients that were selected, so that one that fails moves it no further than another update does, and
+    updates are clipped here once more, whatever clients send. Clients' EMAs do not leave them: the mean itself
+    generates.
     """
 
     def __init__(self, flower: FedAvg, like: Weights, config: Config, *, simulated: bool) -> None:
@@ -41,32 +42,32 @@ class UpdateAggregator(WeightAggregator):
         super().__init__(flower, like)
         self.config, self.simulated = config, simulated
         self.received: Weights = {}
-        self.asked: Counter[str] = Counter()
+        self.selected: Counter[str] = Counter()
 
     def begin(self, received: Weights, parts: Iterable[str]) -> None:
         """Await updates of w_0, which all clients of a round have received: of a part from each."""
         # In an order of their own, in which noise is drawn: a checkpoint has another.
         self.received = {name: received[name] for name in self.like}
-        self.asked = Counter(part for part in parts if part != "none")
+        self.selected = Counter(part for part in parts if part != "none")
 
     def mean(self) -> tuple[Weights, Weights]:
         """What the updates that came in make of w_0, to train from and to generate with; empty where none were due."""
         sent = [own for _, own in self._trained.values() if own]
         self._trained, self._averaged = {}, {}
         mean: Weights = {}
-        for part, count in self.asked.items():
+        for part, count in self.selected.items():
             received = {name: self.received[name] for name in part_names(self.received, part)}
             mean |= self._moved(received, [own for own in sent if own.keys() == received.keys()], count)
         return mean, {name: value.clone() for name, value in mean.items()}
 
-    def _moved(self, received: Weights, sent: list[Weights], asked: int) -> Weights:
+    def _moved(self, received: Weights, sent: list[Weights], selected: int) -> Weights:
         """One part of w_0, moved by the updates of those who sent it."""
         own, noisy = self.config.averaging, self.config.averaging.noise == "server"
         values, bound = sum(x.numel() for x in received.values() if x.is_floating_point()), own.clip_norm
         if own.noise == "client":
             # The norm of its noise is below sqrt(values) + 9 deviations, but for one of 10^17.
             bound *= 1 + own.noise_multiplier * (math.sqrt(values) + 9)
-        count = asked if noisy else max(1, len(sent))
+        count = selected if noisy else max(1, len(sent))
         total = {
             name: torch.zeros(value.shape, dtype=torch.float64)
             for name, value in received.items()

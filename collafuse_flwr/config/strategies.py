@@ -95,6 +95,18 @@ def _fedavg(name: str, about: str, *parts: str, also: frozenset[str] = frozenset
     )
 
 
+def _gan(
+    name: str,
+    about: str,
+    server: str,
+    client: str,
+    reads: frozenset[str],
+    sends: tuple[Literal["weights", "activations", "gradients"], ...],
+) -> StrategySpec:
+    """A GAN, which has no chain to cut."""
+    return StrategySpec(name, about, server, client, reads, is_gan=True, sends=sends, fixed_cut=1.0)
+
+
 #: The server side that CollaFuse's variants have in common.
 COLLAFUSE_SERVER = "strategies.collafuse:CollaFuse"
 _LATENT_AND_DECODER = "bottleneck+decoder"
@@ -141,65 +153,53 @@ _SPECS = (
     _fedavg("usplit", "FedAvg of one half of the U-Net by turns (arXiv 2406.12575)", "encoder", _LATENT_AND_DECODER),
     _fedavg("ulatdec", "FedAvg of the U-Net's bottleneck and decoder (arXiv 2406.12575)", _LATENT_AND_DECODER),
     _fedavg("udec", "FedAvg of the U-Net's decoder (arXiv 2406.12575)", "decoder"),
-    StrategySpec(
+    _gan(
         "huscf_gan",
         "a GAN that is split U-shaped, with clustered, KLD-weighted averages (arXiv 2507.12979)",
         "strategies.huscf_gan:HuscfGan",
         "collafuse_flwr.client.huscf_gan:HuscfGanClient",
         SPLIT_GANS | {"split_gan", "clustering", "devices", "cut_planner"},
-        is_gan=True,
         sends=("activations", "weights"),
-        fixed_cut=1.0,
     ),
-    StrategySpec(
+    _gan(
         "fedgan",
         "a whole GAN in every client, averaged (arXiv 2006.07228)",
         "strategies.fedgan:FedGan",
         "collafuse_flwr.client.fedgan:FedGanClient",
         WHOLE_GANS,
-        is_gan=True,
         sends=("weights",),
-        fixed_cut=1.0,
     ),
-    StrategySpec(
+    _gan(
         "mdgan",
         "one generator on the server, a discriminator in every client (arXiv 1811.03850)",
         "strategies.mdgan:MdGan",
         "collafuse_flwr.client.mdgan:MdGanClient",
         SPLIT_GANS | {"mdgan", "split_gan.init"},
-        is_gan=True,
         sends=("weights", "gradients"),
-        fixed_cut=1.0,
     ),
-    StrategySpec(
+    _gan(
         "fsl_gan",
         "one generator on the server, the clients' discriminators averaged (arXiv 2207.01750)",
         "strategies.fsl_gan:FslGan",
         "collafuse_flwr.client.mdgan:MdGanClient",
         SPLIT_GANS | {"split_gan.init"},
-        is_gan=True,
         sends=("weights", "gradients"),
-        fixed_cut=1.0,
     ),
-    StrategySpec(
+    _gan(
         "pfl_gan",
         "a GAN of every client's own, which learns from synthetic images of similar clients too (arXiv 2308.12454)",
         "strategies.pfl_gan:PflGan",
         "collafuse_flwr.client.pfl_gan:PflGanClient",
         WHOLE_GANS | {"pfl_gan"},
-        is_gan=True,
         sends=("weights",),
-        fixed_cut=1.0,
     ),
-    StrategySpec(
+    _gan(
         "hfl_gan",
         "a whole GAN in every client, averaged at edge servers and in a cloud (doi 10.1007/s10489-024-05924-x)",
         "strategies.hfl_gan:HflGan",
         "collafuse_flwr.client.fedgan:FedGanClient",
         WHOLE_GANS | {"hfl_gan"},
-        is_gan=True,
         sends=("weights",),
-        fixed_cut=1.0,
     ),
 )
 #: CollaFuse's two ends: name -> cut ratio.

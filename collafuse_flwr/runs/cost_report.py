@@ -76,8 +76,8 @@ def released_cut(client: dict[str, Any]) -> int:
 
 def _averages(name: str, rounds: list[dict[str, Any]]) -> int:
     """Rounds whose average a client may have moved: all but those in which it says that it took no step."""
-    asked = [row for row in rounds if name in row["images"]]
-    return sum(name not in row["clients"] or row["clients"][name].get("steps", 0) > 0 for row in asked)
+    selected = [row for row in rounds if name in row["images"]]
+    return sum(name not in row["clients"] or row["clients"][name].get("steps", 0) > 0 for row in selected)
 
 
 def _received(config: Config, rounds: list[dict[str, Any]]) -> dict[str, int]:

@@ -23,8 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from collafuse_flwr.core.atomic_io import write_json
-from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.core.runtime import threads
 from collafuse_flwr.core.tensor_io import read_tensors
@@ -34,8 +33,7 @@ from collafuse_flwr.evaluation.evaluator import SampleEvaluator, Samples
 from collafuse_flwr.runs.loaded_run import FinishedRun
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.runs.summary import JUDGES
-from simulations.cli import USER_ERROR
-from simulations.cli_args import check_whole_numbers, named_settings
+from simulations.bench.command import Rows, bench
 
 DEFAULTS: dict[str, Any] = {"run": "", "steps": "40,20,12,8", "num_samples": 2000, "rounds": 3, "output": ""}
 #: Of a client's samples: the labels that networks are conditioned on, and the classes that they are judged as.
@@ -141,20 +139,14 @@ def _range(ratio: dict[str, float]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Measure, show and keep the results, and return the exit status."""
-    try:
-        given = named_settings(arguments, DEFAULTS)
-        check_whole_numbers(given, {"num_samples": 2, "rounds": 1})
+
+    def measure_run(given: dict[str, Any]) -> Rows:
         if not given["run"]:
             raise SettingError("run", "", "the folder of a finished run")
         steps = str(given["steps"]).split(",")
-        rows = measure(Path(str(given["run"])), steps, given["num_samples"], given["rounds"])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
-    show(rows, Console())
-    if given["output"]:
-        write_json(Path(given["output"]), {"settings": given, "rows": rows})
-    return 0
+        return measure(Path(str(given["run"])), steps, given["num_samples"], given["rounds"])
+
+    return bench(arguments, DEFAULTS, {"num_samples": 2, "rounds": 1}, measure_run, show)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +23,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from collafuse_flwr.core.atomic_io import write_json
-from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.core.runtime import choose_runtime, threads
 from collafuse_flwr.gan.networks import LATENT, Cuts, build_architecture
@@ -34,9 +31,8 @@ from collafuse_flwr.gan.split_gan.ops import OptimConfig, Tensors
 from collafuse_flwr.gan.split_gan.server_half import ServerHalf
 from collafuse_flwr.gan.split_gan.train_batch import InProcess, train_batch
 from collafuse_flwr.gan.upsampling import Upsampling
+from simulations.bench.command import bench
 from simulations.bench.reference_gan import ReferenceGan
-from simulations.cli import USER_ERROR
-from simulations.cli_args import check_whole_numbers, named_settings
 
 #: The cuts that the published planner gives its seven devices, one of each.
 CUTS = dict(enumerate(map(Cuts.parse, ("0000", "0010", "1110", "1111"))))
@@ -139,17 +135,8 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
 
 def main(arguments: list[str]) -> int:
     """Measure, show and keep the results, and return the exit status."""
-    try:
-        given = named_settings(arguments, DEFAULTS)
-        check_whole_numbers(given, {"rounds": 1, "width": 1, "size": 8, "batch": 2})
-        rows = measure(given["rounds"], given["width"], given["size"], given["batch"])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
-    show(rows, Console())
-    if given["output"]:
-        write_json(Path(given["output"]), {"settings": given, "rows": rows})
-    return 0
+    least = {"rounds": 1, "width": 1, "size": 8, "batch": 2}
+    return bench(arguments, DEFAULTS, least, lambda given: measure(*(given[name] for name in least)), show)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from collafuse_flwr.core.atomic_io import write_json
-from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.core.runtime import choose_runtime, threads
 from collafuse_flwr.data.images import ImageSource
@@ -32,8 +30,7 @@ from collafuse_flwr.diffusion.schedule import cosine
 from collafuse_flwr.diffusion.stacked import TrainJob, train_all
 from collafuse_flwr.diffusion.train import TimestepRange, TrainState
 from collafuse_flwr.diffusion.unet import ImageShape, as_denoise, build_network
-from simulations.cli import USER_ERROR
-from simulations.cli_args import check_whole_numbers, named_settings
+from simulations.bench.command import Rows, bench
 
 DEFAULTS: dict[str, Any] = {
     "models": "nano,tiny",
@@ -105,18 +102,12 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
 
 def main(arguments: list[str]) -> int:
     """Measure, show and keep the results, and return the exit status."""
-    try:
-        given = named_settings(arguments, DEFAULTS)
-        check_whole_numbers(given, {"batch": 1, "steps": 1, "rounds": 1})
+
+    def measure_all(given: dict[str, Any]) -> Rows:
         cases = itertools.product(str(given["models"]).split(","), _list(given, "sizes"), _list(given, "clients"))
-        rows = [measure(*case, given) for case in cases]
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
-    show(rows, Console())
-    if given["output"]:
-        write_json(Path(given["output"]), {"settings": given, "rows": rows})
-    return 0
+        return [measure(*case, given) for case in cases]
+
+    return bench(arguments, DEFAULTS, {"batch": 1, "steps": 1, "rounds": 1}, measure_all, show)
 
 
 def _list(given: dict[str, Any], name: str) -> list[int]:

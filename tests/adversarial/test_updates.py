@@ -38,8 +38,8 @@ def start(node: Node) -> dict[str, Tensor]:
 
 def update(node: Node, round_: int = 1, run: int = 1, **changes: Any) -> Any:
     """The answer to a round; `weights`, `part` and `want_averaged` are the request's, others settings."""
-    asked = {name: changes.pop(name) for name in ("weights", "part", "want_averaged") if name in changes}
-    given: dict[str, Any] = {"weights": start(node), "part": "all", "want_averaged": False} | asked
+    requested = {name: changes.pop(name) for name in ("weights", "part", "want_averaged") if name in changes}
+    given: dict[str, Any] = {"weights": start(node), "part": "all", "want_averaged": False} | requested
     request = WeightsRequest(round=round_, num_rounds=9, **given)
     return node.ask("train", request, WeightsReply, run, **(NOISED | changes))
 

@@ -62,45 +62,38 @@ def test_the_mean_of_three_clients_has_the_noise_that_is_stated(tmp_path: Path, 
     assert float((flat(noisy.shared) - flat(quiet.shared)).std()) == pytest.approx(deviation, rel=0.03)
 
 
-def test_a_client_that_fails_or_sends_too_much_moves_the_noised_mean_no_further_than_c(tmp_path: Path) -> None:
-    """The server's noise is made for a sum over those that were asked, each clipped."""
+def means_with_and_without_a_loud_client(folder: Path, loudness: float, noise: str) -> tuple[Tensor, Tensor]:
+    """The mean of a round with nearly no noise, and the same where one client has added to all of its weights."""
 
     def shout(message: Message, context: Context) -> Message:
         reply = client_app(message, context)
         sent = reply.content.array_records["weights"].to_torch_state_dict()
-        reply.content["weights"] = ArrayRecord({name: value + 100 for name, value in sent.items()})
+        reply.content["weights"] = ArrayRecord({name: value + loudness for name, value in sent.items()})
         return reply
 
-    settings = NOISED | {"num_rounds": 1, "averaging.noise": "server", "averaging.noise_multiplier": 0.01}
     means = []
     for name, act in (("honest", None), ("loud", shout)):
-        config = small(tmp_path / name, strategy="fedavg", **settings)
+        own = {"num_rounds": 1, "averaging.noise": noise, "averaging.noise_multiplier": 0.01}
+        config = small(folder / name, strategy="fedavg", **NOISED | own)
         made = run_strategy(config, connect(config, spoiled(1, act)) if act else None)
         assert isinstance(made, PartialFedAvg)
-        assert not metrics(tmp_path / name)[0]["rejected"]
+        assert not metrics(folder / name)[0]["rejected"]
         means.append(flat(made.shared))
-    noise = 0.01 * 0.5 / 3 * math.sqrt(2 * len(means[0]))
-    assert float((means[0] - means[1]).norm()) <= 2 * 0.5 / 3 + 1.1 * noise
+    return means[0], means[1]
+
+
+def test_a_client_that_fails_or_sends_too_much_moves_the_noised_mean_no_further_than_c(tmp_path: Path) -> None:
+    """The server's noise is made for a sum over those that were selected, each clipped."""
+    honest, loud = means_with_and_without_a_loud_client(tmp_path, 100, "server")
+    noise = 0.01 * 0.5 / 3 * math.sqrt(2 * len(honest))
+    assert float((honest - loud).norm()) <= 2 * 0.5 / 3 + 1.1 * noise
 
 
 def test_what_clients_noise_is_bounded_by_the_server_as_noise_can_be(tmp_path: Path) -> None:
     """A client that sent 10^3 everywhere moved the mean by as much, in spite of `clip_norm`."""
-
-    def shout(message: Message, context: Context) -> Message:
-        reply = client_app(message, context)
-        sent = reply.content.array_records["weights"].to_torch_state_dict()
-        reply.content["weights"] = ArrayRecord({name: value + 1000 for name, value in sent.items()})
-        return reply
-
-    settings = NOISED | {"num_rounds": 1, "averaging.noise": "client", "averaging.noise_multiplier": 0.01}
-    means = {}
-    for name, act in (("honest", None), ("loud", shout)):
-        config = small(tmp_path / name, strategy="fedavg", **settings)
-        made = run_strategy(config, connect(config, spoiled(1, act)) if act else None)
-        assert isinstance(made, PartialFedAvg)
-        means[name] = flat(made.shared)
-    bound = 0.5 * (1 + 0.01 * (math.sqrt(len(means["honest"])) + 9))
-    assert float((means["honest"] - means["loud"]).norm()) <= 2 * bound / 3 * 1.001
+    honest, loud = means_with_and_without_a_loud_client(tmp_path, 1000, "client")
+    bound = 0.5 * (1 + 0.01 * (math.sqrt(len(honest)) + 9))
+    assert float((honest - loud).norm()) <= 2 * bound / 3 * 1.001
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "hybrid"])

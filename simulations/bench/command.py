@@ -1,0 +1,41 @@
+"""What benches have in common that are one table of rows: settings by name, the table, and a file of both."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.core.errors import UserError
+from simulations.cli import USER_ERROR
+from simulations.cli_args import check_whole_numbers, named_settings
+
+Rows = list[dict[str, Any]]
+
+
+def bench(
+    arguments: list[str],
+    defaults: Mapping[str, Any],
+    least: Mapping[str, int],
+    measure: Callable[[dict[str, Any]], Rows],
+    show: Callable[[Rows, Console], None],
+) -> int:
+    """Measure with the settings that are given, show and keep the rows, and return the exit status.
+
+    `least` has the whole numbers among the settings, with the least value of each; `output` names the file, if any.
+    """
+    try:
+        given = named_settings(arguments, defaults)
+        check_whole_numbers(given, least)
+        rows = measure(given)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    show(rows, Console())
+    if given["output"]:
+        write_json(Path(given["output"]), {"settings": given, "rows": rows})
+    return 0
