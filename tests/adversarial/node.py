@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config, without_unread
 from collafuse_flwr.data.federated import load_client_data
 from collafuse_flwr.data.images import normalize
+from collafuse_flwr.privacy.ledger import Ledger, Release
 from collafuse_flwr.privacy.release import upload_order
 from collafuse_flwr.wire.codec import ClientError, client_error, decode, encode
 from collafuse_flwr.wire.collafuse import TrainReply, TrainRequest
@@ -98,3 +100,11 @@ class Node:
         """The rows of an upload as the images lie, which no operator could do."""
         secret = (self.state / "secret").read_bytes()
         return upload[upload_order(secret, draws, len(upload) // len(draws)).argsort()]
+
+
+def ledger_of(node: Node) -> Ledger:
+    return Ledger(node.state / "ledger.jsonl")
+
+
+def a_release(*keys: str, draws: tuple[int, ...] = (0,), snr: float = 0.1, **other: Any) -> Release:
+    return replace(Release(keys, draws, snr, 0.0, (1, 8, 8)), **other)
