@@ -78,10 +78,10 @@ def advice(cells: Sequence[AdviceCell], max_reid: float) -> str:
     both = [cell for cell in cells if cell.pays and cell.reid <= max_reid]
     if both:
         return f"Collaboration pays for most clients, at no more than {max_reid:.0%} re-identified: {_places(both)}."
-    said = f"Nowhere on this map does collaboration pay for most clients at no more than {max_reid:.0%} re-identified."
+    words = f"Nowhere on this map does collaboration pay for most clients at no more than {max_reid:.0%} re-identified."
     pays, hides = ([cell for cell in cells if cell.pays], [cell for cell in cells if cell.reid <= max_reid])
-    said += f" It pays {_places(pays)}." if pays else " It pays nowhere."
-    return f"{said} It hides {_places(hides)}." if hides else f"{said} It hides nowhere."
+    words += f" It pays {_places(pays)}." if pays else " It pays nowhere."
+    return f"{words} It hides {_places(hides)}." if hides else f"{words} It hides nowhere."
 
 
 def _places(cells: Sequence[AdviceCell]) -> str:
@@ -145,6 +145,6 @@ def draw_map(cells: Sequence[AdviceCell], max_reid: float, path: Path) -> None:
         figure.savefig(temporary, format="png")
 
 
-def save_map(cells: Sequence[AdviceCell], said: str, path: Path) -> None:
+def save_map(cells: Sequence[AdviceCell], sentence: str, path: Path) -> None:
     """Keep the map's numbers, and what is said of them."""
-    write_json(path, {"advice": said, "cells": [asdict(cell) | {"pays": cell.pays} for cell in cells]})
+    write_json(path, {"advice": sentence, "cells": [asdict(cell) | {"pays": cell.pays} for cell in cells]})

@@ -71,12 +71,12 @@ class AdviceRequest:
         Raises:
             UserError: one is not allowed.
         """
-        given = dict(_named(argument) for argument in arguments)
-        own = {name: given.pop(name, default) for name, default in OWN.items()}
-        settings = tuple(f"{name}={value}" for name, value in (SETTINGS | given).items())
+        named = dict(_named(argument) for argument in arguments)
+        own = {name: named.pop(name, default) for name, default in OWN.items()}
+        settings = tuple(f"{name}={value}" for name, value in (SETTINGS | named).items())
         for name in ("cut_ratio", "data.max_images"):
-            if name in given:
-                raise SettingError(name, given[name], f"given as `{'cuts' if name == 'cut_ratio' else 'images'}`")
+            if name in named:
+                raise SettingError(name, named[name], f"given as `{'cuts' if name == 'cut_ratio' else 'images'}`")
         config = first_config([*settings, f"cut_ratio={own['cuts'].split(',')[0]}"])
         if config.spec.fixed_cut is not None:
             raise SettingError("strategy", config.run.strategy, "one whose clients have a cut, as collafuse")
@@ -155,11 +155,11 @@ def run_advice(arguments: list[str]) -> int:
     every = [cell for images in request.images for cell in read_cells(request.folder(images), images, request.cuts)]
     if not every:
         raise UserError(f"no run in {request.output} came to its end")
-    console, said = Console(highlight=False), advice(every, request.max_reid)
+    console, sentence = Console(highlight=False), advice(every, request.max_reid)
     print_map(every, console)
-    console.print(said, markup=False, soft_wrap=True)
+    console.print(sentence, markup=False, soft_wrap=True)
     draw_map(every, request.max_reid, request.output / "advice.png")
-    save_map(every, said, request.output / "advice.json")
+    save_map(every, sentence, request.output / "advice.json")
     console.print(f"Everything is in {request.output}", markup=False, soft_wrap=True)
     return FAILED if failed else 0
 

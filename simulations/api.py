@@ -146,8 +146,8 @@ def attack(folder: Path | str, **settings: object) -> Path:
     if isinstance(paths, str) or not isinstance(paths, list | tuple):
         raise SettingError("attacks", paths, "a list of package.module:ATTACK")
     specs = attack_specs(paths)
-    given = _command_settings("attack", {"run": str(folder), **settings}, effort(specs))
-    return attack_run(AttackRequest.of(given, specs), Console(highlight=False))
+    request = _command_settings("attack", {"run": str(folder), **settings}, effort(specs))
+    return attack_run(AttackRequest.of(request, specs), Console(highlight=False))
 
 
 def report(*folders: Path | str, output: Path | str) -> Path:
@@ -166,7 +166,7 @@ def _public(settings: Mapping[str, object]) -> dict[str, object]:
 
 
 def _command_settings(
-    command: str, given: Mapping[str, object], further: Mapping[str, object] | None = None
+    command: str, overrides: Mapping[str, object], further: Mapping[str, object] | None = None
 ) -> dict[str, Any]:
     """The settings of a command, with its defaults for what is not given.
 
@@ -180,7 +180,7 @@ def _command_settings(
     defaults: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{command}.yaml"))
     settings: dict[str, Any] = {name: value for name, value in defaults.items() if name not in ("defaults", "hydra")}
     settings.update(further or {})
-    for name, value in given.items():
+    for name, value in overrides.items():
         if name not in settings:
             raise SettingError(name, value, f"no such setting of {command}; it has {', '.join(settings)}")
-    return {**settings, **given}
+    return {**settings, **overrides}

@@ -46,14 +46,14 @@ def check(options: list[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("node-config", "root-certificates", "auth-supernode-private-key", "trusted-entities"):
         parser.add_argument(f"--{name}")
-    given, _ = parser.parse_known_args(options)
-    if given.root_certificates is not None:
-        _check_certificates(given.root_certificates)
-    if given.auth_supernode_private_key is not None:
-        _check_key(given.auth_supernode_private_key)
-    if given.trusted_entities is not None:
-        _check_trusted(given.trusted_entities)
-    _check_node(_parsed(given.node_config))
+    node, _ = parser.parse_known_args(options)
+    if node.root_certificates is not None:
+        _check_certificates(node.root_certificates)
+    if node.auth_supernode_private_key is not None:
+        _check_key(node.auth_supernode_private_key)
+    if node.trusted_entities is not None:
+        _check_trusted(node.trusted_entities)
+    _check_node(_parsed(node.node_config))
 
 
 def _check_certificates(path: str) -> None:
@@ -93,20 +93,20 @@ def _parsed(node_config: str | None) -> Mapping[str, object]:
         raise SettingError("--node-config", node_config, allowed) from None
 
 
-def _check_node(given: Mapping[str, object]) -> None:
-    if unknown := given.keys() - set(NAMES):
-        raise SettingError(min(unknown), given[min(unknown)], f"one of {', '.join(NAMES)}")
-    number = given.get("partition-id")
+def _check_node(node_config: Mapping[str, object]) -> None:
+    if unknown := node_config.keys() - set(NAMES):
+        raise SettingError(min(unknown), node_config[min(unknown)], f"one of {', '.join(NAMES)}")
+    number = node_config.get("partition-id")
     if not isinstance(number, int) or isinstance(number, bool) or number < 0:
         raise SettingError("partition-id", number, "the number of this client in --node-config, from 0")
-    data = given.get("data-path")
+    data = node_config.get("data-path")
     if not isinstance(data, str) or not os.access(data, os.R_OK):
         raise SettingError("data-path", data, "the images of this client, which this user may read")
-    _check_state(given.get("state-path"))
-    policy = Policy.load(Path(str(given["policy"]))) if "policy" in given else Policy()
-    if "codec-path" in given:
+    _check_state(node_config.get("state-path"))
+    policy = Policy.load(Path(str(node_config["policy"]))) if "policy" in node_config else Policy()
+    if "codec-path" in node_config:
         # As a run would name it whose codec the policy lets in.
-        open_codec(f"{SHA256}{policy.codec}", str(given["codec-path"]))
+        open_codec(f"{SHA256}{policy.codec}", str(node_config["codec-path"]))
 
 
 def _check_state(path: object) -> None:

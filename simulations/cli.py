@@ -89,8 +89,8 @@ def command(
         _stop_in_good_order()
         try:
             if usage and HELP & set(sys.argv[1:]):
-                given = [argument for argument in sys.argv[1:] if argument not in HELP]
-                print(usage if isinstance(usage, str) else usage(given))
+                arguments = [argument for argument in sys.argv[1:] if argument not in HELP]
+                print(usage if isinstance(usage, str) else usage(arguments))
                 return 0
             return act(sys.argv[1:])
         except RunFailed as error:
@@ -147,13 +147,13 @@ def flat_settings(settings: DictConfig) -> dict[str, object]:
     return flat
 
 
-def config_of(settings: DictConfig, given: Collection[str]) -> Config:
+def config_of(settings: DictConfig, names: Collection[str]) -> Config:
     """Composed settings; what the strategy does not read is an error if it was given, and dropped from recipes.
 
     Raises:
         SettingError: a setting is not allowed.
     """
-    return Config.from_flat(without_unread(flat_settings(settings), given))
+    return Config.from_flat(without_unread(flat_settings(settings), names))
 
 
 def settings_usage(purpose: str) -> Callable[[list[str]], str]:

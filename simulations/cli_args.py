@@ -29,10 +29,10 @@ def named_settings(arguments: list[str], defaults: Mapping[str, Any]) -> dict[st
     Raises:
         SettingError: there is no such setting.
     """
-    given = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_cli(arguments)))
-    if unknown := sorted(given.keys() - defaults.keys()):
-        raise SettingError(unknown[0], given[unknown[0]], f"no such setting; there are {', '.join(defaults)}")
-    return {**defaults, **given}
+    settings = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_cli(arguments)))
+    if unknown := sorted(settings.keys() - defaults.keys()):
+        raise SettingError(unknown[0], settings[unknown[0]], f"no such setting; there are {', '.join(defaults)}")
+    return {**defaults, **settings}
 
 
 def folders(settings: Mapping[str, Any], results: Callable[[RunLayout], Path]) -> tuple[Path, Path]:

@@ -60,29 +60,29 @@ class CodecRequest:
     output: Path
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> CodecRequest:
+    def of(cls, settings: Mapping[str, Any]) -> CodecRequest:
         """Check the settings.
 
         Raises:
             SettingError: one is missing or not allowed.
         """
-        check_whole_numbers(given, {"seed": 0, "max_images": 0, "threads": 0})
-        codec = CodecConfig(**{own.name: coerce(own, own.name, given[own.name]) for own in fields(CodecConfig)})
+        check_whole_numbers(settings, {"seed": 0, "max_images": 0, "threads": 0})
+        codec = CodecConfig(**{own.name: coerce(own, own.name, settings[own.name]) for own in fields(CodecConfig)})
         if codec.downsample & (codec.downsample - 1):
             raise SettingError("downsample", codec.downsample, "1, 2, 4, 8 or 16")
         if codec.width % GROUPS:
             raise SettingError("width", codec.width, f"a multiple of {GROUPS}")
-        if not given["dataset"]:
+        if not settings["dataset"]:
             raise SettingError("dataset", "", "the public images, as in `simulations.run`")
-        if not given["output"]:
+        if not settings["output"]:
             raise SettingError("output", "", "a new folder for the codec")
-        output = Path(str(given["output"])).expanduser().absolute()
+        output = Path(str(settings["output"])).expanduser().absolute()
         if output.exists() and not (output.is_dir() and not any(output.iterdir())):
             raise SettingError("output", str(output), "a new or empty folder")
         declared = {own.name: own for own in fields(DataConfig)}
-        of_images = {name: coerce(declared[name], name, given[name]) for name in OF_IMAGES}
-        data = DataConfig(**of_images, max_images=given["max_images"])
-        return cls(data, codec, given["seed"], given["threads"], output)
+        of_images = {name: coerce(declared[name], name, settings[name]) for name in OF_IMAGES}
+        data = DataConfig(**of_images, max_images=settings["max_images"])
+        return cls(data, codec, settings["seed"], settings["threads"], output)
 
 
 def train_codec(request: CodecRequest) -> Codec:
@@ -118,7 +118,7 @@ def _write(request: CodecRequest, autoencoder: Any, images: ImageSet, held_out: 
         assert codec is not None
         rebuilt, original = round_trip(codec, pixels), normalize(pixels)
         guess = image_similarity(original, normalize(images.images).mean(dim=0).expand_as(original))
-        made = image_similarity(original, rebuilt)
+        close = image_similarity(original, rebuilt)
         latents = codec.encode(pixels[:1]).shape[1:]
         described = {
             "sha256": codec.digest,
@@ -127,8 +127,8 @@ def _write(request: CodecRequest, autoencoder: Any, images: ImageSet, held_out: 
             "image_shape": list(pixels.shape[1:]),
             "latent_shape": list(latents),
             "parameters": sum(p.numel() for p in autoencoder.parameters()),
-            "psnr": made.psnr,
-            "ssim": made.ssim,
+            "psnr": close.psnr,
+            "ssim": close.ssim,
             "psnr_mean_image": guess.psnr,
             "num_held_out": len(held_out),
             "seed": request.seed,
@@ -136,7 +136,7 @@ def _write(request: CodecRequest, autoencoder: Any, images: ImageSet, held_out: 
         }
         write_json(temporary / "codec.json", described)
         rows = [("held-out images", original[:SHOWN]), ("decoded latents", rebuilt[:SHOWN])]
-        title = f"{images.name}: {math.prod(latents)} latents for {pixels[0].numel()} values, PSNR {made.psnr:.1f} dB"
+        title = f"{images.name}: {math.prod(latents)} latents for {pixels[0].numel()} values, PSNR {close.psnr:.1f} dB"
         draw_overview(rows, temporary / "reconstructions.png", title)
         # A folder takes the place of an empty one.
         temporary.rename(output)
@@ -145,7 +145,7 @@ def _write(request: CodecRequest, autoencoder: Any, images: ImageSet, held_out: 
     shapes = [" x ".join(map(str, described[name])) for name in ("latent_shape", "image_shape")]
     print(
         f"{described['parameters']} parameters, {shapes[0]} latents for {shapes[1]} values; of {len(held_out)} "
-        f"held-out images PSNR {made.psnr:.1f} dB, SSIM {made.ssim:.3f} (the mean image: {guess.psnr:.1f} dB)"
+        f"held-out images PSNR {close.psnr:.1f} dB, SSIM {close.ssim:.3f} (the mean image: {guess.psnr:.1f} dB)"
     )
     return codec
 

@@ -90,15 +90,15 @@ def _shown(value: object) -> str:
 
 
 def _act(arguments: list[str]) -> int:
-    given = DEFAULTS | dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    if unknown := given.keys() - DEFAULTS.keys():
-        raise SettingError(min(unknown), given[min(unknown)], f"one of {', '.join(DEFAULTS)}")
-    folder = Path(given["state"])
+    settings = DEFAULTS | dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if unknown := settings.keys() - DEFAULTS.keys():
+        raise SettingError(min(unknown), settings[min(unknown)], f"one of {', '.join(DEFAULTS)}")
+    folder = Path(settings["state"])
     path = ClientLayout(folder).ledger
-    if not given["state"] or not path.is_file():
-        raise SettingError("state", given["state"], f"the folder of a client's state, which holds {path.name}")
-    disclosure = disclosed(Ledger(path), _delta(given["delta"]))
-    console, output = Console(highlight=False), Path(given["output"] or folder)
+    if not settings["state"] or not path.is_file():
+        raise SettingError("state", settings["state"], f"the folder of a client's state, which holds {path.name}")
+    disclosure = disclosed(Ledger(path), _delta(settings["delta"]))
+    console, output = Console(highlight=False), Path(settings["output"] or folder)
     console.print(table(disclosure))
     for name, value in disclosure["whole"].items():
         console.print(f"{name}: {_shown(value) or 0}")

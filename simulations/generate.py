@@ -98,7 +98,7 @@ def generate(request: GenerateRequest) -> Path:
     handoff = server.handoff(request.client, wanted, labels)
     if labels is not None:
         handoff = replace(handoff, labels=labels)
-    images, made = finish(config, client_info, ClientStore(own.folder), handoff, open_codec(config.data.codec))
+    images, labels = finish(config, client_info, ClientStore(own.folder), handoff, open_codec(config.data.codec))
     described = {
         "run": str(request.run),
         "client": request.client,
@@ -108,7 +108,7 @@ def generate(request: GenerateRequest) -> Path:
         "attributes": list(request.attributes),
         "guidance": guidance,
     }
-    write_images(request.output, images, made if config.data.conditioning == "classes" else None, described)
+    write_images(request.output, images, labels if config.data.conditioning == "classes" else None, described)
     return request.output
 
 

@@ -147,8 +147,8 @@ def _networks(config: Config, row: Row, pipeline: CollaFusePipeline) -> str:
             "The denoiser was trained on the client's images without differential privacy: nothing is guaranteed for "
             f"them against {HOLDER}, and that is everybody who has this folder."
         )
-    said = f"epsilon {row['dp_sgd_epsilon']:.3g} at delta {config.dp.delta:g}"
-    return f"The denoiser was trained by DP-SGD: {said} for an image, against {HOLDER}."
+    epsilon = f"epsilon {row['dp_sgd_epsilon']:.3g} at delta {config.dp.delta:g}"
+    return f"The denoiser was trained by DP-SGD: {epsilon} for an image, against {HOLDER}."
 
 
 def _attacks(row: Row) -> list[tuple[AttackSpec, tuple[str, str, str, str]]]:

@@ -64,17 +64,18 @@ def _last_run(state: Path) -> str:
 
 
 def _act(arguments: list[str]) -> int:
-    given = dict(DEFAULTS)
+    settings = dict(DEFAULTS)
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name not in DEFAULTS or not equals:
             raise SettingError(name, value, f"one of {', '.join(f'{setting}=' for setting in DEFAULTS)}")
-        given[name] = value
-    if not given["state"]:
+        settings[name] = value
+    if not settings["state"]:
         raise SettingError("state", "", "the folder of a client's state")
-    seed = _whole("seed", given["seed"], 0) if given["seed"] else secrets.randbits(31)
-    request = ImageRequest(_whole("num_images", given["num_images"], 0), _whole("label", given["label"], -1), seed)
-    path = leave_request(Path(given["state"]), request, given["run"])
+    seed = _whole("seed", settings["seed"], 0) if settings["seed"] else secrets.randbits(31)
+    count, label = _whole("num_images", settings["num_images"], 0), _whole("label", settings["label"], -1)
+    request = ImageRequest(count, label, seed)
+    path = leave_request(Path(settings["state"]), request, settings["run"])
     if request.num_images:
         print(f"{request.num_images} images are requested ({path}): the next run with task=generate serves it")
     else:

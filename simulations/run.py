@@ -59,11 +59,11 @@ def _as_trained(config: Config) -> Config:
 
 def configured(settings: DictConfig) -> Config:
     """The settings, or, to resume, those of the run in `output` with what was given on the command line on top."""
-    given, flat = given_names(sys.argv[1:]), flat_settings(settings)
+    names, flat = given_names(sys.argv[1:]), flat_settings(settings)
     if flat.get("resume") is True:
         before = read_config(Path(str(flat["output"])).absolute()).to_flat()
-        return Config.from_flat(before | {name: flat[name] for name in given})
-    return config_of(settings, given)
+        return Config.from_flat(before | {name: flat[name] for name in names})
+    return config_of(settings, names)
 
 
 def _act(settings: DictConfig) -> None:

@@ -59,16 +59,16 @@ def _read_key(path: str) -> Ed25519PrivateKey:
 
 def act(arguments: list[str]) -> int:
     """Add a signature to those of an app, and return the exit status."""
-    given = DEFAULTS | dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    if unknown := given.keys() - DEFAULTS.keys():
-        raise SettingError(min(unknown), given[min(unknown)], f"one of {', '.join(DEFAULTS)}")
-    if not given["id"]:
+    settings = DEFAULTS | dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if unknown := settings.keys() - DEFAULTS.keys():
+        raise SettingError(min(unknown), settings[min(unknown)], f"one of {', '.join(DEFAULTS)}")
+    if not settings["id"]:
         raise SettingError("id", "", "a name of the key, as in --trusted-entities: fpk_NAME")
-    app, key, path = _read_app(given["app"]), _read_key(given["key"]), Path(given["app"])
-    others = [entry for entry in signatures(path) if entry["public_key_id"] != given["id"]]
-    write_json(signatures_of(path), [*others, sign(app, key, given["id"], int(time.time()))])
+    app, key, path = _read_app(settings["app"]), _read_key(settings["key"]), Path(settings["app"])
+    others = [entry for entry in signatures(path) if entry["public_key_id"] != settings["id"]]
+    write_json(signatures_of(path), [*others, sign(app, key, settings["id"], int(time.time()))])
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-    print(f'{given["id"]}: "{public}"')
+    print(f'{settings["id"]}: "{public}"')
     return 0
 
 

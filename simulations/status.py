@@ -54,16 +54,16 @@ def _stamps(folder: Path) -> list[int]:
 
 def follow(folder: Path, console: Console, poll: float = POLL) -> RunStatus:
     """Show the run until it ends: drawn anew on a terminal, elsewhere a line for each round and then all of it."""
-    said = 0
+    shown = 0
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             for status in looks(folder, poll):
                 live.update(Text("\n".join(status.lines(time.time()))), refresh=True)
         return status
     for status in looks(folder, poll):
-        for row in status.rounds[said:]:
+        for row in status.rounds[shown:]:
             print(f"round {row.round} of {status.config.run.num_rounds}: {describe_round(row)}", flush=True)
-        said = status.done
+        shown = status.done
     _show(status)
     return status
 
@@ -73,18 +73,18 @@ def _show(status: RunStatus) -> None:
 
 
 def _act(arguments: list[str]) -> int:
-    given = dict(DEFAULTS)
+    settings = dict(DEFAULTS)
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name not in DEFAULTS or not equals:
             raise SettingError(name, value, "run=FOLDER or follow=true")
-        given[name] = value
-    if not given["run"]:
+        settings[name] = value
+    if not settings["run"]:
         raise SettingError("run", "", "the folder of a run")
-    if given["follow"] not in ("true", "false"):
-        raise SettingError("follow", given["follow"], "true or false")
-    folder = Path(given["run"])
-    if given["follow"] == "true":
+    if settings["follow"] not in ("true", "false"):
+        raise SettingError("follow", settings["follow"], "true or false")
+    folder = Path(settings["run"])
+    if settings["follow"] == "true":
         status = follow(folder, Console(highlight=False))
     else:
         status = RunStatus.of(folder)

@@ -17,12 +17,12 @@ from simulations.cli import CONF, USER_ERROR
 SUITES = CONF / "suite"
 
 
-def sweeps(name: str, given: list[str]) -> list[list[str]]:
+def sweeps(name: str, overrides: list[str]) -> list[list[str]]:
     """The arguments of each sweep of a suite; what is given comes last, and takes the place of what has its name."""
     suite = OmegaConf.load(SUITES / f"{name}.yaml")
-    own = {argument.split("=", 1)[0] for argument in given}
+    own = {argument.split("=", 1)[0] for argument in overrides}
     return [
-        [argument for argument in [*suite.settings, *grid] if argument.split("=", 1)[0] not in own] + given
+        [argument for argument in [*suite.settings, *grid] if argument.split("=", 1)[0] not in own] + overrides
         for grid in suite.grids
     ]
 
@@ -30,17 +30,17 @@ def sweeps(name: str, given: list[str]) -> list[list[str]]:
 def main(arguments: list[str]) -> int:
     """Run the sweeps of a suite and its report, and return the worst exit status."""
     suites = sorted(path.stem for path in SUITES.glob("*.yaml"))
-    name, given = (arguments[0] if arguments else ""), arguments[1:]
+    name, overrides = (arguments[0] if arguments else ""), arguments[1:]
     if {"-h", "--help"} & set(arguments):
         print(f"{__doc__}\nSuites: {', '.join(suites)}")
         return 0
     if name not in suites:
         print(f"error: `suite` = {name!r} is not allowed: one of {', '.join(suites)}", file=sys.stderr)
         return USER_ERROR
-    outputs = [argument.removeprefix("output=") for argument in given if argument.startswith("output=")]
+    outputs = [argument.removeprefix("output=") for argument in overrides if argument.startswith("output=")]
     output = Path(outputs[-1] if outputs else f"runs/suite-{name}").absolute()
-    given = [*(argument for argument in given if not argument.startswith("output=")), f"output={output}"]
-    statuses = [run_module("simulations.sweep", *arguments) for arguments in sweeps(name, given)]
+    overrides = [*(argument for argument in overrides if not argument.startswith("output=")), f"output={output}"]
+    statuses = [run_module("simulations.sweep", *arguments) for arguments in sweeps(name, overrides)]
     return max([*statuses, run_module("simulations.report", f"runs={output}", f"output={output / 'report'}")])
 
 

@@ -18,5 +18,5 @@ def make_strategy(config: Config, folder: Path, progress: Progress, clients: Cal
     Raises:
         SettingError: its class cannot be imported.
     """
-    made: BaseStrategy = load_object("strategy", config.spec.server)(config, folder, progress, clients)
-    return made
+    strategy: BaseStrategy = load_object("strategy", config.spec.server)(config, folder, progress, clients)
+    return strategy

@@ -282,8 +282,8 @@ class BaseStrategy(Strategy, ABC):
         return any(past.clients for past in self.history.rounds)
 
     def _accept_evaluation(self, client: int, reply: EvaluateReply) -> None:
-        said = asdict(reply) | {"server_flops_per_image": self._server_flops(self.client_manager.client_infos[client])}
-        self.history.rounds[-1].evaluation[str(client)] = {n: value for n, value in said.items() if value is not None}
+        row = asdict(reply) | {"server_flops_per_image": self._server_flops(self.client_manager.client_infos[client])}
+        self.history.rounds[-1].evaluation[str(client)] = {n: value for n, value in row.items() if value is not None}
 
     def _close_training(self, backbone_loss: float | None = None) -> MetricRecord:
         """Show what the round's training came to, and give it to Flower."""

@@ -166,8 +166,8 @@ class CollaFuse(DiffusionStrategy):
             return client_info
         cuts = self.config.cuts_of(client)
         if reply.recut is None or reply.recut.cut not in cuts:
-            said = None if reply.recut is None else reply.recut.cut
-            raise UploadError(f"`recut.cut` = {said} must be one of {', '.join(map(str, cuts))}")
+            cut = None if reply.recut is None else reply.recut.cut
+            raise UploadError(f"`recut.cut` = {cut} must be one of {', '.join(map(str, cuts))}")
         cut, held = reply.recut.cut, self.pool.shares.get(client)
         if reply.upload is not None and held is not None and cut >= held.cut:
             raise UploadError(f"`upload` at cut step {cut} is no less noisy than what came at {held.cut}")

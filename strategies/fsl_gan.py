@@ -24,4 +24,4 @@ class FslGan(ServerGeneratorStrategy):
     def _redistribute(self, received: Mapping[int, Weights]) -> None:
         """Give the mean to all clients; it stays as it is where no discriminator came."""
         if received:
-            self.given = {EVERYONE: self._mean(received)}
+            self.discriminators = {EVERYONE: self._mean(received)}

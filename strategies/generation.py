@@ -98,9 +98,9 @@ class TrainedServer:
             allowed = f"-1 for all, or one of 0..{classes - 1}" if classes else "-1: the networks know no classes"
             raise SettingError("generate.label", wanted.label, allowed)
 
-    def guidance(self, given: float) -> float:
+    def guidance(self, requested: float) -> float:
         """The weight of the condition; below 0 stands for the run's own."""
-        return self.config.sampling.guidance_scale if given < 0 else given
+        return self.config.sampling.guidance_scale if requested < 0 else requested
 
     def handoff(
         self, client: int, wanted: GenerateConfig, labels: Tensor | None = None, round_: int = OPERATORS
@@ -185,7 +185,7 @@ class GenerationRun:
     manager: ClientManager
     progress: Progress
     run: int
-    made: Counter[int] = field(default_factory=Counter)
+    generated: Counter[int] = field(default_factory=Counter)
     lost: dict[int, str] = field(default_factory=dict)
 
     def serve(self, round_: int, wanted: Mapping[int, GenerateConfig]) -> None:
@@ -209,7 +209,7 @@ class GenerationRun:
             if reply.num_images != wanted[client].num_images:
                 self.lost[client] = f"it made {reply.num_images} of {wanted[client].num_images} images"
             else:
-                self.made[client] += reply.num_images
+                self.generated[client] += reply.num_images
 
     def ask(self, kind: str, requests: Mapping[int, object], reply: type[M]) -> dict[int, M]:
         """What clients answer; those who do not are noted."""
@@ -228,12 +228,12 @@ class GenerationRun:
                     self.lost[client] = last_line(str(error))
         return answers
 
-    def sensible(self, client: int, said: ImagesWanted) -> bool:
+    def sensible(self, client: int, request: ImagesWanted) -> bool:
         """Whether a client wants images that there can be; what is no number of them, or no seed, is noted."""
-        if said.num_images < 0 or said.label < -1 or said.seed < 0:
-            self.lost[client] = f"it wants what there is not: {said}"
+        if request.num_images < 0 or request.label < -1 or request.seed < 0:
+            self.lost[client] = f"it wants what there is not: {request}"
             return False
-        return said.num_images > 0
+        return request.num_images > 0
 
     def _sent(self, messages: list[Message], timeout: float) -> list[Message]:
         return list(self.grid.send_and_receive(messages, timeout=timeout)) if messages else []
@@ -267,9 +267,9 @@ def generate_together(config: Config, grid: Grid, progress: Progress, run: int) 
     if wanted.num_images:
         going.serve(OPERATORS, dict.fromkeys(present, wanted))
     requested = {
-        client: GenerateConfig(num_images=said.num_images, label=said.label, seed=said.seed)
-        for client, said in own.items()
-        if going.sensible(client, said)
+        client: GenerateConfig(num_images=request.num_images, label=request.label, seed=request.seed)
+        for client, request in own.items()
+        if going.sensible(client, request)
     }
     going.serve(CLIENTS_OWN, requested)
     _report(going, progress)
@@ -282,13 +282,13 @@ def _report(going: GenerationRun, progress: Progress) -> None:
         UserError: nobody has anything, though somebody was to.
     """
     reasons = [*going.lost.values(), *going.manager.refused.values()]
-    for client, images in sorted(going.made.items()):
+    for client, images in sorted(going.generated.items()):
         progress.say(f"client {client}: {images} images, in generated/ of its own state")
     for client, reason in sorted(going.lost.items()):
         progress.say(f"client {client}: {reason}")
     for reason in dict.fromkeys(going.manager.refused.values()):
         progress.say(f"a client cannot take part: {reason}")
-    if not going.made and reasons:
+    if not going.generated and reasons:
         raise UserError(f"nobody has made any image: {reasons[0]}")
-    if not going.made:
+    if not going.generated:
         progress.say("nobody wants any image")

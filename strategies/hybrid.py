@@ -73,8 +73,8 @@ class Hybrid(CollaFuse):
         """What all clients begin at where they send updates of it: the backbone, public weights, or client 0's."""
         start = self.arrays if self.config.client.init_from == "backbone" else self.public_start
         own = self.aggregator.like
-        given = {} if start is None else weights(start)
-        return own | {name: value for name, value in given.items() if name in own and value.shape == own[name].shape}
+        started = {} if start is None else weights(start)
+        return own | {name: value for name, value in started.items() if name in own and value.shape == own[name].shape}
 
     def _part(self, client: int, round_: int) -> tuple[str, bool]:
         """All weights of clients that train in a round, and the averaged ones in a round that is evaluated."""

@@ -23,6 +23,6 @@ class MdGan(ServerGeneratorStrategy):
         """Give every discriminator that came to another client that sent one; who sent none begins as it did before."""
         row = self.history.rounds[-1]
         swapped = derangement(sorted(received), named_generator(self.config.run.seed, "swap", row.round))
-        self.given = {client: own for client, own in self.given.items() if client not in received}
-        self.given |= {receiver: received[sender] for sender, receiver in swapped.items()}
+        self.discriminators = {client: own for client, own in self.discriminators.items() if client not in received}
+        self.discriminators |= {receiver: received[sender] for sender, receiver in swapped.items()}
         row.server["swapped"] = {str(sender): receiver for sender, receiver in swapped.items()}

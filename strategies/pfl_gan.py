@@ -71,10 +71,10 @@ class PflGan(GeneratorStrategy):
             similar, rows = similarities(probes), PROBES * len(clients)
             counts = self._counts(clients, similar)
             most = {j: max(own[j] for own in counts.values()) for j in clients} if counts else {}
-            made = {j: self._make(j, count, "synthetic", round_, j) for j, count in most.items() if count}
+            synthetic = {j: self._make(j, count, "synthetic", round_, j) for j, count in most.items() if count}
             rows += sum(most.values())
             for client, own in counts.items():
-                parts = [[x[: own[j]] for x in made[j]] for j in made]
+                parts = [[x[: own[j]] for x in synthetic[j]] for j in synthetic]
                 if sum(own.values()):
                     images, labels = (torch.cat(part) for part in zip(*parts, strict=True))
                     self.mixtures[client] = to_uint8(images), labels

@@ -70,10 +70,10 @@ class RetryGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Push messages and remember them; those that the grid below refuses have no id."""
-        given = list(messages)
-        ids = {message_id for message_id in self._grid.push_messages(given) if message_id}
+        batch = list(messages)
+        ids = {message_id for message_id in self._grid.push_messages(batch) if message_id}
         # Flower writes the id into the message, and leaves out the ids of messages to nodes it does not know.
-        sent = {m.metadata.message_id: m for m in given if m.metadata.message_id in ids}
+        sent = {m.metadata.message_id: m for m in batch if m.metadata.message_id in ids}
         self._sent.update(sent)
         return list(sent)
 

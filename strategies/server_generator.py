@@ -59,7 +59,7 @@ class ServerGeneratorStrategy(GeneratorStrategy):
 
     def _fresh_weights(self, client: int) -> Weights:
         """The discriminator that a client begins a round with; nothing where it goes on with its own."""
-        return self.given.get(client, self.given.get(EVERYONE, {}))
+        return self.discriminators.get(client, self.discriminators.get(EVERYONE, {}))
 
     def _num_batches(self) -> int:
         """k, the batches that the server makes in an iteration for all clients."""
@@ -70,7 +70,7 @@ class ServerGeneratorStrategy(GeneratorStrategy):
         name = (self.config.run.seed, "gan", "server")
         self.generator = Generator(self.architecture, name, self.optim_config)
         self.like = Discriminator(self.architecture, name, self.optim_config).weights()
-        self.given: dict[int, Weights] = {}
+        self.discriminators: dict[int, Weights] = {}
 
     def _before_training(self, grid: Grid, round_: int) -> None:
         """All iterations of a round, with fewer clients where some fall silent."""
@@ -83,12 +83,12 @@ class ServerGeneratorStrategy(GeneratorStrategy):
             self.progress.step("batches", step, steps)
             count = min(self._num_batches(), len(self.selected))
             chosen = shares(self.selected, count)
-            made = self._make(round_, step, count)
-            requests = {client: self._request(round_, step, client, made, *chosen[client]) for client in chosen}
+            fake = self._make(round_, step, count)
+            requests = {client: self._request(round_, step, client, fake, *chosen[client]) for client in chosen}
             feedback: dict[int, Tensor] = {}
             self._exchange(grid, playing, requests, partial(self._accept_feedback, feedback))
-            self.generator.optimizer_step(made[0], {client: (chosen[client][1], x) for client, x in feedback.items()})
-            made_in_all += len(made[0])
+            self.generator.optimizer_step(fake[0], {client: (chosen[client][1], x) for client, x in feedback.items()})
+            made_in_all += len(fake[0])
             self.selected = sorted(feedback)
             if not self.selected:
                 break
@@ -104,22 +104,22 @@ class ServerGeneratorStrategy(GeneratorStrategy):
 
     def _make(self, round_: int, step: int, count: int) -> Made:
         """The batches of an iteration."""
-        made: Made = [], []
+        fake: Made = [], []
         for batch in range(count):
             generator = named_generator(self.config.run.seed, "fake", round_, step, batch)
             z, labels = draw_codes(self.config.gan.batch_size, self.architecture.num_classes, generator)
             device = self.optim_config.runtime.device
-            made[0].append(self.generator(z.to(device), labels.to(device)))
-            made[1].append(labels)
-        return made
+            fake[0].append(self.generator(z.to(device), labels.to(device)))
+            fake[1].append(labels)
+        return fake
 
     def _request(
-        self, round_: int, step: int, client: int, made: Made, learnt: int, judged: int
+        self, round_: int, step: int, client: int, fake_batches: Made, learnt: int, judged: int
     ) -> DiscriminatorFeedbackRequest:
         """A client's two batches, or the one where they are the same; at first its new discriminator."""
         chosen = {"x_g": judged} | ({"x_d": learnt} if learnt != judged else {})
-        fake = {name: made[0][batch].detach() for name, batch in chosen.items()}
-        labels = {name: made[1][batch] for name, batch in chosen.items()}
+        fake = {name: fake_batches[0][batch].detach() for name, batch in chosen.items()}
+        labels = {name: fake_batches[1][batch] for name, batch in chosen.items()}
         fresh = self._fresh_weights(client) if step == 0 else {}
         return DiscriminatorFeedbackRequest(round_, step, fake, labels, fresh)
 
@@ -173,9 +173,12 @@ class ServerGeneratorStrategy(GeneratorStrategy):
         self.generator.load_weights(weights(arrays))
 
     def _checkpoint(self) -> Checkpoint:
-        return Checkpoint({"generator": self.generator.state()} | {f"client {c}": own for c, own in self.given.items()})
+        own = {f"client {c}": discriminator for c, discriminator in self.discriminators.items()}
+        return Checkpoint({"generator": self.generator.state()} | own)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         own = dict(checkpoint.tensors)
         self.generator.load(own.pop("generator"))
-        self.given = {int(p.split()[1]): {name: x.cpu() for name, x in parts.items()} for p, parts in own.items()}
+        self.discriminators = {
+            int(place.split()[1]): {name: x.cpu() for name, x in parts.items()} for place, parts in own.items()
+        }

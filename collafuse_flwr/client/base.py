@@ -149,16 +149,16 @@ class BaseClient(ABC):
 
     def _averaged_over(self, metrics: Metrics) -> dict[str, int]:
         """How many different images each number is an average of, or samples where these are fewer."""
-        held_out, train, said = len(self.data.held_out), len(self.data.train), vars(metrics)
-        images = said.get("image_updates", 0)
+        held_out, train, reported = len(self.data.held_out), len(self.data.train), vars(metrics)
+        images = reported.get("image_updates", 0)
         if self.config.spec.is_gan:
             # It is the loss of its last batch.
             images = self.config.gan.batch_size
         elif self.config.dp.noise_multiplier:
             # Batches of DP-SGD are drawn one by one, and may be of the same images.
-            images = math.ceil(images / max(1, said.get("steps", 1)))
+            images = math.ceil(images / max(1, reported.get("steps", 1)))
         losses = dict.fromkeys(("loss", "generator_loss"), min(images, train))
-        distance = min(held_out, said.get("num_samples", 0))
+        distance = min(held_out, reported.get("num_samples", 0))
         return losses | {"held_out_loss": held_out, "kernel_distance": distance, "bits": train}
 
     def _note(self, kind: str, reply: object, begins: bool) -> None:

@@ -38,39 +38,43 @@ class CutContext:
 CutPolicy = Callable[[CutContext], tuple[int, ...]]
 
 
-def fixed(given: CutContext) -> tuple[int, ...]:
+def fixed(context: CutContext) -> tuple[int, ...]:
     """The cut of the settings: `cut_ratio`, or the client's own of `cut.client_ratios`."""
-    return (given.config.cut_steps()[given.client],)
+    return (context.config.cut_steps()[context.client],)
 
 
-def by_device(given: CutContext) -> tuple[int, ...]:
+def by_device(context: CutContext) -> tuple[int, ...]:
     """The largest cut at which no round should take the client's device longer than `cut.target` seconds."""
 
     def choose() -> int:
-        unit = work_unit(given.config, given.setup, given.images)
-        return largest_cut_within_time(given.config, unit, len(given.images), given.client)
+        unit = work_unit(context.config, context.setup, context.images)
+        return largest_cut_within_time(context.config, unit, len(context.images), context.client)
 
-    return (_kept(given, choose),)
+    return (_kept(context, choose),)
 
 
-def by_disclosure(given: CutContext) -> tuple[int, ...]:
+def by_disclosure(context: CutContext) -> tuple[int, ...]:
     """The smallest cut at which the client's images disclose at most `cut.target`, by `cut.criterion`."""
-    schedule = given.setup.schedule
-    return (_kept(given, lambda: choose_cut(given.config, schedule, normalize(given.images.images), given.client)),)
+    schedule = context.setup.schedule
+
+    def choose() -> int:
+        return choose_cut(context.config, schedule, normalize(context.images.images), context.client)
+
+    return (_kept(context, choose),)
 
 
-def adaptive(given: CutContext) -> tuple[int, ...]:
+def adaptive(context: CutContext) -> tuple[int, ...]:
     """Those of `cut.choices` at which the client's images disclose at most `cut.target`; all without a criterion.
 
     Raises:
         DataError: there is none.
     """
-    cuts = given.config.cuts_of(given.client)
-    (floor,) = by_disclosure(given) if given.config.cut_target() is not None else (0,)
+    cuts = context.config.cuts_of(context.client)
+    (floor,) = by_disclosure(context) if context.config.cut_target() is not None else (0,)
     if floor > cuts[-1]:
         raise DataError(
-            f"`cut.choices` = {list(given.config.cut.choices)} has no cut at which client {given.client} keeps to "
-            f"`cut.target` = {given.config.cut.target:g} ({given.config.cut.criterion})"
+            f"`cut.choices` = {list(context.config.cut.choices)} has no cut at which client {context.client} keeps to "
+            f"`cut.target` = {context.config.cut.target:g} ({context.config.cut.criterion})"
         )
     return tuple(cut for cut in cuts if cut >= floor)
 
@@ -78,23 +82,23 @@ def adaptive(given: CutContext) -> tuple[int, ...]:
 POLICIES: dict[str, CutPolicy] = {own.__name__: own for own in (fixed, by_device, by_disclosure, adaptive)}
 
 
-def allowed_cuts(given: CutContext) -> tuple[int, ...]:
+def allowed_cuts(context: CutContext) -> tuple[int, ...]:
     """The cut steps that a client may have, as `cut.policy` says.
 
     Raises:
         SettingError: this client chose its cut for another target, or by other images, before.
         UserError: no cut keeps to the target, or the file of the one that was chosen is damaged.
     """
-    return POLICIES[given.config.cut.policy](given)
+    return POLICIES[context.config.cut.policy](context)
 
 
-def _kept(given: CutContext, choose: Callable[[], int]) -> int:
+def _kept(context: CutContext, choose: Callable[[], int]) -> int:
     """What is chosen once, and kept on the client's disk before anything is uploaded.
 
     A second release at another cut would add to the first where clipping or draws differ, so a cut that was chosen for
     another target, or by other images, is refused.
     """
-    config, setup, images, client = given.config, given.setup, given.images, given.client
+    config, setup, images, client = context.config, context.setup, context.images, context.client
     target = config.cut_target()
     assert target is not None, "a policy with a limit has a target"
     # All that the disclosure at a cut hangs on: a cut that was chosen for less is none for more.
@@ -107,9 +111,9 @@ def _kept(given: CutContext, choose: Callable[[], int]) -> int:
     )
     schedule = setup.schedule.timesteps, config.diffusion.schedule
     requirements = [*target, *schedule, *chosen_for, config.dp.delta, *of_images]
-    path = given.store.layout.cut
+    path = context.store.layout.cut
     # Two messages at once would each write down a choice.
-    with given.store.lock():
+    with context.store.lock():
         try:
             rows = read_appended(path)
         except ValueError:

@@ -161,8 +161,8 @@ class DiffusionClient(BaseClient):
         if backbone is None or own is None:
             return handoff, self.setup.handover_step(self.cut)
         self._note_step("handover", self.cut)  # which the time of the answer may tell
-        given = self._source(self.data.held_out), self._seed("hand over")
-        step = choose_handover(self.setup, self.cut, own, backbone, *given)
+        drawn = self._source(self.data.held_out), self._seed("hand over")
+        step = choose_handover(self.setup, self.cut, own, backbone, *drawn)
         name = (self.config.run.seed, "take over", self.client, handoff.round)
         return carry_to(self.setup, step, backbone, handoff, name, self.config.sampling.guidance_scale), step
 
@@ -241,7 +241,7 @@ class DiffusionClient(BaseClient):
                 return config.train.learning_rate
             return cosine_rate(config.train.learning_rate, (done + fraction) / left)
 
-        given = (state, self.setup.denoise(state.network), self._source(self.data.train))
+        job = (state, self.setup.denoise(state.network), self._source(self.data.train))
         settings: dict[str, Any] = {
             "schedule": self.setup.schedule,
             "objective": self.setup.objective,
@@ -256,10 +256,10 @@ class DiffusionClient(BaseClient):
         if config.dp.noise_multiplier:
             secret, precision = self._secret() if self.seeded_secret else None, str(self.runtime.dtype)
             dp = DpSgdConfig(config.dp.max_grad_norm, config.dp.noise_multiplier, secret, precision)
-            return train_dp_sgd(*given, dp=dp, last=self._last_step, **settings)
+            return train_dp_sgd(*job, dp=dp, last=self._last_step, **settings)
         generator = named_generator(self._root(), "client", self.client, "round", round_, device=device)
         steps_range = TimestepRange(self._last_step)
-        return TRAINER.get()(TrainJob(*given, steps_range=steps_range, generator=generator, **settings))
+        return TRAINER.get()(TrainJob(*job, steps_range=steps_range, generator=generator, **settings))
 
     @property
     def _last_step(self) -> int:

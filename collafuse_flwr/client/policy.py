@@ -84,18 +84,18 @@ class Policy:
             SettingError: a name is unknown, a value is not allowed, or nothing bounds the noise of DP-SGD.
         """
         try:
-            given = tomllib.loads(path.read_text())
+            limits = tomllib.loads(path.read_text())
         except OSError as error:
             raise UserError(f"the policy {path} cannot be read: {error.strerror}") from None
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"the policy {path} is no TOML: {error}") from None
         declared = {own.name: own for own in fields(cls)}
-        if unknown := given.keys() - declared.keys():
+        if unknown := limits.keys() - declared.keys():
             name = min(unknown)
-            raise SettingError(f"policy.{name}", given[name], f"one of {', '.join(declared)}")
+            raise SettingError(f"policy.{name}", limits[name], f"one of {', '.join(declared)}")
         # A setting's list of choices must hold one of them, a limit's may hold none.
         values: dict[str, Any] = {
-            n: () if value == [] else coerce(declared[n], f"policy.{n}", value) for n, value in given.items()
+            n: () if value == [] else coerce(declared[n], f"policy.{n}", value) for n, value in limits.items()
         }
         policy = cls(**values)
         if policy.weights in ("dp_sgd", "client_dp") and not policy.max_epsilon:  # with little noise gradients leave
@@ -108,10 +108,10 @@ class Policy:
         Raises:
             PolicyError: there is one.
         """
-        for given, value in run_config.items():
-            group, spec = SETTINGS.get(given.replace("-", "_"), ("", None))
+        for name, value in run_config.items():
+            group, spec = SETTINGS.get(name.replace("-", "_"), ("", None))
             if spec is not None and spec.metadata["or_path"] and group != "public":  # which the server alone loads
-                paths = coerce(spec, given, value)
+                paths = coerce(spec, name, value)
                 names = (paths,) if isinstance(paths, str) else paths
                 self._hold("imports", all(name in self.imports for name in names if ":" in name))
 

@@ -88,11 +88,11 @@ class ClientStore:
         path = self.layout.secret
         if not path.exists():
             if seed is None:
-                made = secrets.token_bytes(SECRET_BYTES)
+                fresh = secrets.token_bytes(SECRET_BYTES)
             else:
                 words = torch.randint(0, 256, (SECRET_BYTES,), generator=named_generator(seed, "secret", client))
-                made = bytes(words.tolist())
-            create_exclusively(path, made)
+                fresh = bytes(words.tolist())
+            create_exclusively(path, fresh)
         kept = path.read_bytes()
         if len(kept) != SECRET_BYTES:
             # A new one would let every image leave once more, with new noise.

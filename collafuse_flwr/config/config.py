@@ -216,8 +216,8 @@ DEFAULTS: dict[str, Plain] = Config().to_flat()
 def _unchecked(flat: Mapping[str, object]) -> Config:
     """The settings, each held to its own declaration but not to the others."""
     groups: dict[str, dict[str, Any]] = {}
-    for given, value in flat.items():
-        name = given.replace("-", "_")
+    for key, value in flat.items():
+        name = key.replace("-", "_")
         if name not in SETTINGS:
             raise SettingError(name, value, no_such_setting(name))
         group, spec = SETTINGS[name]

@@ -56,10 +56,10 @@ def call_factory(setting: str, path: str, argument: object, kind: type[T], descr
     factory: Callable[[object], object] = load_object(setting, path)
     if not callable(factory):
         raise SettingError(setting, path, f"the factory must be callable, not {type(factory).__name__}")
-    made = factory(argument)
-    if not isinstance(made, kind):
-        raise SettingError(setting, path, f"the factory must return {described}, not {type(made).__name__}")
-    return made
+    product = factory(argument)
+    if not isinstance(product, kind):
+        raise SettingError(setting, path, f"the factory must return {described}, not {type(product).__name__}")
+    return product
 
 
 def installed(group: str, kind: type[T]) -> list[T]:

@@ -161,17 +161,17 @@ def counted(items: Sequence[T], what: str, *, total: int, scale: int = 1) -> Ite
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     patience = PATIENCE / 10 if console.is_terminal else 5 * PATIENCE
     began = time.monotonic()
-    said = began + PATIENCE - patience
+    printed_at = began + PATIENCE - patience
     for done, item in enumerate(items, 1):
         yield item
         now, missing = time.monotonic(), len(items) - done
-        if now - said >= patience:
-            said = now
+        if now - printed_at >= patience:
+            printed_at = now
             left = (now - began) / done * missing
             line = f"{what}: {min(done * scale, total)} of {total}, about {left:.0f} s left"
             if console.is_terminal:
                 console.print(line.ljust(80), markup=False, end="\r")
             else:
                 console.print(line, markup=False)
-    if console.is_terminal and said > began:
+    if console.is_terminal and printed_at > began:
         console.print()

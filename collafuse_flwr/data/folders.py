@@ -79,9 +79,9 @@ def unread_report(paths: Sequence[str]) -> DataReport:
 def describe_endings(paths: Iterable[str]) -> str:
     """The endings of files, and how often each is there; where the plug-in would read some, its name."""
     endings = Counter(ending(path) or "without ending" for path in paths)
-    said = ", ".join(f"{count} {own}" for own, count in endings.most_common())
+    listed = ", ".join(f"{count} {own}" for own, count in endings.most_common())
     hint = "; the plug-in pillow-heif reads HEIC" if HEIC & endings.keys() and not has_heic() else ""
-    return f" ({said}{hint})" if said else ""
+    return f" ({listed}{hint})" if listed else ""
 
 
 def ending(path: str) -> str:

@@ -122,8 +122,8 @@ class _Entry:
             done = np.concatenate([done, decoded.native_sides.numpy()])
             with atomic_write(self.sides) as temporary, temporary.open("wb") as file:
                 np.save(file, done)
-        said = _report(self.source, self.keep, np.load(part, mmap_mode="r"), torch.from_numpy(done))
-        write_json(self.report, said.as_json())
+        report = _report(self.source, self.keep, np.load(part, mmap_mode="r"), torch.from_numpy(done))
+        write_json(self.report, report.as_json())
         os.replace(part, self.path)
 
 

@@ -88,8 +88,8 @@ def _depth(paths: Sequence[str], deep: Sequence[int], window: Window | None, whe
 def _converted(paths: Sequence[str], others: Sequence[int], channels: int) -> DataReport:
     if not others:
         return DataReport()
-    most, made = ("grey", "colour") if channels == 1 else ("colour", "grey")
-    line = f"{_images(paths, others)} been made {most}, as most are, from {made}"
+    most, minority = ("grey", "colour") if channels == 1 else ("colour", "grey")
+    line = f"{_images(paths, others)} been made {most}, as most are, from {minority}"
     return DataReport((line,), {"converted": [paths[i] for i in others]})
 
 

@@ -229,13 +229,13 @@ def _refuse_memory(
         raise SettingError("dp.noise_multiplier", dp.noise_multiplier, "0 for networks with batch normalisation")
     x, start, labels = row
     noise = torch.randn(x.shape, generator=named_generator("a call")).to(x.device)
-    given = noise, start, start + 1, noise, *([] if labels is None else [torch.zeros_like(labels)])
+    batch = noise, start, start + 1, noise, *([] if labels is None else [torch.zeros_like(labels)])
     module = _Loss(network, loss)
     before = _tensors(module)
     # The call has copies, and leaves in this dictionary whatever it puts in their place.
     after = {name: value.detach().clone() for name, value in before.items()}
     with torch.no_grad():
-        functional_call(module, after, tuple(part[0] for part in given))
+        functional_call(module, after, tuple(part[0] for part in batch))
     for name, value in before.items():
         if not torch.equal(after[name], value):
             allowed = f"0 for networks with a tensor that moves in a call (`{name.removeprefix('network.')}`)"

@@ -100,23 +100,23 @@ class CollaFusePipeline(DiffusionPipeline):  # type: ignore[misc]
                 add_null_label(network, _shape(network))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **given: Any) -> CollaFusePipeline:
+    def from_pretrained(cls, folder: str | Path, **arguments: Any) -> CollaFusePipeline:
         """Load a pipeline that was saved, or that of a client in a run's folder, `clients/N`.
 
         Further arguments are those of `DiffusionPipeline.from_pretrained`.
         """
-        if "device_map" not in given:
+        if "device_map" not in arguments:
             # These networks are small, and sparing memory needs a package that few have.
-            given.setdefault("low_cpu_mem_usage", False)
+            arguments.setdefault("low_cpu_mem_usage", False)
         index = Path(folder) / cls.config_name
         components = json.loads(index.read_text()) if index.is_file() else {}
         # The name of the type differs between versions of diffusers.
-        own = {name: given[name] for name in ("dtype", "torch_dtype", "low_cpu_mem_usage") if name in given}
+        own = {name: arguments[name] for name in ("dtype", "torch_dtype", "low_cpu_mem_usage") if name in arguments}
         for name, place in components.get(_FOLDERS, {}).items():
-            if name not in given:
+            if name not in arguments:
                 kind = getattr(diffusers, components[name][1])
-                given[name] = kind.from_pretrained(Path(folder) / place, use_safetensors=True, **own)
-        loaded: CollaFusePipeline = super().from_pretrained(folder, **given)
+                arguments[name] = kind.from_pretrained(Path(folder) / place, use_safetensors=True, **own)
+        loaded: CollaFusePipeline = super().from_pretrained(folder, **arguments)
         return loaded
 
     @torch.no_grad()
@@ -183,26 +183,26 @@ class CollaFusePipeline(DiffusionPipeline):  # type: ignore[misc]
             x = self.scheduler.step(output, t - 1, x, generator=generator, return_dict=False)[0]
         return x
 
-    def _labels(self, given: Labels, count: int) -> Tensor | None:
+    def _labels(self, class_labels: Labels, count: int) -> Tensor | None:
         """What each image is conditioned on: classes, (n,), or attributes, (n, A), both int64.
 
         Raises:
             SettingError: they do not fit the networks.
         """
         names, conditional = self.config.class_names, [network for network in self._networks if _conditions(network)]
-        if given is None and (not conditional or self.config.null_label):
+        if class_labels is None and (not conditional or self.config.null_label):
             return None
         if not conditional:
-            raise SettingError("class_labels", given, "None: these networks know no classes")
+            raise SettingError("class_labels", class_labels, "None: these networks know no classes")
         attributes = _shape(conditional[0]).num_attributes > 0
         row = (len(names),) if attributes else ()
         allowed = f"{len(names)} attributes, each 0 or 1" if attributes else f"a class in 0..{len(names) - 1}"
-        if given is not None:
-            labels = torch.as_tensor(given, dtype=torch.int64, device=self._execution_device)
+        if class_labels is not None:
+            labels = torch.as_tensor(class_labels, dtype=torch.int64, device=self._execution_device)
             top = 1 if attributes else len(names) - 1
             if labels.shape in (row, (count, *row)) and int(labels.min()) >= 0 and int(labels.max()) <= top:
                 return labels.expand(count, *row)
-        shown = given.tolist() if isinstance(given, Tensor) else given
+        shown = class_labels.tolist() if isinstance(class_labels, Tensor) else class_labels
         raise SettingError("class_labels", shown, f"{allowed}, for all images or for each of the {count}")
 
     def _check_scheduler(self) -> None:

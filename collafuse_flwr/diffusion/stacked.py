@@ -210,8 +210,8 @@ class _Stack:
                 output: Tensor = functional_call(self.called, named, (x_t, t, labels))
             return output
 
-        given = first.schedule, first.objective, denoise, x, start, t, noise, _interleaved(labels) if labels else None
-        errors = denoising_loss(*given, reduction="none").unflatten(0, (-1, len(jobs))).transpose(0, 1)
+        inputs = first.schedule, first.objective, denoise, x, start, t, noise, _interleaved(labels) if labels else None
+        errors = denoising_loss(*inputs, reduction="none").unflatten(0, (-1, len(jobs))).transpose(0, 1)
         gradients = torch.autograd.grad(errors.flatten(1).mean(1).sum(), weights)
         return errors.detach(), torch.cat([own.flatten(1) for own in gradients], 1)
 

@@ -66,7 +66,7 @@ def load_start(folder: Path, network: nn.Module, schedule: Schedule, prediction:
     return fitting
 
 
-def _check_process(given: Path, folder: Path, schedule: Schedule, prediction: Prediction) -> None:
+def _check_process(start: Path, folder: Path, schedule: Schedule, prediction: Prediction) -> None:
     """Refuse a network of another diffusion process: neither steps nor predictions can be converted in its weights.
 
     Raises:
@@ -79,16 +79,16 @@ def _check_process(given: Path, folder: Path, schedule: Schedule, prediction: Pr
         theirs = DDPMScheduler.from_pretrained(folder.absolute(), local_files_only=True)
     except (OSError, ValueError) as error:
         raise _refused(
-            given, f"one whose diffusion process can be read from {folder.name}/scheduler_config.json"
+            start, f"one whose diffusion process can be read from {folder.name}/scheduler_config.json"
         ) from error
     if theirs.config.prediction_type != prediction:
         allowed = f"one whose networks predict `diffusion.prediction_type` = {prediction}"
-        raise _refused(given, f"{allowed}, not {theirs.config.prediction_type}")
+        raise _refused(start, f"{allowed}, not {theirs.config.prediction_type}")
     steps = len(theirs.alphas_cumprod)
     if steps != schedule.timesteps:
-        raise _refused(given, f"of `diffusion.timesteps` = {schedule.timesteps} steps, not {steps}")
+        raise _refused(start, f"of `diffusion.timesteps` = {schedule.timesteps} steps, not {steps}")
     if not torch.allclose(theirs.alphas_cumprod.double(), schedule.alpha_bar[1:], rtol=0, atol=ALPHA_BAR_TOLERANCE):
-        raise _refused(given, f"of the noise schedule `diffusion.schedule` = {schedule.name}")
+        raise _refused(start, f"of the noise schedule `diffusion.schedule` = {schedule.name}")
 
 
 def _refused(folder: Path, allowed: str) -> SettingError:

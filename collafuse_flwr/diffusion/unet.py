@@ -146,8 +146,8 @@ def _custom(path: str, shape: ImageShape) -> nn.Module:
         raise SettingError("model", path, f"{allowed} ({' '.join(str(error).split())})") from error
     output = getattr(output, "sample", output)
     if not isinstance(output, Tensor) or output.shape != x.shape:
-        made = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise SettingError("model", path, f"its network must return images of shape {tuple(x.shape)}, not {made}")
+        returned = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise SettingError("model", path, f"its network must return images of shape {tuple(x.shape)}, not {returned}")
     return network.train(trains)
 
 

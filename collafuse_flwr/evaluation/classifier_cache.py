@@ -63,8 +63,8 @@ def _keep(path: Path, classifier: ImageClassifier) -> None:
 def _key(images: Tensor, labels: Tensor, num_classes: int, seed: int, rows: Tensor, device: torch.device) -> str:
     """The name of a classifier: equal names have equal bits."""
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    given = (FORMAT, torch.__version__, device.type, machine, torch.get_num_threads(), num_classes, seed, images.dtype)
-    digest = hashlib.blake2b(repr((*given, tuple(images.shape[1:]))).encode(), digest_size=16)
+    parts = (FORMAT, torch.__version__, device.type, machine, torch.get_num_threads(), num_classes, seed, images.dtype)
+    digest = hashlib.blake2b(repr((*parts, tuple(images.shape[1:]))).encode(), digest_size=16)
     for part in torch.split(rows, 4096):
         digest.update(images[part].contiguous().numpy().data)
         digest.update(labels[part].contiguous().numpy().data)

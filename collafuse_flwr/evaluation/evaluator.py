@@ -85,8 +85,8 @@ class SampleEvaluator:
         published = pretrained_networks(config)
         rows = torch.cat([partition.train for partition in data.partitions]).sort().values
         images = data.images
-        given = images.pixels, images.labels, images.num_classes, EVALUATOR_SEED
-        classifier = cached_classifier(cache, *given, rows=rows, device=device)
+        training = images.pixels, images.labels, images.num_classes, EVALUATOR_SEED
+        classifier = cached_classifier(cache, *training, rows=rows, device=device)
         published = {name: network.to(device) for name, network in published.items()}
         return cls(data, classifier, published, device, config.tstr, domains, metrics)
 
@@ -102,18 +102,18 @@ class SampleEvaluator:
             return {}, {}, {}
         parts = self.data.partitions
         real = {client: self._features(self.data.images.pixels, parts[client].held_out) for client in samples}
-        made = {client: self._features(own.images) for client, own in samples.items()}
+        generated = {client: self._features(own.images) for client, own in samples.items()}
         learns = {"clients": (True, True), "pooled": (False, True), "none": (False, False)}[self.tstr]
 
         def together(clients: list[int], *, learn: bool) -> dict[str, Any]:
-            own, other = _joined(real[c] for c in clients), _joined(made[c] for c in clients)
+            own, other = _joined(real[c] for c in clients), _joined(generated[c] for c in clients)
             metrics = _compare(own, other) | {"score": self._score(other)} | self._further(clients, samples)
             return metrics | self._learnt(clients, [samples[c] for c in clients], wanted=learn)
 
         rows = {client: together([client], learn=learns[0]) for client in samples}
         every = list(samples)
         pooled = together(every, learn=learns[1])
-        pooled |= self._reference(every, *(_joined(part[c] for c in every) for part in (real, made)))
+        pooled |= self._reference(every, *(_joined(part[c] for c in every) for part in (real, generated)))
         domains = {}
         for name in dict.fromkeys(self.domains.get(client) for client in sorted(samples)):
             if name is not None:
@@ -121,7 +121,7 @@ class SampleEvaluator:
                 domains[name] = together(members, learn=learns[1]) | _spread([rows[c] for c in members])
         return pooled, rows, domains
 
-    def _reference(self, clients: list[int], real: Features, made: Features) -> dict[str, Any]:
+    def _reference(self, clients: list[int], real: Features, generated: Features) -> dict[str, Any]:
         """What real training images would score, and how far the samples are from them.
 
         FID is that of as many training images, at even distances, as there are samples, so that both compare.
@@ -131,11 +131,11 @@ class SampleEvaluator:
         training = extract_features(images, self.classifier.features, rows=rows)
         reference = {
             "fd_real": frechet_distance(real["classifier"], training, identity),
-            "fd_train": frechet_distance(training, made["classifier"], identity),
+            "fd_train": frechet_distance(training, generated["classifier"], identity),
             "tstr_real": accuracy(self.classifier, *self._held_out(clients)),
         }
         if "inception" in self.published:
-            some = subsample_evenly(rows, len(made["inception"]))
+            some = subsample_evenly(rows, len(generated["inception"]))
             training = extract_features(images, self.published["inception"], BATCH, rows=some)
             reference["fid_real"] = frechet_distance(real["inception"], training, identity)
         return reference
@@ -153,9 +153,9 @@ class SampleEvaluator:
         rows = rows if at_most is None else subsample_evenly(rows, at_most)
         return self.data.images.pixels[rows], self.data.images.labels[rows]
 
-    def _score(self, made: Features) -> float:
+    def _score(self, generated: Features) -> float:
         """How sure the judge is of each image, and how evenly it finds the classes."""
-        features = made["classifier"].float()
+        features = generated["classifier"].float()
         with torch.no_grad():
             return dataset_score(self.classifier.head(features))
 
@@ -164,8 +164,8 @@ class SampleEvaluator:
         if not self.metrics:
             return {}
         images, labels = self._held_out(clients)
-        made = [torch.cat([getattr(samples[client], name) for client in clients]) for name in ("images", "labels")]
-        return {metric.key: metric.of((normalize(images), labels), (made[0], made[1])) for metric in self.metrics}
+        fake = [torch.cat([getattr(samples[client], name) for client in clients]) for name in ("images", "labels")]
+        return {metric.key: metric.of((normalize(images), labels), (fake[0], fake[1])) for metric in self.metrics}
 
     def _neighbours(self, client: int) -> list[int]:
         """The clients of its domain, or all of them."""
@@ -209,23 +209,23 @@ def _joined(parts: Iterable[Features]) -> Features:
     return {name: torch.cat([part[name] for part in features]) for name in features[0]}
 
 
-def _compare(real: Features, made: Features) -> dict[str, Any]:
+def _compare(real: Features, generated: Features) -> dict[str, Any]:
     """Distances and coverage in every network; what has too few images is None."""
-    counts = len(real["classifier"]), len(made["classifier"])
+    counts = len(real["classifier"]), len(generated["classifier"])
     measured: dict[str, Any] = {"num_samples": counts[1], "num_held_out": counts[0]}
     identity, enough = nn.Identity(), min(counts) >= MIN_DISTANCE
 
     def frechet(network: str) -> float | None:
-        return frechet_distance(real[network], made[network], identity) if enough else None
+        return frechet_distance(real[network], generated[network], identity) if enough else None
 
     def kernel(network: str) -> float | None:
-        return kernel_distance(real[network], made[network], identity).mean if enough else None
+        return kernel_distance(real[network], generated[network], identity).mean if enough else None
 
     measured |= {"fd": frechet("classifier"), "kd": kernel("classifier")}
-    if "inception" in made:
+    if "inception" in generated:
         measured |= {"fid": frechet("inception"), "kid": kernel("inception")}
-    if "clip" in made:
+    if "clip" in generated:
         measured["clip_fid"] = frechet("clip")
     if min(counts) >= MIN_COVERAGE:
-        measured |= asdict(measure_coverage(real["classifier"], made["classifier"], identity))
+        measured |= asdict(measure_coverage(real["classifier"], generated["classifier"], identity))
     return measured

@@ -51,13 +51,13 @@ class ClientGains:
 
     def sentence(self, of: str = "") -> str:
         """The same in words; `of` says what the clients are from, as "3 seeds"."""
-        said = f"{self.better} of {self.clients} clients have a lower FD than alone"
+        share = f"{self.better} of {self.clients} clients have a lower FD than alone"
         if self.share_interval is None or self.ratio_interval is None:
-            return f"{said} ({of})" if of else said
+            return f"{share} ({of})" if of else share
         low, high = self.share_interval
         notes = ", ".join(note for note in (of, f"{low:.0%} to {high:.0%} by bootstrap") if note)
         typical = f"the median client's is {self.ratio:.2f} times that"
-        return f"{said} ({notes}); {typical}, {self.ratio_interval[0]:.2f} to {self.ratio_interval[1]:.2f}"
+        return f"{share} ({notes}); {typical}, {self.ratio_interval[0]:.2f} to {self.ratio_interval[1]:.2f}"
 
     def verdict(self) -> str:
         """Whether it paid, as far as the interval of the share says; nothing follows from fewer than 10 clients."""

@@ -62,6 +62,6 @@ def dataset_score(logits: Tensor) -> float:
     2016, arXiv 1606.03498, section 4) with a classifier of the data set, where MNIST's is the "MNIST score".
     """
     log_given = logits.double().log_softmax(dim=1)
-    given = log_given.exp()
-    divergence = (given * (log_given - given.mean(dim=0).log())).nan_to_num().sum(dim=1)
+    conditional = log_given.exp()
+    divergence = (conditional * (log_given - conditional.mean(dim=0).log())).nan_to_num().sum(dim=1)
     return float(divergence.mean().exp())

@@ -48,9 +48,9 @@ def _problem(architecture: Architecture, shape: ImageShape) -> str:
         if len(blocks) < MIN_BLOCKS:
             return f"its {net} must have {MIN_BLOCKS} blocks or more, to be split, not {len(blocks)}"
         try:
-            made = tuple(architecture.shapes(net)[-1])
+            end = tuple(architecture.shapes(net)[-1])
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             return f"its {net} must run block by block on {takes} ({' '.join(str(error).split())})"
-        if made != gives:
-            return f"its {net} must end in shape {gives} for each image, not {made}"
+        if end != gives:
+            return f"its {net} must end in shape {gives} for each image, not {end}"
     return ""

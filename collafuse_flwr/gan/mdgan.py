@@ -85,7 +85,7 @@ class Generator(GanNetwork):
         self.blocks.train()
         return images.cpu()
 
-    def optimizer_step(self, made: Sequence[Tensor], feedback: Mapping[int, tuple[int, Tensor]]) -> None:
+    def optimizer_step(self, fake_batches: Sequence[Tensor], feedback: Mapping[int, tuple[int, Tensor]]) -> None:
         """Take a step on the mean of the clients' losses.
 
         With F_n the gradient of client n's loss at the batch X_j(n) that it was given, of N clients, a weight's is
@@ -93,7 +93,7 @@ class Generator(GanNetwork):
             1/N sum_n sum_(x in X_j(n)) F_n(x) dx/dw.
 
         Args:
-            made: batches, with their graphs.
+            fake_batches: batches, with their graphs.
             feedback: j(n), and F_n, of each client; without any nothing moves.
         """
         grads: dict[int, Tensor] = {}
@@ -102,7 +102,7 @@ class Generator(GanNetwork):
             share = own.to(self.runtime.device) / len(feedback)
             grads[batch] = grads[batch] + share if batch in grads else share
         if grads:
-            torch.autograd.backward([made[batch] for batch in grads], list(grads.values()))
+            torch.autograd.backward([fake_batches[batch] for batch in grads], list(grads.values()))
             step(self.optimiser)
 
 

@@ -51,13 +51,13 @@ class Architecture:
 
         Every block is drawn from a stream of its own, so that its weights do not depend on where the net is cut.
         """
-        made = {}
+        blocks = {}
         for index in indices:
             block: Block = getattr(self, net)[index]
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(derive_seed(*name, net, index))
-                made[index] = block.build()
-        return Blocks(made)
+                blocks[index] = block.build()
+        return Blocks(blocks)
 
     def shapes(self, net: str) -> tuple[torch.Size, ...]:
         """The shape of one image after each block of `generator` or `discriminator`."""

@@ -52,8 +52,8 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> No
         )
     _print_published(summary, console)
     _print_clients(summary, "further", "Further metrics", console)
-    for said in filter(None, (describe_guarantee(config, pooled), describe_updates(config, pooled))):
-        console.print(said, highlight=False)
+    for statement in filter(None, (describe_guarantee(config, pooled), describe_updates(config, pooled))):
+        console.print(statement, highlight=False)
     server = summary["server"]
     console.print(f"Server: {server['flops'] / 1e9:.0f} GFLOP, {server['seconds']:.0f} s.", highlight=False)
     if "batch_seconds" in server:

@@ -114,17 +114,17 @@ def describe_guarantee(config: Config, pooled: dict[str, Any]) -> str:
     of = "an image's release" if total is None else "an image in its client's network"
     if released and total is not None:
         of = f"an image in its release ({released:.3g}) and in its client's network ({trained:.3g}) together"
-    said = f"Differential privacy of {of}: epsilon {eps:.3g} at delta {config.dp.delta:g}"
+    statement = f"Differential privacy of {of}: epsilon {eps:.3g} at delta {config.dp.delta:g}"
     if eps > VACUOUS:
-        said += f", which guarantees nothing (above {VACUOUS:g}); rely on the measured attacks"
+        statement += f", which guarantees nothing (above {VACUOUS:g}); rely on the measured attacks"
     grouped = pooled.get("dp_group_epsilon")
     if eps and grouped is not None:
         value = f"above {VACUOUS:g}" if math.isinf(grouped) else f"{grouped:.3g}"
-        said += f"; of all images of a patient or person together, epsilon {value}"
+        statement += f"; of all images of a patient or person together, epsilon {value}"
     networks = " It covers uploads only, not the clients' networks." if total is None else ""
     networks = f" It holds against all who receive what it covers.{networks}"
     labels = " Its labels, which travel beside it, are not covered." if released and config.shares_labels() else ""
-    return f"{said}.{networks}{labels}"
+    return f"{statement}.{networks}{labels}"
 
 
 def describe_updates(config: Config, pooled: dict[str, Any]) -> str:
@@ -136,8 +136,9 @@ def describe_updates(config: Config, pooled: dict[str, Any]) -> str:
         "client": ("the weights that it sent", "all who receive them, the server among them"),
         "server": ("this run's averages", "all who receive these, but not against the server, which sees every update"),
     }[config.averaging.noise]
-    said = f"Differential privacy of all data of a client in {of}: epsilon {eps:.3g} at delta {config.dp.delta:g}"
+    statement = f"Differential privacy of all data of a client in {of}: epsilon {eps:.3g} at delta {config.dp.delta:g}"
     if eps > VACUOUS:
-        said += f", which guarantees nothing (above {VACUOUS:g}); rely on the measured attacks"
+        statement += f", which guarantees nothing (above {VACUOUS:g}); rely on the measured attacks"
     apart = "uploads, " if "images" in config.spec.sends else ""
-    return f"{said}. It holds against {against}. It covers no {apart}reported numbers or networks that clients keep."
+    uncovered = f"{apart}reported numbers or networks that clients keep"
+    return f"{statement}. It holds against {against}. It covers no {uncovered}."

@@ -133,10 +133,10 @@ def _draw_domains(pictures: Path, data: FederationData, samples: dict[int, Sampl
     rows: list[tuple[str, Tensor]] = []
     for name in dict.fromkeys(domains[client] for client in sorted(samples)):
         members = [client for client in sorted(samples) if domains[client] == name]
-        made = {client: samples[client].images for client in members}
-        save_grid(_spread(made, GRID), pictures / f"domain-{as_file_name(name)}.png")
+        generated = {client: samples[client].images for client in members}
+        save_grid(_spread(generated, GRID), pictures / f"domain-{as_file_name(name)}.png")
         real = {c: normalize(data.images.pixels[data.partitions[c].held_out[:SHOWN]]) for c in members}
-        rows += [(f"{name}, held out", _spread(real, SHOWN)), (f"{name}, generated", _spread(made, SHOWN))]
+        rows += [(f"{name}, held out", _spread(real, SHOWN)), (f"{name}, generated", _spread(generated, SHOWN))]
     draw_overview(rows, pictures / "domains.png", "Held-out images of every domain, and what its clients generated")
 
 

@@ -197,10 +197,10 @@ def _read_scalars(name: str, record: Mapping[str, Any], wanted: tuple[_Field, ..
     """One value a field."""
     must = {field.name for field in wanted if not field.optional}
     if not must <= record.keys() <= {field.name for field in wanted}:
-        given, most = ", ".join(record) or "nothing", [field.name for field in wanted if field.optional]
+        keys, most = ", ".join(record) or "nothing", [field.name for field in wanted if field.optional]
         also = f" and at most {', '.join(most)}" if most else ""
         names = ", ".join(field.name for field in wanted if not field.optional)
-        raise UploadError(f"`{name}` must hold exactly {names}{also}, not {given}")
+        raise UploadError(f"`{name}` must hold exactly {names}{also}, not {keys}")
     values: dict[str, Any] = {}
     for field in wanted:
         if field.name not in record:

@@ -23,8 +23,8 @@ from simulations.cli import entry
 
 def _paths(arguments: list[str]) -> list[str]:
     """Others' attacks among the arguments: they bring settings, which the other arguments may be."""
-    given = [argument for argument in arguments if argument.startswith("attacks=")]
-    value = OverridesParser.create().parse_override(given[-1]).value() if given else []
+    attacks = [argument for argument in arguments if argument.startswith("attacks=")]
+    value = OverridesParser.create().parse_override(attacks[-1]).value() if attacks else []
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         raise SettingError("attacks", value, "a list of package.module:ATTACK")
@@ -36,9 +36,9 @@ def _prepare(arguments: list[str]) -> None:
 
 
 def _act(settings: DictConfig) -> None:
-    given = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
-    paths = [given["attacks"]] if isinstance(given["attacks"], str) else given["attacks"]
-    attack_run(AttackRequest.of(given, attack_specs(path for path in paths if path)), Console(highlight=False))
+    request = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
+    paths = [request["attacks"]] if isinstance(request["attacks"], str) else request["attacks"]
+    attack_run(AttackRequest.of(request, attack_specs(path for path in paths if path)), Console(highlight=False))
 
 
 def _usage(arguments: list[str]) -> str:

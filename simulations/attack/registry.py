@@ -75,7 +75,7 @@ def describe(specs: Iterable[AttackSpec]) -> list[str]:
     ]
 
 
-def settings_of(spec: AttackSpec, given: Mapping[str, Any]) -> Any:
+def settings_of(spec: AttackSpec, values: Mapping[str, Any]) -> Any:
     """An attack's settings, checked; None of one that has none.
 
     Raises:
@@ -84,4 +84,4 @@ def settings_of(spec: AttackSpec, given: Mapping[str, Any]) -> Any:
     if spec.settings is None:
         return None
     declared = fields(spec.settings)
-    return spec.settings(**{field.name: coerce(field, field.name, given[field.name]) for field in declared})
+    return spec.settings(**{field.name: coerce(field, field.name, values[field.name]) for field in declared})

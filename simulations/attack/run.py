@@ -52,7 +52,7 @@ def _with_settings(specs: Sequence[AttackSpec], settings: Mapping[str, Any]) -> 
     return tuple((spec, settings_of(spec, settings)) for spec in specs)
 
 
-def default_request(run: Path, **given: Any) -> AttackRequest:
+def default_request(run: Path, **overrides: Any) -> AttackRequest:
     """An attack on a run in all ways, with other settings than the defaults if given; earlier results are replaced.
 
     Raises:
@@ -60,10 +60,10 @@ def default_request(run: Path, **given: Any) -> AttackRequest:
     """
     specs = attack_specs()
     settings = effort(specs)
-    for name, value in given.items():
+    for name, value in overrides.items():
         if name not in settings:
             raise SettingError(name, value, f"a setting of an attack: {', '.join(settings)}")
-    settings |= given
+    settings |= overrides
     return AttackRequest(run, RunLayout(run).attacks, 0, _with_settings(specs, settings))
 
 

@@ -110,9 +110,9 @@ def rounds_of(config: Config) -> list[RoundRecord]:
     return strategy.history.rounds
 
 
-def measure(given: dict[str, Any], seed: int, folder: Path) -> dict[str, Any]:
+def measure(overrides: dict[str, Any], seed: int, folder: Path) -> dict[str, Any]:
     """The adaptive run of a seed and those of all fixed cuts."""
-    adaptive = Config.from_flat(SETTINGS | given | {"seed": seed, "output": str(folder / f"adaptive-{seed}")})
+    adaptive = Config.from_flat(SETTINGS | overrides | {"seed": seed, "output": str(folder / f"adaptive-{seed}")})
     after, clients = explored_rounds(adaptive), range(adaptive.run.num_supernodes)
     rounds = rounds_of(adaptive)
     moved = [worth(adaptive, rounds, client, after) for client in clients]
@@ -160,21 +160,22 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run, show and keep the table, and return the exit status."""
-    given = {"seeds": "0,1,2", "output": "runs/adaptive_cut"} | flat_settings(OmegaConf.from_cli(arguments))
-    seeds, output = str(given.pop("seeds")), str(given.pop("output"))
+    overrides = {"seeds": "0,1,2", "output": "runs/adaptive_cut"} | flat_settings(OmegaConf.from_cli(arguments))
+    seeds, output = str(overrides.pop("seeds")), str(overrides.pop("output"))
     try:
         if not all(part.isdecimal() for part in seeds.split(",")):
             raise SettingError("seeds", seeds, "whole numbers, separated by commas")
-        measured = [measure(given, int(seed), Path(output).absolute()) for seed in seeds.split(",")]
+        measured = [measure(overrides, int(seed), Path(output).absolute()) for seed in seeds.split(",")]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
-    rows = compared(measured, list(Config.from_flat(SETTINGS | given).devices.profiles))
+    rows = compared(measured, list(Config.from_flat(SETTINGS | overrides).devices.profiles))
     print(f"1000 x reward over the rounds after the first {measured[0]['explored_rounds']}\n")
     print(markdown(rows))
     missed = [device for device, row in rows.items() if row["share"] < WITHIN]
     print(f"\nWithin 10 % of the best fixed cut: {'not on ' + ', '.join(missed) if missed else 'on every device'}.")
-    write_json(Path(output) / "adaptive_cut.json", {"compared": rows, "runs": measured, "settings": SETTINGS | given})
+    kept = {"compared": rows, "runs": measured, "settings": SETTINGS | overrides}
+    write_json(Path(output) / "adaptive_cut.json", kept)
     return 0
 
 

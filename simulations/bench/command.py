@@ -29,13 +29,13 @@ def bench(
     `least` has the whole numbers among the settings, with the least value of each; `output` names the file, if any.
     """
     try:
-        given = named_settings(arguments, defaults)
-        check_whole_numbers(given, least)
-        rows = measure(given)
+        settings = named_settings(arguments, defaults)
+        check_whole_numbers(settings, least)
+        rows = measure(settings)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     show(rows, Console())
-    if given["output"]:
-        write_json(Path(given["output"]), {"settings": given, "rows": rows})
+    if settings["output"]:
+        write_json(Path(settings["output"]), {"settings": settings, "rows": rows})
     return 0

@@ -31,13 +31,13 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def configure(name: str, runner: str, given: dict[str, Any], folder: Path) -> Config:
+def configure(name: str, runner: str, settings: dict[str, Any], folder: Path) -> Config:
     """The settings of one case: its set's, then what was given; one round more is planned, which would evaluate.
 
     Raises:
         SettingError: a setting is unknown, not allowed, or fixed by the benchmark.
     """
-    run = {key: value for key, value in given.items() if key not in DEFAULTS}
+    run = {key: value for key, value in settings.items() if key not in DEFAULTS}
     for key, value in FIXED.items():
         if run.get(key, value) != value:
             raise SettingError(key, run[key], f"{value} in this benchmark")
@@ -47,17 +47,17 @@ def configure(name: str, runner: str, given: dict[str, Any], folder: Path) -> Co
         raise SettingError("sets", name, f"one or more of {', '.join(SETS)}")
     if runner not in TARGETS:
         raise SettingError("runners", runner, f"one or more of {', '.join(TARGETS)}")
-    if not isinstance(given["rounds"], int) or given["rounds"] < 1:
-        raise SettingError("rounds", given["rounds"], "a whole number >= 1")
+    if not isinstance(settings["rounds"], int) or settings["rounds"] < 1:
+        raise SettingError("rounds", settings["rounds"], "a whole number >= 1")
     case: dict[str, Any] = {
         "runner": runner,
-        "num_rounds": given["rounds"] + 2,
+        "num_rounds": settings["rounds"] + 2,
         "output": str(folder / f"{name}-{runner}"),
     }
     if runner == "local":
         case["resources.client_threads"] = available_cores()
     if SETS[name]["dataset"] == "npz":
-        path, own = given["dataset_path"], folder / "images32.npz"
+        path, own = settings["dataset_path"], folder / "images32.npz"
         case["dataset_path"] = str(Path(path).absolute()) if path else _synthetic(own, SETS[name]["data.max_images"])
     return Config.from_flat({"quiet": True} | FIXED | SETS[name] | case | run)
 

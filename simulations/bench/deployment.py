@@ -111,10 +111,10 @@ def measure(command: list[str], clients: int, rounds: int, folder: Path) -> dict
 
 def main(arguments: list[str]) -> int:
     """Measure both SuperNodes, print and write it."""
-    given = dict(argument.split("=", 1) for argument in arguments)
-    own = {name: type(default)(given.pop(name, default)) for name, default in DEFAULTS.items()}
-    if given:
-        print(f"error: `{min(given)}` is not one of {', '.join(DEFAULTS)}", file=sys.stderr)
+    arguments_left = dict(argument.split("=", 1) for argument in arguments)
+    own = {name: type(default)(arguments_left.pop(name, default)) for name, default in DEFAULTS.items()}
+    if arguments_left:
+        print(f"error: `{min(arguments_left)}` is not one of {', '.join(DEFAULTS)}", file=sys.stderr)
         return FAILED
     prepare_environment()
     measured = {}

@@ -105,17 +105,17 @@ def markdown(measured: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Measure, show and keep the table, and return the exit status."""
-    given = DEFAULTS | flat_settings(OmegaConf.from_cli(arguments))
-    own = {name: str(given.pop(name)) for name in ("cuts", "releases", "output")}
+    settings = DEFAULTS | flat_settings(OmegaConf.from_cli(arguments))
+    own = {name: str(settings.pop(name)) for name in ("cuts", "releases", "output")}
     try:
         requested = _numbers("cuts", own["cuts"], float), _numbers("releases", own["releases"], int)
-        measured = measure(Config.from_flat(given), *requested)
+        measured = measure(Config.from_flat(settings), *requested)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     print(markdown(measured))
     if own["output"]:
-        write_json(Path(own["output"]), measured | {"settings": given})
+        write_json(Path(own["output"]), measured | {"settings": settings})
     return 0
 
 

@@ -88,8 +88,8 @@ def measure(arguments: list[str]) -> tuple[int, float, float]:
 
 def main(arguments: list[str]) -> int:
     """Measure, print and write what was measured; the exit status is 1 if the run failed."""
-    given = dict(argument.split("=", 1) for argument in arguments)
-    own = {name: type(default)(given.pop(name, default)) for name, default in DEFAULTS.items()}
+    overrides = dict(argument.split("=", 1) for argument in arguments)
+    own = {name: type(default)(overrides.pop(name, default)) for name, default in DEFAULTS.items()}
     with tempfile.TemporaryDirectory() as folder:
         write_celeba(Path(folder) / "celeba", own["images"], own["persons"], own["size"])
         data = {
@@ -101,9 +101,9 @@ def main(arguments: list[str]) -> int:
             "num_supernodes": own["persons"],
             "output": f"{folder}/run",
         }
-        settings = data | RUN | given
+        settings = data | RUN | overrides
         status, peak, seconds = measure([f"{name}={value}" for name, value in settings.items()])
-    write_json(Path(own["output"]), {"peak_megabytes": peak, "seconds": seconds, "settings": own | RUN | given})
+    write_json(Path(own["output"]), {"peak_megabytes": peak, "seconds": seconds, "settings": own | RUN | overrides})
     print(f"{own['persons']} clients, {own['images']} images: at most {peak:.0f} MB, {seconds:.0f} s")
     return FAILED if status else 0
 

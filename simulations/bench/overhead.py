@@ -85,19 +85,19 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
 
 def main(arguments: list[str]) -> int:
     """Measure every requested case, show and keep the results, and return the exit status."""
-    given = DEFAULTS | flat_settings(OmegaConf.from_cli(arguments))
+    settings = DEFAULTS | flat_settings(OmegaConf.from_cli(arguments))
     rows: list[dict[str, Any]] = []
     try:
         with tempfile.TemporaryDirectory(prefix="collafuse-bench-") as folder:
-            names, runners = str(given["sets"]).split(","), str(given["runners"]).split(",")
-            cases = [(n, r, configure(n, r, given, Path(folder))) for n in names for r in runners]
+            names, runners = str(settings["sets"]).split(","), str(settings["runners"]).split(",")
+            cases = [(n, r, configure(n, r, settings, Path(folder))) for n in names for r in runners]
             rows += [{"set": name, "runner": runner} | measure(config) for name, runner, config in cases]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED if isinstance(error, RunFailed) else USER_ERROR
     show(rows, Console())
-    if given["output"]:
-        write_json(Path(given["output"]), {"machine": _machine(), "cases": rows})
+    if settings["output"]:
+        write_json(Path(settings["output"]), {"machine": _machine(), "cases": rows})
     return 0
 
 

@@ -40,19 +40,19 @@ class ReferenceGan:
         self.server.optimisers["discriminator"].zero_grad()
 
     def _judge(self, name: str, images: Mapping[int, Tensor], batches: Mapping[int, Batch]) -> dict[int, Tensor]:
-        given = {c: (batches[c].shown(name, x), batches[c].labels_of(name)) for c, x in images.items()}
+        inputs = {c: (batches[c].shown(name, x), batches[c].labels_of(name)) for c, x in images.items()}
         real = name.endswith("real")
         labels = {c: batch.labels if real else batch.fake_labels for c, batch in batches.items()}
-        return self._through("discriminator", given, labels)
+        return self._through("discriminator", inputs, labels)
 
     def _through(
-        self, net: str, given: Mapping[int, tuple[Tensor, Tensor]], labels: Mapping[int, Tensor] | None = None
+        self, net: str, inputs: Mapping[int, tuple[Tensor, Tensor]], labels: Mapping[int, Tensor] | None = None
     ) -> dict[int, Tensor]:
         """Every client's head, the shared middle on all rows together, every client's tail; one graph."""
         now: dict[int, Tensor] = {}
         done: dict[int, Tensor] = {}
         blocks = self.server.nets[net]
-        heads = {c: self.halves[c].parts[f"{net[0]}_head"](*tensors) for c, tensors in given.items()}
+        heads = {c: self.halves[c].parts[f"{net[0]}_head"](*tensors) for c, tensors in inputs.items()}
         for index in blocks.indices:
             now |= {c: x for c, x in heads.items() if self.server.span(c, net).start == index}
             rows = blocks[index](torch.cat(list(now.values())))
@@ -60,7 +60,7 @@ class ReferenceGan:
             for client in [c for c in now if self.server.span(c, net).stop == index + 1]:
                 tail = self.halves[client].parts[f"{net[0]}_tail"]
                 done[client] = tail(now.pop(client), None if labels is None else labels[client])
-        return {client: done[client] for client in given}
+        return {client: done[client] for client in inputs}
 
     def _step(self, net: str) -> None:
         optimisers = [half.optimisers[part] for half in self.halves.values() for part in PARTS if part[0] == net[0]]

@@ -140,11 +140,11 @@ def _range(ratio: dict[str, float]) -> str:
 def main(arguments: list[str]) -> int:
     """Measure, show and keep the results, and return the exit status."""
 
-    def measure_run(given: dict[str, Any]) -> Rows:
-        if not given["run"]:
+    def measure_run(settings: dict[str, Any]) -> Rows:
+        if not settings["run"]:
             raise SettingError("run", "", "the folder of a finished run")
-        steps = str(given["steps"]).split(",")
-        return measure(Path(str(given["run"])), steps, given["num_samples"], given["rounds"])
+        steps = str(settings["steps"]).split(",")
+        return measure(Path(str(settings["run"])), steps, settings["num_samples"], settings["rounds"])
 
     return bench(arguments, DEFAULTS, {"num_samples": 2, "rounds": 1}, measure_run, show)
 

@@ -136,7 +136,7 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
 def main(arguments: list[str]) -> int:
     """Measure, show and keep the results, and return the exit status."""
     least = {"rounds": 1, "width": 1, "size": 8, "batch": 2}
-    return bench(arguments, DEFAULTS, least, lambda given: measure(*(given[name] for name in least)), show)
+    return bench(arguments, DEFAULTS, least, lambda settings: measure(*(settings[name] for name in least)), show)
 
 
 if __name__ == "__main__":

@@ -43,21 +43,21 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def measure(model: str, size: int, clients: int, given: dict[str, Any]) -> dict[str, Any]:
+def measure(model: str, size: int, clients: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Seconds per client's step of both, for networks of a preset and images of a size."""
-    stack, others = ([_job(model, size, client, given) for client in range(clients)] for _ in range(2))
+    stack, others = ([_job(model, size, client, settings) for client in range(clients)] for _ in range(2))
     turns: dict[str, Callable[[], object]] = {
         "stacked": lambda: train_all(stack),
         "one_by_one": lambda: [job.run() for job in others],
     }
     laps = []
     with threads(1):
-        for _ in range(given["rounds"] + 1):
+        for _ in range(settings["rounds"] + 1):
             lap = {}
             for name, turn in turns.items():
                 began = time.process_time()
                 turn()
-                lap[name] = (time.process_time() - began) / (clients * given["steps"])
+                lap[name] = (time.process_time() - began) / (clients * settings["steps"])
             laps.append(lap)
     ratios = [lap["one_by_one"] / lap["stacked"] for lap in laps[1:]]
     seconds = {name: statistics.median(lap[name] for lap in laps[1:]) for name in turns}
@@ -65,7 +65,7 @@ def measure(model: str, size: int, clients: int, given: dict[str, Any]) -> dict[
     return {"model": model, "size": size, "clients": clients, **seconds, "ratio": ratio}
 
 
-def _job(model: str, size: int, client: int, given: dict[str, Any]) -> TrainJob:
+def _job(model: str, size: int, client: int, settings: dict[str, Any]) -> TrainJob:
     """What one client trains in a turn."""
     network = build_network(model, ImageShape(channels=1, size=size, num_classes=10), 0, f"client {client}")
     draws = named_generator("bench", client)
@@ -77,8 +77,8 @@ def _job(model: str, size: int, client: int, given: dict[str, Any]) -> TrainJob:
         schedule=cosine(100),
         objective=Objective(),
         steps_range=TimestepRange(20),
-        batch_size=given["batch"],
-        num_steps=given["steps"],
+        batch_size=settings["batch"],
+        num_steps=settings["steps"],
         learning_rate=lambda _: 2e-3,
         generator=draws,
     )
@@ -103,17 +103,18 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
 def main(arguments: list[str]) -> int:
     """Measure, show and keep the results, and return the exit status."""
 
-    def measure_all(given: dict[str, Any]) -> Rows:
-        cases = itertools.product(str(given["models"]).split(","), _list(given, "sizes"), _list(given, "clients"))
-        return [measure(*case, given) for case in cases]
+    def measure_all(settings: dict[str, Any]) -> Rows:
+        models = str(settings["models"]).split(",")
+        cases = itertools.product(models, _list(settings, "sizes"), _list(settings, "clients"))
+        return [measure(*case, settings) for case in cases]
 
     return bench(arguments, DEFAULTS, {"batch": 1, "steps": 1, "rounds": 1}, measure_all, show)
 
 
-def _list(given: dict[str, Any], name: str) -> list[int]:
-    parts = str(given[name]).split(",")
+def _list(settings: dict[str, Any], name: str) -> list[int]:
+    parts = str(settings[name]).split(",")
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise SettingError(name, given[name], "whole numbers above 0, separated by commas")
+        raise SettingError(name, settings[name], "whole numbers above 0, separated by commas")
     return [int(part) for part in parts]
 
 

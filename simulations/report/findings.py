@@ -13,14 +13,14 @@ EQUAL = 0.05
 
 def statements(section: Section) -> list[str]:
     """A sentence for each row between the ends beside the baselines."""
-    said = []
+    sentences = []
     for row in section.rows:
         inner = row.cut is None or 0 < row.cut < 1
         if inner and not row.released:
             parts = [part for part in (*_quality(section, row), *_cost(section, row)) if part]
             if parts:
-                said.append(f"{row.label}: {'; '.join(parts)}.")
-    return said
+                sentences.append(f"{row.label}: {'; '.join(parts)}.")
+    return sentences
 
 
 def warnings(section: Section) -> list[str]:
@@ -46,12 +46,12 @@ def budget_statement(section: Section) -> str:
 
 def _quality(section: Section, row: Row) -> list[str]:
     local = section.baseline(row, "local")
-    said = [_better_clients(row, local)] if local else []
+    sentences = [_better_clients(row, local)] if local else []
     for strategy in ("centralized", "fedavg"):
         other = section.baseline(row, strategy)
         if other is not None:
-            said.append(_against(row, other, strategy))
-    return said
+            sentences.append(_against(row, other, strategy))
+    return sentences
 
 
 def _better_clients(row: Row, local: Row) -> str:

@@ -76,13 +76,13 @@ def patient_start() -> Iterator[None]:
         yield
 
 
-def _start_raylet(start: Any, *given: Any, **more: Any) -> Any:
+def _start_raylet(start: Any, *args: Any, **kwargs: Any) -> Any:
     """Start the node with ports for its agents."""
-    more |= {name: free_port() for name in PORTS}
-    arguments = inspect.signature(start).bind(*given, **more).arguments
-    port = more["dashboard_agent_listen_port"]
+    kwargs |= {name: free_port() for name in PORTS}
+    arguments = inspect.signature(start).bind(*args, **kwargs).arguments
+    port = kwargs["dashboard_agent_listen_port"]
     persist_port(arguments["session_dir"], arguments["node_id"], DASHBOARD_AGENT_LISTEN_PORT_NAME, port)
-    return start(*given, **more)
+    return start(*args, **kwargs)
 
 
 def _get_node(get: Any, *arguments: Any) -> Any:

@@ -107,7 +107,7 @@ def compositions(arguments: list[str]) -> list[DictConfig]:
         return compose(["-m", *arguments, override("hydra.sweep.dir", nowhere)])
 
 
-def _plan(composed: list[DictConfig], given: Collection[str]) -> tuple[SweepPlan, list[str]]:
+def _plan(composed: list[DictConfig], names_given: Collection[str]) -> tuple[SweepPlan, list[str]]:
     """The plan, and a line for each combination of values that is not allowed.
 
     Raises:
@@ -122,7 +122,7 @@ def _plan(composed: list[DictConfig], given: Collection[str]) -> tuple[SweepPlan
             errors.append(error)
     if not configs:
         raise errors[0]
-    _refuse_unread(list(configs.values()), composed[0], given)
+    _refuse_unread(list(configs.values()), composed[0], names_given)
     for config in configs.values():
         if config.run.baseline != "none":
             allowed = "none in a sweep, whose report compares with alone where `strategy` lists local as well"
@@ -142,13 +142,13 @@ def _plan(composed: list[DictConfig], given: Collection[str]) -> tuple[SweepPlan
     return SweepPlan(folder, cells, jobs), [str(error) for error in errors]
 
 
-def _refuse_unread(configs: list[Config], settings: DictConfig, given: Collection[str]) -> None:
+def _refuse_unread(configs: list[Config], settings: DictConfig, names_given: Collection[str]) -> None:
     """Refuse a setting that was given and that no run reads; where some do, it makes the others no second run.
 
     Raises:
         SettingError: there is one.
     """
-    for name in sorted(given):
+    for name in sorted(names_given):
         if all(config.unread(name) for config in configs):
             raise SettingError(name, flat_settings(settings)[name], f"left out {configs[0].unread(name)}")
 

@@ -73,8 +73,8 @@ def _headers(
         else:
             series[file.series, scan.class_name].append(file)
     lines = [f"files that are not of DICOM are left out{describe_endings(others)}"] if others else []
-    if said := ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()):
-        lines.append(f"DICOM files that are no images of a scan are left out ({said})")
+    if counts := ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()):
+        lines.append(f"DICOM files that are no images of a scan are left out ({counts})")
     return series, DataReport(tuple(lines))
 
 

@@ -16,9 +16,9 @@ _SHIFT, _HOLE = 0.125, 0.5
 
 def augment(x: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     """T of images (n, channels, size, size), with the next numbers of a generator on the CPU."""
-    made = {"color": _color, "translation": _translated, "cutout": _cut_out}
+    transforms = {"color": _color, "translation": _translated, "cutout": _cut_out}
     for name in kind.split("+"):
-        x = made[name](x, generator)
+        x = transforms[name](x, generator)
     return x
 
 

@@ -88,10 +88,10 @@ class SolvableStem:
         """
         size, width = self.pictures.shape[-1], self.kernel.shape[-1]
         side = (size + 2 * self.padding - width) // self.stride + 1
-        expected, given = (len(self.kernel), side, side), tuple(activations.shape[1:])
-        if given != expected:
+        expected, shape = (len(self.kernel), side, side), tuple(activations.shape[1:])
+        if shape != expected:
             raise ValueError(
-                f"activations of shape {given} are not those of the first block, {expected}: "
+                f"activations of shape {shape} are not those of the first block, {expected}: "
                 "where a client keeps more blocks there is no closed form"
             )
         if not self.solvable:

@@ -118,9 +118,9 @@ def test_a_discriminator_goes_to_another_client(tmp_path: Path) -> None:
     for sender, receiver in swapped.items():
         sent = Discriminator(strategy.architecture, ("other",), strategy.optim_config)
         sent.load(state(tmp_path, sender))
-        same(strategy.given[receiver], sent.weights())
+        same(strategy.discriminators[receiver], sent.weights())
         begun: Any = here_is(strategy.config, tmp_path, receiver)
-        playing = begun.open_round(2, strategy.given[receiver])
+        playing = begun.open_round(2, strategy.discriminators[receiver])
         same(playing.judge.weights(), sent.weights())
         adam_state = {name: value for name, value in state(tmp_path, receiver).items() if name.startswith("adam")}
         same({name: value for name, value in playing.judge.state().items() if name in adam_state}, adam_state)
