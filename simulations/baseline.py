@@ -55,6 +55,9 @@ def alone(config: Config, clients: Sequence[Mapping[str, Any]]) -> Config:
         flat |= {"train.match": "client_flops", "cut_ratio": share}
     elif config.train.match != "client_flops":
         flat["train.match"] = "image_updates"
+    if not config.diffusion.start_from:
+        # No backbone is there to keep parts of.
+        flat["client.trained_parts"] = "all"
     return Config.from_flat(without_unread(flat))
 
 

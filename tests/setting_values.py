@@ -213,6 +213,8 @@ def _starts(draw: st.DrawFn, flat: dict[str, Any]) -> dict[str, Any]:
         own |= {"public.dataset_path": "", "public.max_images": 0}
     if flat["client.model"] not in ("same", flat["model"]):
         own["start_from"] = ""
+    if not own.get("start_from", flat["start_from"]):
+        own["client.trained_parts"] = "all"
     return own
 
 

@@ -69,6 +69,19 @@ def _check_averaging(config: Config) -> None:
         raise SettingError("averaging.finetune_epochs", own.finetune_epochs, allowed)
 
 
+def _check_trained_parts(config: Config) -> None:
+    """Refuse parts that would keep random weights."""
+    client, last = config.client, config.diffusion.timesteps
+    same = client.model in {"same", config.diffusion.model}
+    of_backbone = config.cut.policy == "fixed" and all(0 < step < last for step in config.cut_steps())
+    from_backbone = same and of_backbone and client.init_from == "backbone"
+    if client.trained_parts != "all" and not config.diffusion.start_from and not from_backbone:
+        allowed = (
+            "all unless `start_from` is set, or clients have fixed cuts and start from a backbone of their network"
+        )
+        raise SettingError("client.trained_parts", client.trained_parts, allowed)
+
+
 def _check_starts(config: Config) -> None:
     """Refuse public images, or a start, that would not reach the networks, and a hand-over to untrained ones."""
     public, client = config.public, config.client
@@ -78,6 +91,7 @@ def _check_starts(config: Config) -> None:
                 raise SettingError(name, value, f"its default when `public.dataset` is {NO_DATASET}")
     if config.diffusion.start_from and client.model not in {"same", config.diffusion.model}:
         raise SettingError("client.model", client.model, "same when `start_from` names the start of all networks")
+    _check_trained_parts(config)
     if config.sampling.handover == "best" and config.upload.noise == "official":
         # There clients start beyond their cut, at what no step of the chain hands over.
         raise SettingError("sampling.handover", "best", "fixed when `upload.noise` is official")

@@ -15,7 +15,7 @@ COMMON = frozenset({"run", "federation", "resources", "data", "evaluation"})
 DIFFUSION = COMMON | {"generate", "diffusion", "train", "dp", "devices.profiles"}
 #: CollaFuse, also at an end, where what it reads of the other side's settings has no effect.
 AT_A_CUT = DIFFUSION | {"upload", "client", "server", "sampling", "devices.message_seconds"}
-WHOLE_CHAINS = DIFFUSION | {"averaging", "client.model", "client.batch_size"}
+WHOLE_CHAINS = DIFFUSION | {"averaging", *(f"client.{name}" for name in ("model", "trained_parts", "batch_size"))}
 WHOLE_CHAINS |= {f"sampling.{name}" for name in ("sampler", "steps", "client_steps", "guidance_scale")}
 WHOLE_GANS = COMMON | {"train.local_epochs", "model"}
 WHOLE_GANS |= {f"gan.{name}" for name in ("width", "depth", "batch_size", "learning_rate", "sample_labels")}

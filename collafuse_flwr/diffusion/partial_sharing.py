@@ -1,8 +1,12 @@
-"""Parts of a U-Net by name, and which of them the clients of each strategy share."""
+"""Parts of a U-Net by name: which of them the clients of each strategy share, and which a client trains."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from collafuse_flwr.core.errors import SettingError
 
 #: How the names of diffusers' U-Nets begin in each part; the embeddings of t and of the label are input.
 PARTS = {
@@ -34,3 +38,19 @@ def part_names(names: Iterable[str], part: str) -> list[str]:
         return list(names) if part == "all" else []
     beginnings = tuple(beginning for one in part.split("+") for beginning in PARTS[one])
     return [name for name in names if name.startswith(beginnings)]
+
+
+def freeze_other_parts(network: nn.Module, parts: str) -> nn.Module:
+    """A network whose parameters outside of `parts` (see `part_names`) take no gradient, but the label's embedding.
+
+    Raises:
+        SettingError: it has no such parts.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    trained = part_names(names, parts)
+    if not trained:
+        raise SettingError("client.trained_parts", parts, "all for a network without the parts of diffusers' U-Nets")
+    for name, parameter in network.named_parameters():
+        # Classes of another set than the start's are learnt anew, whatever else is kept.
+        parameter.requires_grad_(name in trained or name.startswith("class_embedding."))
+    return network

@@ -43,6 +43,11 @@ class ClientConfig:
     update_budget: str = setting("proportional", "image updates of a client", choices=("proportional", "full"))
     init_from: str = setting("backbone", "start of a client's denoiser", choices=("random", "backbone"))
     range: str = setting("cut", "steps that a client's denoiser trains: up to its cut, or all", choices=("cut", "all"))
+    trained_parts: str = setting(
+        "all",
+        "parts of a client's denoiser that it trains, with the label's embedding; the others stay as they started",
+        choices=("all", "encoder", "bottleneck", "decoder", "encoder+bottleneck", "bottleneck+decoder"),
+    )
     start_round: int = setting(
         0, "round in which clients take the backbone; 0: chosen", low=0, when=({"client.init_from": "backbone"},)
     )

@@ -13,6 +13,7 @@ from collafuse_flwr.core.runtime import Runtime
 from collafuse_flwr.diffusion.guidance import cfg_denoiser
 from collafuse_flwr.diffusion.loss import Objective
 from collafuse_flwr.diffusion.parametrization import Denoise
+from collafuse_flwr.diffusion.partial_sharing import freeze_other_parts
 from collafuse_flwr.diffusion.sampling import StepNoise, sample, sampling_timesteps, split_steps
 from collafuse_flwr.diffusion.schedule import Schedule
 from collafuse_flwr.diffusion.schedulers import Sampler
@@ -32,6 +33,7 @@ class DiffusionSetup:
         seed: that of the run.
         backbone_model: preset of the server's network, or package.module:factory.
         client_model: the same of the clients' networks.
+        trained_parts: parts of the clients' networks that are trained.
         conditioning: classes, attributes or none.
         null_label: whether labels are dropped in training, which takes one label more.
         shares_labels: whether the backbone is conditioned as the clients' networks are.
@@ -45,6 +47,7 @@ class DiffusionSetup:
     seed: int
     backbone_model: str
     client_model: str
+    trained_parts: str
     conditioning: str
     null_label: bool
     shares_labels: bool
@@ -57,9 +60,14 @@ class DiffusionSetup:
         return build_network(self.backbone_model, shape, self.seed, "backbone").to(self.runtime.device)
 
     def denoiser(self, client: int, channels: int, size: int, num_classes: int, num_attributes: int = 0) -> nn.Module:
-        """A client's network, freshly initialised."""
+        """A client's network, freshly initialised.
+
+        Raises:
+            SettingError: it has none of the parts that are to be trained.
+        """
         shape = self._shape(channels, size, num_classes, num_attributes)
-        return build_network(self.client_model, shape, self.seed, f"client {client}").to(self.runtime.device)
+        network = build_network(self.client_model, shape, self.seed, f"client {client}").to(self.runtime.device)
+        return network if self.trained_parts == "all" else freeze_other_parts(network, self.trained_parts)
 
     def _shape(self, channels: int, size: int, num_classes: int, num_attributes: int) -> ImageShape:
         """A network's input for such images, by `data.conditioning`; one label more where some are dropped."""

@@ -28,6 +28,7 @@ def diffusion_setup(config: Config) -> DiffusionSetup:
         seed=config.run.seed,
         backbone_model=model,
         client_model=model if config.client.model == "same" else config.client.model,
+        trained_parts=config.client.trained_parts,
         conditioning=config.data.conditioning,
         null_label=bool(config.train.cfg_dropout),
         shares_labels=config.upload.share_labels,

@@ -35,6 +35,10 @@ from collafuse_flwr.core.errors import SettingError
             "above the cut",
         ),
         ({"sampling.handover_ratio": 0.5}, "sampling.handover_ratio", "unless `client.range` is all"),
+        ({"client.trained_parts": "decoder", "client.init_from": "random"}, "client.trained_parts", "start_from"),
+        ({"client.trained_parts": "decoder", "cut_ratio": 1.0}, "client.trained_parts", "fixed cuts"),
+        ({"client.trained_parts": "decoder", "strategy": "fedavg"}, "client.trained_parts", "start_from"),
+        ({"client.trained_parts": "decoder", "client.model": "nano"}, "client.trained_parts", "their network"),
         ({"strategy": "local", "public.dataset": "digits"}, "public.dataset", "does not read it"),
     ],
 )

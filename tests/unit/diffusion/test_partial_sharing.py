@@ -4,7 +4,14 @@ import pytest
 from torch import nn
 
 from collafuse_flwr.config.strategies import STRATEGIES
-from collafuse_flwr.diffusion.partial_sharing import PARTS, part_names, shared_names, uploaded_part
+from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.diffusion.partial_sharing import (
+    PARTS,
+    freeze_other_parts,
+    part_names,
+    shared_names,
+    uploaded_part,
+)
 from collafuse_flwr.diffusion.unet import ImageShape, build_network
 
 NAMES = list(build_network("tiny", ImageShape(1, 8, 10), 0, "any").state_dict())
@@ -56,3 +63,15 @@ def test_other_networks_can_be_averaged_only_whole() -> None:
     names = list(nn.Linear(1, 1).state_dict())
     assert shared_names(STRATEGIES["fedavg"].shared_parts, names) == names
     assert shared_names(STRATEGIES["udec"].shared_parts, names) == []
+
+
+@pytest.mark.parametrize("parts", ["encoder", "bottleneck", "decoder", "encoder+bottleneck", "bottleneck+decoder"])
+def test_other_parts_take_no_gradient_but_the_embedding_of_the_label_does(parts: str) -> None:
+    network = freeze_other_parts(build_network("tiny", ImageShape(1, 8, 10), 0, "any"), parts)
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert trained == {*part_names(NAMES, parts), *(name for name in NAMES if name.startswith("class_embedding."))}
+
+
+def test_a_network_without_such_parts_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"^`client.trained_parts` = 'decoder' is not allowed: all for a network"):
+        freeze_other_parts(nn.Linear(2, 2), "decoder")
