@@ -6,18 +6,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from flwr.app import Context, Message
+from flwr.app import Array, ArrayRecord, Context, Message
+from flwr.clientapp import ClientApp
 
 from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.core.errors import UploadError
+from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.text import LONGEST_REASON
 from collafuse_flwr.runs.history import History, RoundRecord
 from collafuse_flwr.runs.run_dir import open_run
 from collafuse_flwr.runs.run_status import RunStatus
 from collafuse_flwr.wire.codec import ClientError, encode
 from collafuse_flwr.wire.validation import LARGEST_ACTIVATION, check_activations
+from strategies import make_strategy
 from tests.component.strategies.test_client_manager import HELLO, FakeFederation
 from tests.small_runs import connect, metrics, run_strategy, small, spoiled
 
@@ -84,6 +88,42 @@ def test_a_reply_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     assert "0.02" in metrics(tmp_path)[0]["rejected"]["1"]
     assert "are more than `federation.max_reply_mb` = 0.01" in metrics(tmp_path)[0]["rejected"]["1"]
     assert sorted(metrics(tmp_path)[0]["clients"]) == ["0", "2"]
+
+
+def test_replies_that_are_each_within_the_bound_are_bounded_together(tmp_path: Path) -> None:
+    """Two clients with just less than a reply may have cost themselves, and not the third."""
+    config = small(tmp_path, model="nano", federation__max_reply_mb=0.5, federation__max_replies_mb=0.6)
+
+    def large(message: Message, context: Context) -> Message:
+        reply: Message = client_app(message, context)
+        if context.node_config["partition-id"] != 1:
+            reply.content.array_records["upload"]["x_k"].data = bytes(490_000)
+        return reply
+
+    run_strategy(config, connect(config, spoiled({0, 2}, large)))
+    row = metrics(tmp_path)[0]
+    assert (list(row["clients"]), sorted(row["rejected"])) == (["1"], ["0", "2"])
+    # The other one of the two is held, and is no upload.
+    together = "MB, the most of all replies, which together are more than `federation.max_replies_mb` = 0.6"
+    assert len([reason for reason in row["rejected"].values() if reason.endswith(together)]) == 1
+
+
+def test_an_introduction_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    config = small(tmp_path, num_rounds=1, federation__min_available_nodes=2, federation__max_reply_mb=0.5)
+
+    def call(message: Message, context: Context) -> Message:
+        reply: Message = client_app(message, context)
+        if context.node_config["partition-id"] == 1:
+            reply.content["more"] = ArrayRecord({"x": Array(np.zeros(10**6, np.uint8))})
+        return reply
+
+    app = ClientApp()
+    app.query("client_info")(call)
+    strategy = make_strategy(config, tmp_path, Progress(quiet=True), lambda _: None)
+    strategy.connect(connect(config, app))
+    assert sorted(strategy.client_manager.nodes) == [0, 2]
+    (reason,) = strategy.client_manager.refused.values()
+    assert reason == "a client failed to introduce itself: 1 MB are more than `federation.max_reply_mb` = 0.5"
 
 
 @pytest.mark.parametrize("value", [2 * LARGEST_ACTIVATION, float("nan"), float("inf")])
