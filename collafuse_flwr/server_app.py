@@ -23,7 +23,6 @@ from collafuse_flwr.runs.summary import simulated_data, summarize_run
 from collafuse_flwr.runs.tracker import check_tracker, open_tracker
 from strategies import make_strategy
 from strategies.generation import generate_together
-from strategies.retry_grid import RetryGrid
 
 app = ServerApp()
 
@@ -38,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
     config = Config.from_flat(context.run_config)
     if config.run.task == "generate":
         with Progress(config.run.quiet) as progress:
-            generate_together(config, RetryGrid(grid), progress, context.run_id)
+            generate_together(config, grid, progress, context.run_id)
         return
     if config.run.attack:
         allowed = "false here: `python -m simulations.attack run=FOLDER` attacks a simulation that is finished"
@@ -53,13 +52,12 @@ def main(grid: Grid, context: Context) -> None:
     folder = layout.folder
     logging.getLogger("flwr").setLevel(logging.WARNING)
     with held_run(config, folder), Progress(config.run.quiet) as progress:
-        patient = RetryGrid(grid, on_reply=lambda done, total: progress.step("clients", done, total))
         strategy = make_strategy(config, folder, progress, lambda client: _simulated(config, context.run_id, client))
-        arrays = strategy.connect(patient)
+        arrays = strategy.connect(grid)
         _report_data(config, layout, progress)
         with closing(open_tracker(config, layout, strategy.done + 1)) as tracker:
             strategy.on_round = tracker.round
-            strategy.start(patient, arrays, strategy.rounds_left, config.federation.round_timeout)
+            strategy.start(grid, arrays, strategy.rounds_left, config.federation.round_timeout)
             strategy.save()
             progress.begin_measuring()
             # One thread: small classifiers gain nothing from more, and so the figures do not depend on the machine.

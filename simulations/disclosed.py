@@ -25,6 +25,14 @@ from collafuse_flwr.runs.figures import draw_disclosure
 from collafuse_flwr.runs.run_layout import ClientLayout
 from simulations.cli import command
 
+#: What a run's row counts beside uploads, as one and as several.
+COUNTED = {
+    "weights": ("weight", "weights"),
+    "activations": ("round of activations", "rounds of activations"),
+    "numbers": ("number", "numbers"),
+    "dp_steps": ("step of DP-SGD", "steps of DP-SGD"),
+    "refusal": ("refused request", "refused requests"),
+}
 DEFAULTS = {"state": "", "output": "", "delta": "1e-5"}
 
 
@@ -74,19 +82,30 @@ def _decibels(snr: float | None, times: float = 1.0) -> float:
 
 
 def table(disclosure: dict[str, Any]) -> Table:
-    """A row for each run."""
-    names = ("uploads", "snr_db", "labels", "weights", "activations", "numbers", "dp_steps", "refusal")
-    shown = Table("run", "first", "last", *names, title="What has left this client")
+    """A row for each run, which says what there is to say."""
+    shown = Table(title="What has left this client, for whoever ran the server")
+    shown.add_column("run", overflow="fold", ratio=2)
+    shown.add_column("when", min_width=10)
+    shown.add_column("what", overflow="fold", ratio=4)
     for run, row in disclosure["runs"].items():
-        days = [time.strftime("%Y-%m-%d %H:%M", time.localtime(row[end])) for end in ("first", "last")]
-        shown.add_row(run, *days, *(_shown(row.get(name)) for name in names))
+        days = dict.fromkeys(time.strftime("%Y-%m-%d", time.localtime(row[end])) for end in ("first", "last"))
+        shown.add_row(run, "\n".join(days), "\n".join(_what_left(row)) or "nothing")
     return shown
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value or "")
+def _what_left(row: dict[str, Any]) -> list[str]:
+    """A line for each kind of what left in a run."""
+    lines = []
+    if uploads := row.get("uploads"):
+        labels = ", with labels" if row.get("labels") else ""
+        lines.append(f"{uploads} upload{'s' * (uploads > 1)} at {row['snr_db']:.3g} dB{labels}")
+    return lines + [f"{row[kind]:,} {names[row[kind] > 1]}" for kind, names in COUNTED.items() if row.get(kind)]
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _act(arguments: list[str]) -> int:
@@ -101,7 +120,7 @@ def _act(arguments: list[str]) -> int:
     console, output = Console(highlight=False), Path(settings["output"] or folder)
     console.print(table(disclosure))
     for name, value in disclosure["whole"].items():
-        console.print(f"{name}: {_shown(value) or 0}")
+        console.print(f"{name}: {_shown(value)}")
     write_json(output / "disclosed.json", disclosure)
     draw_disclosure(disclosure["runs"], output / "disclosed.png")
     return 0

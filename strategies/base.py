@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from collafuse_flwr.config.config import Config
@@ -26,6 +26,8 @@ from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.wire.codec import count_bytes, decode, encode
 from collafuse_flwr.wire.common import ClientInfo, EvaluateReply
 from strategies.client_manager import ClientManager, failure
+from strategies.held_replies import ReplyBounds, is_too_large
+from strategies.retry_grid import RetryGrid
 
 M = TypeVar("M")
 #: Hand-overs of each client that are kept for the picture.
@@ -41,8 +43,7 @@ class BaseStrategy(Strategy, ABC):
         arrays = strategy.connect(grid)
         strategy.start(grid, arrays, num_rounds=strategy.rounds_left)
 
-    `connect` waits for the clients and takes up a checkpoint in the folder, if there is one; rounds that it holds are
-    not run again.
+    `connect` waits for the clients and takes up the folder's checkpoint, if it has one; its rounds are not run again.
     """
 
     #: What clients answer at the end of a round's training.
@@ -56,8 +57,8 @@ class BaseStrategy(Strategy, ABC):
         self.wire_dtype = config.gan.wire_dtype if config.spec.is_gan else "float32"
         self.client_manager = ClientManager(config)
         self.history = History(folder)
-        self.done = 0
-        self.selected: list[int] = []
+        self._retry_grid: RetryGrid | None = None
+        self.done, self.selected = 0, list[int]()
         self.on_round: Callable[[RoundRecord], None] = lambda _: None
 
     @property
@@ -73,7 +74,7 @@ class BaseStrategy(Strategy, ABC):
         """
         checkpoint = self.history.load(self.runtime.device)
         self.client_manager.restore(self.history.client_infos.values())
-        self.client_manager.wait(grid)
+        self.client_manager.wait(self._bounded(grid))
         with self._threads():
             self._build(next(iter(self.client_manager.client_infos.values())))
             if checkpoint is not None:
@@ -81,6 +82,17 @@ class BaseStrategy(Strategy, ABC):
                 self.done = len(self.history.rounds)
                 self.history.write_metrics()
         return self._arrays()
+
+    def start(self, grid: Grid, *arguments: Any, **named: Any) -> Result:
+        """Run rounds, as Flower's own, with bounds on what replies take in memory."""
+        return super().start(self._bounded(grid), *arguments, **named)
+
+    def _bounded(self, grid: Grid) -> RetryGrid:
+        # The same over a grid as before: it knows which workers have died.
+        if self._retry_grid is None or self._retry_grid.below is not grid:
+            step = partial(self.progress.step, "clients")
+            self._retry_grid = RetryGrid(grid, ReplyBounds.of(self.config.federation), on_reply=step)
+        return self._retry_grid
 
     @abstractmethod
     def _build(self, client_info: ClientInfo) -> None:
@@ -155,8 +167,7 @@ class BaseStrategy(Strategy, ABC):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask every client for samples, in the rounds that evaluate."""
-        self.arrays, self.selected = arrays, []
-        round_ = self.history.rounds[-1].round
+        self.arrays, self.selected, round_ = arrays, [], self.history.rounds[-1].round
         if not self.config.evaluates(round_):
             return []
         self.client_manager.register_new(grid)
@@ -167,8 +178,8 @@ class BaseStrategy(Strategy, ABC):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Note what the clients say of their samples, and close the round with a checkpoint, and what generates."""
-        row = self.history.rounds[-1]
         self._collect_replies(replies, EvaluateReply, self._accept_evaluation)
+        row = self.history.rounds[-1]
         self.done, row.seconds = row.round, self.progress.round_seconds
         self.history.client_infos = dict(sorted(self.client_manager.client_infos.items()))
         self.history.save(self._checkpoint())
@@ -211,8 +222,8 @@ class BaseStrategy(Strategy, ABC):
     def _sample_counts(self) -> dict[int, int]:
         """Samples of each selected client, in proportion to its images."""
         sizes = {client: self.client_manager.client_infos[client].num_images for client in self.selected}
-        wanted = self.config.evaluation.num_samples / max(1, sum(sizes.values()))
-        return {client: max(2, round(size * wanted)) for client, size in sizes.items()}
+        share = self.config.evaluation.num_samples / max(1, sum(sizes.values()))
+        return {client: max(2, round(size * share)) for client, size in sizes.items()}
 
     def _evaluate_messages(self, round_: int) -> list[Message]:
         """A message for every client, with samples in proportion to its images."""
@@ -241,16 +252,9 @@ class BaseStrategy(Strategy, ABC):
         for client in self.selected:
             reply = arrived.get(client)
             if reason := failure(reply, self.config.federation.round_timeout):
-                row.failed[str(client)] = reason
+                (row.rejected if is_too_large(reply) else row.failed)[str(client)] = reason
             elif reply is not None:
-                size, most = count_bytes(reply.content), self.config.federation.max_reply_mb
-                row.count(row.bytes_up, client, size)
-                if size > most * 1e6:
-                    # Before any of it is read.
-                    row.rejected[str(client)] = (
-                        f"{size / 1e6:.3g} MB are more than `federation.max_reply_mb` = {most:g}"
-                    )
-                    continue
+                row.count(row.bytes_up, client, count_bytes(reply.content))
                 self._accept(client, partial(self._read, client, reply.content, kind, accept))
 
     def _read(self, client: int, content: RecordDict, kind: type[M], accept: Callable[[int, M], None]) -> None:

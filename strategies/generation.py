@@ -41,6 +41,8 @@ from collafuse_flwr.wire.generation import (
     WantedRequest,
 )
 from strategies.client_manager import ClientManager, failure
+from strategies.held_replies import ReplyBounds
+from strategies.retry_grid import RetryGrid
 
 M = TypeVar("M")
 
@@ -257,11 +259,14 @@ def generate_together(config: Config, grid: Grid, progress: Progress, run: int) 
         server.config.federation,
         min_available_nodes=config.federation.min_available_nodes,
         round_timeout=config.federation.round_timeout,
+        max_reply_mb=config.federation.max_reply_mb,
+        max_replies_mb=config.federation.max_replies_mb,
     )
     manager = ClientManager(replace(server.config, federation=waiting))
     manager.restore(server.client_infos.values())
-    manager.wait(grid, chosen if wanted.client >= 0 or not config.federation.min_available_nodes else [])
-    going = GenerationRun(config, server, grid, manager, progress, run)
+    bounded = RetryGrid(grid, ReplyBounds.of(waiting))
+    manager.wait(bounded, chosen if wanted.client >= 0 or not config.federation.min_available_nodes else [])
+    going = GenerationRun(config, server, bounded, manager, progress, run)
     present = [client for client in chosen if client in manager.nodes]
     own = going.ask("query.images_wanted", dict.fromkeys(present, WantedRequest()), ImagesWanted)
     if wanted.num_images:

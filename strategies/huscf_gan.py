@@ -15,7 +15,8 @@ from torch.nn.functional import interpolate
 
 from collafuse_flwr.core.tensor_io import write_tensors
 from collafuse_flwr.gan.aggregation import Own, aggregate
-from collafuse_flwr.gan.networks import NETS, flatten_blocks, group_by_block
+from collafuse_flwr.gan.networks import NETS, Cuts, flatten_blocks, group_by_block, only
+from collafuse_flwr.gan.split_gan.activation_bounds import HeadBounds
 from collafuse_flwr.gan.split_gan.ops import PASSES, Tensors
 from collafuse_flwr.gan.split_gan.precision import QuantizingTransport
 from collafuse_flwr.gan.split_gan.server_half import ServerHalf
@@ -87,15 +88,33 @@ class HuscfGan(GanStrategy):
         owner = "server" if config.split_gan.init == "independent" else 0
         self.half = ServerHalf(self.architecture, self.cuts, (config.run.seed, "gan", owner), self.optim_config)
         self.shapes = ActivationShapes(self.architecture, config.gan.batch_size, config.split_gan.factor_tail_gradients)
+        self.heads = {client: self._head_bounds(client, own) for client, own in self.cuts.items()}
         self.cluster_of: dict[int, int] = {}
         self.models: dict[int, Weights] = {}
         self.latents: dict[int, Tensor] = {}
+
+    def _head_bounds(self, client: int, cuts: Cuts) -> HeadBounds:
+        split = self.config.split_gan
+        name = (self.config.run.seed, "gan", client if split.init == "independent" else 0)
+        return HeadBounds(self.architecture, cuts, name, self.optim_config, split.activation_noise)
+
+    def _check_answer(self, client: int, phase: str, step: int, tensors: Tensors) -> None:
+        """Hold an answer against its shapes, and against what the client's heads can make.
+
+        Raises:
+            UploadError: it does not fit.
+        """
+        check_activations(tensors, self.shapes.of(self.cuts[client], phase))
+        self.heads[client].check(tensors, step)
 
     def _before_training(self, grid: Grid, round_: int) -> None:
         """Train on all batches of a round, with fewer clients where some fall silent."""
         began = time.perf_counter()
         config, steps = self.config, self._steps()
         self.observed = ActivationStats(config.clustering)
+        before = sum(past.server.get("steps", 0) for past in self.history.rounds)
+        for client in self.selected:
+            self.heads[client].begin(self._fresh_weights(client), before)
         near, far = self._link(grid, round_)
         link = TimedTransport(far)
         pending: dict[int, Tensors] = {client: {} for client in self.selected}
@@ -130,7 +149,7 @@ class HuscfGan(GanStrategy):
             def exchange(requests: Mapping[int, SplitRequest], accept: Accept) -> None:
                 self._round_trip(grid, requests, "train.split", ActivationsReply, accept)
 
-            link = MessageTransport(exchange, round_, self.cuts, self.shapes, self._fresh_weights)
+            link = MessageTransport(exchange, round_, self.cuts, self._check_answer, self._fresh_weights)
             return link, link
         row = self.history.rounds[-1]
 
@@ -151,7 +170,7 @@ class HuscfGan(GanStrategy):
             sessions,
             self.config.resources.client_threads,
             self._accept,
-            lambda client, phase: self.shapes.of(self.cuts[client], phase),
+            self._check_answer,
         )
         return near, QuantizingTransport(near, config.wire_dtype, count)
 
@@ -228,9 +247,10 @@ class HuscfGan(GanStrategy):
         """Let every client begin its samples, with the blocks that were averaged."""
         requests = {}
         self.wanted, self.latents = self._sample_counts(), {}
+        # Who has trained in this round has averages of its own, where these make samples.
+        averaged = self.history.rounds[-1].clients.keys() if self.config.split_gan.ema else ()
         for client, count in self.wanted.items():
-            fresh = self._fresh_weights(client)
-            own = {name: value for name, value in fresh.items() if name.startswith("generator.")}
+            own = {} if str(client) in averaged else only("generator", self._fresh_weights(client))
             requests[client] = GenerateHeadRequest(round_, count, str(self.cuts[client]), own)
         self._round_trip(grid, requests, "evaluate.latent", ActivationsReply, self._accept_latent)
         self.selected = sorted(self.latents)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
 from flwr.app import Message
@@ -13,8 +14,11 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from strategies.held_replies import HeldReplies, ReplyBounds
+
 #: Seconds between looks for replies: short, as a batch of the split GAN waits for six of them.
 POLL_SECONDS = 0.002
+UNBOUNDED = ReplyBounds()
 
 
 class RetryGrid(Grid):
@@ -28,6 +32,8 @@ class RetryGrid(Grid):
     def __init__(
         self,
         grid: Grid,
+        bounds: ReplyBounds = UNBOUNDED,
+        *,
         tries: int = 8,
         pause: float = 1.0,
         restarting: int = 180,
@@ -35,11 +41,13 @@ class RetryGrid(Grid):
     ) -> None:
         """Wrap a grid; give up after `tries` attempts in a row without one answer, `pause` seconds apart.
 
+        `bounds` are those of what the replies of a `send_and_receive` take in memory.
         `restarting` takes the place of `tries` where a worker is about to come back: on a busy machine that takes it
         more than ten seconds, in which Flower may offer it every message.
         `on_reply` gets how many of the messages of a `send_and_receive` have been answered, and of how many.
         """
-        self._grid, self._tries, self._pause, self._on_reply = grid, tries, pause, on_reply
+        self.below, self._tries, self._pause, self._on_reply = grid, tries, pause, on_reply
+        self._bounds = bounds
         self._restarting = max(tries, restarting)
         self._sent: dict[str, Message] = {}
         self._now: dict[str, str] = {}
@@ -50,11 +58,11 @@ class RetryGrid(Grid):
     @property
     def run(self) -> Run:
         """The run of the grid below."""
-        return self._grid.run
+        return self.below.run
 
     def set_run(self, run: Run) -> None:
         """Set the run of the grid below."""
-        self._grid.set_run(run)
+        self.below.set_run(run)
 
     def create_message(self, *_: object, **__: object) -> NoReturn:
         """Refuse what Flower has deprecated."""
@@ -62,16 +70,16 @@ class RetryGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """The nodes of the grid below."""
-        return self._grid.get_node_ids()
+        return self.below.get_node_ids()
 
     def get_nodes(self) -> Iterable[NodeInfo]:
         """What the grid below knows about its nodes."""
-        return self._grid.get_nodes()
+        return self.below.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Push messages and remember them; those that the grid below refuses have no id."""
         batch = list(messages)
-        ids = {message_id for message_id in self._grid.push_messages(batch) if message_id}
+        ids = {message_id for message_id in self.below.push_messages(batch) if message_id}
         # Flower writes the id into the message, and leaves out the ids of messages to nodes it does not know.
         sent = {m.metadata.message_id: m for m in batch if m.metadata.message_id in ids}
         self._sent.update(sent)
@@ -79,39 +87,49 @@ class RetryGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Replies that have arrived; what must be sent again is, once nothing else that was requested is under way."""
-        pending = set(message_ids)
+        return list(self._arriving(set(message_ids)))
+
+    def _arriving(self, pending: set[str]) -> Iterator[Message]:
         waiting = pending & self._victims.keys()
         if pending and waiting == pending:
-            return self._send_again(pending)
+            yield from self._send_again(pending)
+            return
         under_way = {self._now.get(original, original): original for original in pending - waiting}
-        replies = []
-        for reply in sorted(self._grid.pull_messages(set(under_way)), key=lambda reply: reply.metadata.created_at):
-            original = under_way[reply.metadata.reply_to_message_id]
-            # The SuperLink itself replies for a node that is gone.
-            node = self._sent[original].metadata.dst_node_id
-            reply.metadata.__dict__.update(_reply_to_message_id=original, _src_node_id=node)
-            if self._was_spared(reply):
-                self._victims[original] = reply
-            else:
-                self._barren = 0
-                replies.append(self._settle(original, reply))
-        return replies
+        for pulled in self._pulls(under_way):
+            for reply in sorted(self.below.pull_messages(pulled), key=lambda reply: reply.metadata.created_at):
+                original = under_way[reply.metadata.reply_to_message_id]
+                # The SuperLink itself replies for a node that is gone.
+                node = self._sent[original].metadata.dst_node_id
+                reply.metadata.__dict__.update(_reply_to_message_id=original, _src_node_id=node)
+                if self._was_spared(reply):
+                    self._victims[original] = reply
+                else:
+                    self._barren = 0
+                    yield self._settle(original, reply)
+
+    def _pulls(self, under_way: Iterable[str]) -> list[set[str]]:
+        """What to pull at once: all, but one by one what Flower would bring into memory, so that it can be dropped."""
+        # A deployment's grid has imported this module; here that would take seconds.
+        http = sys.modules.get("flwr.superlink.grid.http_grid")
+        if http is not None and isinstance(self.below, http.HttpGrid):
+            return [{message_id} for message_id in under_way]
+        return [set(under_way)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Push messages and wait for their replies, at most `timeout` seconds."""
-        pending, replies = set(self.push_messages(messages)), list[Message]()
+        pending, held = set(self.push_messages(messages)), HeldReplies(self._bounds)
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
         while pending and time.monotonic() < deadline:
-            arrived = self.pull_messages(pending)
-            pending -= {reply.metadata.reply_to_message_id for reply in arrived}
-            replies += arrived
-            if arrived:
-                self._on_reply(len(replies), len(replies) + len(pending))
-            if pending and not arrived:
+            before = len(pending)
+            for reply in self._arriving(set(pending)):
+                pending.remove(reply.metadata.reply_to_message_id)
+                held.add(reply)
+                self._on_reply(len(held.replies), len(held.replies) + len(pending))
+            if len(pending) == before:
                 time.sleep(POLL_SECONDS)
         for original in pending:
             self._forget(original)
-        return replies
+        return list(held.replies.values())
 
     def _send_again(self, originals: set[str]) -> list[Message]:
         """Send messages once more, or give up on them and hand out their errors."""
@@ -123,7 +141,7 @@ class RetryGrid(Grid):
             time.sleep(self._pause)
         self._barren += 1
         copies = {original: _again(self._sent[original]) for original in sorted(originals)}
-        self._grid.push_messages(list(copies.values()))
+        self.below.push_messages(list(copies.values()))
         for original, copy in copies.items():
             self._now[original] = copy.metadata.message_id
             del self._victims[original]

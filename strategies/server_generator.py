@@ -17,6 +17,7 @@ from torch import Tensor
 
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.gan.mdgan import Discriminator, Generator, draw_codes, shares
+from collafuse_flwr.gan.split_gan.activation_bounds import capped
 from collafuse_flwr.runs.history import Checkpoint
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import ClientInfo
@@ -87,7 +88,8 @@ class ServerGeneratorStrategy(GeneratorStrategy):
             requests = {client: self._request(round_, step, client, fake, *chosen[client]) for client in chosen}
             feedback: dict[int, Tensor] = {}
             self._exchange(grid, playing, requests, partial(self._accept_feedback, feedback))
-            self.generator.optimizer_step(fake[0], {client: (chosen[client][1], x) for client, x in feedback.items()})
+            judged = {client: (chosen[client][1], x) for client, x in capped(feedback).items()}
+            self.generator.optimizer_step(fake[0], judged)
             made_in_all += len(fake[0])
             self.selected = sorted(feedback)
             if not self.selected:

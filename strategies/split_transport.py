@@ -16,10 +16,11 @@ from collafuse_flwr.gan.split_gan.ops import PHASES, Tensors
 from collafuse_flwr.gan.split_gan.train_batch import Transport
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.split_gan import ActivationsReply, EndRoundReply, SplitRequest
-from collafuse_flwr.wire.validation import check_activations
 
 #: Takes in a client's answer.
 Accept = Callable[[int, ActivationsReply], None]
+#: Holds what a client answers to a phase in a step of a round against what it can be, or raises UploadError.
+Check = Callable[[int, str, int, Tensors], None]
 
 
 class ActivationShapes:
@@ -73,14 +74,14 @@ class InProcessTransport:
         sessions: Mapping[int, LocalSession],
         client_threads: int,
         admit: Callable[[int, Callable[[], None]], bool],
-        shapes: Callable[[int, str], dict[str, torch.Size]],
+        check: Check,
     ) -> None:
         """Clients have as many threads as they would at the other end of messages: bits depend on it.
 
-        `admit` says whether a check of a client's answer was passed; `shapes` gives those of its answer to a phase.
+        `admit` says whether a check of a client's answer was passed.
         """
         self.sessions, self.client_threads, self.step = sessions, client_threads, 0
-        self.admit, self.shapes = admit, shapes
+        self.admit, self.check = admit, check
 
     def call(self, phase: str, payloads: Mapping[int, Tensors]) -> dict[int, Tensors]:
         """Ask one client after the other; who diverged is left out, as it would be at the other end of messages."""
@@ -89,7 +90,7 @@ class InProcessTransport:
         return {
             client: answer
             for client, answer in answers.items()
-            if self.admit(client, partial(check_activations, answer, self.shapes(client, phase)))
+            if self.admit(client, partial(self.check, client, phase, self.step, answer))
         }
 
 
@@ -116,12 +117,12 @@ class MessageTransport:
         exchange: Callable[[Mapping[int, SplitRequest], Accept], None],
         round_: int,
         cuts: Mapping[int, Cuts],
-        shapes: ActivationShapes,
+        check: Check,
         fresh: Callable[[int], Weights],
     ) -> None:
         """`exchange` sends requests and lets answers in; `fresh` gives a client's weights at first (empty: its own)."""
         self.exchange, self.round = exchange, round_
-        self.cuts, self.shapes, self.fresh, self.step = cuts, shapes, fresh, 0
+        self.cuts, self.check, self.fresh, self.step = cuts, check, fresh, 0
 
     def call(self, phase: str, payloads: Mapping[int, Tensors]) -> dict[int, Tensors]:
         """Ask every client in `payloads` at once, and wait for those that answer."""
@@ -141,5 +142,5 @@ class MessageTransport:
         Raises:
             UploadError: it does not fit.
         """
-        check_activations(reply.activations, self.shapes.of(self.cuts[client], phase))
+        self.check(client, phase, self.step, reply.activations)
         answers[client] = reply.activations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from simulations.runners.local_grid import LocalGrid
 from strategies import make_strategy
 from strategies.base import BaseStrategy
 from strategies.collafuse import CollaFuse
-from strategies.retry_grid import RetryGrid
 
 SMALL: dict[str, Any] = {
     "num_supernodes": 3,
@@ -100,9 +99,9 @@ def run_strategy(config: Config, grid: LocalGrid | None = None) -> BaseStrategy:
     folder = Path(config.run.output)
     here = partial(here_is, config, folder)
     strategy = make_strategy(config, folder, Progress(quiet=True), here)
-    patient = RetryGrid(grid or connect(config))
-    arrays = strategy.connect(patient)
-    strategy.start(patient, arrays, strategy.rounds_left, config.federation.round_timeout)
+    grid = grid or connect(config)
+    arrays = strategy.connect(grid)
+    strategy.start(grid, arrays, strategy.rounds_left, config.federation.round_timeout)
     strategy.save()
     return strategy
 
@@ -127,18 +126,19 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 def spoiled(
-    client: int,
+    client: int | Collection[int],
     spoil: Callable[[Message, Context], Message | None],
     rounds: Iterable[int] = (1,),
     kind: str = "train",
 ) -> ClientApp:
-    """The ClientApp, but one client's answers to messages of a kind are spoiled in some rounds.
+    """The ClientApp, but a client's answers, or those of several, to messages of a kind are spoiled in some rounds.
 
     `spoil` answers, raises, or passes (None).
     """
+    hostile = {client} if isinstance(client, int) else set(client)
 
     def call(message: Message, context: Context) -> Message:
-        chosen = context.node_config["partition-id"] == client and message.metadata.message_type == kind
+        chosen = context.node_config["partition-id"] in hostile and message.metadata.message_type == kind
         if chosen and int(message.content.config_records["config"]["round"]) in set(rounds):  # type: ignore[arg-type]
             answer = spoil(message, context)
             if answer is not None:

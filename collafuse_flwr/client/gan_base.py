@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from dataclasses import replace
 from typing import Any
@@ -34,6 +36,12 @@ class GanClient(BaseClient):
         super().__init__(client, config, data, store, **owner)
         # Of no use to a GAN; like everything that clients say of themselves, it must be what the settings say.
         self.cut = config.cut_steps()[client]
+
+    @property
+    def _begun_by(self) -> str:
+        """What a round must be gone on with: its run, and all settings, which say what is noised before it leaves."""
+        settings = json.dumps([self.ledger.run, self.config.to_flat()], sort_keys=True)
+        return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
 
     def _check_steps(self, steps: int) -> None:
         """Refuse that many optimiser steps in a round, before any more are taken."""

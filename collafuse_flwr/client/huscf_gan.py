@@ -184,7 +184,7 @@ class HuscfGanClient(GanClient):
         return half
 
     def _workspace(self) -> SessionStore:
-        return SessionStore(self.store.layout.session)
+        return SessionStore(self.store.layout.session, self._begun_by)
 
 
 @cache

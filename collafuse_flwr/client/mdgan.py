@@ -99,8 +99,8 @@ class MdGanClient(GeneratorClient):
         begins = request.step == 0
         self._check_steps((request.step + 1) * self.config.mdgan.local_steps)
         playing = self.open_round(request.round, request.weights) if begins else self._load_session(request.round)
-        reply = playing.answer(request)
-        write_tensors(self._working(), playing.judge.state(), {"remembered": json.dumps(playing.remember())})
+        reply, own = playing.answer(request), playing.remember() | {"begun_by": self._begun_by}
+        write_tensors(self._working(), playing.judge.state(), {"remembered": json.dumps(own)})
         return reply
 
     def on_train(self, request: GanWorkRequest) -> EndRoundReply:
@@ -128,7 +128,7 @@ class MdGanClient(GeneratorClient):
         """A round as its last iteration left it.
 
         Raises:
-            UserError: it has not begun.
+            UserError: it has not begun, or in another run or under other settings.
         """
         path = self._working()
         not_begun = UserError(f"round {round_} has not begun for this client")
@@ -136,7 +136,7 @@ class MdGanClient(GeneratorClient):
             raise not_begun
         tensors, metadata = read_tensors(path)
         progress = json.loads(metadata["remembered"])
-        if progress["round"] != round_:
+        if (progress["round"], progress.get("begun_by")) != (round_, self._begun_by):
             raise not_begun
         playing = self._fresh(round_)
         playing.step, playing.seconds, playing.losses = progress["step"], progress["seconds"], progress["losses"]

@@ -35,14 +35,15 @@ class SessionStore:
     A live session is used only while its stamp, drawn anew in every phase, is that on the disk.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, begun_by: str = "") -> None:
+        """Open the folder; only who has begun a session goes on with it."""
+        self.folder, self.begun_by = folder, begun_by
 
     def load(self, fresh: Callable[[], Session]) -> Session:
         """The session as the last phase left it; `fresh` makes one to load the disk's state into.
 
         Raises:
-            UserError: there is none, or another client's process has removed it.
+            UserError: there is none, another client's process has removed it, or others have begun it.
         """
         state = self._state()
         stamp, session = _LIVE.get(self.folder, ("", None))
@@ -69,7 +70,8 @@ class SessionStore:
         if session.progress.phase == "fake" and gt is not None:
             write_tensors(self.folder / "gt.safetensors", {"gt": gt.detach()})
         stamp = secrets.token_hex(8)
-        write_json(self.folder / "phase.json", session.remember() | {"stamp": stamp, "gt": gt is not None})
+        own = {"stamp": stamp, "gt": gt is not None, "begun_by": self.begun_by}
+        write_json(self.folder / "phase.json", own | session.remember())
         _LIVE.pop(self.folder, None)
         _LIVE[self.folder] = stamp, session
         while len(_LIVE) > MAX_LIVE:
@@ -86,4 +88,6 @@ class SessionStore:
         if not path.is_file():
             raise UserError("a phase of a batch was requested before its round had begun")
         session: dict[str, Any] = json.loads(path.read_text())
+        if session.get("begun_by") != self.begun_by:
+            raise UserError("a phase was requested of a round that began in another run, or under other settings")
         return session

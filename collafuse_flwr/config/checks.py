@@ -99,6 +99,10 @@ def _check_starts(config: Config) -> None:
         # Copies of what is held out would come in other rounds, or be noised twice.
         allowed = f"0 when `upload.noise` is {config.upload.noise}"
         raise SettingError("server.holdout_fraction", config.server.holdout_fraction, allowed)
+    if config.server.holdout_fraction and config.upload.draws_per_image > 1:
+        # Nobody but the client knows which rows are copies of one image.
+        allowed = f"0 when `upload.draws_per_image` = {config.upload.draws_per_image}"
+        raise SettingError("server.holdout_fraction", config.server.holdout_fraction, allowed)
     if config.data.codec.startswith("sha256:") and public.dataset != NO_DATASET:
         raise SettingError("public.dataset", public.dataset, "none when `codec` is sha256:...: the server has no codec")
     ratio = config.sampling.handover_ratio

@@ -57,6 +57,9 @@ class FederationConfig:
         1.0, "largest share of one client in any average or pool, or an equal share where that is more", above=0, high=1
     )
     max_reply_mb: float = setting(4096.0, "MB that a client's reply, with its upload, may have", above=0)
+    max_replies_mb: float = setting(
+        0.0, "MB that the replies of all clients to one request may have together; 0: half of the memory", low=0
+    )
     round_timeout: float = setting(3600.0, "seconds to wait for the clients' replies", above=0)
 
 

@@ -15,6 +15,8 @@ from collafuse_flwr.runs.dp_report import describe_guarantee, describe_updates
 from collafuse_flwr.runs.metrics import TerminalColumn, TerminalTable, terminal_columns
 from collafuse_flwr.runs.run_dir import read_config
 
+#: Whom the columns of a table about disclosure are about.
+SEEN = "SNR, bits and re-id are of a server that keeps to the protocol, and keeps all uploads."
 #: Columns of a table by heading: the key of the number, and how it is shown.
 Columns = Mapping[str, tuple[str, TerminalColumn]]
 
@@ -52,7 +54,8 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> No
         )
     _print_published(summary, console)
     _print_clients(summary, "further", "Further metrics", console)
-    for statement in filter(None, (describe_guarantee(config, pooled), describe_updates(config, pooled))):
+    seen = SEEN if "images" in config.spec.sends else ""
+    for statement in filter(None, (seen, describe_guarantee(config, pooled), describe_updates(config, pooled))):
         console.print(statement, highlight=False)
     server = summary["server"]
     console.print(f"Server: {server['flops'] / 1e9:.0f} GFLOP, {server['seconds']:.0f} s.", highlight=False)

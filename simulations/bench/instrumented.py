@@ -27,7 +27,6 @@ from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.bench.reference_loop import ReferenceLoop, Rows
 from strategies.collafuse import CollaFuse
-from strategies.retry_grid import RetryGrid
 
 #: What the run leaves beside its own files.
 REPORT = "overhead.json"
@@ -101,10 +100,9 @@ def main(grid: Grid, context: Context) -> None:
     folder = RunLayout.of(config, context.run_id).folder
     logging.getLogger("flwr").setLevel(logging.WARNING)
     with Progress(config.run.quiet) as progress:
-        patient = RetryGrid(grid, on_reply=lambda done, total: progress.step("clients", done, total))
         strategy = InstrumentedCollaFuse(config, folder, progress, lambda _: None)
-        arrays = strategy.connect(patient)
-        strategy.start(patient, arrays, strategy.rounds_left - 1, config.federation.round_timeout)
+        arrays = strategy.connect(grid)
+        strategy.start(grid, arrays, strategy.rounds_left - 1, config.federation.round_timeout)
     laps = [asdict(lap) for lap in strategy.laps]
     write_json(folder / REPORT, {"weight_difference": strategy.weight_difference(), "laps": laps})
 

@@ -60,7 +60,7 @@ def draw_section(section: Section, folder: Path, stem: str) -> list[tuple[str, s
         (
             "disclosure",
             "Disclosure (of the client that discloses the most)",
-            "A cut hides where its curve is down: look for it here before its quality counts.",
+            "A cut hides from a server that keeps uploads where its curve is down: look here before quality counts.",
             _disclosure,
         ),
         (
@@ -72,7 +72,7 @@ def draw_section(section: Section, folder: Path, stem: str) -> list[tuple[str, s
         (
             "leakage",
             "Attacks (each on the client about which it learns the most)",
-            "An attack learns something where its curve is apart from the black dashes, a guess.",
+            "The server, or who has the networks, learns where a curve is apart from the black dashes, a guess.",
             _leakage,
         ),
     ):

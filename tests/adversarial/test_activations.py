@@ -239,3 +239,15 @@ def test_activations_leave_no_more_often_than_the_owner_says(tmp_path: Path) -> 
     # What has begun within the limit is not cut off in the middle: this is refused for its phase, not for the policy.
     end = node.ask("train", EndRoundRequest(1, "0000", {}), EndRoundReply, run=2, **SETTINGS)
     assert isinstance(end, EndRoundReply) or "max_activation_rounds" not in end.reason
+
+
+@pytest.mark.parametrize("run", [1, 2])
+def test_a_round_is_gone_on_with_by_the_run_and_the_settings_that_began_it(tmp_path: Path, run: int) -> None:
+    """Images left without noise under other settings, and the ledger had the noise of the first ones."""
+    node = Node(tmp_path, POLICY, some_images(20, 16))
+    settings = SETTINGS | {"output": "runs/one"}
+    begin, noised = SplitRequest(1, 0, "latent", "0000", {}, {}), settings | {"split_gan__activation_noise": 1.0}
+    assert isinstance(node.ask("train.split", begin, ActivationsReply, **noised), ActivationsReply)
+    fake = SplitRequest(1, 0, "fake", "0000", {"gt": torch.zeros((ROWS, 8, 16, 16))}, {})
+    assert isinstance(node.ask("train.split", fake, ActivationsReply, run=run, **settings), ClientError)
+    assert isinstance(node.ask("train.split", fake, ActivationsReply, **noised), ActivationsReply)

@@ -192,3 +192,14 @@ def test_a_number_that_overflows_makes_no_error() -> None:
     policy = Policy(numbers=("loss",), min_number_images=1)
     trained = TrainMetrics(loss=float("nan"), steps=1, image_updates=1, seconds=None, flops=1)
     assert policy.reported(trained, {"loss": 5}, 0).loss == policy.max_number
+
+
+@pytest.mark.parametrize("other", [{"run": 2}, {"gan__learning_rate": 1.0}])
+def test_a_round_is_gone_on_with_by_the_run_and_the_settings_that_began_it(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    """What left to another run was on no ledger."""
+    node, settings = a_node(tmp_path, strategy="mdgan", output="runs/one")
+    assert isinstance(node.ask("train.feedback", fakes(0), ActivationsReply, **settings), ActivationsReply)
+    assert isinstance(node.ask("train.feedback", fakes(1), ActivationsReply, **(settings | other)), ClientError)
+    assert isinstance(node.ask("train.feedback", fakes(1), ActivationsReply, **settings), ActivationsReply)

@@ -6,19 +6,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from flwr.app import Context, Message
+from flwr.app import Array, ArrayRecord, Context, Message
+from flwr.clientapp import ClientApp
 
 from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.core.errors import UploadError
+from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.text import LONGEST_REASON
 from collafuse_flwr.runs.history import History, RoundRecord
 from collafuse_flwr.runs.run_dir import open_run
 from collafuse_flwr.runs.run_status import RunStatus
 from collafuse_flwr.wire.codec import ClientError, encode
 from collafuse_flwr.wire.validation import LARGEST_ACTIVATION, check_activations
+from strategies import make_strategy
 from tests.component.strategies.test_client_manager import HELLO, FakeFederation
+from tests.component.strategies.test_huscf_gan import run as split_run
+from tests.component.strategies.test_huscf_gan import spoiled as split_spoiled
 from tests.small_runs import connect, metrics, run_strategy, small, spoiled
 
 
@@ -86,10 +92,87 @@ def test_a_reply_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     assert sorted(metrics(tmp_path)[0]["clients"]) == ["0", "2"]
 
 
+def test_replies_that_are_each_within_the_bound_are_bounded_together(tmp_path: Path) -> None:
+    """Two clients with just less than a reply may have cost themselves, and not the third."""
+    config = small(tmp_path, model="nano", federation__max_reply_mb=0.5, federation__max_replies_mb=0.6)
+
+    def large(message: Message, context: Context) -> Message:
+        reply: Message = client_app(message, context)
+        if context.node_config["partition-id"] != 1:
+            reply.content.array_records["upload"]["x_k"].data = bytes(490_000)
+        return reply
+
+    run_strategy(config, connect(config, spoiled({0, 2}, large)))
+    row = metrics(tmp_path)[0]
+    assert (list(row["clients"]), sorted(row["rejected"])) == (["1"], ["0", "2"])
+    # The other one of the two is held, and is no upload.
+    together = "MB, the most of all replies, which together are more than `federation.max_replies_mb` = 0.6"
+    assert len([reason for reason in row["rejected"].values() if reason.endswith(together)]) == 1
+
+
+def test_an_introduction_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    config = small(tmp_path, num_rounds=1, federation__min_available_nodes=2, federation__max_reply_mb=0.5)
+
+    def call(message: Message, context: Context) -> Message:
+        reply: Message = client_app(message, context)
+        if context.node_config["partition-id"] == 1:
+            reply.content["more"] = ArrayRecord({"x": Array(np.zeros(10**6, np.uint8))})
+        return reply
+
+    app = ClientApp()
+    app.query("client_info")(call)
+    strategy = make_strategy(config, tmp_path, Progress(quiet=True), lambda _: None)
+    strategy.connect(connect(config, app))
+    assert sorted(strategy.client_manager.nodes) == [0, 2]
+    (reason,) = strategy.client_manager.refused.values()
+    assert reason == "a client failed to introduce itself: 1 MB are more than `federation.max_reply_mb` = 0.5"
+
+
 @pytest.mark.parametrize("value", [2 * LARGEST_ACTIVATION, float("nan"), float("inf")])
 def test_activations_are_bounded(value: float) -> None:
     with pytest.raises(UploadError, match="must be finite and within 10000"):
         check_activations({"gh": torch.full((2, 2), value)}, {"gh": torch.Size((2, 2))})
+
+
+def times(factor: float) -> Callable[[Message, Context], Message]:
+    """An answer of the split GAN, of which all is so many times larger."""
+
+    def spoil(message: Message, context: Context) -> Message:
+        reply: Message = client_app(message, context)
+        arrays = reply.content.array_records["activations"]
+        larger = {name: Array(np.float32(factor) * array.numpy()) for name, array in arrays.items()}
+        reply.content["activations"] = ArrayRecord(larger)
+        return reply
+
+    return spoil
+
+
+def in_phase(phase: str, spoil: Callable[[Message, Context], Message]) -> ClientApp:
+    return split_spoiled(2, lambda _, now, round_, step: (now, round_, step) == (phase, 1, 1), spoil)
+
+
+@pytest.mark.parametrize("phase", ["latent", "fake", "discriminator"])
+def test_activations_that_no_network_makes_cost_only_who_sent_them(tmp_path: Path, phase: str) -> None:
+    """A hundredfold is within the constant bound, and made the batch statistics of all clients' rows."""
+    split_run(tmp_path / "hostile", in_phase(phase, times(100)), num_rounds=1)
+    split_run(tmp_path / "absent", in_phase(phase, raises), num_rounds=1)
+    (row,) = metrics(tmp_path / "hostile")
+    assert "times what its network can make" in row["rejected"]["2"]
+    for name in ("server/middle.safetensors", "clients/0/state-000001.safetensors"):
+        assert (tmp_path / "hostile" / name).read_bytes() == (tmp_path / "absent" / name).read_bytes()
+
+
+@pytest.mark.parametrize("phase", ["judge", "score", "generator"])
+def test_gradients_of_one_client_count_for_a_multiple_of_the_others_at_most(tmp_path: Path, phase: str) -> None:
+    """No weights bound them that the server knows; one client's were all of a step."""
+
+    def moments(folder: Path, spoil: Callable[[Message, Context], Message]) -> float:
+        half = split_run(folder, in_phase(phase, spoil), num_rounds=1, gan__transport="messages").half
+        return max(float(x.max()) for name, x in half.state().items() if name.endswith("exp_avg_sq"))
+
+    honest = moments(tmp_path / "honest", times(1))
+    # Of four clients one has ten times what the others have, so squares are some hundred times as large.
+    assert moments(tmp_path / "hostile", times(1e4)) < 1000 * honest
 
 
 #: Clears the screen, names the window, draws over the line, turns text around, and goes on for long.

@@ -17,7 +17,7 @@ from collafuse_flwr.privacy.ledger import Ledger
 from simulations.runners.environment import prepare_environment
 from simulations.runners.flwr import REPOSITORY
 from simulations.runners.superlink import SuperLink, free_port, private_superlink, running_superlink, stop
-from tests.faults.cable import cable
+from tests.cable import cable
 from tests.faults.processes import rounds
 from tests.integration.test_deployment import PATIENCE, SETTINGS, supernode, wait_for, write_images
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from collafuse_flwr.gan.split_gan.activation_bounds import capped
 from collafuse_flwr.gan.split_gan.client_half import Batch, ClientHalf
 from collafuse_flwr.gan.split_gan.factored_gradients import expand
 from collafuse_flwr.gan.split_gan.ops import Tensors
@@ -47,7 +48,8 @@ def train_batch(
     """Train on one batch of every client in `pending`: what is pending for the next, and D's features of real images.
 
     `pending` holds each client's grad_gh of the batch before (an empty dict if there is none). A client that does not
-    answer a phase is left out from there on: its rows are lost, the others go on.
+    answer a phase is left out from there on: its rows are lost, the others go on. What one sends counts for a multiple
+    of what most send at most (activation_bounds.py).
 
     The order is that of an undivided step: D on fake images before real ones, in two passes; D is trained; then G
     through the D that was just trained.
@@ -76,7 +78,7 @@ def _whole(answers: Mapping[int, Tensors], at: ByClient) -> dict[int, Tensors]:
 
 
 def _all(answers: Mapping[int, Tensors], name: str) -> dict[int, Tensor]:
-    return {client: tensors[name] for client, tensors in answers.items()}
+    return capped({client: tensors[name] for client, tensors in answers.items()})
 
 
 def _each(**named: ByClient) -> dict[int, Tensors]:

@@ -68,12 +68,31 @@ def test_what_it_is_worth_is_there_though_no_operator_has_evaluated(tmp_path: Pa
 
 def test_the_owner_gets_a_table_a_picture_and_json(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([f"state={state}", f"output={state / 'out'}"]) == 0
-    shown = capsys.readouterr().out
-    assert "What has left this client" in shown
-    assert "epsilon: " in shown
+    assert "epsilon: " in capsys.readouterr().out
     assert json.loads((state / "out" / "disclosed.json").read_text())["whole"]["images"] == 64
     with Image.open(state / "out" / "disclosed.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 5
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_the_table_is_whole_on_a_terminal(
+    state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    Ledger(state / "ledger.jsonl", "17529384756102938475").add("refusal", reason="beyond the policy")
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main([f"state={state}"]) == 0
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= int(columns)
+    whole = (
+        "What has left this client",
+        "17529384756102938475",
+        "1 upload at -20 dB, with labels",
+        "7 steps of DP-SGD",
+    )
+    assert [
+        part for part in (*whole, "1 upload at -30 dB", "2 numbers", "1 refused request") if part not in shown
+    ] == []
 
 
 def test_it_reads_the_ledger_of_a_client_that_uploaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

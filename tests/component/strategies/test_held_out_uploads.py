@@ -178,6 +178,11 @@ def test_copies_of_what_is_held_out_would_come_again(noise: str) -> None:
         Config.from_flat({"upload.noise": noise, "server.holdout_fraction": 0.1})
 
 
+def test_copies_of_what_is_held_out_would_be_trained_on() -> None:
+    with pytest.raises(SettingError, match=r"^`server.holdout_fraction` = 0.1 is not allowed: 0 when .*draws_per"):
+        Config.from_flat({"upload.draws_per_image": 2, "server.holdout_fraction": 0.1})
+
+
 def test_a_server_that_trains_on_clean_images_has_none_to_hold_out() -> None:
     with pytest.raises(
         SettingError,

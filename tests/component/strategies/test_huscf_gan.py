@@ -250,6 +250,29 @@ def test_samples_are_of_averaged_weights_where_a_client_has_trained_last(tmp_pat
                 assert not torch.equal(kept[f"{part}.blocks.{index}.{own}"], value)
 
 
+def test_who_samples_from_averages_of_its_own_is_sent_no_weights_for_it(tmp_path: Path) -> None:
+    sent: dict[int, bool] = {}
+
+    def note(message: Message, context: Context) -> None:
+        sent[int(context.node_config["partition-id"])] = "weights" in message.content.array_records
+
+    for absent in (None, 2):
+        app = ClientApp()
+
+        def call(message: Message, context: Context, absent: int | None = absent) -> Message:
+            if message.metadata.message_type == "evaluate.latent":
+                note(message, context)
+            if message.metadata.message_type == "train" and context.node_config["partition-id"] == absent:
+                raise RuntimeError("broken")
+            return client_app(message, context)
+
+        for register in (app.train(), app.train("split"), app.evaluate("latent"), app.evaluate()):
+            register(call)
+        app.query("client_info")(client_app)
+        run(tmp_path / str(absent), app, num_rounds=1, split_gan__ema=0.9)
+        assert sent == {client: client == absent for client in range(4)}
+
+
 def test_moments_are_forgotten_at_an_average_and_not_before(tmp_path: Path) -> None:
     """Adam's count of steps is that of the round's batches where it began anew."""
     steps = {}

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 
+import psutil
 import pytest
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
+from flwr.superlink.grid import HttpGrid
 
+from collafuse_flwr.config.run import FederationConfig
 from simulations.runners.app_loading import begin_run
 from simulations.runners.local_grid import LocalGrid
+from strategies.held_replies import ReplyBounds, is_too_large
 from strategies.retry_grid import RetryGrid
 
 # As Ray 2.55 words it; the message that killed a worker, and those that the dead worker was given afterwards.
@@ -124,3 +129,65 @@ def test_messages_to_unknown_nodes_have_no_id() -> None:
     node = next(iter(below.partition))
     connected, unknown = (Message(RecordDict(), to, "train") for to in (node, 7))
     assert RetryGrid(below).push_messages([unknown, connected]) == [connected.metadata.message_id]
+
+
+class Remote(HttpGrid):
+    """A SuperLink's grid over one in this process, which says what was pulled at once."""
+
+    def __init__(self, below: LocalGrid) -> None:
+        super().__init__(token="token")
+        self.below, self.pulled = below, list[int]()
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        return self.below.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        pulled = [reply for message_id in message_ids for reply in self.below.pull_messages([message_id])]
+        self.pulled.append(len(pulled))
+        return pulled
+
+
+def test_of_replies_that_come_over_a_network_one_at_a_time_is_brought_into_memory() -> None:
+    below = LocalGrid(app, begin_run(), {}, 3)
+    remote = Remote(below)
+    replies = RetryGrid(remote).send_and_receive(
+        [Message(RecordDict(), node, "train") for node in below.get_node_ids()]
+    )
+    assert len(replies) == 3
+    assert remote.pulled == [1, 1, 1]
+
+
+def megabytes(count: float) -> RecordDict:
+    return RecordDict({"arrays": ArrayRecord({"x": Array("uint8", (1,), "numpy.ndarray", bytes(round(count * 1e6)))})})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "refused"),
+    [
+        ([0.1, 0.2, 0.3], {}),
+        ([0.1, 0.6, 0.3], {1: "max_reply_mb"}),
+        # In whichever order they come, what is little stays.
+        ([0.4, 0.4, 0.3], {0: "max_replies_mb"}),
+        ([0.1, 0.45, 0.46], {2: "max_replies_mb"}),
+        ([0.46, 0.45, 0.1], {0: "max_replies_mb"}),
+    ],
+)
+def test_replies_are_bounded_each_and_together(sizes: list[float], refused: dict[int, str]) -> None:
+    contents = iter(sizes)
+    sender = ClientApp()
+    sender.train()(lambda message, _: Message(megabytes(next(contents)), reply_to=message))
+    below = LocalGrid(sender, begin_run(), {}, 3)
+    messages = [Message(RecordDict(), node, "train") for node in below.get_node_ids()]
+    replies = RetryGrid(below, ReplyBounds(0.5, 1.0)).send_and_receive(messages)
+    assert [reply.metadata.src_node_id for reply in replies] == [own.metadata.dst_node_id for own in messages]
+    reasons = {i: str(reply.error.reason) for i, reply in enumerate(replies) if is_too_large(reply)}
+    assert reasons.keys() == refused.keys()
+    for place, setting in refused.items():
+        assert f"{sizes[place]:.3g} MB" in reasons[place]
+        assert f"`federation.{setting}` = " in reasons[place]
+
+
+def test_half_of_the_memory_is_for_replies_where_no_setting_says_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=8e9))
+    assert ReplyBounds.of(FederationConfig()).together == 4000
+    assert ReplyBounds.of(FederationConfig(max_replies_mb=10)).together == 10

@@ -1,4 +1,4 @@
-"""A network cable that can be pulled: what goes through a port of this machine to another one."""
+"""A network cable that can be pulled, and tapped: what goes through a port of this machine to another one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ CHUNK = 1 << 16
 
 
 class Cable:
-    """Connections to `address` that are forwarded to `target`, until they are cut."""
+    """Connections to `address` that are forwarded to `target`, until they are cut.
 
-    def __init__(self, target: str) -> None:
+    Where it is `tapped`, `captures` has what went to the target, one after the other of its connections.
+    """
+
+    def __init__(self, target: str, *, tapped: bool = False) -> None:
         host, port = target.rsplit(":", 1)
         self.target = host, int(port)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        self.tapped, self.captures = tapped, list[bytearray]()
         self.whole, self.sockets, self.lock = True, set[socket.socket](), threading.Lock()
         self.threads = [threading.Thread(target=self._accept, daemon=True)]
         self.threads[0].start()
@@ -48,16 +52,21 @@ class Cable:
                 if not self.whole:
                     return
                 self.sockets |= {near, far}
+            capture = bytearray() if self.tapped else None
+            if capture is not None:
+                self.captures.append(capture)
             back = threading.Thread(target=self._forward, args=(far, near), daemon=True)
             back.start()
-            self._forward(near, far)
+            self._forward(near, far, capture)
             back.join()
             with self.lock:
                 self.sockets -= {near, far}
 
-    def _forward(self, source: socket.socket, to: socket.socket) -> None:
+    def _forward(self, source: socket.socket, to: socket.socket, capture: bytearray | None = None) -> None:
         with suppress(OSError):
             while data := source.recv(CHUNK):
+                if capture is not None:
+                    capture += data
                 to.sendall(data)
         for own in (source, to):
             with suppress(OSError):
@@ -65,9 +74,9 @@ class Cable:
 
 
 @contextmanager
-def cable(target: str) -> Iterator[Cable]:
+def cable(target: str, *, tapped: bool = False) -> Iterator[Cable]:
     """A cable to `target`, as host:port."""
-    own = Cable(target)
+    own = Cable(target, tapped=tapped)
     try:
         yield own
     finally:
