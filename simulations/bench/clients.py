@@ -51,17 +51,17 @@ RUN: dict[str, Any] = {
 }
 
 
-def measure(strategy: str, clients: int, given: dict[str, Any]) -> dict[str, Any]:
+def measure(strategy: str, clients: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Run a strategy with so many clients, and give what a round and a client cost."""
     with tempfile.TemporaryDirectory(prefix="collafuse-bench-") as folder:
         path, output = Path(folder) / "noise.npz", Path(folder) / "run"
-        write_noise(path, clients * given["images"])
+        write_noise(path, clients * settings["images"])
         own = {
             "strategy": strategy,
             "num_supernodes": clients,
-            "num_rounds": given["rounds"] + 2,
-            "runner": given["runner"],
-            "resources.stack_clients": given["stack"],
+            "num_rounds": settings["rounds"] + 2,
+            "runner": settings["runner"],
+            "resources.stack_clients": settings["stack"],
             "dataset_path": str(path),
             "evaluation.num_samples": max(20, clients),
             "output": str(output),
@@ -118,12 +118,12 @@ def show(rows: Rows, console: Console) -> None:
 def main(arguments: list[str]) -> int:
     """Measure, show and keep the results, and return the exit status."""
 
-    def measure_all(given: dict[str, Any]) -> Rows:
-        clients = str(given["clients"]).split(",")
+    def measure_all(settings: dict[str, Any]) -> Rows:
+        clients = str(settings["clients"]).split(",")
         if not all(own.isdecimal() and int(own) > 0 for own in clients):
-            raise SettingError("clients", given["clients"], "whole numbers above 0, separated by commas")
-        cases = itertools.product(str(given["strategies"]).split(","), map(int, clients))
-        return [measure(strategy, own, given) for strategy, own in cases]
+            raise SettingError("clients", settings["clients"], "whole numbers above 0, separated by commas")
+        cases = itertools.product(str(settings["strategies"]).split(","), map(int, clients))
+        return [measure(strategy, own, settings) for strategy, own in cases]
 
     return bench(arguments, DEFAULTS, {"images": 4, "rounds": 1, "stack": 0}, measure_all, show)
 

@@ -37,41 +37,43 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def measure(model: str, given: dict[str, Any]) -> dict[str, Any]:
+def measure(model: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Image updates per second of both, and how many times as fast ours is."""
-    laps = [{"ours": _ours(model, given), "quickstart": _quickstart(model, given)} for _ in range(given["turns"])]
+    laps = [
+        {"ours": _ours(model, settings), "quickstart": _quickstart(model, settings)} for _ in range(settings["turns"])
+    ]
     ratios = [lap["ours"] / lap["quickstart"] for lap in laps]
     medians = {name: statistics.median(lap[name] for lap in laps) for name in laps[0]}
     ratio = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
     return {"model": model, **medians, "ratio": ratio}
 
 
-def _ours(model: str, given: dict[str, Any]) -> float:
+def _ours(model: str, settings: dict[str, Any]) -> float:
     with tempfile.TemporaryDirectory(prefix="collafuse-bench-") as folder:
-        result = run_local(_config(model, given, Path(folder) / "run", given["rounds"] + 2))
+        result = run_local(_config(model, settings, Path(folder) / "run", settings["rounds"] + 2))
         lines = (result.folder / "metrics.jsonl").read_text().splitlines()
     rounds = [json.loads(line) for line in lines][1:-1]
     updates = sum(own["image_updates"] for row in rounds for own in row["clients"].values())
     return float(updates / sum(row["seconds"] for row in rounds))
 
 
-def _quickstart(model: str, given: dict[str, Any]) -> float:
+def _quickstart(model: str, settings: dict[str, Any]) -> float:
     with tempfile.TemporaryDirectory(prefix="collafuse-bench-") as folder:
-        config = _config(model, given, Path(folder), given["rounds"] + 1)
+        config = _config(model, settings, Path(folder), settings["rounds"] + 1)
         run_local(config, server_app=f"{APP}:server", client_app=f"{APP}:app")
         report = json.loads((Path(folder) / REPORT).read_text())
     return float(report["updates"] / (report["times"][-1] - report["times"][1]))
 
 
-def _config(model: str, given: dict[str, Any], output: Path, num_rounds: int) -> Config:
+def _config(model: str, settings: dict[str, Any], output: Path, num_rounds: int) -> Config:
     own = {
         "strategy": "fedavg",
         "model": model,
         "runner": "local",
-        "num_supernodes": given["clients"],
+        "num_supernodes": settings["clients"],
         "num_rounds": num_rounds,
-        "train.local_epochs": float(given["epochs"]),
-        "data.max_images": given["max_images"],
+        "train.local_epochs": float(settings["epochs"]),
+        "data.max_images": settings["max_images"],
         "evaluation.num_samples": 20,
         "evaluation.tstr": "none",
         "tracker": "none",
@@ -97,8 +99,8 @@ def show(rows: Rows, console: Console) -> None:
 def main(arguments: list[str]) -> int:
     """Measure, show and keep the results, and return the exit status."""
 
-    def measure_all(given: dict[str, Any]) -> Rows:
-        return [measure(model, given) for model in str(given["models"]).split(",")]
+    def measure_all(settings: dict[str, Any]) -> Rows:
+        return [measure(model, settings) for model in str(settings["models"]).split(",")]
 
     least = {"clients": 1, "epochs": 1, "rounds": 1, "turns": 1, "max_images": 0}
     return bench(arguments, DEFAULTS, least, measure_all, show)

@@ -55,8 +55,8 @@ def train(message: Message, context: Context) -> Message:
                 start = torch.zeros_like(labels)
                 t = torch.randint(1, setup.schedule.timesteps + 1, labels.shape, generator=generator)
                 noise = torch.randn(x.shape, generator=generator)
-                given = setup.schedule, setup.objective, setup.denoise(network), x, start, t, noise, labels
-                loss = denoising_loss(*given)
+                process = setup.schedule, setup.objective, setup.denoise(network)
+                loss = denoising_loss(*process, x, start, t, noise, labels)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()

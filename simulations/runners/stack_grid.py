@@ -35,8 +35,8 @@ def partitions_by_node() -> Iterator[Mapping[int, int]]:
     nodes: dict[int, int] = {}
     register: Any = vce_api._register_nodes
 
-    def noted(*given: Any, **more: Any) -> dict[int, int]:
-        nodes.update(register(*given, **more))
+    def noted(*arguments: Any, **more: Any) -> dict[int, int]:
+        nodes.update(register(*arguments, **more))
         return dict(nodes)
 
     with mock.patch.object(vce_api, "_register_nodes", noted):
@@ -109,12 +109,12 @@ class StackGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Push messages, those to train in stacks as they come."""
-        given = list(messages)
-        train = [message for message in given if message.metadata.message_type == "train"]
+        pushed = list(messages)
+        train = [message for message in pushed if message.metadata.message_type == "train"]
         size = self._stack_size() if train else 1
         if size == 1:
-            return list(self._grid.push_messages(given))
-        ids = list(self._grid.push_messages([own for own in given if own.metadata.message_type != "train"]))
+            return list(self._grid.push_messages(pushed))
+        ids = list(self._grid.push_messages([own for own in pushed if own.metadata.message_type != "train"]))
         for first in range(0, len(train), size):
             ids += self._push_stack(train[first : first + size])
         return ids

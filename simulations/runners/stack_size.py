@@ -147,5 +147,5 @@ def _key(config: Config, setup: DiffusionSetup, kind: Hashable, sizes: Sequence[
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     # The user's cache may be a folder that several machines share.
     machine = platform.node(), available_cores(), card, str(setup.runtime.dtype), config.resources.client_threads
-    given = torch.__version__, *machine, kind, tuple(sizes)
-    return hashlib.blake2b(repr(given).encode(), digest_size=16).hexdigest()
+    parts = torch.__version__, *machine, kind, tuple(sizes)
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()

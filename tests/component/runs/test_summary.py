@@ -251,9 +251,9 @@ def test_classifiers_that_train_at_a_time_learn_the_same_bits(folder: Path) -> N
     config = read_config(folder)
     loaded = {client: load_file(folder / f"clients/{client}/samples.safetensors") for client in range(3)}
     samples = {client: Samples(own["images"], own["labels"]) for client, own in loaded.items()}
-    given = federation_data(config.data, 3, 0), config.evaluation, torch.device("cpu"), {0: "a", 1: "b", 2: "a"}
+    measured = federation_data(config.data, 3, 0), config.evaluation, torch.device("cpu"), {0: "a", 1: "b", 2: "a"}
     with threads(1):
-        alone, together = (SampleEvaluator.trained_on(*given, cache=folder, cores=cores) for cores in (1, 3))
+        alone, together = (SampleEvaluator.trained_on(*measured, cache=folder, cores=cores) for cores in (1, 3))
         assert together.measure(samples) == alone.measure(samples)
         assert torch.get_num_threads() == 1
 

@@ -14,7 +14,7 @@ from simulations.bench.quickstart import APP, _config
 from simulations.bench.quickstart_app import REPORT
 from simulations.runners.local import run_local
 
-GIVEN = quickstart.DEFAULTS | {"clients": 2, "epochs": 2, "max_images": 60}
+SETTINGS = quickstart.DEFAULTS | {"clients": 2, "epochs": 2, "max_images": 60}
 
 
 def test_the_command_measures_shows_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,7 +28,7 @@ def test_the_command_measures_shows_and_writes(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_all_images_are_passed_over_in_every_round_but_the_first_that_counts(tmp_path: Path) -> None:
-    config = _config("nano", GIVEN, tmp_path, 3)
+    config = _config("nano", SETTINGS, tmp_path, 3)
     run_local(config, server_app=f"{APP}:server", client_app=f"{APP}:app")
     report = json.loads((tmp_path / REPORT).read_text())
     data = federation_data(config.data, 2, config.run.seed)

@@ -49,8 +49,13 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[TrainJob], list
 
 
 def config_of(folder: Path, **changes: Any) -> Config:
-    given = {"runner": "local", "model": "nano", "resources__stack_clients": 0, "data__cache_path": str(folder / "c")}
-    return small(folder / "run", **given | changes)
+    defaults = {
+        "runner": "local",
+        "model": "nano",
+        "resources__stack_clients": 0,
+        "data__cache_path": str(folder / "c"),
+    }
+    return small(folder / "run", **defaults | changes)
 
 
 def size_of(config: Config, workers: int = 1) -> StackSize:
