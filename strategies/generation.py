@@ -123,9 +123,9 @@ class TrainedServer:
             if info.cut_step < info.timesteps:
                 if self.config.shares_labels():
                     conditions = self._labels(client, wanted, name) if labels is None else labels
-                x = setup.sample(
-                    self.backbone, x, setup.server_grid(info.cut_step), conditions, (*name, "server"), guidance
-                )
+                grid = setup.server_grid(info.cut_step)
+                show = f"steps of the server for client {client}"
+                x = setup.sample(self.backbone, x, grid, conditions, (*name, "server"), guidance, show=show)
         if setup.chooses_handover(info.cut_step):
             backbone = ArrayRecord(self.backbone.state_dict())
         return GenerateHandoff(

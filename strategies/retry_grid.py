@@ -140,7 +140,7 @@ class RetryGrid(Grid):
         if self._barren:
             time.sleep(self._pause)
         self._barren += 1
-        copies = {original: _again(self._sent[original]) for original in sorted(originals)}
+        copies = {original: fresh_copy(self._sent[original]) for original in sorted(originals)}
         self.below.push_messages(list(copies.values()))
         for original, copy in copies.items():
             self._now[original] = copy.metadata.message_id
@@ -176,7 +176,7 @@ def _is_restarting(reply: Message) -> bool:
     return "The actor is restarting" in (reply.error.reason or "")
 
 
-def _again(message: Message) -> Message:
-    """A fresh copy: Flower refuses a message that it has delivered once."""
+def fresh_copy(message: Message) -> Message:
+    """A copy that can be sent: Flower refuses a message that it has delivered once."""
     meta = message.metadata
     return Message(message.content, meta.dst_node_id, meta.message_type, ttl=meta.ttl, group_id=meta.group_id)

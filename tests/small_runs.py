@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from collafuse_flwr.client.base import BaseClient
@@ -73,7 +74,7 @@ def connect(config: Config, app: ClientApp = client_app, partitions: Iterable[in
     return LocalGrid(app, begin_run(), config.to_flower(), config.run.num_supernodes, partitions)
 
 
-def federate(config: Config, grid: LocalGrid | None = None) -> CollaFuse:
+def federate(config: Config, grid: Grid | None = None) -> CollaFuse:
     """Run CollaFuse as `run_strategy` does any strategy."""
     strategy = run_strategy(config, grid)
     assert isinstance(strategy, CollaFuse)
@@ -94,7 +95,7 @@ def in_file_order(config: Config, folder: Path, client: int, sent: NDArray[Any],
     return rows
 
 
-def run_strategy(config: Config, grid: LocalGrid | None = None) -> BaseStrategy:
+def run_strategy(config: Config, grid: Grid | None = None) -> BaseStrategy:
     """Run the strategy through Flower's own `start`, without measuring the samples afterwards."""
     folder = Path(config.run.output)
     here = partial(here_is, config, folder)

@@ -71,7 +71,7 @@ def finish(
         if cut:
             network = load_trained(setup.denoiser(client, *client_info.shape), own.layout.denoiser)
             grid, name = setup.client_grid(cut, step), (handoff.seed, "generate", client, "client")
-            x = setup.sample(network, x, grid, labels, name, handoff.guidance)
+            x = setup.sample(network, x, grid, labels, name, handoff.guidance, show=f"steps of client {client}")
     if not x.isfinite().all():
         raise UserError("the images that came of it are not finite")
     x = x.clamp(-1, 1)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from collafuse_flwr.core.progress import counted
 from collafuse_flwr.diffusion.parametrization import Denoise, Prediction, to_image
 from collafuse_flwr.diffusion.schedule import Schedule
 from collafuse_flwr.diffusion.schedulers import Sampler, set_grid, solver
@@ -44,6 +45,7 @@ def sample(
     labels: Tensor | None = None,
     noise: StepNoise | None = None,
     clamp: bool = True,
+    show: str = "",
 ) -> Tensor:
     """Carry x from step grid[0] down to step grid[-1] with one network.
 
@@ -61,6 +63,7 @@ def sample(
         labels: classes, attributes or None, as in `Denoise`.
         noise: draws the noise of a ddpm step; the other samplers use none.
         clamp: whether the image estimate is clamped to [-1, 1].
+        show: what its progress is called on standard error; empty: it is not shown.
 
     Returns:
         The state at step grid[-1], of the shape of x, float32.
@@ -69,7 +72,7 @@ def sample(
         return x
     steps_down = solver(schedule, sampler, trained_betas=schedule.betas.numpy(), prediction_type="sample")
     set_grid(steps_down, grid)
-    for t in grid[:-1]:
+    for t in counted(grid[:-1], show, total=len(grid) - 1) if show else grid[:-1]:
         steps = torch.full((len(x),), t, dtype=torch.int64, device=x.device)
         image = to_image(schedule, prediction, denoise(x, steps, labels), x, steps)
         if clamp:

@@ -131,8 +131,12 @@ class DiffusionSetup:
         labels: Tensor | None,
         name: tuple[int | str, ...],
         guidance: float = 1.0,
+        show: str = "",
     ) -> Tensor:
-        """Carry x, shape (batch, channels, size, size), down the grid with one network; `name` names its noise."""
+        """Carry x, shape (batch, channels, size, size), down the grid with one network; `name` names its noise.
+
+        Its progress is shown as that of `show`, if that is not empty.
+        """
         device = self.runtime.device
         return sample(
             self.schedule,
@@ -143,6 +147,7 @@ class DiffusionSetup:
             sampler=cast(Sampler, self.sampling.sampler),
             labels=None if labels is None else labels.to(device),
             noise=named_noise(name, device),
+            show=show,
         ).cpu()
 
 

@@ -9,6 +9,7 @@ distances of equally many images.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class SampleEvaluator:
     """A classifier of the real training images, whose features and accuracy are the yardstick, and published networks.
 
     Images stay uint8 where they are, and are scaled batch by batch. `domains` names the data set of each client, where
-    every client has images of one.
+    every client has images of one. `cores` is how many classifiers of samples train at a time.
     """
 
     data: FederationData
@@ -65,6 +66,7 @@ class SampleEvaluator:
     tstr: str
     domains: dict[int, str]
     metrics: tuple[EvaluationMetric, ...] = ()
+    cores: int = 1
 
     @classmethod
     def trained_on(
@@ -76,6 +78,7 @@ class SampleEvaluator:
         metrics: tuple[EvaluationMetric, ...] = (),
         *,
         cache: Path,
+        cores: int = 1,
     ) -> SampleEvaluator:
         """Train the judge on all clients' training images, or find it in `cache`; load the networks of the settings.
 
@@ -88,7 +91,7 @@ class SampleEvaluator:
         training = images.pixels, images.labels, images.num_classes, EVALUATOR_SEED
         classifier = cached_classifier(cache, *training, rows=rows, device=device)
         published = {name: network.to(device) for name, network in published.items()}
-        return cls(data, classifier, published, device, config.tstr, domains, metrics)
+        return cls(data, classifier, published, device, config.tstr, domains, metrics, cores)
 
     def measure(
         self, samples: dict[int, Samples]
@@ -103,22 +106,25 @@ class SampleEvaluator:
         parts = self.data.partitions
         real = {client: self._features(self.data.images.pixels, parts[client].held_out) for client in samples}
         generated = {client: self._features(own.images) for client, own in samples.items()}
-        learns = {"clients": (True, True), "pooled": (False, True), "none": (False, False)}[self.tstr]
+        named = dict.fromkeys(name for client in sorted(samples) if (name := self.domains.get(client)) is not None)
+        members = {name: [client for client in samples if self.domains.get(client) == name] for name in named}
+        single, several = {"clients": (True, True), "pooled": (False, True), "none": (False, False)}[self.tstr]
+        every = list(samples)
+        # The largest first, so that no core waits for them at the end.
+        learns = [(every, several), *((own, several) for own in members.values()), *(([c], single) for c in every)]
+        learnt = iter(self._all_learnt(learns, samples))
 
-        def together(clients: list[int], *, learn: bool) -> dict[str, Any]:
+        def together(clients: list[int]) -> dict[str, Any]:
             own, other = _joined(real[c] for c in clients), _joined(generated[c] for c in clients)
             metrics = _compare(own, other) | {"score": self._score(other)} | self._further(clients, samples)
-            return metrics | self._learnt(clients, [samples[c] for c in clients], wanted=learn)
+            return metrics | next(learnt)
 
-        rows = {client: together([client], learn=learns[0]) for client in samples}
-        every = list(samples)
-        pooled = together(every, learn=learns[1])
+        pooled = together(every)
         pooled |= self._reference(every, *(_joined(part[c] for c in every) for part in (real, generated)))
-        domains = {}
-        for name in dict.fromkeys(self.domains.get(client) for client in sorted(samples)):
-            if name is not None:
-                members = [client for client in samples if self.domains[client] == name]
-                domains[name] = together(members, learn=learns[1]) | _spread([rows[c] for c in members])
+        domains = {name: together(own) for name, own in members.items()}
+        rows = {client: together([client]) for client in samples}
+        for name, own in members.items():
+            domains[name] |= _spread([rows[client] for client in own])
         return pooled, rows, domains
 
     def _reference(self, clients: list[int], real: Features, generated: Features) -> dict[str, Any]:
@@ -171,6 +177,18 @@ class SampleEvaluator:
         """The clients of its domain, or all of them."""
         clients = range(len(self.data.partitions))
         return [other for other in clients if self.domains.get(other) == self.domains.get(client)]
+
+    def _all_learnt(
+        self, learns: list[tuple[list[int], bool]], samples: dict[int, Samples]
+    ) -> list[dict[str, float | None]]:
+        """`_learnt` of clients together where it is wanted, `cores` at a time, each with as many threads as here."""
+
+        def learn(own: tuple[list[int], bool]) -> dict[str, float | None]:
+            return self._learnt(own[0], [samples[client] for client in own[0]], wanted=own[1])
+
+        each = torch.get_num_threads()
+        with ThreadPoolExecutor(self.cores, initializer=torch.set_num_threads, initargs=(each,)) as pool:
+            return list(pool.map(learn, learns))
 
     def _learnt(self, clients: list[int], samples: list[Samples], *, wanted: bool) -> dict[str, float | None]:
         """Of the samples whose class is known; None if not wanted, if few are known, or if there is but one class."""

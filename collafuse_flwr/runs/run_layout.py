@@ -105,6 +105,8 @@ class RunLayout:
     #: What the process of the run holds.
     lock = _Below(".lock")
     summary = _Below("summary.json")
+    #: How many clients train at once, where that was measured.
+    stack = _Below("stack.json")
     #: What is to be known of how the images were read: windows, and files that were left out.
     data_report = _Below("images.json")
     #: One line of JSON a round.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import as_file_name, write_json
-from collafuse_flwr.core.runtime import choose_runtime
+from collafuse_flwr.core.runtime import available_cores, choose_runtime
 from collafuse_flwr.core.tensor_io import read_tensors
 from collafuse_flwr.data.domains import client_domains
 from collafuse_flwr.data.federated import FederationData, federation_data
@@ -53,8 +53,11 @@ def summarize_run(folder: Path) -> dict[str, Any]:
     if data is not None:
         device = choose_runtime(config.run.device, config.run.precision).device
         samples = {c["client"]: s for c in clients if (s := _samples(layout, c["client"], data.images)) is not None}
+        # Several classifiers on one GPU would be no faster.
+        cores = (config.resources.server_threads or available_cores()) if device.type == "cpu" else 1
+        cache = cache_folder(config.data) / JUDGES
         evaluator = SampleEvaluator.trained_on(
-            data, config.evaluation, device, domain_of, metrics, cache=cache_folder(config.data) / JUDGES
+            data, config.evaluation, device, domain_of, metrics, cache=cache, cores=cores
         )
         pooled, rows, domains = evaluator.measure(samples)
         pooled |= reidentification(config, data, clients)

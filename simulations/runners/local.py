@@ -17,6 +17,7 @@ from simulations.runners.app_loading import (
 from simulations.runners.environment import quiet_flwr
 from simulations.runners.local_grid import LocalGrid
 from simulations.runners.result import RunResult, raise_failure
+from simulations.runners.stack_size import StackSize
 
 
 def run_local(config: Config, *, server_app: str = SERVER_APP, client_app: str = CLIENT_APP) -> RunResult:
@@ -33,8 +34,8 @@ def run_local(config: Config, *, server_app: str = SERVER_APP, client_app: str =
     quiet_flwr()
     server, client = load_app(server_app, ServerApp), load_app(client_app, ClientApp)
     run_id = begin_run()
-    stack = config.resources.stack_clients
-    grid = LocalGrid(client, run_id, config.to_flower(), config.run.num_supernodes, stack_clients=stack)
+    size = StackSize(config, run_id)
+    grid = LocalGrid(client, run_id, config.to_flower(), config.run.num_supernodes, stack_size=size)
     try:
         server(grid, server_context(config, run_id))
     # A server that leaves by sys.exit() has not completed its run.

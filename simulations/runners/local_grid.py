@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import NoReturn
 from uuid import uuid4
@@ -12,19 +12,13 @@ from uuid import uuid4
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.common.serde import (
-    context_from_proto,
-    context_to_proto,
-    message_from_proto,
-    message_to_proto,
-    recorddict_to_proto,
-)
+from flwr.common.serde import context_from_proto, context_to_proto, recorddict_to_proto
 from flwr.proto.message_pb2 import Context as ContextProto
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from simulations.runners.client_stack import ClientStack
-from simulations.runners.result import describe
+from simulations.runners.serialised import error_reply, from_bytes, to_bytes
 
 
 class LocalGrid(Grid):
@@ -43,10 +37,10 @@ class LocalGrid(Grid):
         num_partitions: int,
         partitions: Iterable[int] | None = None,
         *,
-        stack_clients: int = 1,
+        stack_size: Callable[[], int] = lambda: 1,
     ) -> None:
-        """Connect a node for each of `partitions` (None: for all of them); `stack_clients` of them train at once."""
-        self._stack_clients = stack_clients
+        """Connect a node for each of `partitions` (None: for all of them); `stack_size` of them train at once."""
+        self._stack_size = stack_size
         self._app, self._num_partitions, self._run_config = client_app, num_partitions, dict(run_config)
         self._contexts: dict[int, ContextProto] = {}
         self._waiting: dict[str, Message] = {}
@@ -103,19 +97,19 @@ class LocalGrid(Grid):
         """Handle the first message that waits, of those requested, and those stacked with it, and give the replies."""
         wanted = set(message_ids)
         group = self._group([message_id for message_id in self._waiting if message_id in wanted])
-        messages = [_through_wire(self._waiting.pop(message_id), message_id) for message_id in group]
+        messages = [from_bytes(to_bytes(self._waiting.pop(message_id), message_id)) for message_id in group]
         return ClientStack(self._handle).answer(messages) if len(messages) > 1 else [self._handle(m) for m in messages]
 
     def _group(self, waiting: Sequence[str]) -> Sequence[str]:
         """The first of some messages and, if it asks to train, further ones that do, to other nodes."""
-        if self._stack_clients == 1 or not waiting or self._waiting[waiting[0]].metadata.message_type != "train":
+        if not waiting or self._waiting[waiting[0]].metadata.message_type != "train" or self._stack_size() == 1:
             return waiting[:1]
         nodes: dict[int, str] = {}
         for message_id in waiting:
             metadata = self._waiting[message_id].metadata
             if metadata.message_type == "train":
                 nodes.setdefault(metadata.dst_node_id, message_id)
-        return list(nodes.values())[: self._stack_clients]
+        return list(nodes.values())[: self._stack_size()]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Push messages and handle them all, or as many as can be begun within `timeout` seconds."""
@@ -131,28 +125,16 @@ class LocalGrid(Grid):
         """Let the node answer; after an error its context is as before."""
         node = message.metadata.dst_node_id
         if node not in self._contexts:
-            error = _error(message, ErrorCode.NODE_UNAVAILABLE, "the node has left")
+            left = Message(Error(ErrorCode.NODE_UNAVAILABLE, "the node has left"), reply_to=message)
+            error = from_bytes(to_bytes(left))
             # It is the SuperLink that says so.
             error.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
             return error
         context = context_from_proto(self._contexts[node])
         try:
-            reply = _through_wire(self._app(message, context), str(uuid4()))
+            reply = from_bytes(to_bytes(self._app(message, context)))
             # Only this: of the settings a client has a copy.
             self._contexts[node].state.CopyFrom(recorddict_to_proto(context.state))
-        except Exception as raised:
-            return _error(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, describe(raised))
-        except SystemExit as raised:
-            return _error(message, ErrorCode.CLIENT_APP_CRASHED, describe(raised))
+        except (Exception, SystemExit) as raised:
+            return from_bytes(to_bytes(error_reply(message, raised)))
         return reply
-
-
-def _through_wire(message: Message, message_id: str) -> Message:
-    """The message that arrives when this one is sent: equal, with an id, and with no memory in common."""
-    proto = message_to_proto(message)
-    proto.metadata.message_id = message_id
-    return message_from_proto(type(proto).FromString(proto.SerializeToString()))
-
-
-def _error(message: Message, code: int, reason: str) -> Message:
-    return _through_wire(Message(Error(code, reason), reply_to=message), str(uuid4()))

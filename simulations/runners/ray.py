@@ -33,9 +33,11 @@ from simulations.runners.app_loading import (
 )
 from simulations.runners.environment import quiet_flwr
 from simulations.runners.ray_start import start_ray
-from simulations.runners.resources import check_resources
+from simulations.runners.resources import check_resources, machine
 from simulations.runners.result import RunFailed, RunResult, describe
 from simulations.runners.server_thread import ServerThread
+from simulations.runners.stack_grid import StackedApp, StackGrid, partitions_by_node
+from simulations.runners.stack_size import StackSize
 
 #: The versions of flwr whose private entry point is known to work; `run_simulation` cannot pass a run config.
 FLWR_VERSIONS = ("1.41.", "1.42.")
@@ -57,18 +59,20 @@ def run_ray(config: Config, *, server_app: str = SERVER_APP, client_app: str = C
         raise SettingError("runner", "ray", f"flwr {version('flwr')} is not known to work, use `local` or `flwr`")
     check_resources(config.resources)
     quiet_flwr()
-    server, client = ServerThread(load_app(server_app, ServerApp)), load_app(client_app, ClientApp)
+    app, client = load_app(server_app, ServerApp), load_app(client_app, ClientApp)
     run_id = begin_run()
     run = Run.create_empty(run_id)
     run.primary_task_id, run.federation_id = 1, NOOP_FEDERATION_ID
-    with _app_folder(config) as folder, _calm():
+    with _app_folder(config) as folder, _calm(), partitions_by_node() as partitions:
+        size = StackSize(config, run_id, workers=_workers(config))
+        server = ServerThread(lambda grid, context: app(StackGrid(grid, size, partitions), context))
         try:
             start_ray()
             _run_simulation(
                 num_supernodes=config.run.num_supernodes,
                 exit_event=EventType.PYTHON_API_RUN_SIMULATION_LEAVE,
                 server_app=server,  # type: ignore[arg-type] # it is only ever called
-                client_app=client,
+                client_app=StackedApp(client),  # type: ignore[arg-type] # as well
                 server_app_context=server_context(config, run_id),
                 app_dir=str(folder),
                 is_app=True,
@@ -83,6 +87,13 @@ def run_ray(config: Config, *, server_app: str = SERVER_APP, client_app: str = C
             ray.shutdown()
     server.check()
     return result(config, run_id)
+
+
+def _workers(config: Config) -> int:
+    """How many clients Flower has at work at a time."""
+    resources, (cpus, gpus) = config.resources, machine()
+    workers = int(cpus / resources.client_num_cpus)
+    return min(workers, int(gpus / resources.client_num_gpus)) if resources.client_num_gpus else workers
 
 
 def _backend(config: Config) -> BackendConfig:

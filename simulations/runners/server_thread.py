@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Callable
 
 from flwr.app import Context
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid
 
 from simulations.runners.result import RunFailed, raise_failure
 
@@ -17,7 +18,7 @@ PATIENCE = 10.0
 class ServerThread:
     """Stands in for a ServerApp; Flower swallows some of its errors, and waits forever for it when clients fail."""
 
-    def __init__(self, app: ServerApp) -> None:
+    def __init__(self, app: Callable[[Grid, Context], None]) -> None:
         self._app = app
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None

@@ -56,7 +56,7 @@ def _without_effect(config: Config, flat: dict[str, Any]) -> set[str]:
     """Settings that are read and change nothing: of labels where there are none, uploads at c = 1, devices, stacks."""
     unused = {"upload.share_labels", "train.cfg_dropout"} if flat["data.conditioning"] == "none" else set()
     unused |= set() if flat["dp.noise_multiplier"] else {"dp.max_grad_norm"}
-    # One runner alone reads it.
+    # Not every runner reads it.
     unused |= {"resources.stack_clients"} if flat["resources.stack_clients"] == 1 else set()
     if flat["strategy"] == "collafuse":
         unconditional = set() if config.shares_labels() else {"sampling.guidance_scale", "train.cfg_dropout"}

@@ -63,3 +63,13 @@ def test_every_runner_gives_the_same_bits(
     ours, theirs = bytes_of(tmp_path / "out"), bytes_of(local)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_stacks_in_workers_are_those_in_this_process(tmp_path: Path) -> None:
+    stacks = SETTINGS | {"num_rounds": 1, "resources.stack_clients": 2}
+    del stacks["client.init_from"], stacks["client.start_round"]
+    folders = [runners.run(small(tmp_path / name, runner=name, **stacks)).folder for name in ("ray", "local")]
+    ours, theirs = map(bytes_of, folders)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+    assert metrics(folders[0]) == metrics(folders[1])

@@ -247,6 +247,17 @@ def test_samples_of_unknown_class_are_left_out_of_tstr_if_they_are_few(folder: P
         assert judge.measure({2: Samples(images, labels)})[1][2]["tstr"] is None
 
 
+def test_classifiers_that_train_at_a_time_learn_the_same_bits(folder: Path) -> None:
+    config = read_config(folder)
+    loaded = {client: load_file(folder / f"clients/{client}/samples.safetensors") for client in range(3)}
+    samples = {client: Samples(own["images"], own["labels"]) for client, own in loaded.items()}
+    measured = federation_data(config.data, 3, 0), config.evaluation, torch.device("cpu"), {0: "a", 1: "b", 2: "a"}
+    with threads(1):
+        alone, together = (SampleEvaluator.trained_on(*measured, cache=folder, cores=cores) for cores in (1, 3))
+        assert together.measure(samples) == alone.measure(samples)
+        assert torch.get_num_threads() == 1
+
+
 @pytest.mark.parametrize(("tstr", "pooled", "per_client"), [("pooled", True, False), ("none", False, False)])
 def test_classifiers_of_samples_are_trained_only_where_the_settings_want_them(
     folder: Path, tmp_path: Path, tstr: str, pooled: bool, per_client: bool

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from collafuse_flwr.core import progress
 from collafuse_flwr.diffusion.sampling import sample, sampling_timesteps
 from collafuse_flwr.diffusion.schedule import Schedule, make_schedule
 from collafuse_flwr.diffusion.schedulers import Sampler
@@ -124,3 +125,17 @@ def test_a_grid_keeps_its_ends_and_falls(stop: int, length: int, steps: int) -> 
 def test_an_impossible_grid_is_refused(start: int, stop: int, steps: int) -> None:
     with pytest.raises(ValueError, match="grid"):
         sampling_timesteps(start, stop, steps)
+
+
+def test_steps_that_take_long_are_shown_where_that_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    schedule, x, grid = make_schedule("cosine", T), torch.zeros(2, 1, 2, 2), sampling_timesteps(T, 0, 4)
+    denoise = Gaussian().denoise(schedule, "v_prediction")
+    quiet = sample(schedule, "v_prediction", denoise, x, grid, sampler="ddim")
+    assert capsys.readouterr().err == ""
+    shown = sample(schedule, "v_prediction", denoise, x, grid, sampler="ddim", show="steps of client 3")
+    assert torch.equal(shown, quiet)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"steps of client 3: {done} of 4" for done in (1, 2, 3, 4)]

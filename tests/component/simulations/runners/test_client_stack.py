@@ -50,7 +50,7 @@ def stacks(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 def grid_of(config: Config, app: Any = client_app, clients: int = 3) -> LocalGrid:
     settings = config.to_flower()
-    return LocalGrid(app, begin_run(), settings, config.run.num_supernodes, stack_clients=clients)
+    return LocalGrid(app, begin_run(), settings, config.run.num_supernodes, stack_size=lambda: clients)
 
 
 def settings_of(folder: Path, **changes: Any) -> Config:
@@ -172,7 +172,7 @@ def test_a_group_has_each_node_once_and_training_alone(tmp_path: Path) -> None:
 
     app.train()(answer)
     app.query()(answer)
-    grid = LocalGrid(app, begin_run(), {}, 3, stack_clients=2)
+    grid = LocalGrid(app, begin_run(), {}, 3, stack_size=lambda: 2)
     one, two, three = grid.get_node_ids()
     sent = [(one, "query"), (one, "train"), (two, "query"), (one, "train"), (two, "train"), (three, "train")]
     ids = grid.push_messages([Message(RecordDict(), node, kind) for node, kind in sent])
@@ -183,10 +183,10 @@ def test_a_group_has_each_node_once_and_training_alone(tmp_path: Path) -> None:
     assert [sent[number][::-1] for group in groups for number in group] == handled
 
 
-@pytest.mark.parametrize("changes", [{"clients": 0}, {"clients": MAX_STACK + 1}, {"clients": 2, "runner": "ray"}])
+@pytest.mark.parametrize("changes", [{"clients": -1}, {"clients": MAX_STACK + 1}, {"clients": 2, "runner": "flwr"}])
 def test_a_stack_that_cannot_be_is_refused_in_one_line(changes: dict[str, Any], tmp_path: Path) -> None:
     given = {"runner": "local", "resources.stack_clients": changes.pop("clients")} | changes
-    with pytest.raises(SettingError, match=r"^`resources.stack_clients` = \d+ .*[^\n]$"):
+    with pytest.raises(SettingError, match=r"^`resources.stack_clients` = -?\d+ .*[^\n]$"):
         Config.from_flat(given)
 
 

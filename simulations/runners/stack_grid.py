@@ -1,0 +1,173 @@
+"""Stacks in Ray: a Grid that sends clients who are to train together as one message, and the app that answers it.
+
+Flower gives each message to a worker of its own, and has no message to several nodes. So the requests of a stack travel
+in one to the first of its clients, and so do the replies. What a message costs is then paid once for all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+from unittest import mock
+from uuid import uuid4
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import PARTITION_ID_KEY
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.server.superlink.fleet.vce import vce_api
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from simulations.runners.client_stack import ClientStack
+from simulations.runners.serialised import error_reply, from_bytes, to_bytes
+from strategies.retry_grid import POLL_SECONDS, fresh_copy
+
+#: The type of a message that holds those of a stack, and the record that it holds them in.
+STACK_TYPE, STACK = "train.stack", "stack"
+
+
+@contextmanager
+def partitions_by_node() -> Iterator[Mapping[int, int]]:
+    """The partition of each node of a simulation that is started meanwhile, once it has any: Flower tells nobody."""
+    nodes: dict[int, int] = {}
+    register: Any = vce_api._register_nodes
+
+    def noted(*arguments: Any, **more: Any) -> dict[int, int]:
+        nodes.update(register(*arguments, **more))
+        return dict(nodes)
+
+    with mock.patch.object(vce_api, "_register_nodes", noted):
+        yield nodes
+
+
+class StackedApp:
+    """Stands in for a ClientApp in a worker; it answers the messages of a stack as well.
+
+    What a client keeps in its context does not outlast a stack.
+    """
+
+    def __init__(self, app: ClientApp) -> None:
+        self._app = app
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Answer a message, or all those in it."""
+        if message.metadata.message_type != STACK_TYPE:
+            return self._app(message, context)
+        stack: Any = message.content[STACK]
+        requests = [from_bytes(content) for content in stack["messages"]]
+        partitions = {own.metadata.dst_node_id: p for own, p in zip(requests, stack["partitions"], strict=True)}
+
+        def handle(request: Message) -> Message:
+            node = request.metadata.dst_node_id
+            config = {**context.node_config, PARTITION_ID_KEY: partitions[node]}
+            try:
+                return self._app(request, Context(context.run_id, node, config, RecordDict(), context.run_config))
+            except (Exception, SystemExit) as raised:
+                return error_reply(request, raised)
+
+        replies = [to_bytes(reply) for reply in ClientStack(handle).answer(requests)]
+        return Message(RecordDict({STACK: ConfigRecord({"messages": replies})}), reply_to=message)
+
+
+class StackGrid(Grid):
+    """Another grid, whose messages to train are sent in stacks.
+
+    If the worker of a stack dies, its messages are sent again one by one, so that what killed it costs itself alone.
+    """
+
+    def __init__(self, grid: Grid, stack_size: Callable[[], int], partitions: Mapping[int, int]) -> None:
+        """Wrap a grid; `partitions` has that of each node."""
+        self._grid, self._stack_size, self._partitions = grid, stack_size, partitions
+        #: What each message travels in, by ids, and what travels in that.
+        self._carrier: dict[str, str] = {}
+        self._carried: dict[str, dict[str, Message]] = {}
+        self._replies: dict[str, Message] = {}
+
+    @property
+    def run(self) -> Run:
+        """The run of the grid below."""
+        return self._grid.run
+
+    def set_run(self, run: Run) -> None:
+        """Set the run of the grid below."""
+        self._grid.set_run(run)
+
+    def create_message(self, *_: object, **__: object) -> NoReturn:
+        """Refuse what Flower has deprecated."""
+        raise NotImplementedError("use `Message(...)`")
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The nodes of the grid below."""
+        return self._grid.get_node_ids()
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """What the grid below knows about its nodes."""
+        return self._grid.get_nodes()
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Push messages, those to train in stacks as they come."""
+        pushed = list(messages)
+        train = [message for message in pushed if message.metadata.message_type == "train"]
+        size = self._stack_size() if train else 1
+        if size == 1:
+            return list(self._grid.push_messages(pushed))
+        ids = list(self._grid.push_messages([own for own in pushed if own.metadata.message_type != "train"]))
+        for first in range(0, len(train), size):
+            ids += self._push_stack(train[first : first + size])
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Replies that have arrived."""
+        wanted = set(message_ids)
+        for reply in self._grid.pull_messages({self._carrier.get(own, own) for own in wanted - self._replies.keys()}):
+            self._replies.update((own.metadata.reply_to_message_id, own) for own in self._opened(reply))
+        return [self._replies.pop(own) for own in list(self._replies) if own in wanted]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Push messages and wait for their replies, at most `timeout` seconds."""
+        pending, replies = set(self.push_messages(messages)), list[Message]()
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        while pending and time.monotonic() < deadline:
+            replies += self.pull_messages(pending)
+            pending -= {reply.metadata.reply_to_message_id for reply in replies}
+            time.sleep(POLL_SECONDS if pending else 0)
+        return replies
+
+    def _push_stack(self, messages: Sequence[Message]) -> Iterable[str]:
+        """Send messages as one, and give the ids that they have in it."""
+        stack = {str(uuid4()): message for message in messages}
+        for message_id, message in stack.items():
+            # As Flower's grids do, which is how a sender knows its messages by their ids.
+            message.metadata.__dict__["_message_id"] = message_id
+        content: Any = {
+            "messages": [to_bytes(message, message_id) for message_id, message in stack.items()],
+            "partitions": [self._partitions[message.metadata.dst_node_id] for message in messages],
+        }
+        record, meta = RecordDict({STACK: ConfigRecord(content)}), messages[0].metadata
+        self._send(Message(record, meta.dst_node_id, STACK_TYPE, ttl=meta.ttl, group_id=meta.group_id), stack)
+        return stack
+
+    def _send(self, carrier: Message, carried: dict[str, Message]) -> None:
+        (sent,) = self._grid.push_messages([carrier])
+        self._carried[sent] = carried
+        self._carrier.update(dict.fromkeys(carried, sent))
+
+    def _opened(self, reply: Message) -> Iterator[Message]:
+        """The replies that a reply is, or holds; none yet of a stack whose worker died."""
+        stack = self._carried.pop(reply.metadata.reply_to_message_id, {})
+        for message_id in stack:
+            del self._carrier[message_id]
+        if not stack:
+            yield reply
+        elif reply.has_content() and STACK in reply.content:
+            record: Any = reply.content[STACK]
+            yield from map(from_bytes, record["messages"])
+        elif len(stack) > 1:
+            for message_id, message in stack.items():
+                self._send(fresh_copy(message), {message_id: message})
+        else:
+            reply.metadata.__dict__["_reply_to_message_id"], *_ = stack
+            yield reply
