@@ -24,8 +24,9 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.runs.run_layout import RunLayout
-from simulations.cli import FAILED
+from simulations.cli import complain
 from simulations.runners.environment import prepare_environment
 from simulations.runners.flwr import REPOSITORY
 from simulations.runners.superlink import SuperLink, free_port, private_superlink, script, stop
@@ -114,8 +115,9 @@ def main(arguments: list[str]) -> int:
     given = dict(argument.split("=", 1) for argument in arguments)
     own = {name: type(default)(given.pop(name, default)) for name, default in DEFAULTS.items()}
     if given:
-        print(f"error: `{min(given)}` is not one of {', '.join(DEFAULTS)}", file=sys.stderr)
-        return FAILED
+        return complain(
+            SettingError(min(given), given[min(given)], f"no such setting; there are {', '.join(DEFAULTS)}")
+        )
     prepare_environment()
     measured = {}
     for name, command in SUPERNODES.items():

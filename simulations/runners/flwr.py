@@ -12,11 +12,11 @@ from typing import Any
 import tomli_w
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.errors import RunFailed, SettingError
 from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.runners.environment import prepare_environment
 from simulations.runners.resources import check_resources
-from simulations.runners.result import RunFailed, RunResult
+from simulations.runners.result import RunResult
 from simulations.runners.run_log import RunLog
 from simulations.runners.superlink import SuperLink, private_superlink
 

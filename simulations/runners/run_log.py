@@ -7,15 +7,15 @@ import re
 from pathlib import Path
 from typing import TextIO
 
-from collafuse_flwr.core.errors import UserError
-from simulations.runners.result import RunFailed
+from collafuse_flwr.core.errors import RunFailed, UserError
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 #: Lines that the server did not print: of Flower's logger and command line, of Ray, of warnings and tracebacks.
 _NOISE = re.compile(
     r"\s|$|(DEBUG|INFO|WARNING|ERROR|CRITICAL)\s*:|Using SuperLink|Successfully installed"
     r"|\((raylet|ClientAppActor|pid=)|The actor |[\w./-]+:\d+: \w*Warning"
-    r"|Traceback |The above exception|During handling|Exception \w+ occurred|Exit Code|[\w.]*(Error|Exception)\b"
+    r"|Traceback |The above exception|During handling|Exception \w+ occurred|Exit Code"
+    r"|[\w.]*(Error|Exception|RunFailed)\b"
 )
 _DETAILS = "Simulation failed with exception: "
 
@@ -63,16 +63,16 @@ class RunLog:
         first = message.split("\n")[0]
         for line in self.lines:
             name, _, text = line.partition(": ")
-            if message and text == first and _is_user_error(name):
-                return UserError(message)
+            if message and text == first and (kind := _user_error(name)) is not None:
+                return RunFailed(message) if issubclass(kind, RunFailed) else UserError(message)
         reason = f"{status} ({first})" if first else status
         return RunFailed(f"the run ended as {reason}; its log is {self.path}")
 
 
-def _is_user_error(name: str) -> bool:
-    """Whether a name such as `collafuse_flwr.core.errors.DataError` is that of an error meant for the user."""
+def _user_error(name: str) -> type[UserError] | None:
+    """The class that a name such as `collafuse_flwr.core.errors.DataError` is of; None if it is not for the user."""
     try:
         kind = pkgutil.resolve_name(name)
     except (ValueError, ImportError, AttributeError):
-        return False
-    return isinstance(kind, type) and issubclass(kind, UserError)
+        return None
+    return kind if isinstance(kind, type) and issubclass(kind, UserError) else None

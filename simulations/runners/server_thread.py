@@ -8,7 +8,8 @@ import threading
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from simulations.runners.result import RunFailed, raise_failure
+from collafuse_flwr.core.errors import RunFailed
+from simulations.runners.result import raise_failure
 
 #: Seconds to wait for an interrupted server.
 PATIENCE = 10.0

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from collafuse_flwr.core.errors import RunFailed
 from simulations.runners.fork_server import path_with
 from simulations.runners.processes import descendants, end
-from simulations.runners.result import RunFailed
 
 #: Seconds for the SuperLink to answer, for it to end, and for what it started to follow.
 START_PATIENCE, END_PATIENCE, FOLLOW_PATIENCE = 300.0, 15.0, 4.0

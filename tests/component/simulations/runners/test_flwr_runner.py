@@ -9,13 +9,12 @@ import pytest
 import tomli_w
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.core.errors import RunFailed, SettingError, UserError
 from simulations.runners import flwr as runner
 from simulations.runners import superlink
 from simulations.runners.flwr import REPOSITORY, run_flwr
 from simulations.runners.processes import descendants
 from simulations.runners.resources import machine
-from simulations.runners.result import RunFailed
 
 WriteApps = Callable[[str, str], str]
 #: One worker.

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from collafuse_flwr.core.errors import UserError
-from simulations.runners.result import RunFailed
+from collafuse_flwr.core.errors import RunFailed, UserError
 from simulations.runners.run_log import RunLog
 
 LINES = """\
@@ -54,6 +53,14 @@ def test_an_error_meant_for_the_user_is_recovered(tmp_path: Path) -> None:
     error = read(tmp_path).failure("finished:failed", f"Simulation failed with exception: {MESSAGE}")
     assert type(error) is UserError
     assert str(error) == MESSAGE
+
+
+def test_a_run_that_failed_is_not_taken_for_a_mistake_in_a_setting(tmp_path: Path) -> None:
+    reason = "no client contributed in round 1: no memory"
+    with RunLog(tmp_path / "flwr.log", show=False) as log:
+        log.add(f"collafuse_flwr.core.errors.RunFailed: {reason}\n")
+    error = log.failure("finished:failed", f"Simulation failed with exception: {reason}")
+    assert (type(error), str(error)) == (RunFailed, reason)
 
 
 @pytest.mark.parametrize(
