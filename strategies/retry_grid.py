@@ -15,6 +15,9 @@ from flwr.supercore.run import Run
 
 #: Seconds between looks for replies: short, as a batch of the split GAN waits for six of them.
 POLL_SECONDS = 0.002
+#: ... but so many times as long as a look takes, in which a SuperLink goes through all messages that wait, and at most
+#: as long as Flower's own grid waits.
+POLL_PAUSES, MOST_SECONDS = 10, 3.0
 
 
 class RetryGrid(Grid):
@@ -102,13 +105,15 @@ class RetryGrid(Grid):
         pending, replies = set(self.push_messages(messages)), list[Message]()
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
         while pending and time.monotonic() < deadline:
+            began = time.monotonic()
             arrived = self.pull_messages(pending)
             pending -= {reply.metadata.reply_to_message_id for reply in arrived}
             replies += arrived
             if arrived:
                 self._on_reply(len(replies), len(replies) + len(pending))
             if pending and not arrived:
-                time.sleep(POLL_SECONDS)
+                now = time.monotonic()
+                time.sleep(max(POLL_SECONDS, min(POLL_PAUSES * (now - began), MOST_SECONDS, deadline - now)))
         for original in pending:
             self._forget(original)
         return replies

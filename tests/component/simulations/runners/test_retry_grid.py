@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 
 import pytest
 from flwr.app import Context, Error, Message, RecordDict
@@ -9,6 +10,7 @@ from flwr.common.constant import ErrorCode
 
 from simulations.runners.app_loading import begin_run
 from simulations.runners.local_grid import LocalGrid
+from strategies import retry_grid
 from strategies.retry_grid import RetryGrid
 
 # As Ray 2.55 words it; the message that killed a worker, and those that the dead worker was given afterwards.
@@ -124,3 +126,24 @@ def test_messages_to_unknown_nodes_have_no_id() -> None:
     node = next(iter(below.partition))
     connected, unknown = (Message(RecordDict(), to, "train") for to in (node, 7))
     assert RetryGrid(below).push_messages([unknown, connected]) == [connected.metadata.message_id]
+
+
+def test_a_server_that_takes_long_to_look_is_looked_at_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look takes 0.2 s, and so there are 2 s from one to the next; the time limit holds."""
+    looks, clock = list[float](), [0.0]
+
+    def pass_by(seconds: float) -> None:
+        clock[0] += seconds
+
+    class Slow(LocalGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            looks.append(clock[0])
+            pass_by(0.2)
+            return []
+
+    monkeypatch.setattr(retry_grid, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=pass_by))
+    below = Slow(app, begin_run(), {}, 1)
+    grid = RetryGrid(below)
+    assert grid.send_and_receive([Message(RecordDict(), below.get_node_ids()[0], "train")], timeout=5) == []
+    assert looks == pytest.approx([0.0, 2.2, 4.4])
+    assert clock == pytest.approx([5.0])
