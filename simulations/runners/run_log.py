@@ -17,21 +17,21 @@ _NOISE = re.compile(
     r"|Traceback |The above exception|During handling|Exception \w+ occurred|Exit Code"
     r"|[\w.]*(Error|Exception|RunFailed)\b"
 )
-_DETAILS = "Simulation failed with exception: "
+_DETAILS = re.compile("^(Simulation|ServerApp) failed with exception: ")
 
 
 class RunLog:
     """Takes the lines of a log in, writes them to a file, and prints what the server says."""
 
-    def __init__(self, path: Path, show: bool) -> None:
-        """Keep the log at `path`; `show`: print the server's lines as well."""
+    def __init__(self, path: Path | None, show: bool) -> None:
+        """Keep the log at `path`, if there is one; `show`: print the server's lines as well."""
         self.path, self._show = path, show
         self.lines: list[str] = []
         self._at = 0
         self._file: TextIO | None = None
 
     def __enter__(self) -> RunLog:
-        self._file = self.path.open("w")
+        self._file = self.path.open("w") if self.path is not None else None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,14 +59,15 @@ class RunLog:
 
         Flower tells the message of the exception, and its log ends a traceback by the exception's class and message.
         """
-        message = details.removeprefix(_DETAILS)
+        message = _DETAILS.sub("", details)
         first = message.split("\n")[0]
         for line in self.lines:
             name, _, text = line.partition(": ")
             if message and text == first and (kind := _user_error(name)) is not None:
                 return RunFailed(message) if issubclass(kind, RunFailed) else UserError(message)
         reason = f"{status} ({first})" if first else status
-        return RunFailed(f"the run ended as {reason}; its log is {self.path}")
+        where = "`flwr log` shows its log" if self.path is None else f"its log is {self.path}"
+        return RunFailed(f"the run ended as {reason}; {where}")
 
 
 def _user_error(name: str) -> type[UserError] | None:

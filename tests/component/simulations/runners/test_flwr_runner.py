@@ -92,11 +92,6 @@ def test_a_superlink_that_does_not_start_is_reported_in_one_line(monkeypatch: py
         pass
 
 
-def test_json_is_parsed_after_warnings_and_its_absence_is_no_error() -> None:
-    assert runner._json('careful!\n{"run-id": 3}') == {"run-id": 3}
-    assert runner._json("nothing") == {}
-
-
 def test_relative_paths_are_whole_ones_for_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is no path, as a factory's own word, stays as it is."""
     monkeypatch.chdir(tmp_path)
