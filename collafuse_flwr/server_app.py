@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import closing
 from typing import Any
 
 from flwr.app import Context
@@ -55,7 +54,7 @@ def main(grid: Grid, context: Context) -> None:
         strategy = make_strategy(config, folder, progress, lambda client: _simulated(config, context.run_id, client))
         arrays = strategy.connect(grid)
         _report_data(config, layout, progress)
-        with closing(open_tracker(config, layout, strategy.done + 1)) as tracker:
+        with open_tracker(config, layout, strategy.done + 1) as tracker:
             strategy.on_round = tracker.round
             strategy.start(grid, arrays, strategy.rounds_left, config.federation.round_timeout)
             strategy.save()

@@ -24,7 +24,7 @@ from typing import TypeVar
 from rich.console import Console
 
 from collafuse_flwr.config.config import Config, without_unread
-from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.core.errors import RunFailed, SettingError, UserError
 from collafuse_flwr.data.federated import federation_data
 from simulations.advice_map import advice, draw_map, print_map, read_cells, save_map
 from simulations.cli import FAILED, command, flat_settings, fresh_folder
@@ -146,7 +146,8 @@ def run_advice(arguments: list[str]) -> int:
     """Run the small runs, and print, draw and keep the map; the exit status.
 
     Raises:
-        UserError: a setting is not allowed, or nothing ran to its end.
+        UserError: a setting is not allowed.
+        RunFailed: nothing ran to its end.
     """
     request = AdviceRequest.of(arguments)
     for images in request.images:
@@ -154,7 +155,7 @@ def run_advice(arguments: list[str]) -> int:
     failed = [images for images in request.images if run_module("simulations.sweep", *request.sweep(images))]
     every = [cell for images in request.images for cell in read_cells(request.folder(images), images, request.cuts)]
     if not every:
-        raise UserError(f"no run in {request.output} came to its end")
+        raise RunFailed(f"no run in {request.output} came to its end")
     console, sentence = Console(highlight=False), advice(every, request.max_reid)
     print_map(every, console)
     console.print(sentence, markup=False, soft_wrap=True)

@@ -23,8 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 from collafuse_flwr.config.config import DEFAULTS, SETTINGS, Config, no_such_setting, setting_help, without_unread
 from collafuse_flwr.config.strategies import STRATEGIES
 from collafuse_flwr.core.atomic_io import as_file_name
-from collafuse_flwr.core.errors import UserError
-from simulations.runners.result import RunFailed, Stopped
+from collafuse_flwr.core.errors import RunFailed, UserError
+from simulations.runners.result import Stopped
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -93,12 +93,10 @@ def command(
                 print(usage if isinstance(usage, str) else usage(arguments))
                 return 0
             return act(sys.argv[1:])
-        except RunFailed as error:
-            if error.__cause__ is not None:
-                traceback.print_exception(error.__cause__)
-            return _complain(str(error), FAILED)
-        except (UserError, HydraException, OmegaConfBaseException) as error:
-            return _complain(_in_one_line(error, config_name))
+        except UserError as error:
+            return complain(error)
+        except (HydraException, OmegaConfBaseException) as error:
+            return _complain(_in_one_line(error, config_name), USER_ERROR)
         except Stopped as stopped:
             return _complain(
                 f"stopped by {signal.Signals(stopped.number).name}; {going_on}", SIGNALLED + stopped.number
@@ -213,7 +211,7 @@ def _is_literal(argument: str) -> bool:
     return argument.partition("=")[0] in LITERAL
 
 
-def _in_one_line(error: Exception, config_name: str) -> str:
+def _in_one_line(error: Exception, config_name: str = "config") -> str:
     """The error about a setting: its name, its value, what is allowed; Hydra would take several lines."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).partition("/")
@@ -236,6 +234,15 @@ def _names(config_name: str) -> list[str]:
     return [str(name) for name in names if name not in ("defaults", "hydra")]
 
 
-def _complain(line: str, status: int = USER_ERROR) -> int:
+def complain(error: UserError) -> int:
+    """Say what went wrong, in one line on standard error; the exit status: a run failed, or the arguments are wrong."""
+    if not isinstance(error, RunFailed):
+        return _complain(_in_one_line(error), USER_ERROR)
+    if error.__cause__ is not None:
+        traceback.print_exception(error.__cause__)
+    return _complain(str(error), FAILED)
+
+
+def _complain(line: str, status: int) -> int:
     print(f"error: {line}", file=sys.stderr)
     return status

@@ -31,6 +31,7 @@ COMMANDS = {
     "status": "status",
     "disclosed": "disclosed",
     "request": "request",
+    "submit": "submit",
     "superlink": "superlink",
     "supernode": "supernode",
     "check-node": "check_node",

@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.errors import UploadError, UserError
+from collafuse_flwr.core.errors import RunFailed, UploadError
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.runtime import available_cores, choose_runtime, threads
 from collafuse_flwr.core.tensor_io import write_tensors
@@ -70,7 +70,7 @@ class BaseStrategy(Strategy, ABC):
         """Wait for clients, build what the server trains or holds, and take up a checkpoint; the arrays to start with.
 
         Raises:
-            UserError: clients do not come in time, or none can take part.
+            RunFailed: clients do not come in time, or none can take part.
         """
         checkpoint = self.history.load(self.runtime.device)
         self.client_manager.restore(self.history.client_infos.values())
@@ -273,13 +273,13 @@ class BaseStrategy(Strategy, ABC):
         """Accept the replies of a round.
 
         Raises:
-            UserError: so far nobody has contributed in any round.
+            RunFailed: so far nobody has contributed in any round.
         """
         self._collect_replies(replies, self.train_reply, self._accept_training)
         if not self._has_contributions():
             row = self.history.rounds[-1]
             reason = next(iter([*row.failed.values(), *row.rejected.values()]), "no client was selected")
-            raise UserError(f"no client contributed in round {row.round}: {reason}")
+            raise RunFailed(f"no client contributed in round {row.round}: {reason}")
 
     def _has_contributions(self) -> bool:
         """Whether there is anything to go on with."""

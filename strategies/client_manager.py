@@ -13,7 +13,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.errors import UploadError, UserError
+from collafuse_flwr.core.errors import RunFailed, UploadError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.core.text import last_line
 from collafuse_flwr.wire.codec import client_error, decode, encode
@@ -46,7 +46,7 @@ class ClientManager:
         """Wait until enough clients are there, or all of some `clients`.
 
         Raises:
-            UserError: they do not come in time, or all who came were refused.
+            RunFailed: they do not come in time, or all who came were refused.
         """
         wanted = len(clients) or self.config.federation.min_available_nodes or self.config.run.num_supernodes
         # Of some clients nobody can say that they were refused before all that there are have been heard.
@@ -58,11 +58,11 @@ class ClientManager:
                 break
             if time.monotonic() > deadline:
                 came = self._count(clients)
-                raise UserError(f"only {came} of {wanted} clients came within `federation.round_timeout`")
+                raise RunFailed(f"only {came} of {wanted} clients came within `federation.round_timeout`")
             if self._count(clients) < wanted:
                 time.sleep(POLL_SECONDS)
         if not self.nodes:
-            raise UserError(next(iter(self.refused.values())))
+            raise RunFailed(next(iter(self.refused.values())))
         self.shape = self._common_shape()
 
     def _count(self, clients: Collection[int]) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from collafuse_flwr.config.checks import check_guidance
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import append_json_lines, read_appended
-from collafuse_flwr.core.errors import SettingError, UploadError, UserError
+from collafuse_flwr.core.errors import RunFailed, SettingError, UploadError, UserError
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.core.runtime import available_cores, threads
@@ -284,7 +284,7 @@ def _report(going: GenerationRun, progress: Progress) -> None:
     """Say what each client has, and why others have nothing.
 
     Raises:
-        UserError: nobody has anything, though somebody was to.
+        RunFailed: nobody has anything, though somebody was to.
     """
     reasons = [*going.lost.values(), *going.manager.refused.values()]
     for client, images in sorted(going.generated.items()):
@@ -294,6 +294,6 @@ def _report(going: GenerationRun, progress: Progress) -> None:
     for reason in dict.fromkeys(going.manager.refused.values()):
         progress.say(f"a client cannot take part: {reason}")
     if not going.generated and reasons:
-        raise UserError(f"nobody has made any image: {reasons[0]}")
+        raise RunFailed(f"nobody has made any image: {reasons[0]}")
     if not going.generated:
         progress.say("nobody wants any image")

@@ -18,6 +18,9 @@ from strategies.held_replies import HeldReplies, ReplyBounds
 
 #: Seconds between looks for replies: short, as a batch of the split GAN waits for six of them.
 POLL_SECONDS = 0.002
+#: ... but so many times as long as a look takes, in which a SuperLink goes through all messages that wait, and at most
+#: as long as Flower's own grid waits.
+POLL_PAUSES, MOST_SECONDS = 10, 3.0
 UNBOUNDED = ReplyBounds()
 
 
@@ -120,13 +123,14 @@ class RetryGrid(Grid):
         pending, held = set(self.push_messages(messages)), HeldReplies(self._bounds)
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
         while pending and time.monotonic() < deadline:
-            before = len(pending)
+            before, began = len(pending), time.monotonic()
             for reply in self._arriving(set(pending)):
                 pending.remove(reply.metadata.reply_to_message_id)
                 held.add(reply)
                 self._on_reply(len(held.replies), len(held.replies) + len(pending))
             if len(pending) == before:
-                time.sleep(POLL_SECONDS)
+                now = time.monotonic()
+                time.sleep(max(POLL_SECONDS, min(POLL_PAUSES * (now - began), MOST_SECONDS, deadline - now)))
         for original in pending:
             self._forget(original)
         return list(held.replies.values())

@@ -18,6 +18,10 @@ class SettingError(UserError):
         super().__init__(f"`{name}` = {value!r} is not allowed: {allowed}")
 
 
+class RunFailed(UserError):
+    """The run did not complete, and no setting is to blame; `__cause__` is the error behind it if that is at hand."""
+
+
 class DataError(UserError):
     """A data set is missing, damaged, or too small for the settings."""
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from PIL import Image
@@ -60,8 +60,14 @@ class Tracker:
     def image(self, path: Path, step: int) -> None:
         """Show a PNG file."""
 
-    def close(self) -> None:
-        """Write what is left, and end."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
+
+    def close(self, *, failed: bool) -> None:
+        """Write what is left, and end; with the mark of a run that failed, where there is one."""
 
     def round(self, row: RoundRecord) -> None:
         """Show a round that is closed."""
@@ -97,7 +103,7 @@ class TensorBoard(Tracker):
             pixels = np.asarray(picture.convert("RGB"))
         self.writer.add_image(f"pictures/{path.stem}", pixels, step, dataformats="HWC")
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:  # noqa: ARG002 (event files have no such mark)
         """As `Tracker.close`."""
         self.writer.close()
 
@@ -130,9 +136,9 @@ class Mlflow(Tracker):
         """As `Tracker.image`."""
         self.client.log_artifact(self.run, str(path), f"pictures/round-{step}")
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         """As `Tracker.close`."""
-        self.client.set_terminated(self.run)
+        self.client.set_terminated(self.run, "FAILED" if failed else "FINISHED")
 
 
 class Wandb(Tracker):
@@ -151,7 +157,14 @@ class Wandb(Tracker):
             config=config.to_flat() | {"first_round": first},
             mode=os.environ.get("WANDB_MODE", "offline"),
             # What is on the terminal, the code and the machine are none of its business.
-            settings=self.wandb.Settings(silent=True, console="off", save_code=False, disable_git=True),
+            settings=self.wandb.Settings(
+                silent=True,
+                console="off",
+                save_code=False,
+                host="-",
+                x_disable_machine_info=True,
+                x_save_requirements=False,
+            ),
         )
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -162,9 +175,9 @@ class Wandb(Tracker):
         """As `Tracker.image`."""
         self.run.log({f"pictures/{path.stem}": self.wandb.Image(str(path))}, step=step)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         """As `Tracker.close`."""
-        self.run.finish()
+        self.run.finish(exit_code=int(failed))
 
 
 TRACKERS: dict[str, type[Tracker]] = {"none": Tracker, "tensorboard": TensorBoard, "mlflow": Mlflow, "wandb": Wandb}

@@ -24,10 +24,10 @@ from collafuse_flwr.client.adaptive_cut import AdaptiveCut, cost
 from collafuse_flwr.client.collafuse import MESSAGES
 from collafuse_flwr.config.config import Config, without_unread
 from collafuse_flwr.core.atomic_io import write_json
-from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.core.errors import RunFailed, SettingError, UserError
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.runs.history import RoundRecord
-from simulations.cli import USER_ERROR, flat_settings
+from simulations.cli import complain, flat_settings
 from simulations.runners.app_loading import CLIENT_APP, begin_run, load_app
 from simulations.runners.environment import quiet_flwr
 from simulations.runners.local_grid import LocalGrid
@@ -94,7 +94,7 @@ def worth(config: Config, rounds: list[RoundRecord], client: int, after: int) ->
     for row in kept[1:]:
         seconds = device.seconds(row.clients[name]["flops"], 0) + MESSAGES * config.devices.message_seconds
         if name in row.uploads:
-            raise UserError(f"client {client} uploads in round {row.round}, after its exploration")
+            raise RunFailed(f"client {client} uploads in round {row.round}, after its exploration")
         spent += cost(config.cut, seconds, 0)
     return Worth(client, cut, cut / steps * (losses[0] - losses[-1]), spent)
 
@@ -167,8 +167,7 @@ def main(arguments: list[str]) -> int:
             raise SettingError("seeds", seeds, "whole numbers, separated by commas")
         measured = [measure(overrides, int(seed), Path(output).absolute()) for seed in seeds.split(",")]
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return complain(error)
     rows = compared(measured, list(Config.from_flat(SETTINGS | overrides).devices.profiles))
     print(f"1000 x reward over the rounds after the first {measured[0]['explored_rounds']}\n")
     print(markdown(rows))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import UserError
-from simulations.cli import USER_ERROR
+from simulations.cli import complain
 from simulations.cli_args import check_whole_numbers, named_settings
 
 Rows = list[dict[str, Any]]
@@ -33,8 +32,7 @@ def bench(
         check_whole_numbers(settings, least)
         rows = measure(settings)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return complain(error)
     show(rows, Console())
     if settings["output"]:
         write_json(Path(settings["output"]), {"settings": settings, "rows": rows})

@@ -24,8 +24,9 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from collafuse_flwr.core.atomic_io import write_json
+from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.runs.run_layout import RunLayout
-from simulations.cli import FAILED
+from simulations.cli import complain
 from simulations.runners.environment import prepare_environment
 from simulations.runners.flwr import REPOSITORY
 from simulations.runners.superlink import SuperLink, free_port, private_superlink, script, stop
@@ -111,11 +112,12 @@ def measure(command: list[str], clients: int, rounds: int, folder: Path) -> dict
 
 def main(arguments: list[str]) -> int:
     """Measure both SuperNodes, print and write it."""
-    arguments_left = dict(argument.split("=", 1) for argument in arguments)
-    own = {name: type(default)(arguments_left.pop(name, default)) for name, default in DEFAULTS.items()}
-    if arguments_left:
-        print(f"error: `{min(arguments_left)}` is not one of {', '.join(DEFAULTS)}", file=sys.stderr)
-        return FAILED
+    named = dict(argument.split("=", 1) for argument in arguments)
+    own = {name: type(default)(named.pop(name, default)) for name, default in DEFAULTS.items()}
+    if named:
+        return complain(
+            SettingError(min(named), named[min(named)], f"no such setting; there are {', '.join(DEFAULTS)}")
+        )
     prepare_environment()
     measured = {}
     for name, command in SUPERNODES.items():

@@ -32,7 +32,7 @@ from collafuse_flwr.privacy.leakage_bounds import covariance_eigenvalues, gaussi
 from collafuse_flwr.privacy.reidentification import MAX_TARGETS, reidentification_rate
 from collafuse_flwr.runs.reidentification import candidate_set
 from collafuse_flwr.setup.privacy import clip, norm_bound
-from simulations.cli import USER_ERROR, flat_settings
+from simulations.cli import complain, flat_settings
 
 DEFAULTS = {
     "num_supernodes": 1,
@@ -111,8 +111,7 @@ def main(arguments: list[str]) -> int:
         requested = _numbers("cuts", own["cuts"], float), _numbers("releases", own["releases"], int)
         measured = measure(Config.from_flat(settings), *requested)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return complain(error)
     print(markdown(measured))
     if own["output"]:
         write_json(Path(own["output"]), measured | {"settings": settings})

@@ -22,7 +22,7 @@ from torch import Tensor
 from collafuse_flwr.client.state_store import ClientStore
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import write_json
-from collafuse_flwr.core.errors import UserError
+from collafuse_flwr.core.errors import RunFailed
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.bench.reference_loop import ReferenceLoop, Rows
@@ -65,12 +65,12 @@ class InstrumentedCollaFuse(CollaFuse):
         """Stop the clock and let the plain loop repeat the round.
 
         Raises:
-            UserError: a client failed, so that the round is no measure.
+            RunFailed: a client failed, so that the round is no measure.
         """
         metrics = super().aggregate_evaluate(server_round, replies)
         app_seconds, row = time.perf_counter() - self._began, self.history.rounds[-1]
         if row.failed or row.rejected:
-            raise UserError(f"clients failed in round {row.round}: {row.failed | row.rejected}")
+            raise RunFailed(f"clients failed in round {row.round}: {row.failed | row.rejected}")
         if not self.laps:
             self.plain = ReferenceLoop(self.config, self.setup, Rows(*self.pool.batch(torch.arange(len(self.pool)))))
         steps = {int(client): int(numbers["steps"]) for client, numbers in row.clients.items()}

@@ -35,9 +35,8 @@ from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.core.runtime import available_cores, choose_runtime
 from simulations.bench.configs import DEFAULTS, TARGETS, configure
 from simulations.bench.instrumented import REPORT
-from simulations.cli import FAILED, USER_ERROR, flat_settings
+from simulations.cli import complain, flat_settings
 from simulations.runners.local import run_local
-from simulations.runners.result import RunFailed
 
 APP = "simulations.bench.instrumented:app"
 
@@ -93,8 +92,7 @@ def main(arguments: list[str]) -> int:
             cases = [(n, r, configure(n, r, settings, Path(folder))) for n in names for r in runners]
             rows += [{"set": name, "runner": runner} | measure(config) for name, runner, config in cases]
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED if isinstance(error, RunFailed) else USER_ERROR
+        return complain(error)
     show(rows, Console())
     if settings["output"]:
         write_json(Path(settings["output"]), {"machine": _machine(), "cases": rows})

@@ -7,8 +7,9 @@ alone takes seconds to import.
 from __future__ import annotations
 
 from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.errors import RunFailed
 from simulations.runners.environment import prepare_environment
-from simulations.runners.result import RunFailed, RunResult
+from simulations.runners.result import RunResult
 
 # Here, because flwr reads some of these variables when it is imported, and every runner imports it.
 prepare_environment()

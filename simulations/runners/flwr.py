@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 
@@ -16,8 +12,9 @@ from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.runners.environment import prepare_environment
 from simulations.runners.resources import check_resources
-from simulations.runners.result import RunFailed, RunResult
+from simulations.runners.result import RunResult
 from simulations.runners.run_log import RunLog
+from simulations.runners.submission import follow, submit
 from simulations.runners.superlink import SuperLink, private_superlink
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -45,13 +42,11 @@ def run_flwr(config: Config, *, app_dir: Path = REPOSITORY) -> RunResult:
     config = _with_absolute_paths(config)
     prepare_environment()
     with private_superlink() as superlink:
-        run_id = _submit(superlink, config, app_dir)
+        run_id = submit(superlink, *_arguments(superlink, config, app_dir))
         layout = RunLayout.of(config, run_id)
         layout.folder.mkdir(parents=True, exist_ok=True)
         with RunLog(layout.flower_log, show=not config.run.quiet) as log:
-            status = _follow(superlink, run_id, log)
-    if status["status"] != "finished:completed":
-        raise log.failure(status["status"], status.get("status-details") or "")
+            follow(superlink, run_id, log)
     return RunResult(run_id, layout.folder)
 
 
@@ -75,8 +70,8 @@ def _with_absolute_paths(config: Config) -> Config:
     )
 
 
-def _submit(superlink: SuperLink, config: Config, app_dir: Path) -> int:
-    """Hand the app to the SuperLink, and give the id of the run."""
+def _arguments(superlink: SuperLink, config: Config, app_dir: Path) -> list[str]:
+    """What `flwr run` needs to run the app with these settings."""
     settings = superlink.home / "run.toml"
     settings.write_text(tomli_w.dumps(config.to_flower()))
     federation = {
@@ -86,42 +81,4 @@ def _submit(superlink: SuperLink, config: Config, app_dir: Path) -> int:
         "init-args-log-to-driver": "false",
     }
     pairs = " ".join(f"{name}={value}" for name, value in federation.items())
-    answer = superlink.flwr(
-        "run", str(app_dir), "--format", "json", "--run-config", str(settings), "--federation-config", pairs
-    )
-    document = _json(answer.stdout)
-    if answer.returncode or "run-id" not in document:
-        reason = document.get("error-message") or (answer.stdout + answer.stderr)
-        raise RunFailed(f"flwr run refused the app: {' '.join(str(reason).split())}")
-    return int(document["run-id"])
-
-
-def _follow(superlink: SuperLink, run_id: int, log: RunLog) -> dict[str, Any]:
-    """Read the log of a run until it is finished, and give its true status."""
-    while True:
-        log.rewind()
-        command = superlink.command("log", str(run_id), "--stream")
-        with subprocess.Popen(
-            command, env=superlink.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        ) as stream:
-            try:
-                for line in stream.stdout or ():
-                    log.add(line)
-            finally:
-                stream.kill()
-        answer = superlink.flwr("ls", "--run-id", str(run_id), "--format", "json")
-        runs = _json(answer.stdout).get("runs", [])
-        if not runs:
-            raise RunFailed(f"the SuperLink has lost the run: {' '.join((answer.stdout + answer.stderr).split())}")
-        if str(runs[0]["status"]).startswith("finished"):
-            return dict(runs[0])
-        # The stream broke off, or ended just before the status was set.
-        time.sleep(1)
-
-
-def _json(text: str) -> dict[str, Any]:
-    """The JSON object in the output of a command, after whatever else it says."""
-    try:
-        return dict(json.loads(text[text.index("{") :]))
-    except ValueError:
-        return {}
+    return [str(app_dir), "--run-config", str(settings), "--federation-config", pairs]

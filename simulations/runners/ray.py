@@ -22,7 +22,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.telemetry import EventType
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.errors import RunFailed, SettingError
 from simulations.runners.app_loading import (
     CLIENT_APP,
     SERVER_APP,
@@ -34,7 +34,7 @@ from simulations.runners.app_loading import (
 from simulations.runners.environment import quiet_flwr
 from simulations.runners.ray_start import start_ray
 from simulations.runners.resources import check_resources, machine
-from simulations.runners.result import RunFailed, RunResult, describe
+from simulations.runners.result import RunResult, describe
 from simulations.runners.server_thread import ServerThread
 from simulations.runners.stack_grid import StackedApp, StackGrid, partitions_by_node
 from simulations.runners.stack_size import StackSize

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from collafuse_flwr.core.errors import UserError
+from collafuse_flwr.core.errors import RunFailed, UserError
 
 
 @dataclass(frozen=True)
@@ -14,10 +14,6 @@ class RunResult:
 
     run_id: int
     folder: Path
-
-
-class RunFailed(UserError):
-    """The run did not complete; `__cause__` is the error behind it where that is at hand."""
 
 
 class Stopped(KeyboardInterrupt):

@@ -7,31 +7,31 @@ import re
 from pathlib import Path
 from typing import TextIO
 
-from collafuse_flwr.core.errors import UserError
-from simulations.runners.result import RunFailed
+from collafuse_flwr.core.errors import RunFailed, UserError
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 #: Lines that the server did not print: of Flower's logger and command line, of Ray, of warnings and tracebacks.
 _NOISE = re.compile(
     r"\s|$|(DEBUG|INFO|WARNING|ERROR|CRITICAL)\s*:|Using SuperLink|Successfully installed"
     r"|\((raylet|ClientAppActor|pid=)|The actor |[\w./-]+:\d+: \w*Warning"
-    r"|Traceback |The above exception|During handling|Exception \w+ occurred|Exit Code|[\w.]*(Error|Exception)\b"
+    r"|Traceback |The above exception|During handling|Exception \w+ occurred|Exit Code"
+    r"|[\w.]*(Error|Exception|RunFailed)\b"
 )
-_DETAILS = "Simulation failed with exception: "
+_DETAILS = re.compile("^(Simulation|ServerApp) failed with exception: ")
 
 
 class RunLog:
     """Takes the lines of a log in, writes them to a file, and prints what the server says."""
 
-    def __init__(self, path: Path, show: bool) -> None:
-        """Keep the log at `path`; `show`: print the server's lines as well."""
+    def __init__(self, path: Path | None, show: bool) -> None:
+        """Keep the log at `path`, if there is one; `show`: print the server's lines as well."""
         self.path, self._show = path, show
         self.lines: list[str] = []
         self._at = 0
         self._file: TextIO | None = None
 
     def __enter__(self) -> RunLog:
-        self._file = self.path.open("w")
+        self._file = self.path.open("w") if self.path is not None else None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,20 +59,21 @@ class RunLog:
 
         Flower tells the message of the exception, and its log ends a traceback by the exception's class and message.
         """
-        message = details.removeprefix(_DETAILS)
+        message = _DETAILS.sub("", details)
         first = message.split("\n")[0]
         for line in self.lines:
             name, _, text = line.partition(": ")
-            if message and text == first and _is_user_error(name):
-                return UserError(message)
+            if message and text == first and (kind := _user_error(name)) is not None:
+                return RunFailed(message) if issubclass(kind, RunFailed) else UserError(message)
         reason = f"{status} ({first})" if first else status
-        return RunFailed(f"the run ended as {reason}; its log is {self.path}")
+        where = "`flwr log` shows its log" if self.path is None else f"its log is {self.path}"
+        return RunFailed(f"the run ended as {reason}; {where}")
 
 
-def _is_user_error(name: str) -> bool:
-    """Whether a name such as `collafuse_flwr.core.errors.DataError` is that of an error meant for the user."""
+def _user_error(name: str) -> type[UserError] | None:
+    """The class that a name such as `collafuse_flwr.core.errors.DataError` is of; None if it is not for the user."""
     try:
         kind = pkgutil.resolve_name(name)
     except (ValueError, ImportError, AttributeError):
-        return False
-    return isinstance(kind, type) and issubclass(kind, UserError)
+        return None
+    return kind if isinstance(kind, type) and issubclass(kind, UserError) else None

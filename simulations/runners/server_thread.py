@@ -9,7 +9,8 @@ from collections.abc import Callable
 from flwr.app import Context
 from flwr.serverapp import Grid
 
-from simulations.runners.result import RunFailed, raise_failure
+from collafuse_flwr.core.errors import RunFailed
+from simulations.runners.result import raise_failure
 
 #: Seconds to wait for an interrupted server.
 PATIENCE = 10.0

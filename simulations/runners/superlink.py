@@ -15,21 +15,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from collafuse_flwr.core.errors import RunFailed
 from simulations.runners.fork_server import path_with
 from simulations.runners.processes import descendants, end
-from simulations.runners.result import RunFailed
 
 #: Seconds for the SuperLink to answer, for it to end, and for what it started to follow.
 START_PATIENCE, END_PATIENCE, FOLLOW_PATIENCE = 300.0, 15.0, 4.0
 
 
 @dataclass(frozen=True)
-class SuperLink:
-    """A SuperLink that runs, and the environment in which `flwr` finds it and no other."""
+class FlowerCli:
+    """Flower's command line, in an environment that says where its configuration is."""
 
-    home: Path
     environment: dict[str, str]
-    address: str
 
     def command(self, *arguments: str) -> list[str]:
         """A `flwr` command of this Python's environment."""
@@ -40,6 +38,14 @@ class SuperLink:
         return subprocess.run(
             self.command(*arguments), env=self.environment, capture_output=True, text=True, check=False
         )
+
+
+@dataclass(frozen=True)
+class SuperLink(FlowerCli):
+    """A SuperLink that runs, whose environment lets `flwr` find it and no other."""
+
+    home: Path
+    address: str
 
 
 @contextmanager
@@ -81,7 +87,7 @@ def running_superlink(home: Path, port: int, *options: str) -> Iterator[SuperLin
         )
         try:
             _wait_until_healthy(process, port, home / "superlink.log")
-            yield SuperLink(home, environment, f"127.0.0.1:{port}")
+            yield SuperLink(environment, home, f"127.0.0.1:{port}")
         finally:
             stop(process)
 

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
+import collafuse_flwr as cf
 from simulations.runners.flwr import REPOSITORY
 from simulations.runners.processes import descendants, end
 from simulations.runners.superlink import free_port
 from tests.faults.sites import PAGE, Machine
-from tests.integration.test_deployment import write_images
+from tests.integration.test_deployment import pictures, write_images
 from tests.pages import Block, shell_blocks
 
 CLIENTS = 3
@@ -191,6 +192,19 @@ def check_mistakes(sites: Sites) -> None:
     assert not (output / "metrics.jsonl").exists()
 
 
+def check_generation(sites: Sites) -> None:
+    """What each client has on its own disk is, bit for bit, what one process makes of the same networks."""
+    whole = shutil.copytree(Path(sites.server.values["STATE"], "runs", "first"), sites.server.folder / "whole")
+    for number, client in enumerate(sites.clients):
+        state = Path(client.values["STATE"], "state")
+        (own,), (made,) = (state / "runs").iterdir(), (state / "generated").iterdir()
+        shutil.copytree(own, whole / "clients" / str(number))
+        output = str(sites.server.folder / f"alone-{number}")
+        alone = pictures(cf.generate(whole, client=number, num_images=16, seed=1, output=output))
+        assert len(alone) == 17, "16 images and their grid"
+        assert pictures(made / "0001") == alone
+
+
 def check_removal(sites: Sites) -> None:
     """Nothing of the site is left on its machine but its ledger, and the others are still there."""
     left, stayed = sites.clients[-1], sites.clients[0]
@@ -211,6 +225,7 @@ def check_trial(sites: Sites) -> None:
 CHECKS = {
     "Client": [check_ports],
     "Run": [check_run, check_mistakes],
+    "Generating together": [check_generation],
     "Removal of a site": [check_removal],
     "A trial without certificates": [check_trial],
 }

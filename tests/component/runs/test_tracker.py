@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import socket
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar, NoReturn
 
 import pytest
 from PIL import Image
 
+from collafuse_flwr.client.collafuse import CollaFuseClient
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.errors import SettingError
+from collafuse_flwr.core.errors import RunFailed, SettingError, UserError
 from collafuse_flwr.runs import tracker
 from collafuse_flwr.runs.history import RoundRecord
 from collafuse_flwr.runs.run_layout import RunLayout
-from collafuse_flwr.runs.tracker import TRACKERS, check_tracker, open_tracker
+from collafuse_flwr.runs.tracker import TRACKERS, Tracker, check_tracker, open_tracker
 from simulations import runners
 from tests.small_runs import small
 
@@ -27,17 +32,20 @@ def config_of(name: str) -> Config:
     return Config.from_flat({"tracker": name})
 
 
+def refuse(*_: object) -> NoReturn:
+    raise UserError("it has no images")
+
+
 def show(folder: Path, name: str, *rows: RoundRecord) -> None:
     """A run of two rounds with two pictures, of which one shows clients' own images."""
     layout = RunLayout(folder)
     layout.pictures.mkdir(parents=True, exist_ok=True)
     for picture in ("samples", "overview"):
         Image.new("RGB", (5, 4), (255, 0, 0)).save(layout.pictures / f"{picture}.png")
-    shown = open_tracker(config_of(name), layout, rows[0].round)
-    for row in rows:
-        shown.round(row)
-    shown.end(SUMMARY, layout.pictures, 2)
-    shown.close()
+    with open_tracker(config_of(name), layout, rows[0].round) as shown:
+        for row in rows:
+            shown.round(row)
+        shown.end(SUMMARY, layout.pictures, 2)
 
 
 def events(folder: Path) -> tuple[dict[str, dict[int, float]], set[str]]:
@@ -91,6 +99,7 @@ def test_mlflow_keeps_them_in_a_data_base_of_the_run(tmp_path: Path, monkeypatch
         (2, 3.0),
     ]
     assert run.data.params["cut_ratio"] == "0.2"
+    assert run.info.status == "FINISHED"
     assert [path.name for path in folder.rglob("*.png")] == ["samples.png"], "clients' own images stay out of it"
 
 
@@ -102,8 +111,49 @@ def test_wandb_keeps_them_on_this_machine(tmp_path: Path, monkeypatch: pytest.Mo
     show(tmp_path, "wandb", ROW, RoundRecord(2, seconds=3.0))
     (folder,) = RunLayout(tmp_path).wandb.glob("offline-run-*")
     (record,) = folder.glob("*.wandb")
-    assert b"loss/backbone" in record.read_bytes()
+    deadline = time.monotonic() + 60
+    # A process of its own writes the file.
+    while b"loss/backbone" not in (written := record.read_bytes()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for private in (sys.executable, socket.gethostname()):
+        assert private.encode() not in written, "nothing of the machine"
+    assert b"memory_percent" not in written
+    assert not list(folder.rglob("requirements.txt"))
     assert [path.name.partition("_")[0] for path in folder.rglob("*.png")] == ["samples"]
+
+
+class Recorded(Tracker):
+    """A tracker that remembers how it was closed."""
+
+    closed: ClassVar[list[bool]] = []
+
+    def close(self, *, failed: bool) -> None:
+        self.closed.append(failed)
+
+
+def test_a_run_that_fails_is_shown_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRACKERS, "none", Recorded)
+    monkeypatch.setattr(Recorded, "closed", [])
+    config = small(tmp_path / "out", runner="local", num_rounds=1, tracker="none")
+    with monkeypatch.context() as patch:
+        patch.setattr(CollaFuseClient, "on_train", refuse)
+        with pytest.raises(RunFailed):
+            runners.run(config)
+    assert Recorded.closed == [True]
+    runners.run(replace(config, run=replace(config.run, output=str(tmp_path / "again"))))
+    assert Recorded.closed == [True, False]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_has_the_mark_of_a_run_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed (pip install mlflow)")
+    with pytest.raises(KeyboardInterrupt), open_tracker(config_of("mlflow"), RunLayout(tmp_path), 1):
+        raise KeyboardInterrupt
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{RunLayout(tmp_path).mlflow / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name(tracker.PROJECT).experiment_id])
+    assert run.info.status == "FAILED"
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])

@@ -9,13 +9,12 @@ import pytest
 import tomli_w
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.core.errors import RunFailed, SettingError, UserError
 from simulations.runners import flwr as runner
 from simulations.runners import superlink
 from simulations.runners.flwr import REPOSITORY, run_flwr
 from simulations.runners.processes import descendants
 from simulations.runners.resources import machine
-from simulations.runners.result import RunFailed
 
 WriteApps = Callable[[str, str], str]
 #: One worker.
@@ -91,11 +90,6 @@ def test_a_superlink_that_does_not_start_is_reported_in_one_line(monkeypatch: py
     monkeypatch.setattr(superlink, "free_port", lambda: -1)
     with pytest.raises(RunFailed, match=r"^flower-superlink did not start: "), superlink.private_superlink():
         pass
-
-
-def test_json_is_parsed_after_warnings_and_its_absence_is_no_error() -> None:
-    assert runner._json('careful!\n{"run-id": 3}') == {"run-id": 3}
-    assert runner._json("nothing") == {}
 
 
 def test_relative_paths_are_whole_ones_for_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.errors import DataError
+from collafuse_flwr.core.errors import DataError, RunFailed
 from simulations.runners import run
 from simulations.runners.local import run_local
-from simulations.runners.result import RunFailed, RunResult
+from simulations.runners.result import RunResult
 
 WriteApps = Callable[[str, str], str]
 CONFIG = Config.from_flat({"num_supernodes": 3, "runner": "local", "output": "out"})

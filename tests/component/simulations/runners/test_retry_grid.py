@@ -13,6 +13,7 @@ from flwr.superlink.grid import HttpGrid
 from collafuse_flwr.config.run import FederationConfig
 from simulations.runners.app_loading import begin_run
 from simulations.runners.local_grid import LocalGrid
+from strategies import retry_grid
 from strategies.held_replies import ReplyBounds, is_too_large
 from strategies.retry_grid import RetryGrid
 
@@ -191,3 +192,24 @@ def test_half_of_the_memory_is_for_replies_where_no_setting_says_how_much(monkey
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=8e9))
     assert ReplyBounds.of(FederationConfig()).together == 4000
     assert ReplyBounds.of(FederationConfig(max_replies_mb=10)).together == 10
+
+
+def test_a_server_that_takes_long_to_look_is_looked_at_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look takes 0.2 s, and so there are 2 s from one to the next; the time limit holds."""
+    looks, clock = list[float](), [0.0]
+
+    def pass_by(seconds: float) -> None:
+        clock[0] += seconds
+
+    class Slow(LocalGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            looks.append(clock[0])
+            pass_by(0.2)
+            return []
+
+    monkeypatch.setattr(retry_grid, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=pass_by))
+    below = Slow(app, begin_run(), {}, 1)
+    grid = RetryGrid(below)
+    assert grid.send_and_receive([Message(RecordDict(), below.get_node_ids()[0], "train")], timeout=5) == []
+    assert looks == pytest.approx([0.0, 2.2, 4.4])
+    assert clock == pytest.approx([5.0])

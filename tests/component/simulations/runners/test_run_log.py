@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from collafuse_flwr.core.errors import UserError
-from simulations.runners.result import RunFailed
+from collafuse_flwr.core.errors import RunFailed, UserError
 from simulations.runners.run_log import RunLog
 
 LINES = """\
@@ -29,7 +28,7 @@ def read(tmp_path: Path, *, show: bool = False) -> RunLog:
 
 def test_the_whole_log_is_kept_without_colours(tmp_path: Path) -> None:
     log = read(tmp_path)
-    assert log.path.read_text().splitlines() == log.lines
+    assert (tmp_path / "flwr.log").read_text().splitlines() == log.lines
     assert len(log.lines) == len(LINES)
     assert log.lines[0] == "INFO :      Starting Flower Simulation"
 
@@ -47,13 +46,22 @@ def test_a_stream_that_begins_anew_repeats_nothing(tmp_path: Path) -> None:
             log.rewind()
             for line in LINES[:count]:
                 log.add(line)
-    assert len(log.path.read_text().splitlines()) == 4
+    assert len((tmp_path / "flwr.log").read_text().splitlines()) == 4
 
 
-def test_an_error_meant_for_the_user_is_recovered(tmp_path: Path) -> None:
-    error = read(tmp_path).failure("finished:failed", f"Simulation failed with exception: {MESSAGE}")
+@pytest.mark.parametrize("kind", ["Simulation", "ServerApp"])
+def test_an_error_meant_for_the_user_is_recovered(tmp_path: Path, kind: str) -> None:
+    error = read(tmp_path).failure("finished:failed", f"{kind} failed with exception: {MESSAGE}")
     assert type(error) is UserError
     assert str(error) == MESSAGE
+
+
+def test_a_run_that_failed_is_not_taken_for_a_mistake_in_a_setting(tmp_path: Path) -> None:
+    reason = "no client contributed in round 1: no memory"
+    with RunLog(tmp_path / "flwr.log", show=False) as log:
+        log.add(f"collafuse_flwr.core.errors.RunFailed: {reason}\n")
+    error = log.failure("finished:failed", f"Simulation failed with exception: {reason}")
+    assert (type(error), str(error)) == (RunFailed, reason)
 
 
 @pytest.mark.parametrize(
@@ -69,3 +77,9 @@ def test_any_other_end_is_reported_in_one_line(tmp_path: Path, status: str, deta
     assert isinstance(error, RunFailed)
     assert message in str(error)
     assert "\n" not in str(error)
+
+
+def test_without_a_file_of_its_own_it_says_which_command_shows_the_log() -> None:
+    with RunLog(None, show=False) as log:
+        log.add("round 1")
+    assert str(log.failure("finished:stopped", "")).endswith("; `flwr log` shows its log")

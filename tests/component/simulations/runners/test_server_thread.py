@@ -9,8 +9,7 @@ import pytest
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from collafuse_flwr.core.errors import DataError
-from simulations.runners.result import RunFailed
+from collafuse_flwr.core.errors import DataError, RunFailed
 from simulations.runners.server_thread import ServerThread
 
 
