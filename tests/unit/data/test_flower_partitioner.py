@@ -22,17 +22,17 @@ def dealings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     run: list[str] = []
     deal = flower_partitioner._deal
 
-    def counted(name: str, *given: Any) -> list[Tensor]:
+    def counted(name: str, *arguments: Any) -> list[Tensor]:
         run.append(name)
-        return deal(name, *given)
+        return deal(name, *arguments)
 
     monkeypatch.setattr(flower_partitioner, "_deal", counted)
     return run
 
 
 def deal(folder: Path, **other: Any) -> list[list[int]]:
-    given: dict[str, Any] = {"name": "DirichletPartitioner", "arguments": DIRICHLET, "labels": LABELS, "seed": 0}
-    return [part.tolist() for part in flower_partitions(**given | other, folder=folder)]
+    usual: dict[str, Any] = {"name": "DirichletPartitioner", "arguments": DIRICHLET, "labels": LABELS, "seed": 0}
+    return [part.tolist() for part in flower_partitions(**usual | other, folder=folder)]
 
 
 def test_they_are_dealt_once_and_read_as_they_were_dealt(tmp_path: Path, dealings: list[str]) -> None:
