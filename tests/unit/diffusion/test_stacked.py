@@ -31,7 +31,7 @@ def unet(shape: ImageShape = CLASSES, *, model: str = "nano") -> Make:
 
 
 def jobs(
-    make: Make | None = None, num_steps: Sequence[int] = (2, 2, 2), labels: str = "classes", **more: Any
+    make: Make | None = None, num_steps: Sequence[int] = (4, 4, 4), labels: str = "classes", **more: Any
 ) -> list[TrainJob]:
     """Jobs of clients with different images, cuts and rates."""
     make = make or unet()
@@ -121,7 +121,7 @@ def test_networks_that_have_trained_before_and_new_ones_are_one_stack() -> None:
     for job in single:
         job.run()
     assert_close(stacked, single)
-    assert [job.state.steps for job in stacked] == [2, 4, 2]
+    assert [job.state.steps for job in stacked] == [4, 8, 4]
 
 
 def test_states_share_no_memory_after_it() -> None:
