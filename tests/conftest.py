@@ -35,8 +35,6 @@ with warnings.catch_warnings():
 import hypothesis
 import pytest
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 # How long an example takes depends on what else runs.
@@ -55,6 +53,15 @@ TIERS = {
 }
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker for each core, and one more for what waits for Flower: no unit test does, and each worker imports torch.
+
+    More than eight would take more memory than the tests take time.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores if config.option.markexpr == "unit" else cores + 1)
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out, for `-m unit` and the like, what has no test of the tier: importing it takes longer than the tests."""
     folder = collection_path.relative_to(Path(__file__).parent).parts[:1]
@@ -71,6 +78,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """scikit-learn's digits in [-1,1]: images and labels to train on, then those of the 20 % held out."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - slow, and few workers need it
+    from sklearn.model_selection import train_test_split  # noqa: PLC0415 - slow, as above
+
     data = load_digits()
     train, test = train_test_split(range(len(data.target)), test_size=0.2, random_state=0, stratify=data.target)
     images = torch.tensor(data.images, dtype=torch.float32)[:, None] / 8 - 1

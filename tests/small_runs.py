@@ -32,12 +32,15 @@ SMALL: dict[str, Any] = {
     "num_supernodes": 3,
     "num_rounds": 2,
     "data.max_images": 150,
+    "model": "nano",
     "diffusion.timesteps": 20,
     "cut_ratio": 0.3,
     "train.local_epochs": 1.0,
     "server.batch_size": 32,
     "client.batch_size": 8,
     "evaluation.num_samples": 12,
+    # Half of the time of a run: the classifiers of its samples.
+    "evaluation.tstr": "none",
     "sampling.sampler": "ddim",
     "sampling.server_steps": 3,
     "sampling.client_steps": 2,
@@ -59,7 +62,7 @@ GAN_OPTIONS: dict[str, Any] = {
 
 
 def small(folder: Path, **settings: Any) -> Config:
-    """Settings of a run that takes about two seconds; `gan__width=2` stands for `gan.width=2`."""
+    """Settings of a run that takes about a second; `gan__width=2` stands for `gan.width=2`."""
     given = dotted(settings)
     return Config.from_flat(without_unread(SMALL | {"output": str(folder)} | given, given))
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 
 def forward_flops(net: Callable[..., object], *inputs: object) -> int:
@@ -17,6 +16,8 @@ def forward_flops(net: Callable[..., object], *inputs: object) -> int:
     Counts matrix products, convolutions and attention, as `torch.utils.flop_counter` does; element-wise operations
     and normalisations are left out.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 - it imports triton, and clients this module
+
     # Attention as plain matrix products, or the count would depend on which fused kernels the device has.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         net(*inputs)

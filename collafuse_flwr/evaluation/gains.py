@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap
 
 #: With fewer clients an interval says nothing.
 LEAST_RESAMPLED = 10
@@ -78,5 +77,7 @@ def client_distances(clients: Sequence[Row], alone: Sequence[Row]) -> list[tuple
 
 def _interval(values: Sequence[float], statistic: Callable[..., Any]) -> Interval:
     """A 95 % interval of a statistic of the clients, by resampling them."""
+    from scipy.stats import bootstrap  # noqa: PLC0415 - slow, and few runs are compared
+
     result = bootstrap((np.asarray(values, float),), statistic, method="percentile", rng=np.random.default_rng(0))
     return float(result.confidence_interval.low), float(result.confidence_interval.high)

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from collafuse_flwr.runs.figures import save_figure
+from collafuse_flwr.runs.figures import new_figure, save_figure
 
 #: Colours of matplotlib's tab10: a cluster's comes again after so many.
 COLOURS = 10
@@ -31,14 +29,16 @@ def clusters_by_round(rounds: list[dict[str, Any]], domains: dict[int, str]) -> 
 
 def draw_clusters(rounds: list[dict[str, Any]], domains: dict[int, str], path: Path) -> None:
     """Draw every client's cluster by round, clients of a domain side by side, and the agreement beside them."""
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - slow, and most runs have no clusters
+
     of_rounds, by_round = (
         clusters_by_round(rounds, domains),
         [own for row in rounds if (own := _clusters(row))],
     )
     clients = sorted({client for own in by_round for client in own}, key=lambda c: (domains.get(c, ""), c))
     cells = torch.tensor([[own.get(c, torch.nan) for c in clients] for own in by_round]).remainder(COLOURS)
-    size = min(14.0, 5 + 0.12 * len(clients)), 1.8 + 0.1 * len(cells)
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    width, height = min(14.0, 5 + 0.12 * len(clients)), 1.8 + 0.1 * len(cells)
+    figure = new_figure(width, height, dpi=120, layout="constrained")
     axis, curve = figure.subplots(1, 2, width_ratios=(3, 1))
     numbers = [row["round"] for row in of_rounds]
     extent = (-0.5, len(clients) - 0.5, numbers[-1] + 0.5, numbers[-1] + 0.5 - len(cells))

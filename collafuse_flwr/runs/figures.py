@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.utils import make_grid, save_image
 
 from collafuse_flwr.core.atomic_io import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Small images are enlarged, pixel by pixel, to about this many pixels a side.
 SHOWN_SIZE = 48
@@ -23,21 +23,19 @@ OTHERS = ("weights", "activations", "numbers", "dp_steps")
 
 def save_picture(image: Tensor, path: Path) -> None:
     """Write one image in [-1, 1], shape (channels, size, size), as a PNG of its own size."""
-    with atomic_write(path) as temporary:
-        save_image(_shown(image), temporary, format="png")
+    _write(_shown(image), path)
 
 
 def save_grid(images: Tensor, path: Path, columns: int = 10) -> None:
     """Write images in [-1, 1], shape (n, channels, size, size), as one PNG; values beyond are clamped, not wrapped."""
-    with atomic_write(path) as temporary:
-        save_image(_grid(images, columns), temporary, format="png")
+    _write(_grid(images, columns), path)
 
 
 def draw_overview(rows: Sequence[tuple[str, Tensor]], path: Path, title: str) -> None:
     """Draw labelled rows of images, each in [-1, 1] of shape (n, channels, size, size), one above the other."""
     columns = max(len(images) for _, images in rows)
     height = 0.45 + 0.68 * len(rows)
-    figure = Figure(figsize=(1.9 + 0.62 * columns, height), dpi=150)
+    figure = new_figure(1.9 + 0.62 * columns, height, dpi=150)
     figure.suptitle(title, fontsize=9)
     figure.subplots_adjust(
         left=1.75 / (1.9 + 0.62 * columns), right=0.995, bottom=0.02, top=1 - 0.3 / height, hspace=0.06
@@ -53,7 +51,9 @@ def draw_overview(rows: Sequence[tuple[str, Tensor]], path: Path, title: str) ->
 
 def draw_disclosure(runs: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Draw what left a client in each run: its uploads, at their largest signal-to-noise ratio, and everything else."""
-    figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
+    from matplotlib.patches import Patch  # noqa: PLC0415 - slow, as in `new_figure`
+
+    figure = new_figure(9, 3.2, dpi=120, layout="constrained")
     uploads, others = figure.subplots(1, 2)
     for place, row in enumerate(runs.values()):
         uploads.bar(place, row.get("uploads", 0), color="C0")
@@ -71,7 +71,7 @@ def draw_disclosure(runs: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
 def draw_curves(rounds: Sequence[dict[str, Any]], clients: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the losses by round and the clients' quality at the end, from metrics.jsonl and summary.json."""
-    figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
+    figure = new_figure(9, 3.2, dpi=120, layout="constrained")
     losses, quality = figure.subplots(1, 2)
     numbers = [row["round"] for row in rounds]
     backbone = [row["server"].get("loss") for row in rounds]
@@ -108,10 +108,29 @@ def _shown(images: Tensor) -> Tensor:
 
 
 def _grid(images: Tensor, columns: int) -> Tensor:
+    from torchvision.utils import make_grid  # noqa: PLC0415 - slow, as in `_write`
+
     scale = max(1, SHOWN_SIZE // images.shape[-1])
     shown = interpolate(_shown(images), scale_factor=scale, mode="nearest")
     grid: Tensor = make_grid(shown, nrow=columns, padding=2, pad_value=1.0)
     return grid.clamp(0, 1).to(torch.float32)
+
+
+def _write(shown: Tensor, path: Path) -> None:
+    """Write what is in [0, 1], shape (channels, height, width), as a PNG."""
+    # Slow to import, and needed when a run is over.
+    from torchvision.utils import save_image  # noqa: PLC0415
+
+    with atomic_write(path) as temporary:
+        save_image(shown, temporary, format="png")
+
+
+def new_figure(width: float, height: float, **options: Any) -> Figure:
+    """An empty figure, so many inches wide and high."""
+    # Slow to import, and needed when a run is over.
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    return Figure(figsize=(width, height), **options)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

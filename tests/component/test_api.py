@@ -28,9 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("run")
-    run = cf.train(SMALL | QUICK, evaluation__tstr="none", output=str(output))
+    run = cf.train(SMALL | QUICK, evaluation__num_samples=10, output=str(output))
     assert run.folder == output
-    assert run.config.evaluation.tstr == "none"
+    assert run.config.evaluation.num_samples == 10
     return output
 
 

@@ -23,6 +23,7 @@ Record = Callable[[str, object], None]
 
 #: A run whose samples are recognisable digits, in a few seconds.
 SETTINGS = {
+    "model": "tiny",
     "cut_ratio": 0.2,
     "diffusion.timesteps": 100,
     "data.max_images": 400,

@@ -15,6 +15,8 @@ NOTEBOOKS = sorted((REPOSITORY / "examples" / "notebooks").glob("*.ipynb"))
 PATIENCE = 1800
 
 pytestmark = [
+    # Kernels, and the processes that they start.
+    pytest.mark.usefixtures("warm"),
     # The client of a kernel leaves its sockets and its event loop to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:zmq", "ignore::DeprecationWarning:jupyter_client"),

@@ -44,7 +44,8 @@ def spoil(message: Message, context: Context) -> Message:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three clients, the last of which does everything itself."""
     folder = tmp_path_factory.mktemp("run")
-    config = small(folder, cut__client_ratios=[0.3, 0.2, 1], num_rounds=3, evaluation__num_samples=40)
+    measured = {"evaluation.num_samples": 40, "evaluation.tstr": "clients"}
+    config = small(folder, **measured, cut__client_ratios=[0.3, 0.2, 1], num_rounds=3)
     open_run(config, folder)
     federate(config, connect(config, spoiled(1, spoil, (1, 2))))
     return folder

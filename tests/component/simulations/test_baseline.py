@@ -32,7 +32,7 @@ def summary(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"cut_ratio": 0.7, "train.local_epochs": 4.0},
+        {"cut_ratio": 0.7, "train.local_epochs": 4.0, "evaluation.tstr": "clients"},
         # Clients that start late have their work in fewer rounds.
         {"cut.client_ratios": [0.2, 0.4, 0.9], "train.local_epochs": 16.0, "client.init_from": "backbone"},
         {"strategy": "fedavg"},

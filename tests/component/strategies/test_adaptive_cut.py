@@ -85,8 +85,10 @@ def test_the_backbone_trains_from_the_least_noisy_samples_alone(run: CollaFuse) 
     assert set(start.tolist()) == {4}
 
 
-def test_samples_are_handed_over_at_the_current_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    finished: list[int] = []
+@pytest.fixture(scope="module")
+def again(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
+    """The folder of the same run once more, and the cuts from which samples were finished."""
+    folder, finished = tmp_path_factory.mktemp("again"), []
     grid = DiffusionSetup.client_grid
 
     def noted(self: DiffusionSetup, cut: int, chosen: int | None = None) -> list[int]:
@@ -95,16 +97,20 @@ def test_samples_are_handed_over_at_the_current_cut(tmp_path: Path, monkeypatch:
             finished.append(cut)
         return grid(self, cut, chosen)
 
-    monkeypatch.setattr(DiffusionSetup, "client_grid", noted)
-    federate(moving(tmp_path))
-    rows = metrics(tmp_path)
-    assert sorted(finished) == sorted(cut for row in rows for cut in row["cuts"].values())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiffusionSetup, "client_grid", noted)
+        federate(moving(folder))
+    return folder, finished
 
 
-def test_the_same_seed_gives_the_same_bits(run: CollaFuse, tmp_path: Path) -> None:
-    federate(moving(tmp_path))
-    assert metrics(tmp_path) == metrics(run.layout.folder)
-    assert bytes_of(tmp_path) == bytes_of(run.layout.folder)
+def test_samples_are_handed_over_at_the_current_cut(again: tuple[Path, list[int]]) -> None:
+    folder, finished = again
+    assert sorted(finished) == sorted(cut for row in metrics(folder) for cut in row["cuts"].values())
+
+
+def test_the_same_seed_gives_the_same_bits(run: CollaFuse, again: tuple[Path, list[int]]) -> None:
+    assert metrics(again[0]) == metrics(run.layout.folder)
+    assert bytes_of(again[0]) == bytes_of(run.layout.folder)
 
 
 class Killed(BaseException):

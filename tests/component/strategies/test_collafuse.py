@@ -50,20 +50,28 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("moment", ["aggregate_train", "configure_evaluate", "aggregate_evaluate"])
-@pytest.mark.parametrize(
-    "settings",
-    [
+@pytest.fixture(
+    scope="module",
+    params=[
         {},
         {"upload.noise": "resampled", "client.init_from": "backbone", "federation.fraction_train": 0.7},
         {"server.holdout_fraction": 0.2, "sampling.handover": "best", "client.init_from": "backbone"},
     ],
+    ids=["as by default", "new noise from a share of the clients", "what is held out"],
 )
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run of three rounds that nothing ends before, and its settings."""
+    settings: dict[str, Any] = {"num_rounds": 3} | request.param
+    folder = tmp_path_factory.mktemp("whole")
+    federate(small(folder, **settings))
+    return folder, settings
+
+
+@pytest.mark.parametrize("moment", ["aggregate_train", "configure_evaluate", "aggregate_evaluate"])
 def test_a_killed_run_resumes_to_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, settings: dict[str, Any]
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    federate(small(whole, num_rounds=3, **settings))
+    uninterrupted, settings = whole
     original = getattr(CollaFuse, moment)
 
     def dies_in_round_two(self: CollaFuse, *arguments: Any) -> Any:
@@ -74,12 +82,12 @@ def test_a_killed_run_resumes_to_the_same_bits(
     with monkeypatch.context() as patch:
         patch.setattr(CollaFuse, moment, dies_in_round_two)
         with pytest.raises(Killed):
-            federate(small(killed, num_rounds=3, **settings))
-    assert len(metrics(killed)) == 1
-    resumed = federate(small(killed, num_rounds=3, **settings))
+            federate(small(tmp_path, **settings))
+    assert len(metrics(tmp_path)) == 1
+    resumed = federate(small(tmp_path, **settings))
     assert resumed.rounds_left == 0
-    assert metrics(killed) == metrics(whole)
-    assert bytes_of(killed) == bytes_of(whole)
+    assert metrics(tmp_path) == metrics(uninterrupted)
+    assert bytes_of(tmp_path) == bytes_of(uninterrupted)
 
 
 def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_fedprox_without_its_term_is_fedavg_and_with_it_stays_closer(tmp_path: P
     zero = run(tmp_path / "zero", strategy="fedprox", fedprox__proximal_mu=0.0, **one)
     strong = run(tmp_path / "strong", strategy="fedprox", fedprox__proximal_mu=100.0, **one)
     assert bytes_of(tmp_path / "avg") == bytes_of(tmp_path / "zero")
-    start = build_network("tiny", ImageShape(1, 8, 10), 0, "client 0").state_dict()
+    start = build_network("nano", ImageShape(1, 8, 10), 0, "client 0").state_dict()
 
     def moved(strategy: PartialFedAvg) -> float:
         return sum(float((value - start[name]).square().sum()) for name, value in strategy.shared.items())
@@ -84,7 +84,7 @@ def test_fedprox_without_its_term_is_fedavg_and_with_it_stays_closer(tmp_path: P
 @pytest.mark.parametrize("scheme", ["usplit", "ulatdec", "udec"])
 def test_a_partial_scheme_shares_exactly_its_parts(tmp_path: Path, scheme: str) -> None:
     strategy = run(tmp_path, strategy=scheme, num_rounds=2)
-    start = build_network("tiny", ImageShape(1, 8, 10), 0, "client 0").state_dict()
+    start = build_network("nano", ImageShape(1, 8, 10), 0, "client 0").state_dict()
     shared = set(shared_names(STRATEGIES[scheme].shared_parts, start))
     assert set(strategy.shared) == shared
     denoisers = [load_file(RunLayout(tmp_path).client(client).denoiser / WEIGHTS) for client in range(3)]

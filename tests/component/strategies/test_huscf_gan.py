@@ -143,6 +143,14 @@ def test_a_client_that_sends_no_sound_numbers_is_rejected_and_counted(tmp_path: 
     assert all(bool(value.isfinite().all()) for value in made.half.blocks().values())
 
 
+@pytest.fixture(scope="module", params=[{}, GAN_OPTIONS], ids=["defaults", "every option"])
+def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run that nothing interrupts, and its settings."""
+    folder, options = tmp_path_factory.mktemp("straight"), dict(request.param)
+    run(folder, **options)
+    return folder, options
+
+
 @pytest.mark.parametrize(
     "at",
     [
@@ -152,16 +160,15 @@ def test_a_client_that_sends_no_sound_numbers_is_rejected_and_counted(tmp_path: 
     ],
     ids=["within a batch", "at the end of a round", "at the samples"],
 )
-@pytest.mark.parametrize("options", [{}, GAN_OPTIONS], ids=["defaults", "every option"])
 def test_a_resumed_run_is_the_uninterrupted_one(
-    tmp_path: Path, at: Callable[[str, str, int, int], bool], options: dict[str, Any]
+    straight: tuple[Path, dict[str, Any]], tmp_path: Path, at: Callable[[str, str, int, int], bool]
 ) -> None:
-    run(tmp_path / "straight", **options)
+    uninterrupted, options = straight
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "resumed", spoiled(1, at, die), **options)
-    run(tmp_path / "resumed", **options)
-    assert metrics(tmp_path / "straight") == metrics(tmp_path / "resumed")
-    assert bytes_of(tmp_path / "straight") == bytes_of(tmp_path / "resumed")
+        run(tmp_path, spoiled(1, at, die), **options)
+    run(tmp_path, **options)
+    assert metrics(uninterrupted) == metrics(tmp_path)
+    assert bytes_of(uninterrupted) == bytes_of(tmp_path)
 
 
 def test_an_absent_client_comes_back_to_the_blocks_of_its_cluster(tmp_path: Path) -> None:

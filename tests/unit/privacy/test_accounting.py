@@ -171,6 +171,6 @@ def test_a_group_costs_more_than_its_images_and_what_cannot_be_resolved_is_infin
     epsilons = [group_epsilon(0.2, 1e-5, n, training) for n in (1, 2, 4)]
     assert epsilons == sorted(epsilons)
     assert composed_epsilon(0.2, 1e-5, training) == epsilons[0] < epsilons[1]
-    assert group_epsilon(0.0, 1e-5, 60, Training(1.0, 0.2, 100)) == math.inf
+    assert group_epsilon(0.0, 1e-5, 20, Training(1.0, 0.2, 100)) == math.inf
     with pytest.raises(ValueError, match="`images` = 0"):
         group_epsilon(0.0, 1e-5, 0)
