@@ -50,6 +50,7 @@ TIERS = {
     "examples": "component",
     "integration": "integration",
     "faults": "faults",
+    "page_commands": "pages",
 }
 
 
