@@ -226,6 +226,9 @@ class Fleet:
         # Whatever ends one thread, or this one, ends all.
         self.stopped.set()
         self.pool.shutdown()
+        for worker in self.workers:
+            worker.client.close()
+            worker.heart.close()
 
     def register(self) -> None:
         """Have all nodes known to the SuperLink, and online from now on."""

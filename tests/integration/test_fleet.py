@@ -13,7 +13,6 @@ from simulations.bench import fleet
 HELD_OUT = 2
 
 
-@pytest.mark.usefixtures("warm")
 def test_every_node_introduces_itself_and_uploads_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "fleet.json"
     assert fleet.main(["nodes=8", "workers=2", "patience=600", f"output={output}"]) == 0
