@@ -112,28 +112,38 @@ class RetryGrid(Grid):
 
     def _pulls(self, under_way: Iterable[str]) -> list[set[str]]:
         """What to pull at once: all, but one by one what Flower would bring into memory, so that it can be dropped."""
+        return [{message_id} for message_id in under_way] if self._is_remote() else [set(under_way)]
+
+    def _is_remote(self) -> bool:
+        """Whether replies come over a network."""
         # A deployment's grid has imported this module; here that would take seconds.
         http = sys.modules.get("flwr.superlink.grid.http_grid")
-        if http is not None and isinstance(self.below, http.HttpGrid):
-            return [{message_id} for message_id in under_way]
-        return [set(under_way)]
+        return http is not None and isinstance(self.below, http.HttpGrid)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Push messages and wait for their replies, at most `timeout` seconds."""
         pending, held = set(self.push_messages(messages)), HeldReplies(self._bounds)
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
         while pending and time.monotonic() < deadline:
-            before, began = len(pending), time.monotonic()
-            for reply in self._arriving(set(pending)):
-                pending.remove(reply.metadata.reply_to_message_id)
-                held.add(reply)
-                self._on_reply(len(held.replies), len(held.replies) + len(pending))
-            if len(pending) == before:
+            began = time.monotonic()
+            if not self._look(pending, held):
                 now = time.monotonic()
                 time.sleep(max(POLL_SECONDS, min(POLL_PAUSES * (now - began), MOST_SECONDS, deadline - now)))
+        if pending and self._is_remote():
+            # Flower waits for minutes where parts of a reply are lost; the others came in time meanwhile.
+            self._look(pending, held)
         for original in pending:
             self._forget(original)
         return list(held.replies.values())
+
+    def _look(self, pending: set[str], held: HeldReplies) -> bool:
+        """Take what has arrived out of `pending`; whether there was anything."""
+        before = len(pending)
+        for reply in self._arriving(set(pending)):
+            pending.remove(reply.metadata.reply_to_message_id)
+            held.add(reply)
+            self._on_reply(len(held.replies), len(held.replies) + len(pending))
+        return len(pending) < before
 
     def _send_again(self, originals: set[str]) -> list[Message]:
         """Send messages once more, or give up on them and hand out their errors."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 
@@ -213,3 +214,31 @@ def test_a_server_that_takes_long_to_look_is_looked_at_less_often(monkeypatch: p
     assert grid.send_and_receive([Message(RecordDict(), below.get_node_ids()[0], "train")], timeout=5) == []
     assert looks == pytest.approx([0.0, 2.2, 4.4])
     assert clock == pytest.approx([5.0])
+
+
+def test_a_reply_whose_parts_are_lost_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower looks for the parts until the time limit is over; what came meanwhile is taken."""
+    clock = [0.0]
+
+    class Stalling(Remote):
+        stalled, looks = "", Counter[str]()
+
+        def push_messages(self, messages: Iterable[Message]) -> list[str]:
+            ids = super().push_messages(messages)
+            self.stalled = ids[0]
+            return ids
+
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            (message_id,) = message_ids
+            self.looks[message_id] += 1
+            if message_id == self.stalled:
+                clock[0] += 200.0
+                return []
+            return super().pull_messages([message_id]) if self.looks[message_id] > 1 else []
+
+    monkeypatch.setattr(retry_grid, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda _: None))
+    below = LocalGrid(app, begin_run(), {}, 3)
+    messages = [Message(RecordDict(), node, "train") for node in below.get_node_ids()]
+    replies = RetryGrid(Stalling(below)).send_and_receive(messages, timeout=100)
+    nodes = {reply.metadata.src_node_id for reply in replies}
+    assert nodes == {message.metadata.dst_node_id for message in messages[1:]}
