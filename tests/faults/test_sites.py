@@ -29,8 +29,8 @@ CUT = 8.0
 class Deployment:
     """A SuperLink, sites, and a run."""
 
-    def __init__(self, folder: Path, superlink: SuperLink, running: ExitStack) -> None:
-        self.folder, self.superlink, self.running = folder, superlink, running
+    def __init__(self, folder: Path, superlink: SuperLink, running: ExitStack, app: Path = REPOSITORY) -> None:
+        self.folder, self.superlink, self.running, self.app = folder, superlink, running, app
         self.output, self.log = folder / "run", folder / "flwr.log"
         self.flwr: subprocess.Popen[bytes] | None = None
 
@@ -47,7 +47,7 @@ class Deployment:
         given = SETTINGS | {name.replace("__", ".").replace("_", "-"): value for name, value in settings.items()}
         given |= {"output": str(self.output)}
         text = " ".join(f"{name}={json.dumps(value)}" for name, value in given.items())
-        command = self.superlink.command("run", str(REPOSITORY), "--stream", "--run-config", text)
+        command = self.superlink.command("run", str(self.app), "--stream", "--run-config", text)
         with self.log.open("wb") as log:
             self.flwr = subprocess.Popen(command, env=self.superlink.environment, stdout=log, stderr=log)
         self.running.callback(self.flwr.kill)
