@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -15,6 +16,8 @@ from collafuse_flwr.wire.codec import count_bytes
 TOO_LARGE = 1001
 #: The part of the machine's memory that replies may take where no setting says how much.
 SHARE = 0.5
+#: Characters that are held of why a client failed; a traceback's last lines are a few hundred.
+MOST_REASON = 10_000
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,27 @@ class HeldReplies:
     Where all together are, the largest goes: so a client that sends little loses nothing to one that sends much.
     """
 
-    def __init__(self, bounds: ReplyBounds) -> None:
+    def __init__(self, bounds: ReplyBounds, originals: Sequence[str]) -> None:
+        """`originals` are the messages in order: of replies of equal size that to the last one goes first."""
         self.bounds, self.replies = bounds, dict[str, Message]()
+        self._order = {original: number for number, original in enumerate(originals)}
         self._megabytes: dict[str, float] = {}
 
     def add(self, reply: Message) -> None:
         """Hold a reply, or an error in its place or in that of a larger one."""
         original = reply.metadata.reply_to_message_id
         self.replies[original] = reply
+        reason = str(reply.error.reason) if reply.has_error() else ""
+        if len(reason) > MOST_REASON:
+            self._refuse(original, f"{reason[:MOST_REASON]}...", reply.error.code)
+            return
         size = count_bytes(reply.content) / 1e6 if reply.has_content() else 0.0
         if size > self.bounds.each:
             self._refuse(original, f"{size:.3g} MB are more than `federation.max_reply_mb` = {self.bounds.each:g}")
             return
         self._megabytes[original] = size
         while sum(self._megabytes.values()) > self.bounds.together:
-            largest = max(self._megabytes, key=lambda held: self._megabytes[held])
+            largest = max(self._megabytes, key=lambda held: (self._megabytes[held], self._order[held]))
             size = self._megabytes.pop(largest)
             self._refuse(
                 largest,
@@ -58,9 +67,9 @@ class HeldReplies:
                 f"`federation.max_replies_mb` = {self.bounds.together:.6g}",
             )
 
-    def _refuse(self, original: str, reason: str) -> None:
+    def _refuse(self, original: str, reason: str, code: int = TOO_LARGE) -> None:
         reply = self.replies[original]
-        error = Message(Error(TOO_LARGE, reason), reply_to=reply)
+        error = Message(Error(code, reason), reply_to=reply)
         error.metadata.__dict__.update(reply.metadata.__dict__)
         self.replies[original] = error
 

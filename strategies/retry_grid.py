@@ -122,7 +122,8 @@ class RetryGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Push messages and wait for their replies, at most `timeout` seconds."""
-        pending, held = set(self.push_messages(messages)), HeldReplies(self._bounds)
+        originals = self.push_messages(messages)
+        pending, held = set(originals), HeldReplies(self._bounds, originals)
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
         while pending and time.monotonic() < deadline:
             began = time.monotonic()

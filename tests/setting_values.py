@@ -221,9 +221,9 @@ def _starts(draw: st.DrawFn, flat: dict[str, Any]) -> dict[str, Any]:
 def _averaging(draw: st.DrawFn, flat: dict[str, Any]) -> dict[str, Any]:
     """Updates have a norm if they are noised, a round's weights if they have a norm; DP-SGD counts no fine-tuning."""
     own: dict[str, Any] = {"averaging.clip_norm": draw(st.just(0.0) | st.floats(1e-6, 1e6))}
-    if not own["averaging.clip_norm"]:
+    if not own["averaging.clip_norm"] or flat["client.trained_parts"] != "all":
         own["averaging.noise"] = "none"
-    elif flat["train.match"] == "traffic":
+    if own["averaging.clip_norm"] and flat["train.match"] == "traffic":
         own["train.match"] = "image_updates"
     if flat["dp.noise_multiplier"]:
         own["averaging.finetune_epochs"] = 0.0

@@ -80,6 +80,10 @@ def _check_trained_parts(config: Config) -> None:
             "all unless `start_from` is set, or clients have fixed cuts and start from a backbone of their network"
         )
         raise SettingError("client.trained_parts", client.trained_parts, allowed)
+    if client.trained_parts != "all" and config.averaging.noise != "none":
+        # What is not trained would be noised as well, and averaged.
+        allowed = f"all when `averaging.noise` is {config.averaging.noise}"
+        raise SettingError("client.trained_parts", client.trained_parts, allowed)
 
 
 def _check_starts(config: Config) -> None:

@@ -201,7 +201,7 @@ def _disclosure(config: Config, rounds: list[RoundRecord]) -> list[str]:
     largest = total(clients)
     parts = [f"{', '.join(sent) or 'numbers only'}"]
     if "images" in sent:
-        parts += [f"releases of an image {'not statements' if releases is None else releases}"]
+        parts += [f"releases of an image {'not said' if releases is None else releases}"]
         snr = largest["snr_db"]
         parts += ["clean images"] if snr == math.inf else [f"SNR at the cut {snr:.1f} dB"] if snr is not None else []
         parts += [f"at most {largest['bits']:.1f} bits of an image"] if largest["bits"] is not None else []

@@ -45,7 +45,7 @@ class StackSize:
         self._config, self._layout = config, RunLayout.of(config, run_id)
         clients = max(1, round(config.federation.fraction_train * config.run.num_supernodes))
         self._most = math.ceil(clients / workers)
-        self._size = config.resources.stack_clients
+        self._size = config.resources.stack_clients if can_stack(config) else 1
 
     def __call__(self) -> int:
         """The number of clients in a stack; 1: each trains by itself."""
@@ -55,10 +55,10 @@ class StackSize:
 
     def _recorded(self) -> int:
         """What the run has begun with; 0 if it begins now, 1 if there is nothing to measure."""
-        if self._most == 1 or not can_stack(self._config):
-            return 1
         path = self._layout.stack
-        return int(json.loads(path.read_text())["clients"]) if path.is_file() else 0
+        if path.is_file():
+            return int(json.loads(path.read_text())["clients"])
+        return 1 if self._most == 1 else 0
 
     def _measured(self) -> int:
         size = fastest_stack(self._config, self._most)
@@ -69,8 +69,8 @@ class StackSize:
 
 
 def can_stack(config: Config) -> bool:
-    """Whether clients of a run could train as one: denoisers do, unless their steps are of single images (DP-SGD)."""
-    return not config.spec.is_gan and not config.dp.noise_multiplier
+    """Whether clients of a run could train as one: denoisers do that train whole, and not image by image (DP-SGD)."""
+    return not config.spec.is_gan and not config.dp.noise_multiplier and config.client.trained_parts == "all"
 
 
 def fastest_stack(config: Config, most: int) -> int:
@@ -90,8 +90,10 @@ def fastest_stack(config: Config, most: int) -> int:
     if kind is None:
         return 1
     path = cache_folder(config.data) / FOLDER / f"{_key(config, setup, kind, sizes)}.json"
-    with suppress(OSError, ValueError, KeyError):
-        return int(json.loads(path.read_text())["clients"])
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        size = json.loads(path.read_text())["clients"]
+        if size in sizes:
+            return int(size)
     with threads(config.resources.client_threads):
         size = _fastest(jobs, sizes)
     # Without it the next run measures again.

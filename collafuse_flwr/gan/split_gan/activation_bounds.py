@@ -105,14 +105,15 @@ def last_normalisation(block: nn.Module) -> nn.BatchNorm1d | nn.BatchNorm2d | No
 def capped(tensors: dict[int, Tensor]) -> dict[int, Tensor]:
     """Tensors of clients, of which none has more than FACTOR times the root mean square that most have.
 
-    That is the median of those that are not 0, the upper one of two: so fewer than half of the clients neither raise it
-    above, nor lower it below, what the others send. Larger ones are scaled down; of fewer than three clients none is.
+    That is the median of all, the upper one of two: so fewer than half of the clients neither raise it above, nor lower
+    it below, what the others send. Where most are 0 it is the least that is not. Larger ones are scaled down; of fewer
+    than three clients none is.
     """
     sizes = {client: float(x.float().square().mean().sqrt()) for client, x in tensors.items()}
     present = sorted(size for size in sizes.values() if size)
-    if len(present) < LEAST_CLIENTS:
+    if len(sizes) < LEAST_CLIENTS or not present:
         return tensors
-    most = FACTOR * present[len(present) // 2]
+    most = FACTOR * (sorted(sizes.values())[len(sizes) // 2] or present[0])
     return {client: x * (most / sizes[client]) if sizes[client] > most else x for client, x in tensors.items()}
 
 

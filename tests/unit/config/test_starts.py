@@ -38,6 +38,18 @@ from collafuse_flwr.core.errors import SettingError
         ({"client.trained_parts": "decoder", "client.init_from": "random"}, "client.trained_parts", "start_from"),
         ({"client.trained_parts": "decoder", "cut_ratio": 1.0}, "client.trained_parts", "fixed cuts"),
         ({"client.trained_parts": "decoder", "strategy": "fedavg"}, "client.trained_parts", "start_from"),
+        (
+            {
+                "client.trained_parts": "decoder",
+                "strategy": "fedavg",
+                "start_from": "/run",
+                "averaging.clip_norm": 1.0,
+                "averaging.noise": "client",
+                "averaging.noise_multiplier": 1.0,
+            },
+            "client.trained_parts",
+            "averaging.noise",
+        ),
         ({"client.trained_parts": "decoder", "client.model": "nano"}, "client.trained_parts", "their network"),
         ({"strategy": "local", "public.dataset": "digits"}, "public.dataset", "does not read it"),
     ],

@@ -107,18 +107,31 @@ def test_a_bound_holds_only_where_normalisation_comes_last(block: nn.Module, fou
     assert (last_normalisation(block) is not None) == found
 
 
-def test_one_of_three_clients_counts_for_no_more_than_a_multiple_of_the_others() -> None:
-    tensors = {0: torch.ones(4), 1: 2 * torch.ones(4), 2: torch.full((4,), 1e4)}
-    bounded = capped(tensors)
-    assert all(bounded[client] is tensors[client] for client in (0, 1))
-    assert torch.allclose(bounded[2], torch.full((4,), 2 * FACTOR))
+@pytest.mark.parametrize(
+    ("sizes", "most"),
+    [
+        ([1.0, 2.0, 1e4], 2.0),
+        # Others whose gradients are 0 are others all the same.
+        ([0.0, 1.0, 1e4], 1.0),
+        ([0.0, 0.0, 1.0, 1e4, 1e4], 1.0),
+        ([0.0, 0.0, 0.0, 1.0, 1e4], 1.0),
+    ],
+)
+def test_none_of_three_clients_or_more_counts_for_more_than_a_multiple_of_the_others(
+    sizes: list[float], most: float
+) -> None:
+    tensors = {client: torch.full((4,), size) for client, size in enumerate(sizes)}
+    for client, own in capped(tensors).items():
+        if sizes[client] <= most:
+            assert own is tensors[client]
+        else:
+            assert torch.allclose(own, torch.full((4,), most * FACTOR))
 
 
 @pytest.mark.parametrize(
     "sizes",
     [
         [1.0, FACTOR * 1e3],
-        [0.0, 1.0, FACTOR * 1e3],
         [1.0, 2.0, 3.0],
         [0.0, 0.0, 0.0, 1.0],
         [1.0, 1.0, 0.999 * FACTOR, 0.0],

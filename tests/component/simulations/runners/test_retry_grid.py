@@ -15,7 +15,7 @@ from collafuse_flwr.config.run import FederationConfig
 from simulations.runners.app_loading import begin_run
 from simulations.runners.local_grid import LocalGrid
 from strategies import retry_grid
-from strategies.held_replies import ReplyBounds, is_too_large
+from strategies.held_replies import HeldReplies, ReplyBounds, is_too_large
 from strategies.retry_grid import RetryGrid
 
 # As Ray 2.55 words it; the message that killed a worker, and those that the dead worker was given afterwards.
@@ -169,9 +169,11 @@ def megabytes(count: float) -> RecordDict:
         ([0.1, 0.2, 0.3], {}),
         ([0.1, 0.6, 0.3], {1: "max_reply_mb"}),
         # In whichever order they come, what is little stays.
-        ([0.4, 0.4, 0.3], {0: "max_replies_mb"}),
+        ([0.4, 0.4, 0.3], {1: "max_replies_mb"}),
         ([0.1, 0.45, 0.46], {2: "max_replies_mb"}),
         ([0.46, 0.45, 0.1], {0: "max_replies_mb"}),
+        # Of equal ones that to the last message.
+        ([0.4, 0.4, 0.4], {2: "max_replies_mb"}),
     ],
 )
 def test_replies_are_bounded_each_and_together(sizes: list[float], refused: dict[int, str]) -> None:
@@ -187,6 +189,18 @@ def test_replies_are_bounded_each_and_together(sizes: list[float], refused: dict
     for place, setting in refused.items():
         assert f"{sizes[place]:.3g} MB" in reasons[place]
         assert f"`federation.{setting}` = " in reasons[place]
+
+
+def test_of_an_error_without_end_a_part_is_held() -> None:
+    below = LocalGrid(app, begin_run(), {}, 1)
+    (node,) = below.get_node_ids()
+    held, message = HeldReplies(ReplyBounds(), ["message"]), Message(RecordDict(), node, "train")
+    message.metadata.__dict__["_message_id"] = "message"
+    held.add(Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "x" * 10**6), reply_to=message))
+    (reply,) = held.replies.values()
+    assert reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+    assert len(str(reply.error.reason)) < 20_000
+    assert reply.metadata.src_node_id == node
 
 
 def test_half_of_the_memory_is_for_replies_where_no_setting_says_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
