@@ -203,7 +203,7 @@ def _starts(draw: st.DrawFn, flat: dict[str, Any]) -> dict[str, Any]:
     # A hand-over is above every cut.
     above = st.just(0.0) if flat["upload.noise"] == "official" else st.sampled_from([0.0, 1.0])
     own: dict[str, Any] = {"sampling.handover_ratio": draw(above)}
-    if flat["upload.noise"] != "fixed":
+    if flat["upload.noise"] != "fixed" or flat["upload.draws_per_image"] > 1:
         own["server.holdout_fraction"] = 0.0
     if flat["upload.noise"] == "official":
         own["sampling.handover"] = "fixed"

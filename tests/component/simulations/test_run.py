@@ -117,7 +117,7 @@ WRONG = {
     "dataset=npz": "dataset_path",
     "dataset=npz dataset_path=missing.npz": "dataset_path",
     "dataset=imagefolder dataset_path=missing": "dataset_path",
-    "image_size=7": "`image_size` = 7 is not allowed: a multiple of 2 for `model` = tiny",
+    "image_size=7": "`image_size` = 7 is not allowed: a multiple of 2 for `model` = nano",
     "evaluation.inception_weights=missing.pth": "weights` = 'missing.pth' is not allowed: there is no file /",
     "evaluation.clip_weights=missing.pt": "`evaluation.clip_weights` = 'missing.pt' is not allowed: there is no file /",
     "attack=true num_supernodes=1 data.max_images=4": "`attack` = True is not allowed: false where 1 image is held out",
