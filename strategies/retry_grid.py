@@ -6,14 +6,12 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import NoReturn
 
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
+from strategies.grids import GridWrapper
 from strategies.held_replies import HeldReplies, ReplyBounds
 
 #: Seconds between looks for replies: short, as a batch of the split GAN waits for six of them.
@@ -24,7 +22,7 @@ POLL_PAUSES, MOST_SECONDS = 10, 3.0
 UNBOUNDED = ReplyBounds()
 
 
-class RetryGrid(Grid):
+class RetryGrid(GridWrapper):
     """Another grid, whose messages survive the death of a Ray worker that they had no part in.
 
     A dead worker goes back to Flower's pool and at once fails whatever it is given next. Those messages were never
@@ -49,7 +47,8 @@ class RetryGrid(Grid):
         more than ten seconds, in which Flower may offer it every message.
         `on_reply` gets how many of the messages of a `send_and_receive` have been answered, and of how many.
         """
-        self.below, self._tries, self._pause, self._on_reply = grid, tries, pause, on_reply
+        super().__init__(grid)
+        self._tries, self._pause, self._on_reply = tries, pause, on_reply
         self._bounds = bounds
         self._restarting = max(tries, restarting)
         self._sent: dict[str, Message] = {}
@@ -57,27 +56,6 @@ class RetryGrid(Grid):
         self._victims: dict[str, Message] = {}
         self._dead: set[str] = set()
         self._barren = 0
-
-    @property
-    def run(self) -> Run:
-        """The run of the grid below."""
-        return self.below.run
-
-    def set_run(self, run: Run) -> None:
-        """Set the run of the grid below."""
-        self.below.set_run(run)
-
-    def create_message(self, *_: object, **__: object) -> NoReturn:
-        """Refuse what Flower has deprecated."""
-        raise NotImplementedError("use `Message(...)`")
-
-    def get_node_ids(self) -> Iterable[int]:
-        """The nodes of the grid below."""
-        return self.below.get_node_ids()
-
-    def get_nodes(self) -> Iterable[NodeInfo]:
-        """What the grid below knows about its nodes."""
-        return self.below.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Push messages and remember them; those that the grid below refuses have no id."""

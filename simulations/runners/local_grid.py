@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from typing import NoReturn
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -14,14 +13,14 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import context_from_proto, context_to_proto, recorddict_to_proto
 from flwr.proto.message_pb2 import Context as ContextProto
-from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from simulations.runners.client_stack import ClientStack
 from simulations.runners.serialised import error_reply, from_bytes, to_bytes
+from strategies.grids import MessageGrid
 
 
-class LocalGrid(Grid):
+class LocalGrid(MessageGrid):
     """Nodes in this process, each with its own context; everything that crosses is serialised as on a network.
 
     A message is handled when its reply is requested, one for each `pull_messages`, in the order they were pushed; of
@@ -72,10 +71,6 @@ class LocalGrid(Grid):
     def set_run(self, run: Run) -> None:
         """Serve another run."""
         self._run = run
-
-    def create_message(self, *_: object, **__: object) -> NoReturn:
-        """Refuse what Flower has deprecated."""
-        raise NotImplementedError("use `Message(...)`")
 
     def get_node_ids(self) -> list[int]:
         """The ids of the nodes that are connected."""

@@ -9,20 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 from unittest import mock
 from uuid import uuid4
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import PARTITION_ID_KEY
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.server.superlink.fleet.vce import vce_api
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from simulations.runners.client_stack import ClientStack
 from simulations.runners.serialised import error_reply, from_bytes, to_bytes
+from strategies.grids import GridWrapper
 from strategies.retry_grid import POLL_SECONDS, fresh_copy
 
 #: The type of a message that holds those of a stack, and the record that it holds them in.
@@ -72,7 +71,7 @@ class StackedApp:
         return Message(RecordDict({STACK: ConfigRecord({"messages": replies})}), reply_to=message)
 
 
-class StackGrid(Grid):
+class StackGrid(GridWrapper):
     """Another grid, whose messages to train are sent in stacks.
 
     If the worker of a stack dies, its messages are sent again one by one, so that what killed it costs itself alone.
@@ -80,32 +79,12 @@ class StackGrid(Grid):
 
     def __init__(self, grid: Grid, stack_size: Callable[[], int], partitions: Mapping[int, int]) -> None:
         """Wrap a grid; `partitions` has that of each node."""
-        self._grid, self._stack_size, self._partitions = grid, stack_size, partitions
+        super().__init__(grid)
+        self._stack_size, self._partitions = stack_size, partitions
         #: What each message travels in, by ids, and what travels in that.
         self._carrier: dict[str, str] = {}
         self._carried: dict[str, dict[str, Message]] = {}
         self._replies: dict[str, Message] = {}
-
-    @property
-    def run(self) -> Run:
-        """The run of the grid below."""
-        return self._grid.run
-
-    def set_run(self, run: Run) -> None:
-        """Set the run of the grid below."""
-        self._grid.set_run(run)
-
-    def create_message(self, *_: object, **__: object) -> NoReturn:
-        """Refuse what Flower has deprecated."""
-        raise NotImplementedError("use `Message(...)`")
-
-    def get_node_ids(self) -> Iterable[int]:
-        """The nodes of the grid below."""
-        return self._grid.get_node_ids()
-
-    def get_nodes(self) -> Iterable[NodeInfo]:
-        """What the grid below knows about its nodes."""
-        return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Push messages, those to train in stacks as they come."""
@@ -113,8 +92,8 @@ class StackGrid(Grid):
         train = [message for message in pushed if message.metadata.message_type == "train"]
         size = self._stack_size() if train else 1
         if size == 1:
-            return list(self._grid.push_messages(pushed))
-        ids = list(self._grid.push_messages([own for own in pushed if own.metadata.message_type != "train"]))
+            return list(self.below.push_messages(pushed))
+        ids = list(self.below.push_messages([own for own in pushed if own.metadata.message_type != "train"]))
         for first in range(0, len(train), size):
             ids += self._push_stack(train[first : first + size])
         return ids
@@ -122,7 +101,7 @@ class StackGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Replies that have arrived."""
         wanted = set(message_ids)
-        for reply in self._grid.pull_messages({self._carrier.get(own, own) for own in wanted - self._replies.keys()}):
+        for reply in self.below.pull_messages({self._carrier.get(own, own) for own in wanted - self._replies.keys()}):
             self._replies.update((own.metadata.reply_to_message_id, own) for own in self._opened(reply))
         return [self._replies.pop(own) for own in list(self._replies) if own in wanted]
 
@@ -151,7 +130,7 @@ class StackGrid(Grid):
         return stack
 
     def _send(self, carrier: Message, carried: dict[str, Message]) -> None:
-        (sent,) = self._grid.push_messages([carrier])
+        (sent,) = self.below.push_messages([carrier])
         self._carried[sent] = carried
         self._carrier.update(dict.fromkeys(carried, sent))
 

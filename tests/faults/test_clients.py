@@ -7,9 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import tomli_w
 
-from collafuse_flwr.config.config import Config
 from collafuse_flwr.privacy.ledger import Ledger
 from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.runners.environment import prepare_environment
@@ -18,6 +16,7 @@ from tests.faults.echo import echo
 from tests.faults.processes import rounds
 from tests.faults.test_sites import Deployment
 from tests.integration.test_deployment import CLASSES, HELD_OUT, PER_CLASS, wait_for
+from tests.projects import write_project
 
 ROUNDS, TIMEOUT = 3, 100
 #: Images of each client that are trained on.
@@ -74,10 +73,7 @@ def app_dir(tmp_path: Path) -> Path:
     (folder / "faulty").mkdir(parents=True)
     for name, code in {"__init__": "", "client_app": CLIENT_APP, "server_app": SERVER_APP}.items():
         (folder / "faulty" / f"{name}.py").write_text(code)
-    components = {"serverapp": "faulty.server_app:app", "clientapp": "faulty.client_app:app"}
-    app = {"publisher": "tests", "components": components, "config": Config().to_flower()}
-    project = {"name": "faulty", "version": "0.1.0", "description": "faulty clients", "license": "Apache-2.0"}
-    (folder / "pyproject.toml").write_text(tomli_w.dumps({"project": project, "tool": {"flwr": {"app": app}}}))
+    write_project(folder, "faulty", "faulty.server_app:app", "faulty.client_app:app")
     return folder
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from simulations.bench import clients
 from simulations.bench.clients import _work
+from tests.commands import refused
 
 
 def test_the_command_measures_shows_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,6 +44,4 @@ def test_the_work_of_a_round_is_that_of_the_server_and_of_all_clients() -> None:
 )
 def test_a_mistake_is_refused_in_one_line(wrong: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert clients.main([wrong]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert message in refused(capsys)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from simulations.bench import stacked
+from tests.commands import refused
 
 
 def test_the_command_measures_shows_and_writes(
@@ -38,6 +39,4 @@ def test_the_command_measures_shows_and_writes(
 )
 def test_a_mistake_is_refused_in_one_line(wrong: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert stacked.main([wrong]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert message in refused(capsys)

@@ -24,6 +24,7 @@ from collafuse_flwr.runs.run_layout import RunLayout
 from strategies.collafuse import CollaFuse
 from strategies.public_images import UploadsAndImages
 from tests.small_runs import bytes_of, connect, federate, metrics, run_strategy, small, spoiled
+from tests.starts import client_weights, start_network, write_start
 
 #: So small a step that trained weights are those that training began with, but for rounding.
 STILL: dict[str, Any] = {"train.learning_rate": 1e-8, "train.local_epochs": 1.0, "model": "nano"}
@@ -43,20 +44,11 @@ BEGINNINGS: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that knows other classes than the digits."""
-    folder = tmp_path_factory.mktemp("start")
-    save_network(build_network("nano", ImageShape(1, 8, 4), 7, "pretrained"), folder, cosine(20), "v_prediction")
-    return folder
-
-
-def client_weights(folder: Path, client: int) -> dict[str, Tensor]:
-    """The weights that a client has after the last round."""
-    states = RunLayout(folder).client(client).states()
-    tensors = read_tensors(list(states.values())[-1])[0]
-    return {name.removeprefix("network."): x for name, x in tensors.items() if name.startswith("network.")}
+    return write_start(tmp_path_factory.mktemp("start"), classes=4)
 
 
 def is_at_the_start(weights: dict[str, Tensor]) -> bool:
-    wanted = build_network("nano", ImageShape(1, 8, 4), 7, "pretrained").state_dict()
+    wanted = start_network(4).state_dict()
     own = {name: x for name, x in wanted.items() if not name.startswith("class_embedding.")}
     return all(torch.allclose(weights[name], x, rtol=0, atol=1e-5) for name, x in own.items())
 

@@ -8,26 +8,16 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from collafuse_flwr.core.tensor_io import read_tensors
 from collafuse_flwr.diffusion.partial_sharing import part_names
-from collafuse_flwr.diffusion.schedule import cosine
-from collafuse_flwr.diffusion.unet import ImageShape, build_network, save_network
-from collafuse_flwr.runs.run_layout import RunLayout
 from tests.small_runs import metrics, run_strategy, small
+from tests.starts import client_tensors, start_network, write_start
 
 SETTINGS: dict[str, Any] = {"model": "nano", "client.trained_parts": "decoder"}
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("start")
-    save_network(build_network("nano", ImageShape(1, 8, 10), 7, "pretrained"), folder, cosine(20), "v_prediction")
-    return folder
-
-
-def client_tensors(folder: Path, client: int) -> dict[str, Tensor]:
-    states = RunLayout(folder).client(client).states()
-    return read_tensors(list(states.values())[-1])[0]
+    return write_start(tmp_path_factory.mktemp("start"), classes=10)
 
 
 def moved(folder: Path, client: int, before: dict[str, Tensor]) -> set[str]:
@@ -51,7 +41,7 @@ def moved(folder: Path, client: int, before: dict[str, Tensor]) -> set[str]:
 def test_the_rest_stays_at_the_public_start(tmp_path: Path, start: Path, settings: dict[str, Any]) -> None:
     run_strategy(small(tmp_path, **SETTINGS | settings, start_from=str(start)))
     assert not any(row["rejected"] or row["failed"] for row in metrics(tmp_path))
-    before = build_network("nano", ImageShape(1, 8, 10), 7, "pretrained").state_dict()
+    before = start_network(10).state_dict()
     decoder = set(part_names(before, "decoder"))
     for client in range(3):
         assert decoder <= moved(tmp_path, client, before) <= decoder | {"class_embedding.weight"}

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tomli_w
 
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import RunFailed, SettingError, UserError
@@ -15,6 +14,7 @@ from simulations.runners import superlink
 from simulations.runners.flwr import REPOSITORY, run_flwr
 from simulations.runners.processes import descendants
 from simulations.runners.resources import machine
+from tests.projects import write_project
 
 WriteApps = Callable[[str, str], str]
 #: One worker.
@@ -44,10 +44,7 @@ def main(grid, context):
 def app_dir(write_apps: WriteApps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a tiny Flower app; the package it imports errors from is found where this test finds it."""
     write_apps("tiny_apps", CODE)
-    components = {"serverapp": "tiny_apps:server", "clientapp": "tiny_apps:app"}
-    app = {"publisher": "tests", "components": components, "config": Config().to_flower()}
-    project = {"name": "tiny-app", "version": "0.1.0", "description": "tiny", "license": "Apache-2.0"}
-    (tmp_path / "pyproject.toml").write_text(tomli_w.dumps({"project": project, "tool": {"flwr": {"app": app}}}))
+    write_project(tmp_path, "tiny-app", "tiny_apps:server", "tiny_apps:app")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     return tmp_path
 

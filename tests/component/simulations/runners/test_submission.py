@@ -10,14 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tomli_w
 
-from collafuse_flwr.config.config import Config
 from simulations import submit
 from simulations.runners import submission
 from simulations.runners.flwr import REPOSITORY
 from simulations.runners.superlink import private_superlink
 from tests.commands import refused
+from tests.projects import write_project
 
 CODE = """
 @server.main()
@@ -37,10 +36,7 @@ def main(grid, context):
 def app_dir(write_apps: Callable[[str, str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An app whose server ends as its seed says."""
     write_apps("ending_apps", CODE)
-    components = {"serverapp": "ending_apps:server", "clientapp": "ending_apps:app"}
-    app = {"publisher": "tests", "components": components, "config": Config().to_flower()}
-    project = {"name": "ending-app", "version": "0.1.0", "description": "ending", "license": "Apache-2.0"}
-    (tmp_path / "pyproject.toml").write_text(tomli_w.dumps({"project": project, "tool": {"flwr": {"app": app}}}))
+    write_project(tmp_path, "ending-app", "ending_apps:server", "ending_apps:app")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     return tmp_path
 
