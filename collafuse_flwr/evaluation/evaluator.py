@@ -112,17 +112,17 @@ class SampleEvaluator:
         every = list(samples)
         # The largest first, so that no core waits for them at the end.
         learns = [(every, several), *((own, several) for own in members.values()), *(([c], single) for c in every)]
-        learnt = iter(self._all_learnt(learns, samples))
+        learnt, *others = self._all_learnt(learns, samples)
 
-        def together(clients: list[int]) -> dict[str, Any]:
+        def together(clients: list[int], learnt: dict[str, float | None]) -> dict[str, Any]:
             own, other = _joined(real[c] for c in clients), _joined(generated[c] for c in clients)
             metrics = _compare(own, other) | {"score": self._score(other)} | self._further(clients, samples)
-            return metrics | next(learnt)
+            return metrics | learnt
 
-        pooled = together(every)
+        pooled = together(every, learnt)
         pooled |= self._reference(every, *(_joined(part[c] for c in every) for part in (real, generated)))
-        domains = {name: together(own) for name, own in members.items()}
-        rows = {client: together([client]) for client in samples}
+        domains = {name: together(own, of) for (name, own), of in zip(members.items(), others, strict=False)}
+        rows = {client: together([client], of) for client, of in zip(every, others[len(members) :], strict=True)}
         for name, own in members.items():
             domains[name] |= _spread([rows[client] for client in own])
         return pooled, rows, domains
