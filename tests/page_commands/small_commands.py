@@ -46,7 +46,7 @@ def prepare(root: Path) -> None:
     digits = load_digits()
     images = np.kron((digits.images[:300] * 15).astype(np.uint8), np.ones((1, 2, 2), np.uint8))
     labels = digits.target[:300].astype(np.uint8)
-    for folder in ("MNIST", "KMNIST", "FashionMNIST"):
+    for folder in ("MNIST", "KMNIST", "FashionMNIST", "notMNIST"):
         for split in ("train", "t10k"):
             write_idx(root / folder / "raw" / f"{split}-images-idx3-ubyte", images)
             write_idx(root / folder / "raw" / f"{split}-labels-idx1-ubyte", labels)
@@ -80,6 +80,8 @@ def lowered(arguments: list[str], root: Path) -> list[str]:
     flat = config.to_flat()
     # A client tries each of its cuts before it chooses.
     kept = {"num_rounds"} if flat["cut.policy"] == "adaptive" else set[str]()
+    # Clients of some classes or domains hold all of them only together.
+    kept |= {"num_supernodes"} if flat["partition"] in ("by_class", "by_domain") else set()
     for name, most in LOWERED.items():
         if (
             name not in kept
