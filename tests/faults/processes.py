@@ -18,7 +18,8 @@ from tests.small_runs import SMALL
 
 #: Seconds for what takes a few on an idle machine.
 PATIENCE = 300.0
-ROUNDS = 4
+#: Enough that a run is not over by the time that a busy machine has seen its first round.
+ROUNDS = 12
 
 
 class Run:
