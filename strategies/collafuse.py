@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
@@ -24,7 +24,7 @@ from strategies.diffusion_base import DiffusionStrategy
 from strategies.fairness import cap_weights
 from strategies.held_out_uploads import held_out_counts
 from strategies.public_images import UploadsAndImages, public_source
-from strategies.server_model import Backbone, ServerWork, weights
+from strategies.server_model import Backbone, SampleOrder, ServerWork, weights
 
 
 class CollaFuse(DiffusionStrategy):
@@ -67,6 +67,8 @@ class CollaFuse(DiffusionStrategy):
         dtype, attributes = self.config.upload.dtype, client_info.num_attributes
         self.pool = UploadBuffer(self.layout.pool, row, dtype, self.runtime.device, attributes)
         self.initialised: set[int] = set()
+        #: Labels and samples at their cuts of clients that are not sent theirs yet.
+        self.sampled: dict[int, tuple[Tensor | None, Tensor]] = {}
         self.deferred_updates = 0.0
 
     def _client_start(self, client_info: ClientInfo) -> ArrayRecord | None:
@@ -231,16 +233,41 @@ class CollaFuse(DiffusionStrategy):
         if self.public_start is not None:
             cuts = self.client_manager.client_infos
             self.selected = [own for own in self.selected if own in self.initialised or not cuts[own].cut_step]
+        self._sample_to_cuts(round_, self._sample_counts())
 
     def _evaluate_request(self, client: int, round_: int, count: int) -> tuple[SampleHandoff, Tensor]:
         """The server's half of generation: samples at the client's cut."""
-        name = (self.config.run.seed, "hand over", client, round_)
-        labels = self._labels_for(client, count, name)
-        cut = self.client_manager.client_infos[client].cut_step
-        x_k = self.backbone.handoff(self.arrays, cut, count, labels, name)
+        if client not in self.sampled:
+            self._sample_to_cuts(round_, {client: count})
+        cut, (labels, x_k) = self.client_manager.client_infos[client].cut_step, self.sampled.pop(client)
         named = cut if self.config.recuts() else None
         backbone = self.arrays if self.setup.chooses_handover(cut) else None
         return SampleHandoff(round=round_, x_k=x_k, labels=labels, cut_step=named, backbone=backbone), x_k
+
+    def _sample_to_cuts(self, round_: int, counts: Mapping[int, int]) -> None:
+        """Sample down to the cuts of some clients, those of one cut together."""
+        orders: dict[int, dict[int, SampleOrder]] = {}
+        for client, count in counts.items():
+            name = (self.config.run.seed, "hand over", client, round_)
+            order = SampleOrder(count, self._labels_for(client, count, name), name)
+            orders.setdefault(self.client_manager.client_infos[client].cut_step, {})[client] = order
+        for cut, own in orders.items():
+            for group in self._groups(own):
+                self.progress.step("sampling", len(self.sampled), len(counts))
+                states = self.backbone.handoffs(self.arrays, cut, list(group.values()))
+                labels = (order.labels for order in group.values())
+                self.sampled.update(zip(group, zip(labels, states, strict=True), strict=True))
+
+    def _groups(self, orders: Mapping[int, SampleOrder]) -> Iterator[dict[int, SampleOrder]]:
+        """Orders in groups that fill a call of the network."""
+        group: dict[int, SampleOrder] = {}
+        for client, order in orders.items():
+            group[client] = order
+            if sum(own.count for own in group.values()) >= self.setup.call_rows(self.backbone.shape[-1]):
+                yield group
+                group = {}
+        if group:
+            yield group
 
     def _labels_for(self, client: int, count: int, name: tuple[int | str, ...]) -> Tensor | None:
         """Labels for a client's samples, as often as among those that it shared; None where none were."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.rng import named_generator
-from collafuse_flwr.diffusion.setup import DiffusionSetup
+from collafuse_flwr.diffusion.setup import DiffusionSetup, SampleBatch
 from collafuse_flwr.diffusion.train import BatchSource, TimestepRange, TrainState, cosine_rate, train
 from collafuse_flwr.diffusion.unet import save_backbone
 from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, training_flops
@@ -33,6 +33,15 @@ class ServerWork:
     image_updates: int
     seconds: float
     flops: int
+
+
+@dataclass(frozen=True)
+class SampleOrder:
+    """How many samples are wanted, of which labels, if any, and the name of their noise."""
+
+    count: int
+    labels: Tensor | None
+    name: tuple[int | str, ...]
 
 
 class Backbone:
@@ -143,14 +152,21 @@ class Backbone:
         with self._swapped_weights(self._sampling_weights()):
             save_backbone(self.network, folder, self.setup.schedule, self.setup.objective.prediction)
 
-    def handoff(
-        self, arrays: ArrayRecord, cut: int, count: int, labels: Tensor | None, name: tuple[int | str, ...]
-    ) -> Tensor:
-        """Generate samples from T down to the cut with the given weights, shape (count, channels, size, size)."""
-        x_t = torch.randn((count, *self.shape), generator=named_generator(*name, "x_T"))
+    def handoffs(self, arrays: ArrayRecord, cut: int, orders: Sequence[SampleOrder]) -> list[Tensor]:
+        """Generate samples of each order from T down to the cut with the given weights, all of them together.
+
+        Returns:
+            For each order its samples, shape (count, channels, size, size).
+        """
         guidance = self.setup.sampling.guidance_scale
+        batches = [
+            SampleBatch(
+                torch.randn((own.count, *self.shape), generator=named_generator(*own.name, "x_T")), own.labels, own.name
+            )
+            for own in orders
+        ]
         with self._swapped_weights(weights(arrays)):
-            return self.setup.sample(self.network, x_t, self.setup.server_grid(cut), labels, name, guidance)
+            return self.setup.sample_together(self.network, batches, self.setup.server_grid(cut), guidance)
 
     def sample_to_cut_flops(self, cut: int) -> int:
         """Floating-point operations of the server's half of one image."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -31,6 +32,23 @@ def split_steps(timesteps: int, cut: int, total: int) -> tuple[int, int]:
     """Of `total` sampling steps those above and below the cut, at least one where there is any; 0: every step."""
     below = max(1, round(total * cut / timesteps)) if total and cut else 0
     return total and max(1, total - below), below
+
+
+def in_parts(denoise: Denoise, rows: int) -> Denoise:
+    """The network, called on at most `rows` images at a time.
+
+    A batch's size decides what a layer's kernels do, so that results differ in the last bits from those of one call.
+    """
+
+    def parted(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        if len(x_t) <= rows:
+            return denoise(x_t, t, labels)
+        count = math.ceil(len(x_t) / rows)
+        conditions = [None] * count if labels is None else labels.tensor_split(count)
+        parts = zip(x_t.tensor_split(count), t.tensor_split(count), conditions, strict=True)
+        return torch.cat([denoise(*own) for own in parts])
+
+    return parted
 
 
 @torch.no_grad()

@@ -24,9 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from collafuse_flwr.config.config import Config, without_unread
-from collafuse_flwr.core.errors import SettingError
 from simulations import runners
-from simulations.bench.command import Rows, bench
+from simulations.bench.command import Rows, bench, whole_numbers
 
 DEFAULTS: dict[str, Any] = {
     "clients": "10,100,1000",
@@ -119,10 +118,7 @@ def main(arguments: list[str]) -> int:
     """Measure, show and keep the results, and return the exit status."""
 
     def measure_all(settings: dict[str, Any]) -> Rows:
-        clients = str(settings["clients"]).split(",")
-        if not all(own.isdecimal() and int(own) > 0 for own in clients):
-            raise SettingError("clients", settings["clients"], "whole numbers above 0, separated by commas")
-        cases = itertools.product(str(settings["strategies"]).split(","), map(int, clients))
+        cases = itertools.product(str(settings["strategies"]).split(","), whole_numbers(settings, "clients"))
         return [measure(strategy, own, settings) for strategy, own in cases]
 
     return bench(arguments, DEFAULTS, {"images": 4, "rounds": 1, "stack": 0}, measure_all, show)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from collafuse_flwr.core.atomic_io import write_json
-from collafuse_flwr.core.errors import UserError
+from collafuse_flwr.core.errors import SettingError, UserError
 from simulations.cli import complain
 from simulations.cli_args import check_whole_numbers, named_settings
 
@@ -37,3 +37,15 @@ def bench(
     if settings["output"]:
         write_json(Path(settings["output"]), {"settings": settings, "rows": rows})
     return 0
+
+
+def whole_numbers(settings: Mapping[str, Any], name: str) -> list[int]:
+    """The numbers that a setting lists.
+
+    Raises:
+        SettingError: they are no whole numbers above 0, separated by commas.
+    """
+    parts = str(settings[name]).split(",")
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise SettingError(name, settings[name], "whole numbers above 0, separated by commas")
+    return [int(part) for part in parts]

@@ -58,15 +58,16 @@ def configure(name: str, runner: str, settings: dict[str, Any], folder: Path) ->
         case["resources.client_threads"] = available_cores()
     if SETS[name]["dataset"] == "npz":
         path, own = settings["dataset_path"], folder / "images32.npz"
-        case["dataset_path"] = str(Path(path).absolute()) if path else _synthetic(own, SETS[name]["data.max_images"])
+        count = SETS[name]["data.max_images"]
+        case["dataset_path"] = str(Path(path).absolute()) if path else synthetic_images(own, count)
     return Config.from_flat({"quiet": True} | FIXED | SETS[name] | case | run)
 
 
-def _synthetic(path: Path, count: int) -> str:
-    """Write as many 32 x 32 RGB images of 10 classes as noise around a colour: speed does not depend on content."""
+def synthetic_images(path: Path, count: int, size: int = 32) -> str:
+    """Write as many RGB images of 10 classes as noise around a colour: speed does not depend on content."""
     generator = np.random.default_rng(0)
     labels = np.arange(count) % 10
     colours = generator.integers(64, 192, (10, 1, 1, 3))
-    images = (colours[labels] + generator.integers(-64, 64, (count, 32, 32, 3))).astype(np.uint8)
+    images = (colours[labels] + generator.integers(-64, 64, (count, size, size, 3))).astype(np.uint8)
     np.savez(path, images=images, labels=labels)
     return str(path)

@@ -1,4 +1,4 @@
-"""A ServerApp that runs CollaFuse unchanged, and after each of its rounds repeats it with the plain loop.
+"""A ServerApp that runs CollaFuse unchanged, and after each of its rounds repeats it with a plain loop.
 
 App and plain loop so alternate round by round within one run, in one process and with Ray's workers idle during the
 plain part; both are timed by the same clock. A round of the app lasts from the moment it is configured until its
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.atomic_io import write_json
 from collafuse_flwr.core.errors import RunFailed
 from collafuse_flwr.core.progress import Progress
+from collafuse_flwr.runs.history import RoundRecord
 from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.bench.reference_loop import ReferenceLoop, Rows
 from strategies.collafuse import CollaFuse
@@ -45,20 +47,19 @@ class RoundTiming:
     plain_seconds: float
 
 
-class InstrumentedCollaFuse(CollaFuse):
-    """CollaFuse with a clock, and the plain loop after each round."""
+class TimedCollaFuse(CollaFuse):
+    """CollaFuse with a clock, and a plain loop after each round."""
 
     def __init__(self, config: Config, folder: Path, progress: Progress, clients: Callable[[int], Any]) -> None:
         super().__init__(config, folder, progress, clients)
         self.laps: list[RoundTiming] = []
-        self.plain: ReferenceLoop
         self._began = 0.0
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Start the clock."""
-        self._began = time.perf_counter()
+        self._began = self._seconds()
         return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -68,22 +69,53 @@ class InstrumentedCollaFuse(CollaFuse):
             RunFailed: a client failed, so that the round is no measure.
         """
         metrics = super().aggregate_evaluate(server_round, replies)
-        app_seconds, row = time.perf_counter() - self._began, self.history.rounds[-1]
+        app_seconds, row = self._seconds() - self._began, self.history.rounds[-1]
         if row.failed or row.rejected:
             raise RunFailed(f"clients failed in round {row.round}: {row.failed | row.rejected}")
         if not self.laps:
-            self.plain = ReferenceLoop(self.config, self.setup, Rows(*self.pool.batch(torch.arange(len(self.pool)))))
-        steps = {int(client): int(numbers["steps"]) for client, numbers in row.clients.items()}
+            self._prepare()
         app_updates = sum(numbers["image_updates"] for numbers in (row.server, *row.clients.values()))
         with self._threads():
-            began = time.perf_counter()
-            plain_updates = self.plain.round(row.round, steps, row.server["steps"])
-            plain_seconds = time.perf_counter() - began
+            began = self._seconds()
+            plain_updates = self._repeat(row)
+            plain_seconds = self._seconds() - began
         self.laps.append(RoundTiming(row.round, app_updates, plain_updates, app_seconds, plain_seconds))
         return metrics
 
-    def weight_difference(self) -> float:
-        """The largest difference between a weight of the app and of the plain loop: 0 if threads were equal."""
+    def _seconds(self) -> float:
+        """The clock."""
+        return time.perf_counter()
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Build what the plain loop trains, beyond the clock."""
+
+    @abstractmethod
+    def _repeat(self, row: RoundRecord) -> int:
+        """Repeat a round of the app with the plain loop, and return the image updates made."""
+
+    def report(self) -> dict[str, Any]:
+        """What is written to the run's folder."""
+        return {"laps": [asdict(lap) for lap in self.laps]}
+
+
+class InstrumentedCollaFuse(TimedCollaFuse):
+    """Beside it the updates that it makes itself, of equal bits if threads are equal."""
+
+    plain: ReferenceLoop
+
+    def _prepare(self) -> None:
+        self.plain = ReferenceLoop(self.config, self.setup, Rows(*self.pool.batch(torch.arange(len(self.pool)))))
+
+    def _repeat(self, row: RoundRecord) -> int:
+        steps = {int(client): int(numbers["steps"]) for client, numbers in row.clients.items()}
+        return self.plain.round(row.round, steps, row.server["steps"])
+
+    def report(self) -> dict[str, Any]:
+        """The laps, and the largest difference between a weight of the app and of the plain loop."""
+        return {"weight_difference": self._weight_difference()} | super().report()
+
+    def _weight_difference(self) -> float:
         largest = _difference(self.backbone.network.state_dict(), self.plain.backbone.network.state_dict())
         for client, learner in self.plain.clients.items():
             _, tensors = ClientStore(self.layout.client(client).folder).load(before=self.done + 1)
@@ -95,16 +127,20 @@ class InstrumentedCollaFuse(CollaFuse):
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
+    """Run the strategy of `simulations.bench.overhead`."""
+    run_timed(InstrumentedCollaFuse, grid, context)
+
+
+def run_timed(strategy_type: type[TimedCollaFuse], grid: Grid, context: Context) -> None:
     """Run all rounds but the last, which would evaluate, and write the laps to the run's folder."""
     config = Config.from_flat(context.run_config)
     folder = RunLayout.of(config, context.run_id).folder
     logging.getLogger("flwr").setLevel(logging.WARNING)
     with Progress(config.run.quiet) as progress:
-        strategy = InstrumentedCollaFuse(config, folder, progress, lambda _: None)
+        strategy = strategy_type(config, folder, progress, lambda _: None)
         arrays = strategy.connect(grid)
         strategy.start(grid, arrays, strategy.rounds_left - 1, config.federation.round_timeout)
-    laps = [asdict(lap) for lap in strategy.laps]
-    write_json(folder / REPORT, {"weight_difference": strategy.weight_difference(), "laps": laps})
+    write_json(folder / REPORT, strategy.report())
 
 
 def _difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:

@@ -21,7 +21,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.rng import named_generator
 from collafuse_flwr.core.runtime import choose_runtime, threads
 from collafuse_flwr.data.images import ImageSource
@@ -30,7 +29,7 @@ from collafuse_flwr.diffusion.schedule import cosine
 from collafuse_flwr.diffusion.stacked import TrainJob, train_all
 from collafuse_flwr.diffusion.train import TimestepRange, TrainState
 from collafuse_flwr.diffusion.unet import ImageShape, as_denoise, build_network
-from simulations.bench.command import Rows, bench
+from simulations.bench.command import Rows, bench, whole_numbers
 
 DEFAULTS: dict[str, Any] = {
     "models": "nano,tiny",
@@ -105,17 +104,10 @@ def main(arguments: list[str]) -> int:
 
     def measure_all(settings: dict[str, Any]) -> Rows:
         models = str(settings["models"]).split(",")
-        cases = itertools.product(models, _list(settings, "sizes"), _list(settings, "clients"))
+        cases = itertools.product(models, whole_numbers(settings, "sizes"), whole_numbers(settings, "clients"))
         return [measure(*case, settings) for case in cases]
 
     return bench(arguments, DEFAULTS, {"batch": 1, "steps": 1, "rounds": 1}, measure_all, show)
-
-
-def _list(settings: dict[str, Any], name: str) -> list[int]:
-    parts = str(settings[name]).split(",")
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise SettingError(name, settings[name], "whole numbers above 0, separated by commas")
-    return [int(part) for part in parts]
 
 
 if __name__ == "__main__":

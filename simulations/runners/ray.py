@@ -36,7 +36,8 @@ from simulations.runners.ray_start import start_ray
 from simulations.runners.resources import check_resources, machine
 from simulations.runners.result import RunResult, describe
 from simulations.runners.server_thread import ServerThread
-from simulations.runners.stack_grid import StackedApp, StackGrid, partitions_by_node
+from simulations.runners.stack_app import StackedApp
+from simulations.runners.stack_grid import StackGrid, partitions_by_node
 from simulations.runners.stack_size import StackSize
 
 #: The versions of flwr whose private entry point is known to work; `run_simulation` cannot pass a run config.

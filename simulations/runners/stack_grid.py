@@ -1,4 +1,4 @@
-"""Stacks in Ray: a Grid that sends clients who are to train together as one message, and the app that answers it.
+"""Stacks in Ray: a Grid that sends clients who are to train together as one message, which `stack_app` answers.
 
 Flower gives each message to a worker of its own, and has no message to several nodes. So the requests of a stack travel
 in one to the first of its clients, and so do the replies. What a message costs is then paid once for all of them.
@@ -13,19 +13,14 @@ from typing import Any
 from unittest import mock
 from uuid import uuid4
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
-from flwr.clientapp import ClientApp
-from flwr.common.constant import PARTITION_ID_KEY
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.server.superlink.fleet.vce import vce_api
 from flwr.serverapp import Grid
 
-from simulations.runners.client_stack import ClientStack
-from simulations.runners.serialised import error_reply, from_bytes, to_bytes
+from simulations.runners.serialised import from_bytes, to_bytes
+from simulations.runners.stack_app import STACK, STACK_TYPE
 from strategies.grids import GridWrapper
 from strategies.retry_grid import POLL_SECONDS, fresh_copy
-
-#: The type of a message that holds those of a stack, and the record that it holds them in.
-STACK_TYPE, STACK = "train.stack", "stack"
 
 
 @contextmanager
@@ -40,35 +35,6 @@ def partitions_by_node() -> Iterator[Mapping[int, int]]:
 
     with mock.patch.object(vce_api, "_register_nodes", noted):
         yield nodes
-
-
-class StackedApp:
-    """Stands in for a ClientApp in a worker; it answers the messages of a stack as well.
-
-    What a client keeps in its context does not outlast a stack.
-    """
-
-    def __init__(self, app: ClientApp) -> None:
-        self._app = app
-
-    def __call__(self, message: Message, context: Context) -> Message:
-        """Answer a message, or all those in it."""
-        if message.metadata.message_type != STACK_TYPE:
-            return self._app(message, context)
-        stack: Any = message.content[STACK]
-        requests = [from_bytes(content) for content in stack["messages"]]
-        partitions = {own.metadata.dst_node_id: p for own, p in zip(requests, stack["partitions"], strict=True)}
-
-        def handle(request: Message) -> Message:
-            node = request.metadata.dst_node_id
-            config = {**context.node_config, PARTITION_ID_KEY: partitions[node]}
-            try:
-                return self._app(request, Context(context.run_id, node, config, RecordDict(), context.run_config))
-            except (Exception, SystemExit) as raised:
-                return error_reply(request, raised)
-
-        replies = [to_bytes(reply) for reply in ClientStack(handle).answer(requests)]
-        return Message(RecordDict({STACK: ConfigRecord({"messages": replies})}), reply_to=message)
 
 
 class StackGrid(GridWrapper):

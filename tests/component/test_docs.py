@@ -24,7 +24,7 @@ from collafuse_flwr.core.errors import UserError
 from collafuse_flwr.core.fields import coerce
 from simulations import codec, disclosed, request, sign, status
 from simulations.advise import AdviceRequest
-from simulations.bench import disclosure, fleet, sampling
+from simulations.bench import authors_loop, disclosure, fleet, sampling
 from simulations.cli import CONF, config_of, flat_settings, given_names, register_schema
 from simulations.suite import sweeps
 from tests.pages import fenced
@@ -50,6 +50,7 @@ OF_NAMES: dict[str, Mapping[str, Any]] = {
     "request": request.DEFAULTS,
     "sampling": sampling.DEFAULTS,
     "fleet": fleet.DEFAULTS,
+    "authors_loop": authors_loop.DEFAULTS,
 }
 #: Those of simulations.bench.disclosure, beside settings of a run.
 BENCH = ("cuts", "releases", "output")

@@ -26,6 +26,7 @@ PATIENCE = 900
 BENCHES = {
     "simulations.bench.overhead": ["sets=digits", "runners=local", "rounds=1", "train.local_epochs=0.5"],
     "simulations.bench.adaptive_cut": ["seeds=0", "num_rounds=8", "cut.exploration_rounds=6", "train.local_epochs=0.5"],
+    "simulations.bench.authors_loop": ["sizes=8", "clients=1", "batch=2", "rounds=1"],
     "simulations.bench.sampling": ["num_samples=24", "rounds=1", "steps=4,2"],
 }
 #: Benchmarks whose status says whether their claim holds, which so small a run does not show.

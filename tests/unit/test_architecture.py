@@ -125,10 +125,10 @@ def test_modules_are_short(name: str) -> None:
 
 
 def test_nothing_is_imported_at_the_start_that_is_slow_and_can_come_later() -> None:
-    """A deployed client is a new process for every message, and a mistake in the settings is shown before."""
+    """A deployed client is a new process for every message, a worker is one, and mistakes are shown before."""
     slow = {"sklearn", "torchmetrics", "torchvision", "scipy.stats", "scipy.optimize", "diffusers", "datasets"}
-    slow |= {"flwr_datasets", "matplotlib", "torch._dynamo", "triton", "ray"}
-    starts = "simulations.run, collafuse_flwr.server_app, collafuse_flwr.client_app"
+    slow |= {"flwr_datasets", "matplotlib", "torch._dynamo", "triton", "ray", "fastapi", "sqlalchemy"}
+    starts = "simulations.run, collafuse_flwr.server_app, collafuse_flwr.client_app, simulations.runners.stack_app"
     program = f"import sys, {starts}; print([name for name in {slow} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT)
     assert ended.stdout.strip() == "[]"

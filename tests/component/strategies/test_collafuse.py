@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from safetensors.torch import load_file
+from torch import Tensor
 
 from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.core.errors import UserError
 from simulations.runners.local_grid import LocalGrid
 from strategies.collafuse import CollaFuse
+from strategies.server_model import SampleOrder
 from tests.small_runs import bytes_of, connect, federate, metrics, small, spoiled
 
 
@@ -256,6 +258,31 @@ def test_labels_stay_with_the_client_when_they_are_not_shared(tmp_path: Path) ->
     assert "class_embedding.weight" not in strategy.backbone.network.state_dict()
     samples = load_file(tmp_path / "clients" / "0" / "samples.safetensors")
     assert int(samples["labels"].min()) >= 0
+
+
+def test_the_samples_of_clients_at_one_cut_are_made_together_and_are_those_of_each_alone(tmp_path: Path) -> None:
+    """The same noise and labels, and the same samples but for the last bits of float32."""
+    strategy = federate(small(tmp_path, num_rounds=1, cut__client_ratios=[0.3, 0.3, 0.6]))
+    sizes: list[tuple[int, int]] = []
+    handoffs = strategy.backbone.handoffs
+
+    def noted(arrays: ArrayRecord, cut: int, orders: Sequence[SampleOrder]) -> list[Tensor]:
+        sizes.append((cut, len(orders)))
+        return handoffs(arrays, cut, orders)
+
+    strategy.backbone.handoffs = noted  # type: ignore[method-assign]
+    strategy.selected = [0, 1, 2]
+    strategy._sample_to_cuts(1, dict.fromkeys(strategy.selected, 4))
+    assert sizes == [(6, 2), (12, 1)]
+    together = [strategy._evaluate_request(client, 1, 4)[0] for client in strategy.selected]
+    assert len(sizes) == 2
+    alone = [strategy._evaluate_request(client, 1, 4)[0] for client in strategy.selected]
+    assert len(sizes) == 5
+    for own, other in zip(together, alone, strict=True):
+        assert own.labels is not None
+        assert other.labels is not None
+        assert torch.equal(own.labels, other.labels)
+        torch.testing.assert_close(own.x_k, other.x_k, rtol=0, atol=1e-5)
 
 
 def test_evaluations_come_as_often_as_configured(tmp_path: Path) -> None:

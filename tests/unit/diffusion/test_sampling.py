@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from collafuse_flwr.core import progress
-from collafuse_flwr.diffusion.sampling import sample, sampling_timesteps
+from collafuse_flwr.diffusion.sampling import in_parts, sample, sampling_timesteps
 from collafuse_flwr.diffusion.schedule import Schedule, make_schedule
 from collafuse_flwr.diffusion.schedulers import Sampler
 from collafuse_flwr.diffusion.setup import named_noise
@@ -139,3 +139,19 @@ def test_steps_that_take_long_are_shown_where_that_is_wanted(
     assert torch.equal(shown, quiet)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == [f"steps of client 3: {done} of 4" for done in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize(("count", "sizes"), [(4, [4]), (5, [3, 2]), (9, [3, 3, 3])])
+def test_a_network_is_called_on_parts_of_about_one_size(count: int, sizes: list[int], labelled: bool) -> None:
+    seen: list[int] = []
+
+    def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        seen.append(len(x_t))
+        return x_t + t.view(-1, 1) + (0 if labels is None else 10 * labels.view(-1, 1))
+
+    x, t = torch.rand(count, 2), torch.arange(count)
+    labels = torch.arange(count) if labelled else None
+    output = in_parts(denoise, 4)(x, t, labels)
+    assert seen == sizes
+    assert torch.equal(output, denoise(x, t, labels))

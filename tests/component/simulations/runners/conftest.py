@@ -17,8 +17,9 @@ with warnings.catch_warnings():
 
 #: The beginning of every app that a test writes.
 HEADER = """
-import os, time
+import os, sys, time
 from pathlib import Path
+import psutil
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp

@@ -52,6 +52,7 @@ def train(message, context):
     time.sleep(0.1)
     who = {"id": partition, "cut": context.run_config["cut-ratio"], "process": os.getpid()}
     who["priority"] = os.getpriority(os.PRIO_PROCESS, 0)
+    who["slow_imports"] = len({"fastapi", "sqlalchemy"} & sys.modules.keys())
     return Message(RecordDict({"who": ConfigRecord(who)}), reply_to=message)
 
 @server.main()
@@ -62,6 +63,8 @@ def main(grid, context):
     for round_ in (1, 2, 3):
         replies = ask(grid, ids, round_)
         good = [reply.content["who"] for reply in replies if reply.has_content()]
+        # What a worker needs not, and takes a second and a half to import.
+        assert {who["slow_imports"] for who in good} == {0}
         assert all(who["cut"] == context.run_config["cut-ratio"] and who["process"] != os.getpid() for who in good)
         lines.append(f"{sorted(who['id'] for who in good)} {[r.error.code for r in replies if r.has_error()]}")
         priorities |= {who["priority"] for who in good}
@@ -70,6 +73,9 @@ def main(grid, context):
     Path("reasons").write_text("\\n".join(reasons))
     # A worker that gives way to everything else starves on a busy machine.
     assert priorities == {os.getpriority(os.PRIO_PROCESS, 0)}
+    started = " ".join(word for own in psutil.Process().children(recursive=True) for word in own.cmdline())
+    assert "raylet" in started
+    assert not [name for name in ("monitor.py", "dashboard.py") if name in started]
 """,
     )
     before, path = descendants(os.getpid()), os.environ.get("PYTHONPATH")

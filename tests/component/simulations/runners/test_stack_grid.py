@@ -16,7 +16,8 @@ from collafuse_flwr.client_app import app as client_app
 from collafuse_flwr.config.config import Config
 from simulations.runners.app_loading import begin_run
 from simulations.runners.local_grid import LocalGrid
-from simulations.runners.stack_grid import STACK_TYPE, StackedApp, StackGrid, partitions_by_node
+from simulations.runners.stack_app import STACK_TYPE, StackedApp
+from simulations.runners.stack_grid import StackGrid, partitions_by_node
 from strategies.retry_grid import RetryGrid
 from tests.small_runs import bytes_of, metrics, run_strategy, small
 
