@@ -162,7 +162,7 @@ def test_every_phase_says_what_it_moves(tmp_path: Path) -> None:
     for step in (0, 1):
         for phase in ORDER:
             ask(client, step, phase)
-            half = client._workspace().load(lambda: client._session(str(CUTS))).half
+            half = client._workspace().load(client._session).half
             now = {part: {name: value.clone() for name, value in half.part_state(part).items()} for part in PARTS}
             changed = {part for part in before if not same(before[part], now[part])}
             assert changed <= set(MOVED[phase]), phase
