@@ -1,10 +1,12 @@
 """The split GAN's server where cuts move: measures its clients, plans, and lets blocks change hands between rounds.
 
 The clock is the server's own: a client's answers come when they come, so it can seem slower than it is, by being so
-for everybody, and never faster. What it says of its own seconds is not used. At the end of a round a client is sent the
-cuts of its next one; with its weights it then sends the moments of the blocks that it leaves (block_moments.py), or
-none where its owner wants to keep them, and keeps its cut. A block that others leave to the server as well becomes the
-mean of all copies, as its weights are. With a round's first message come the moments of blocks that a client takes.
+for everybody, and never faster. What it says of its own seconds is not used.
+
+At the end of a round a client is sent the cuts of its next one. With its weights it then sends the moments of the
+blocks that it leaves (gan/split_gan/block_moments.py), or none where its owner wants to keep them, and keeps its cut. A
+block that others leave to the server as well becomes the mean of all copies, as its weights are. With a round's first
+message come the moments of blocks that a client takes.
 """
 
 from __future__ import annotations

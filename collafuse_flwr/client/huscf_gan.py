@@ -255,5 +255,5 @@ def _cuts(config: Config, architecture: Architecture) -> tuple[Cuts, ...]:
     return select_cuts(config, architecture)
 
 
-#: As often as a phase comes.
+#: A phase comes every moment.
 _check_recut = cache(check_recut)
