@@ -158,8 +158,7 @@ class Recutting:
             for block in leaving(self.cuts[client], own, self.architecture):
                 joining[block].append(client)
         for (net, index), movers in joining.items():
-            users = [c for c in clients if index in half.span(c, net) and c not in self.coming]
-            users += [c for c in self.coming if index in half.span(c, net)]
+            users = [client for client in clients if index in half.span(client, net)]
             self._merge_block(half, net, index, movers, users, clients, weight)
         self.received = {}
 
