@@ -89,7 +89,7 @@ class BaseStrategy(Strategy, ABC):
 
     def _bounded(self, grid: Grid) -> RetryGrid:
         # The same over a grid as before: it knows which workers have died.
-        if self._retry_grid is None or self._retry_grid.below is not grid:
+        if self._retry_grid is None or grid not in (self._retry_grid, self._retry_grid.below):
             step = partial(self.progress.step, "clients")
             self._retry_grid = RetryGrid(grid, ReplyBounds.of(self.config.federation), on_reply=step)
         return self._retry_grid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -15,6 +15,7 @@ from collafuse_flwr.gan.split_gan.clustering import assign, flat, follow, stats
 from collafuse_flwr.gan.split_gan.kld_weighting import Direction, calibrate, kld_scores, weights
 from collafuse_flwr.runs.history import Checkpoint
 from collafuse_flwr.wire.codec import Weights
+from strategies.fairness import cap_weights
 
 #: Share of the effective sample size that a calibrated beta keeps.
 KEPT_SHARE = 0.9
@@ -28,6 +29,22 @@ class ClientWeights:
     within: dict[int, float]
     overall: dict[int, float]
     scores: dict[int, float]
+
+    def capped(self, most: float) -> ClientWeights:
+        """Weights of which no client has more than a share of `most`, in its cluster and over all."""
+        within = dict(self.within)
+        for cluster in set(self.cluster_of.values()):
+            members = {c: w for c, w in self.within.items() if self.cluster_of[c] == cluster}
+            within |= cap_weights(members, most)
+        return replace(self, within=within, overall=cap_weights(self.overall, most))
+
+    def journal(self) -> dict[str, dict[str, int] | dict[str, float]]:
+        """What is kept of it with a round."""
+        return {
+            "clusters": {str(client): cluster for client, cluster in self.cluster_of.items()},
+            "weights": {str(client): weight for client, weight in self.within.items()},
+            "divergences": {str(client): score for client, score in self.scores.items()},
+        }
 
 
 @dataclass

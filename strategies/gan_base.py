@@ -83,7 +83,7 @@ class GanStrategy(BaseStrategy):
             reply: object = here.noted("train", own, lambda end: close(session, end))
             return reply
 
-        self._round_trip_here(client, request, answer, EndRoundReply, self._accept_training)
+        self._round_trip_here(client, request, answer, self.train_reply, self._accept_training)
         here.keep_round(session)
 
 

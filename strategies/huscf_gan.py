@@ -22,11 +22,12 @@ from collafuse_flwr.gan.split_gan.precision import QuantizingTransport
 from collafuse_flwr.gan.split_gan.server_half import ServerHalf
 from collafuse_flwr.gan.split_gan.train_batch import Transport, train_batch
 from collafuse_flwr.runs.history import Checkpoint
-from collafuse_flwr.setup.gan_cuts import modelled_seconds, select_cuts
+from collafuse_flwr.setup.gan_cuts import modelled_seconds, select_cuts, spare_cuts
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.split_gan import (
     ActivationsReply,
+    EndRoundReply,
     EndRoundRequest,
     GenerateHeadRequest,
     GenerateTailRequest,
@@ -35,13 +36,12 @@ from collafuse_flwr.wire.split_gan import (
 from collafuse_flwr.wire.validation import check_activations
 from strategies.client_clustering import (
     ActivationStats,
-    ClientWeights,
     clusters_checkpoint,
     clusters_restored,
     initial_blocks,
 )
-from strategies.fairness import cap_weights
 from strategies.gan_base import GanStrategy
+from strategies.recutting import BatchClock, Recutting
 from strategies.server_model import ServerWork, weights
 from strategies.split_transport import (
     Accept,
@@ -82,11 +82,11 @@ class HuscfGan(GanStrategy):
     def _build(self, client_info: ClientInfo) -> None:
         super()._build(client_info)
         config = self.config
-        cuts = select_cuts(config, self.architecture)
-        self.cuts, self.modelled = dict(enumerate(cuts)), modelled_seconds(config, self.architecture, cuts)
+        self.cuts = dict(enumerate(select_cuts(config, self.architecture)))
+        self.recutting, self.clock = Recutting(config, self.architecture, self.cuts), BatchClock()
         # As the clients' own blocks begin, so that whoever keeps a block, it is the same.
-        owner = "server" if config.split_gan.init == "independent" else 0
-        self.half = ServerHalf(self.architecture, self.cuts, (config.run.seed, "gan", owner), self.optim_config)
+        name = (config.run.seed, "gan", "server" if config.split_gan.init == "independent" else 0)
+        self.half = ServerHalf(self.architecture, self.cuts, name, self.optim_config, spare_cuts(config))
         self.shapes = ActivationShapes(self.architecture, config.gan.batch_size, config.split_gan.factor_tail_gradients)
         self.heads = {client: self._head_bounds(client, own) for client, own in self.cuts.items()}
         self.cluster_of: dict[int, int] = {}
@@ -111,7 +111,9 @@ class HuscfGan(GanStrategy):
         """Train on all batches of a round, with fewer clients where some fall silent."""
         began = time.perf_counter()
         config, steps = self.config, self._steps()
-        self.observed = ActivationStats(config.clustering)
+        self.observed, self.clock = ActivationStats(config.clustering), BatchClock()
+        for client in self.recutting.begin(self.half):
+            self.heads[client] = self._head_bounds(client, self.cuts[client])
         before = sum(past.server.get("steps", 0) for past in self.history.rounds)
         for client in self.selected:
             self.heads[client].begin(self._fresh_weights(client), before)
@@ -133,13 +135,21 @@ class HuscfGan(GanStrategy):
         work = ServerWork(math.nan, step + 1, rows, seconds - link.seconds, flops)
         cuts = {str(client): str(own) for client, own in self.cuts.items()}
         self.history.rounds[-1].server = asdict(work) | {"pool": 0, "client_cuts": cuts, "batch_seconds": seconds}
-        if self.modelled is not None:
-            self.history.rounds[-1].server["modelled_seconds"] = self.modelled * work.steps
+        if modelled := modelled_seconds(config, self.architecture, list(self.cuts.values()), round_):
+            self.history.rounds[-1].server["modelled_seconds"] = modelled * work.steps
+        self._plan(grid, round_)
         self.selected, self.pending = sorted(pending), pending
         if isinstance(near, InProcessTransport):
             for client in self.selected:
-                self._end_here(client, near.sessions[client], lambda own, end: own.close(end.activations))
+                self._end_here(client, near.sessions[client], self.clients(client).close_round)
             self.selected = []
+
+    def _plan(self, grid: Grid, round_: int) -> None:
+        """Plan the cuts of the next round, if it is time; a simulation's clients have the clocks of their devices."""
+        planned = self.recutting.plan(round_, self.clock.medians() if self._bounded(grid).is_remote() else None)
+        if planned:
+            self.history.rounds[-1].server["replanned"] = self.recutting.journal(planned)
+            self.progress.say(self.recutting.in_words(planned, round_ + 1))
 
     def _link(self, grid: Grid, round_: int) -> tuple[MessageTransport | InProcessTransport, Transport]:
         """What counts the steps of a round, and what reaches the clients in them."""
@@ -148,8 +158,10 @@ class HuscfGan(GanStrategy):
 
             def exchange(requests: Mapping[int, SplitRequest], accept: Accept) -> None:
                 self._round_trip(grid, requests, "train.split", ActivationsReply, accept)
+                took, nodes = self._bounded(grid).seconds, self.client_manager.nodes
+                self.clock.add({client: took[nodes[client]] for client in requests if nodes[client] in took})
 
-            link = MessageTransport(exchange, round_, self.cuts, self._check_answer, self._fresh_weights)
+            link = MessageTransport(exchange, round_, self.cuts, self._check_answer, self._first_weights)
             return link, link
         row = self.history.rounds[-1]
 
@@ -159,7 +171,7 @@ class HuscfGan(GanStrategy):
 
         sessions = {}
         for client in self.selected:
-            fresh = self._fresh_weights(client)
+            fresh = self._first_weights(client)
             row.count(row.bytes_down, client, sum(value.nbytes for value in fresh.values()))
             here, cuts = self.clients(client), str(self.cuts[client])
             begin = SplitRequest(round_, 0, "latent", cuts, {}, {})
@@ -176,7 +188,19 @@ class HuscfGan(GanStrategy):
 
     def _train_request(self, client: int, round_: int) -> EndRoundRequest:
         """The last gradient that is due; for it the client sends its blocks."""
-        return EndRoundRequest(round_, str(self.cuts[client]), self.pending[client])
+        next_cuts = self.recutting.next_cuts(client)
+        return EndRoundRequest(round_, str(self.cuts[client]), self.pending[client], next_cuts)
+
+    def _accept_training(self, client: int, reply: EndRoundReply) -> None:
+        """Take in a client's blocks, and the moments of those that it leaves to the server."""
+        blocks, moments = self.recutting.take(client, reply.weights, self.optim_config.betas)
+        super()._accept_training(client, replace(reply, weights=blocks))
+        self.recutting.ended(client, moments)
+
+    def _first_weights(self, client: int) -> Weights:
+        """The blocks that a client begins a round with, and what it needs to go on with those that are new to it."""
+        fresh = self._fresh_weights(client)
+        return fresh | self.recutting.moments(client, self.half) if fresh else fresh
 
     def _fresh_weights(self, client: int) -> Weights:
         """The blocks that a client begins a round with, if there are any."""
@@ -192,12 +216,13 @@ class HuscfGan(GanStrategy):
         received = {c: {name: x.to(device) for name, x in own.items()} for c, own in self.received.items()}
         self.received = {}
         if not received:
+            self.recutting.merge(self.half, {}, {})
             return
         sizes = {client: self.client_manager.client_infos[client].num_images for client in received}
         warm_up = round_ <= self.config.clustering.warmup_rounds
         weighing = self.observed.weigh(sizes, self.cluster_of, warm_up=warm_up)
         self.cluster_of |= weighing.cluster_of
-        weighing = self._capped(weighing)
+        weighing = weighing.capped(self.config.federation.max_client_weight)
         # Clusters of which nobody took part keep their blocks, for whoever of them comes back.
         here = set(weighing.cluster_of.values())
         self.models = {c: {} if c in here else self.models.get(c, {}) for c in sorted(set(self.cluster_of.values()))}
@@ -215,25 +240,10 @@ class HuscfGan(GanStrategy):
             self.half.load_blocks(flatten_blocks(net, renewed))
             for client, blocks in clients.items():
                 self.models[weighing.cluster_of[client]] |= flatten_blocks(net, blocks)
+        self.recutting.merge(self.half, received, weighing.overall)
         if self.config.split_gan.reset_moments and self.config.split_gan.average_server_blocks:
             self.half.reset_moments()
-        self._note(weighing)
-
-    def _capped(self, weighing: ClientWeights) -> ClientWeights:
-        """Weights of which no client has more than its largest share, in its cluster and over all."""
-        most, within = self.config.federation.max_client_weight, dict(weighing.within)
-        for cluster in set(weighing.cluster_of.values()):
-            members = {c: w for c, w in weighing.within.items() if weighing.cluster_of[c] == cluster}
-            within |= cap_weights(members, most)
-        return replace(weighing, within=within, overall=cap_weights(weighing.overall, most))
-
-    def _note(self, weighing: ClientWeights) -> None:
-        """Keep what was found in the journal."""
-        self.history.rounds[-1].server |= {
-            "clusters": {str(client): cluster for client, cluster in weighing.cluster_of.items()},
-            "weights": {str(client): weight for client, weight in weighing.within.items()},
-            "divergences": {str(client): score for client, score in weighing.scores.items()},
-        }
+        self.history.rounds[-1].server |= weighing.journal()
 
     def _flops(self, clients: list[int]) -> int:
         """Operations of the server in a batch: three passes of the generator, eight of the discriminator."""
@@ -280,8 +290,11 @@ class HuscfGan(GanStrategy):
 
     def _checkpoint(self) -> Checkpoint:
         clusters = clusters_checkpoint(self.cluster_of, self.models)
-        return Checkpoint(clusters.tensors | {"server": self.half.state()}, clusters.state)
+        tensors = clusters.tensors | {"server": self.half.state(), "moving": self.recutting.merged}
+        return Checkpoint(tensors, clusters.state | self.recutting.state())
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.half.load(checkpoint.tensors["server"])
         self.cluster_of, self.models = clusters_restored(checkpoint)
+        self.recutting.restore(checkpoint.state, checkpoint.tensors.get("moving", {}))
+        self.heads = {client: self._head_bounds(client, own) for client, own in self.cuts.items()}

@@ -56,6 +56,8 @@ class RetryGrid(GridWrapper):
         self._victims: dict[str, Message] = {}
         self._dead: set[str] = set()
         self._barren = 0
+        #: How long after the last `send_and_receive` began the reply of each node came.
+        self.seconds: dict[int, float] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Push messages and remember them; those that the grid below refuses have no id."""
@@ -90,9 +92,9 @@ class RetryGrid(GridWrapper):
 
     def _pulls(self, under_way: Iterable[str]) -> list[set[str]]:
         """What to pull at once: all, but one by one what Flower would bring into memory, so that it can be dropped."""
-        return [{message_id} for message_id in under_way] if self._is_remote() else [set(under_way)]
+        return [{message_id} for message_id in under_way] if self.is_remote() else [set(under_way)]
 
-    def _is_remote(self) -> bool:
+    def is_remote(self) -> bool:
         """Whether replies come over a network."""
         # A deployment's grid has imported this module; here that would take seconds.
         http = sys.modules.get("flwr.superlink.grid.http_grid")
@@ -100,6 +102,7 @@ class RetryGrid(GridWrapper):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Push messages and wait for their replies, at most `timeout` seconds."""
+        self._sent_at, self.seconds = time.monotonic(), {}
         originals = self.push_messages(messages)
         pending, held = set(originals), HeldReplies(self._bounds, originals)
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
@@ -108,7 +111,7 @@ class RetryGrid(GridWrapper):
             if not self._look(pending, held):
                 now = time.monotonic()
                 time.sleep(max(POLL_SECONDS, min(POLL_PAUSES * (now - began), MOST_SECONDS, deadline - now)))
-        if pending and self._is_remote():
+        if pending and self.is_remote():
             # Flower waits for minutes where parts of a reply are lost; the others came in time meanwhile.
             self._look(pending, held)
         for original in pending:
@@ -121,6 +124,7 @@ class RetryGrid(GridWrapper):
         for reply in self._arriving(set(pending)):
             pending.remove(reply.metadata.reply_to_message_id)
             held.add(reply)
+            self.seconds[reply.metadata.src_node_id] = time.monotonic() - self._sent_at
             self._on_reply(len(held.replies), len(held.replies) + len(pending))
         return len(pending) < before
 

@@ -19,6 +19,8 @@ from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.data.images import normalize
 from collafuse_flwr.gan.fedgan import UnsplitGan
 from collafuse_flwr.gan.mdgan import Discriminator, Generator
+from collafuse_flwr.gan.networks import NETS
+from collafuse_flwr.gan.split_gan.block_moments import moments_template
 from collafuse_flwr.setup.diffusion import diffusion_setup
 from collafuse_flwr.setup.gan import build_gan_architecture, build_optim_config
 from collafuse_flwr.wire.common import ClientInfo, EvaluateReply, TrainMetrics
@@ -77,7 +79,7 @@ HUSCF_GAN: dict[tuple[str, Way], Allowed] = _SHARED | {
     ("train.split", "down"): _config("round", "step", "phase", "cuts")
     | {"activations": frozenset({"gt", "dt", "dt_fake", "dt_real"}) | _GRADIENTS_DOWN, "weights": WEIGHTS},
     ("train.split", "up"): {"activations": frozenset({"gh", "dh", "dh_fake", "dh_real"}) | _GRADIENTS_UP},
-    ("train", "down"): _config("round", "cuts") | {"activations": frozenset({"grad_gh"})},
+    ("train", "down"): _config("round", "cuts", "next_cuts") | {"activations": frozenset({"grad_gh"})},
     ("train", "up"): _GAN_ROUND,
     ("evaluate.latent", "down"): _config("round", "count", "cuts") | {"weights": WEIGHTS},
     ("evaluate.latent", "up"): {"activations": frozenset({"gh"})},
@@ -198,7 +200,12 @@ def _weights(config: Config) -> Iterable[tuple[str, Tensor]]:
         given = build_gan_architecture(config, 1, 8, 10), ("guard",), build_optim_config(config)
         whole = UnsplitGan(given[0], config.run.seed, given[2])
         networks = [whole.blocks(), Generator(*given).weights(), Discriminator(*given).weights()]
-    return [item for network in networks for item in network.items()]
+    every = [item for network in networks for item in network.items()]
+    if config.split_gan.replan_rounds:
+        # What blocks need that change hands.
+        blocks = [(net, index) for net in NETS for index in range(len(getattr(given[0], net)))]
+        every += moments_template(given[0], blocks, averaged=bool(config.split_gan.ema)).items()
+    return every
 
 
 def _check_images(config: Config, arrays: dict[str, NDArray[Any]]) -> None:

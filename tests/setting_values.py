@@ -185,6 +185,7 @@ def configs(draw: st.DrawFn) -> Config:
     flat |= _averaging(draw, flat)
     if flat["strategy"] in GANS:
         flat |= {"data.conditioning": "classes", "split_gan.client_cuts": "", "split_gan.min_cut": "0000"}
+        flat |= {"split_gan.replan_rounds": 0, "devices.slowdowns": ""}
         flat |= {name: min(flat[name], clients) for name in ("clustering.num_clusters", "mdgan.k")}
         if ":" in str(flat["model"]) or flat["split_gan.condition_at"] == "tail":
             flat["split_gan.factor_tail_gradients"] = False

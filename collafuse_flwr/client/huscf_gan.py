@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,13 +18,22 @@ from collafuse_flwr.client.session_store import MOVED, SessionStore
 from collafuse_flwr.client.split_session import PhaseCursor, Session
 from collafuse_flwr.client.state_store import ClientState
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.core.errors import SettingError, UserError
+from collafuse_flwr.core.errors import PolicyError, SettingError, UserError
 from collafuse_flwr.core.fields import plain
 from collafuse_flwr.core.tensor_io import read_tensors, write_tensors
 from collafuse_flwr.evaluation.cost import forward_flops
 from collafuse_flwr.gan.networks import LATENT, Architecture, Cuts
+from collafuse_flwr.gan.split_gan.block_moments import (
+    block_moments,
+    cuts_of,
+    every_moment,
+    leaving,
+    load_block_moments,
+    moments_template,
+)
 from collafuse_flwr.gan.split_gan.client_half import ClientHalf
 from collafuse_flwr.setup.gan_cuts import select_cuts
+from collafuse_flwr.setup.gan_recuts import check_recut
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import EvaluateReply
 from collafuse_flwr.wire.split_gan import (
@@ -76,11 +86,43 @@ class HuscfGanClient(GanClient):
     def on_train(self, request: EndRoundRequest) -> EndRoundReply:
         """End a round."""
         session = self._under_way(request.round, request.cuts)
-        self._check_trained(session.progress.step + 1)
-        reply = session.close(request.activations)
+        reply = self.close_round(session, request)
         self.keep_round(session)
         self._workspace().clear()
         return reply
+
+    def close_round(self, session: Session, request: EndRoundRequest) -> EndRoundReply:
+        """End a round; with the weights go the moments of blocks that the next cuts leave to the server.
+
+        They stay, and so do the cuts, where the owner keeps these blocks.
+
+        Raises:
+            SettingError: the settings allow no such cuts, or not now.
+        """
+        self._check_trained(session.progress.step + 1)
+        after = None if request.next_cuts is None else self._next_cuts(request)
+        reply, split = session.close(request.activations), self.config.split_gan
+        if after is None:
+            return reply
+        left = leaving(session.cuts, after, session.architecture)
+        wanted = moments_template(session.architecture, left, averaged=bool(split.ema))
+        moments = {name: value.cpu() for name, value in block_moments(session.half, wanted).items()}
+        return replace(reply, weights=reply.weights | moments)
+
+    def _next_cuts(self, request: EndRoundRequest) -> Cuts | None:
+        """The cuts of the next round; None where the owner does not allow them.
+
+        Raises:
+            SettingError: the settings allow no such cuts, or not now.
+        """
+        every = self.config.split_gan.replan_rounds
+        if not every or request.round % every:
+            allowed = f"a divisor of {request.round}, after which the server moves the cuts to {request.next_cuts}"
+            raise SettingError("split_gan.replan_rounds", every, allowed)
+        try:
+            return self._check_cuts(str(request.next_cuts))
+        except PolicyError:
+            return None
 
     def on_latent(self, request: GenerateHeadRequest) -> ActivationsReply:
         """Start samples: the generator's head (without weights, the client's own) on new codes and labels."""
@@ -133,14 +175,28 @@ class HuscfGanClient(GanClient):
         """
         session = self._session(cuts)
         _, tensors = self.store.load(before=round_)
+        moments = {name: value for name, value in weights.items() if ":" in name}
         if weights and self.config.split_gan.reset_moments:
             tensors = {name: value for name, value in tensors.items() if not name.startswith("adam.")}
-        session.half.load(tensors)
+            moments = {name: value for name, value in moments.items() if name.startswith("ema:")}
+        self._load(session, tensors)
         session.half.load_blocks(weights)
+        load_block_moments(session.half, moments)
         if weights:
             session.half.begin_round()
         session.progress = PhaseCursor(round_)
         return session
+
+    def _load(self, session: Session, tensors: Weights) -> None:
+        """Take up the state of the last round; where it was cut elsewhere, what there is of the session's blocks."""
+        if not tensors or (before := cuts_of(tensors)) == session.cuts:
+            session.half.load(tensors)
+            return
+        kept = self._open(before).half
+        kept.load(tensors)
+        template = session.cuts.template(session.architecture)
+        session.half.load_blocks({name: value for name, value in kept.blocks().items() if name in template})
+        load_block_moments(session.half, every_moment(kept))
 
     def keep_round(self, session: Session) -> None:
         """Keep a session's state as that after its round."""
@@ -152,23 +208,29 @@ class HuscfGanClient(GanClient):
         Raises:
             UserError: another has.
         """
-        session = self._workspace().load(lambda: self._session(cuts))
+        session = self._workspace().load(self._session)
         if session.progress.round != round_:
             raise UserError(f"round {round_} was requested; under way is round {session.progress.round}")
+        if str(session.cuts) != cuts:
+            raise UserError(f"round {round_} was requested with the cuts {cuts}; it began with {session.cuts}")
         return session
 
     def _session(self, cuts: str) -> Session:
-        own = self._check_cuts(cuts)
+        return self._open(self._check_cuts(cuts))
+
+    def _open(self, cuts: Cuts) -> Session:
         optim_config = self._optim_config()
-        return Session.open(self.config, self._architecture(), own, self.client, optim_config, self._batches())
+        return Session.open(self.config, self._architecture(), cuts, self.client, optim_config, self._batches())
 
     def _check_cuts(self, cuts: str) -> Cuts:
-        """The cuts of a message, if they are those of the settings."""
+        """The cuts of a message, if they are those of the settings or, where cuts move, within their limits."""
         own, least = Cuts.parse(cuts), self.config.split_gan.min_cut
         if own.d_head < Cuts.parse(least).d_head:
             allowed = f"at most {own.d_head}: the server requested the cuts {cuts}"
             raise SettingError("split_gan.min_cut", least, allowed)
-        if own != _cuts(self.config, self._architecture())[self.client]:
+        if self.config.split_gan.replan_rounds:
+            _check_recut(self.config, self._architecture(), self.client, own)
+        elif own != _cuts(self.config, self._architecture())[self.client]:
             allowed = f"as in the messages: the server requested the cuts {cuts}"
             raise SettingError("split_gan.client_cuts", plain(self.config.split_gan.client_cuts), allowed)
         if self.policy is not None:
@@ -191,3 +253,7 @@ class HuscfGanClient(GanClient):
 def _cuts(config: Config, architecture: Architecture) -> tuple[Cuts, ...]:
     """Every client's cuts, as the server finds them; a planner takes its time, and a phase comes every moment."""
     return select_cuts(config, architecture)
+
+
+#: A phase comes every moment.
+_check_recut = cache(check_recut)

@@ -39,8 +39,8 @@ class SessionStore:
         """Open the folder; only who has begun a session goes on with it."""
         self.folder, self.begun_by = folder, begun_by
 
-    def load(self, fresh: Callable[[], Session]) -> Session:
-        """The session as the last phase left it; `fresh` makes one to load the disk's state into.
+    def load(self, fresh: Callable[[str], Session]) -> Session:
+        """The session as the last phase left it; `fresh` makes one with its cuts to load the disk's state into.
 
         Raises:
             UserError: there is none, another client's process has removed it, or others have begun it.
@@ -49,7 +49,7 @@ class SessionStore:
         stamp, session = _LIVE.get(self.folder, ("", None))
         if session is not None and stamp == state["stamp"]:
             return session
-        session = fresh()
+        session = fresh(state["cuts"])
         progress = session.progress
         progress.round, progress.step, progress.phase = state["round"], state["step"], state["phase"]
         progress.losses, progress.seconds = state["losses"], state["seconds"]

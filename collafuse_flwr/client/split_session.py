@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -139,6 +139,7 @@ class Session:
     batches: Batches
     progress: PhaseCursor
     architecture: Architecture
+    cuts: Cuts
 
     @classmethod
     def open(
@@ -154,7 +155,7 @@ class Session:
         owner = client if config.split_gan.init == "independent" else 0
         name = (config.run.seed, "gan", owner)
         half = ClientHalf(architecture, cuts, name, optim_config, config.split_gan.factor_tail_gradients)
-        return cls(half, batches, PhaseCursor(0), architecture)
+        return cls(half, batches, PhaseCursor(0), architecture, cuts)
 
     def answer(self, step: int, phase: str, received: Tensors) -> Tensors:
         """Answer a phase of a batch.
@@ -196,8 +197,7 @@ class Session:
 
     def remember(self) -> dict[str, Any]:
         """How far this session is, in plain values."""
-        own = self.progress
-        return {"round": own.round, "step": own.step, "phase": own.phase, "losses": own.losses, "seconds": own.seconds}
+        return asdict(self.progress) | {"cuts": str(self.cuts)}
 
 
 def batch_flops(half: ClientHalf, architecture: Architecture, rows: int) -> int:

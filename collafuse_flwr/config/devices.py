@@ -57,6 +57,29 @@ def parse_devices(names: Texts, num_clients: int) -> tuple[Device, ...]:
     return devices
 
 
+def parse_slowdowns(texts: Texts, num_clients: int, round_: int | None = None) -> tuple[float, ...]:
+    """How many times as long as its device each client takes in a round (without one, from the last text on).
+
+        parse_slowdowns(("0:8:3", "0:1:5"), 2, 4)   # (8.0, 1.0): client 0 takes eight times as long in rounds 3 and 4
+
+    Raises:
+        SettingError: a text is not client:times:round, with a client that there is, times above 0 and a round from 1.
+    """
+    times = [1.0] * num_clients
+    for text in texts:
+        try:
+            client, factor, first = text.split(":")
+            own = int(client), float(factor), int(first)
+        except ValueError:
+            own = (-1, 0.0, 0)
+        if not (0 <= own[0] < num_clients and 0 < own[1] < math.inf and own[2] >= 1):
+            allowed = f"client:times:round: a client from 0 to {num_clients - 1}, times above 0, a round from 1"
+            raise SettingError("devices.slowdowns", text, allowed)
+        if round_ is None or own[2] <= round_:
+            times[own[0]] = own[1]
+    return tuple(times)
+
+
 def _device(part: str) -> Device:
     """A device by its name, or by its numbers."""
     if part in PROFILES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collafuse_flwr.config.config import Config
+from collafuse_flwr.config.devices import parse_slowdowns
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.fields import plain
 
@@ -29,11 +30,18 @@ def check_gan(config: Config) -> None:
     Raises:
         SettingError: it is conditioned on something else than classes, a tail of other than one linear layer is to be
             factored, cuts are not four digits for each client that leave the server its block and clients their least,
-            or there are more clusters, or batches of MD-GAN, than clients.
+            there are more clusters, or batches of MD-GAN, than clients, a slow-down is of no client or round, or cuts
+            are to be planned anew that were not planned.
     """
     gan, clients = config.split_gan, config.run.num_supernodes
     if config.data.conditioning != "classes":
         raise SettingError("data.conditioning", config.data.conditioning, "classes when `strategy` is a GAN")
+    parse_slowdowns(config.devices.slowdowns, clients)
+    if gan.replan_rounds and not (
+        config.devices.profiles and not gan.client_cuts and config.cut_planner.algorithm == "exact"
+    ):
+        allowed = "0 unless cuts are planned: with `devices.profiles`, by the exact planner, without `client_cuts`"
+        raise SettingError("split_gan.replan_rounds", gan.replan_rounds, allowed)
     for name in ("clustering.num_clusters", "mdgan.k"):
         if config.get(name) > clients:
             raise SettingError(name, config.get(name), f"at most `num_supernodes` = {clients}")

@@ -56,11 +56,11 @@ def aggregate(
     renewed: dict[int, Own] = {}
     for cluster in members.values():
         indices = sorted({index for client in cluster for index in clients[client]})
-        means = {index: _block(index, cluster, clients, server, within) for index in indices}
+        means = {index: average_block(index, cluster, clients, server, within) for index in indices}
         renewed |= {client: {index: means[index] for index in clients[client]} for client in cluster}
     if not average_server_blocks:
         return renewed, server
-    return renewed, {index: _block(index, sorted(clients), clients, server, overall) for index in server}
+    return renewed, {index: average_block(index, sorted(clients), clients, server, overall) for index in server}
 
 
 def average_networks(clients: Mapping[int, Mapping[str, Tensor]], weight: Mapping[int, float]) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ def average_networks(clients: Mapping[int, Mapping[str, Tensor]], weight: Mappin
     return mean
 
 
-def _block(
+def average_block(
     index: int, chosen: Iterable[int], clients: Mapping[int, Own], server: Own, weight: Mapping[int, float]
 ) -> State:
     """The mean of one block over some clients, in which the server's copy stands in for all that have none."""

@@ -36,6 +36,9 @@ class SplitGanConfig:
         (), "extra blocks in the heads and tails of G and D, as 0010, for all clients or for each: [0010,1111]"
     )
     min_cut: str = setting("0000", "extra blocks that every client keeps at least, as 0010")
+    replan_rounds: int = setting(
+        0, "rounds after which cuts are planned anew, from how long clients took; 0: they stay", low=0
+    )
     factor_tail_gradients: bool = setting(
         False, "clients with the least tail send a factor of its gradient and its weights"
     )
@@ -122,6 +125,9 @@ class DevicesConfig:
     server_gflops: float = setting(672.0, "GFLOP/s of the server", above=0)
     server_mb_per_s: float = setting(1000.0, "MB/s of the server's link", above=0)
     message_seconds: float = setting(0.0, "seconds that every message takes beside its bytes", low=0)
+    slowdowns: Texts = setting(
+        (), "devices of a simulation that slow down, as client:times:round: [0:8:3] takes 8 times as long from round 3"
+    )
     latency_model: str = setting(
         "corrected", "how an iteration is modelled; paper: with the faults", choices=("corrected", "paper")
     )

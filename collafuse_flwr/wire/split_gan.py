@@ -14,6 +14,7 @@ from collafuse_flwr.wire.codec import Activations, Metrics, Weights
 class SplitRequest:
     """One phase of one batch: its tensors, and at the start of a round the client's cuts and new weights.
 
+    With the weights come moments (gan/split_gan/block_moments.py) of blocks that it takes from the server.
     `step` counts the batches of the round; `phase` is one of gan/split_gan/ops.py.
     """
 
@@ -37,11 +38,12 @@ class ActivationsReply:
 
 @dataclass(frozen=True)
 class EndRoundRequest:
-    """The end of a round: the last gradient that is due, unless there is none."""
+    """The end of a round: the last gradient that is due, unless there is none; the next round's cuts, if they move."""
 
     round: int
     cuts: str
     activations: Activations
+    next_cuts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ class GanTrainMetrics(Metrics):
 
 @dataclass(frozen=True)
 class EndRoundReply:
-    """The end of a round: numbers, and the client's blocks to be averaged (see `check_weights`)."""
+    """The end of a round: numbers, and the client's blocks to be averaged (see `check_weights`).
+
+    With them come the moments of those that it leaves to the server from the next round on.
+    """
 
     metrics: GanTrainMetrics
     weights: Weights

@@ -23,6 +23,7 @@ from collafuse_flwr.runs.loaded_run import load_history, secret_of
 from collafuse_flwr.runs.run_dir import read_config
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.setup.gan import build_gan_architecture, build_optim_config
+from collafuse_flwr.setup.gan_cuts import spare_cuts
 from strategies.client_clustering import clusters_restored, initial_blocks
 from strategies.split_transport import ActivationShapes
 
@@ -126,6 +127,7 @@ class SplitRun:
 
     def _through(self, client: int, dh: Tensor) -> Tensor:
         """What the server's blocks of the discriminator make of a client's activations."""
-        server = ServerHalf(self.architecture, self.cuts, ("attacked",), build_optim_config(self.config))
+        optim_config = build_optim_config(self.config)
+        server = ServerHalf(self.architecture, self.cuts, ("attacked",), optim_config, spare_cuts(self.config))
         server.load_blocks(self.checkpoint.tensors["server"])
         return server.forward("discriminator", {client: dh}).outputs[client].detach()

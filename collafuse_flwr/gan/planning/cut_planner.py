@@ -43,7 +43,11 @@ def plan_cuts(model: LatencyModel, least: Cuts = KEEP_LEAST) -> CutPlan:
     Raises:
         UserError: no cut does both.
     """
-    low, high = bounds(model, least)
+    return plan_within(model, *bounds(model, least))
+
+
+def plan_within(model: LatencyModel, low: IntArray, high: IntArray) -> CutPlan:
+    """The best cuts of `low` to `high` extra blocks, (4, kinds) each, of which the fewest fit each kind's memory."""
     solve = lru_cache(maxsize=None)(lambda end, limit: _best(model.ends[end], low[end], np.array(limit)))
 
     def node(high: IntArray) -> _Node:

@@ -61,8 +61,9 @@ class ServerHalf:
         cuts: Mapping[int, Cuts],
         name: tuple[int | str, ...],
         optim_config: OptimConfig,
+        spare: Cuts | None = None,
     ) -> None:
-        """Blocks as `name` gives them, for clients with these cuts.
+        """Blocks as `name` gives them, for clients with these cuts, and those that one with `spare` would leave.
 
         Raises:
             SettingError: a client's cuts do not fit the nets.
@@ -74,7 +75,7 @@ class ServerHalf:
         self.counted: dict[tuple[str, range], int] = {}
         self.nets: dict[str, Blocks] = {}
         for net in self.counts:
-            spans = [self.span(client, net) for client in cuts]
+            spans = [self._span(own, net) for own in (*cuts.values(), *([] if spare is None else [spare]))]
             union = range(min(span.start for span in spans), max(span.stop for span in spans))
             self.nets[net] = optim_config.place(architecture.build(net, union, name))
         self.optimisers = {net: optim_config.optimiser(blocks) for net, blocks in self.nets.items()}
@@ -82,7 +83,10 @@ class ServerHalf:
 
     def span(self, client: int, net: str) -> range:
         """Indices of the blocks that a client leaves to the server."""
-        head, tail = self.cuts[client].of(net)
+        return self._span(self.cuts[client], net)
+
+    def _span(self, cuts: Cuts, net: str) -> range:
+        head, tail = cuts.of(net)
         return range(1 + head, self.counts[net] - 1 - tail)
 
     def forward(self, net: str, inputs: ByClient, *, train_weights: bool = True) -> ServerForward:

@@ -37,9 +37,10 @@ class WeightAverage:
 
     def load(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
         """Take up what `state` gave."""
+        self.tensors = {}
+        self.take({name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)})
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from averages of some of the module's state, by its own names, and laid out in memory as it is."""
         like = self.module.state_dict()
-        self.tensors = {
-            (own := name.removeprefix(prefix)): torch.empty_like(like[own]).copy_(value)
-            for name, value in tensors.items()
-            if self.decay and name.startswith(prefix)
-        }
+        self.tensors |= {name: torch.empty_like(like[name]).copy_(x) for name, x in tensors.items() if self.decay}

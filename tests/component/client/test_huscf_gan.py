@@ -30,8 +30,15 @@ ORDER = list(PHASES)
 
 
 def a_client(folder: Path, **settings: Any) -> HuscfGanClient:
-    one = {"num_supernodes": 2, "data.max_images": 40, "gan.width": 2, "gan.batch_size": 4, "partition": "iid"}
-    config = small(folder, strategy="huscf_gan", split_gan__client_cuts=str(CUTS), **(one | settings))
+    one: dict[str, Any] = {
+        "num_supernodes": 2,
+        "data.max_images": 40,
+        "gan.width": 2,
+        "gan.batch_size": 4,
+        "partition": "iid",
+    }
+    one |= {"split_gan.client_cuts": str(CUTS)} | settings
+    config = small(folder, strategy="huscf_gan", **one)
     client = here_is(config, folder, 0)
     assert isinstance(client, HuscfGanClient)
     return client
@@ -162,7 +169,7 @@ def test_every_phase_says_what_it_moves(tmp_path: Path) -> None:
     for step in (0, 1):
         for phase in ORDER:
             ask(client, step, phase)
-            half = client._workspace().load(lambda: client._session(str(CUTS))).half
+            half = client._workspace().load(client._session).half
             now = {part: {name: value.clone() for name, value in half.part_state(part).items()} for part in PARTS}
             changed = {part for part in before if not same(before[part], now[part])}
             assert changed <= set(MOVED[phase]), phase
@@ -234,3 +241,57 @@ def test_noise_is_normal_and_keyed_by_the_secret(tmp_path: Path) -> None:
     others = [noise(batches, 1, "dh"), noise(batches, 0, "dh_real"), noise(stranger, 0, "dh")]
     others.append(made("dh", activations + 1))
     assert all(abs(torch.corrcoef(torch.stack([first.flatten(), x.flatten()]))[0, 1]) < 0.05 for x in others)
+
+
+MOVING: dict[str, Any] = {"split_gan.replan_rounds": 2, "devices.profiles": ["2", "2"], "split_gan.client_cuts": ""}
+
+
+def a_round(client: HuscfGanClient, round_: int, cuts: str, next_cuts: str | None) -> Tensors:
+    """What a client sends at the end of a round of one batch."""
+    shapes = ActivationShapes(build_gan_architecture(client.config, 1, 8, 10), 4, factored=False)
+    for phase, (names, _) in PHASES.items():
+        at = {name: next(p for p in name.split("_") if p in ("gh", "gt", "dh", "dt")) for name in names}
+        tensors = {n: torch.ones((4, *shapes.cut(Cuts.parse(cuts), cut))) for n, cut in at.items() if phase != "latent"}
+        client.on_split(SplitRequest(round_, 0, phase, cuts, tensors, {}))
+    return client.on_train(EndRoundRequest(round_, cuts, {}, next_cuts)).weights
+
+
+def test_moments_leave_with_a_block_and_with_no_other(tmp_path: Path) -> None:
+    client = a_client(tmp_path, **MOVING)
+    assert not [name for name in a_round(client, 2, "1111", "1111") if ":" in name]
+    sent = [name for name in a_round(client, 4, "1111", "1101") if ":" in name]
+    assert {name.partition(":")[2].rsplit(".", 2)[0] for name in sent} == {"discriminator.1"}
+    # It takes a block back, and leaves none.
+    assert not [name for name in a_round(client, 6, "1101", "1111") if ":" in name]
+
+
+@pytest.mark.parametrize(
+    ("settings", "round_", "next_cuts", "message"),
+    [
+        ({"split_gan.replan_rounds": 0}, 2, "0110", "`split_gan.replan_rounds` = 0 is not allowed: a divisor of 2"),
+        ({}, 3, "0110", "`split_gan.replan_rounds` = 2 is not allowed: a divisor of 3"),
+        ({"split_gan.min_cut": "0010"}, 2, "1100", "`split_gan.min_cut` = '0010' is not allowed: at most 0"),
+        ({"split_gan.min_cut": "0100"}, 2, "1010", "`split_gan.min_cut` = '0100' is not allowed: at most 1010"),
+        ({}, 2, "0200", "at most 1 extra blocks"),
+    ],
+)
+def test_cuts_move_when_and_where_the_settings_let_them(
+    tmp_path: Path, settings: dict[str, Any], round_: int, next_cuts: str, message: str
+) -> None:
+    """A server that could choose any cut would have activations as near to the images as it likes."""
+    own = MOVING | settings
+    if not own["split_gan.replan_rounds"]:
+        own |= {"split_gan.client_cuts": "1110"}
+    client = a_client(tmp_path, **own)
+    with pytest.raises(SettingError, match=message):
+        a_round(client, round_, "1110", next_cuts)
+
+
+def test_a_round_keeps_the_cuts_that_it_began_with(tmp_path: Path) -> None:
+    client = a_client(tmp_path, **MOVING)
+    client.on_split(SplitRequest(1, 0, "latent", "0110", {}, {}))
+    for forgotten in (False, True):
+        if forgotten:
+            workspace._LIVE.clear()
+        with pytest.raises(UserError, match=r"^round 1 was requested with the cuts 1111; it began with 0110$"):
+            client.on_split(SplitRequest(1, 0, "fake", "1111", {}, {}))

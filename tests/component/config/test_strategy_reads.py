@@ -85,6 +85,8 @@ HARMLESS = {
     "averaging.finetune_epochs": "at its default, nothing is trained after the last round",
     "gan.wire_dtype": "no activations travel: weights do, as they are",
     "mdgan.local_steps": "at its default, a discriminator takes a step in an iteration",
+    "split_gan.replan_rounds": "at its default, cuts stay",
+    "devices.slowdowns": "at its default, no device slows down",
     "split_gan.loss": "at its default, nets descend cross-entropies",
     "split_gan.spectral_norm": "at its default, networks are everybody's",
     "split_gan.condition_at": "at its default, networks are everybody's",

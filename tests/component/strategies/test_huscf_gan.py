@@ -44,7 +44,12 @@ def run(folder: Path, app: ClientApp = client_app, **settings: Any) -> HuscfGan:
     return made
 
 
-def spoiled(client: int, at: Callable[[str, str, int, int], bool], spoil: Spoil) -> ClientApp:
+def spoiled(
+    client: int,
+    at: Callable[[str, str, int, int], bool],
+    spoil: Spoil,
+    else_: Callable[[Message, Context], Message] = client_app,
+) -> ClientApp:
     """The ClientApp, but one client's answer is spoiled at some message type, phase, round and step."""
 
     def call(message: Message, context: Context) -> Message:
@@ -53,7 +58,7 @@ def spoiled(client: int, at: Callable[[str, str, int, int], bool], spoil: Spoil)
             read = str(request.get("phase", "")), int(str(request["round"])), int(str(request.get("step", -1)))
             if at(message.metadata.message_type, *read) and (answer := spoil(message, context)) is not None:
                 return answer
-        return client_app(message, context)
+        return else_(message, context)
 
     app = ClientApp()
     app.train()(call)

@@ -38,7 +38,13 @@ DENOISER = {"diffusion.timesteps": 10, "model": "nano"}
 GAN = {"num_rounds": 2, "gan.width": 2, "gan.batch_size": 8}
 OWN: dict[str, dict[str, Any]] = {
     "mdgan": {"mdgan.k": 2},
-    "huscf_gan": {"split_gan.client_cuts": ["0000", "1111"]},
+    # One slows down, so that cuts move.
+    "huscf_gan": {
+        "devices.profiles": ["0.5:5", "0.5:5"],
+        "devices.server_gflops": 0.5,
+        "devices.slowdowns": "1:8:1",
+        "split_gan.replan_rounds": 1,
+    },
 }
 
 

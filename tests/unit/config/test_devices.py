@@ -7,7 +7,7 @@ import math
 import pytest
 
 from collafuse_flwr.config.config import Config
-from collafuse_flwr.config.devices import PROFILES, Device, parse_devices
+from collafuse_flwr.config.devices import PROFILES, Device, parse_devices, parse_slowdowns
 from collafuse_flwr.core.errors import SettingError
 
 
@@ -61,3 +61,20 @@ def test_there_is_a_device_for_each_client() -> None:
         match=r"^`devices.profiles` = \['1', '2'\] is not allowed: paper7, or a list of 3 devices",
     ):
         Config.from_flat({"devices.profiles": ["1", "2"], "num_supernodes": 3})
+
+
+def test_devices_slow_down_from_a_round_on_until_another_is_named() -> None:
+    texts = ("0:8:3", "1:2.5:1", "0:1:5")
+    expected = {1: (1.0, 2.5), 2: (1.0, 2.5), 3: (8.0, 2.5), 4: (8.0, 2.5), 5: (1.0, 2.5), 9: (1.0, 2.5)}
+    assert {round_: parse_slowdowns(texts, 2, round_) for round_ in expected} == expected
+    assert parse_slowdowns((), 3, 1) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "text", ["2:8:3", "-1:8:3", "0:0:3", "0:-1:3", "0:inf:3", "0:nan:3", "0:8:0", "0:8", "a:8:3", ""]
+)
+def test_what_is_no_slowdown_is_refused(text: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Config.from_flat({"strategy": "huscf_gan", "devices.slowdowns": ["0:2:1", text], "num_supernodes": 2})
+    allowed = "client:times:round: a client from 0 to 1, times above 0, a round from 1"
+    assert str(caught.value) == f"`devices.slowdowns` = {text!r} is not allowed: {allowed}"

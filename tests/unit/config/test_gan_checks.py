@@ -42,6 +42,18 @@ FOUR_DIGITS = "is not allowed: four digits, as 0010"
             "`split_gan.min_cut` = '0002' is not allowed: digits from (0, 0, 0, 0) to (2, 1, 2, 1) when `gan.depth` "
             "is 2",
         ),
+        (
+            {"split_gan.replan_rounds": 1},
+            "`split_gan.replan_rounds` = 1 is not allowed: 0 unless cuts are planned: with `devices.profiles`, by the",
+        ),
+        (
+            {"split_gan.replan_rounds": 1, "devices.profiles": "paper7", CUTS: "0010"},
+            "`split_gan.replan_rounds` = 1 is not allowed: 0 unless cuts are planned",
+        ),
+        (
+            {"split_gan.replan_rounds": 1, "devices.profiles": "paper7", "cut_planner.algorithm": "genetic"},
+            "`split_gan.replan_rounds` = 1 is not allowed: 0 unless cuts are planned",
+        ),
         ({MIN_CUT: "001"}, f"`split_gan.min_cut` = '001' {FOUR_DIGITS}"),
         ({MIN_CUT: ""}, f"`split_gan.min_cut` = '' {FOUR_DIGITS}"),
         ({MIN_CUT: "-010"}, f"`split_gan.min_cut` = '-010' {FOUR_DIGITS}"),

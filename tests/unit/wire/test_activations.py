@@ -46,7 +46,7 @@ def as_sent(dtype: str) -> dict[str, torch.Tensor]:
 def test_the_schema_has_these_fields_and_no_others() -> None:
     """Labels, images and codes have none: whoever adds a field here lets something new leave a client."""
     assert [spec.name for spec in fields(SplitRequest)] == ["round", "step", "phase", "cuts", "activations", "weights"]
-    assert [spec.name for spec in fields(EndRoundRequest)] == ["round", "cuts", "activations"]
+    assert [spec.name for spec in fields(EndRoundRequest)] == ["round", "cuts", "activations", "next_cuts"]
     assert [spec.name for spec in fields(EndRoundReply)] == ["metrics", "weights"]
     assert {spec.name: spec.type for spec in fields(GanTrainMetrics)} == {
         **dict.fromkeys(("loss", "generator_loss", "seconds"), "float | None"),
@@ -69,6 +69,9 @@ def test_messages_survive(dtype: str) -> None:
         other = decode(type(message), sent(encode(message, dtype)), dtype)
         assert (other.round, other.cuts) == (2, "0010")
         assert same(other.activations, as_sent(dtype))
+    for cuts in (None, "0010"):
+        end = EndRoundRequest(2, "0000", TENSORS, cuts)
+        assert decode(EndRoundRequest, sent(encode(end, dtype)), dtype).next_cuts == cuts
     answer = decode(ActivationsReply, sent(encode(ActivationsReply(TENSORS), dtype)), dtype).activations
     check_activations(answer, SHAPES)
     assert same(answer, as_sent(dtype))

@@ -116,6 +116,25 @@ def test_send_and_receive_waits_for_those_sent_again() -> None:
     assert progress == [(1, 3), (2, 3), (3, 3)]
 
 
+def test_it_keeps_how_long_each_reply_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the last exchange, those that were sent again from when they were sent first."""
+    now = [100.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda _: None)
+    monkeypatch.setattr(retry_grid, "time", clock)
+
+    def slow(partition: int, run_job: int) -> str | None:
+        now[0] += 1.0 + partition
+        return RESTARTING if (partition, run_job) == (2, 1) else None
+
+    below = Fragile(slow)
+    grid = RetryGrid(below, pause=0.0)
+    nodes = {partition: node for node, partition in below.partition.items()}
+    grid.send_and_receive([Message(RecordDict(), nodes[2], "train")])
+    assert grid.seconds == {nodes[2]: 6.0}
+    grid.send_and_receive([Message(RecordDict(), nodes[0], "train")])
+    assert grid.seconds == {nodes[0]: 1.0}
+
+
 def test_an_error_of_the_superlink_is_that_of_the_node_that_the_message_went_to() -> None:
     below = LocalGrid(app, begin_run(), {}, 2)
     here, gone = below.get_node_ids()
