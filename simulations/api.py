@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,8 @@ class TrainedRun:
     """A finished run: its folder and its settings."""
 
     folder: Path
-    config: Config
+    # A notebook that shows a run would show every setting.
+    config: Config = field(repr=False)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
