@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from collafuse_flwr.core import progress
+from collafuse_flwr.diffusion import sampling
 from collafuse_flwr.diffusion.sampling import sample, sampling_timesteps
 from collafuse_flwr.diffusion.schedule import Schedule, make_schedule
 from collafuse_flwr.diffusion.schedulers import Sampler
@@ -139,3 +140,28 @@ def test_steps_that_take_long_are_shown_where_that_is_wanted(
     assert torch.equal(shown, quiet)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == [f"steps of client 3: {done} of 4" for done in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_network_has_so_many_pixels_at_a_time_and_makes_the_same(
+    monkeypatch: pytest.MonkeyPatch, labelled: bool
+) -> None:
+    schedule, data, seen = make_schedule("cosine", T), Gaussian(), []
+    x = torch.randn(7, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(7) if labelled else None
+
+    def denoise(x_t: Tensor, t: Tensor, own: Tensor | None) -> Tensor:
+        seen.append(len(x_t))
+        shift = 0 if own is None else own[:, None, None, None] / 10
+        return data.denoise(schedule, "v_prediction")(x_t, t, None) + shift
+
+    def images() -> Tensor:
+        return sample(schedule, "v_prediction", denoise, x, [T, 10], sampler="ddim", labels=labels)
+
+    whole = images()
+    monkeypatch.setitem(sampling.PIXELS_AT_A_TIME, "cpu", 3 * 4)
+    assert torch.equal(images(), whole)
+    # An image is never divided.
+    monkeypatch.setitem(sampling.PIXELS_AT_A_TIME, "cpu", 1)
+    assert torch.equal(images(), whole)
+    assert seen == [7, 3, 3, 1, *[1] * 7]
