@@ -84,6 +84,7 @@ def draw_curves(rounds: Sequence[dict[str, Any]], clients: Sequence[dict[str, An
             own = [_trained_loss(row["clients"].get(client), name) for row in rounds]
             _line(losses, numbers, own, label if index == 0 else None, color=color, alpha=0.5)
     losses.set(xlabel="round", ylabel="training loss", title="Loss")
+    losses.xaxis.get_major_locator().set_params(integer=True)
     if losses.lines:
         losses.legend(fontsize=8)
     measured = [client for client in clients if client.get("fd") is not None]

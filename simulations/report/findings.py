@@ -36,8 +36,8 @@ def budget_statement(section: Section) -> str:
     """Which budget the strategies had in common, and whether the rows had as many image updates."""
     names = sorted({str(run.settings.get("train.match", "image_updates")) for run in section.runs})
     updates = [estimate.mean for row in section.rows if (estimate := row.estimate(BUDGET[-1])) is not None]
-    sentence = f"Common to all strategies (`train.match`): {', '.join(names)}."
-    if not updates or max(updates) == 0:
+    sentence = f"Common to all strategies (train.match): {', '.join(names)}."
+    if len(updates) < 2 or max(updates) == 0:
         return sentence
     low, high = min(updates), max(updates)
     if high - low <= EQUAL * high:

@@ -79,7 +79,7 @@ def test_on_a_terminal_help_is_as_wide_as_it(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_every_setting_of_generate_is_explained() -> None:
     shown = call("generate", "--help").stdout
-    for setting in OmegaConf.load(PROJECT / "conf" / "generate.yaml"):
+    for setting in map(str, OmegaConf.load(PROJECT / "conf" / "generate.yaml")):
         assert setting in ("defaults", "hydra") or f"\n  {setting}=" in shown
 
 
