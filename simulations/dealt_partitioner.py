@@ -9,7 +9,7 @@ from flwr_datasets.partitioner import Partitioner
 from collafuse_flwr.data.federated import FederationData
 
 
-class DealtPartitioner(Partitioner):
+class DealtPartitioner(Partitioner):  # type: ignore[misc] # Flower Datasets has no types
     """The clients of a federation as partitions.
 
     A row is an image: `label`, its class, and `index`, its place among all images that are used. Those that a client

@@ -46,7 +46,7 @@ OF_ONE_RUN = (
     (
         "attacks/leakage.png",
         "Attacks",
-        "An attack learns something of a client where its bar is apart from the mark of a guess.",
+        "An attack learns something of a client where its mark is apart from the black line, which is a guess.",
         True,
     ),
 )
