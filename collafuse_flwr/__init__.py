@@ -5,7 +5,7 @@
     run = cf.train(dataset="digits", cut_ratio=0.3, num_rounds=5, output="runs/first")
     images = run.pipeline(client=2)(num_images=4, class_labels=5).images
 
-`train`, `load`, `generate`, `attack` and `report` are those of `simulations.api`, where they are documented.
+All but the pipeline are those of `simulations.api`, where they are documented.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collafuse_flwr.diffusion.pipeline import CollaFusePipeline
-    from simulations.api import attack, generate, load, report, train
+    from simulations.api import attack, generate, load, partitioner, report, train
 
 __version__ = "0.1.0"
-__all__ = ["CollaFusePipeline", "attack", "generate", "load", "report", "train"]
+__all__ = ["CollaFusePipeline", "attack", "generate", "load", "partitioner", "report", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from collafuse_flwr.runs.run_layout import RunLayout
 
 if TYPE_CHECKING:
     from collafuse_flwr.diffusion.pipeline import CollaFusePipeline
+    from simulations.dealt_partitioner import DealtPartitioner
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class TrainedRun:
     """A finished run: its folder and its settings."""
 
     folder: Path
-    config: Config
+    # A notebook that shows a run would show every setting.
+    config: Config = field(repr=False)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -111,6 +113,23 @@ def load(folder: Path | str) -> TrainedRun:
     load_history(path)
     summary_of(path)
     return TrainedRun(path, config)
+
+
+def partitioner(settings: Mapping[str, object] | None = None, /, **more: object) -> DealtPartitioner:
+    """Who would hold which images, as a partitioner of Flower Datasets; its column of classes is `label`.
+
+    Args:
+        settings: as for `train`.
+        more: the same as keywords.
+
+    Raises:
+        UserError: a setting is not allowed, or the images cannot be loaded or dealt.
+    """
+    from collafuse_flwr.data.federated import federation_data  # noqa: PLC0415 - as above
+    from simulations.dealt_partitioner import DealtPartitioner  # noqa: PLC0415
+
+    config = Config.from_flat({**(settings or {}), **_public(more)})
+    return DealtPartitioner(federation_data(config.data, config.run.num_supernodes, config.run.seed))
 
 
 def generate(folder: Path | str, **settings: object) -> Path:

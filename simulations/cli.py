@@ -25,6 +25,7 @@ from collafuse_flwr.config.strategies import STRATEGIES
 from collafuse_flwr.core.atomic_io import as_file_name
 from collafuse_flwr.core.errors import RunFailed, UserError
 from simulations.runners.result import Stopped
+from simulations.usage import show_usage
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -50,7 +51,8 @@ def register_schema() -> None:
 def entry(
     act: Callable[[DictConfig], None],
     config_name: str = "config",
-    usage: Callable[[list[str]], str] | str = "",
+    *,
+    usage: Callable[[list[str]], str] | str,
     prepare: Callable[[list[str]], None] = lambda _: None,
 ) -> Callable[[], int]:
     """A command that composes its settings with Hydra and acts on them, once.
@@ -66,20 +68,20 @@ def entry(
             act(settings)
         return 0
 
-    return command(once, config_name, usage)
+    return command(once, config_name, usage=usage)
 
 
 def command(
     act: Callable[[list[str]], int],
     config_name: str = "config",
-    usage: Callable[[list[str]], str] | str = "",
+    *,
+    usage: Callable[[list[str]], str] | str,
     going_on: str = "resume=true with the same `output` goes on after the last round",
 ) -> Callable[[], int]:
     """A command that acts on its arguments and returns the exit status.
 
     A mistake in a setting is one line on standard error, with status 2; nothing else catches exceptions.
-    --help prints `usage` of the other arguments, or what Hydra has where there is none; `going_on` says to who
-    interrupts how to continue.
+    --help shows `usage` of the other arguments; `going_on` says to who interrupts how to continue.
     """
 
     def main() -> int:
@@ -88,9 +90,9 @@ def command(
         os.environ["HYDRA_FULL_ERROR"] = "1"
         _stop_in_good_order()
         try:
-            if usage and HELP & set(sys.argv[1:]):
+            if HELP & set(sys.argv[1:]):
                 arguments = [argument for argument in sys.argv[1:] if argument not in HELP]
-                print(usage if isinstance(usage, str) else usage(arguments))
+                show_usage(usage if isinstance(usage, str) else usage(arguments))
                 return 0
             return act(sys.argv[1:])
         except UserError as error:
@@ -162,7 +164,8 @@ def settings_usage(purpose: str) -> Callable[[list[str]], str]:
         values = DEFAULTS if config is None else config.to_flat()
         which = "Settings" if config is None else f"Settings that strategy={config.run.strategy} reads"
         lines = [
-            purpose,
+            purpose.strip(),
+            "",
             f"{which} (name=default: what it is):" if config is None else f"{which} (name=value: what it is):",
         ]
         group = None

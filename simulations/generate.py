@@ -32,6 +32,16 @@ from simulations.cli import entry
 from simulations.cli_args import check_whole_numbers, folders
 from strategies.generation import TrainedServer
 
+SETTINGS_OF_GENERATE = """\
+  run=: the folder of a finished run of diffusion models
+  client=0: whose denoiser finishes the images
+  num_images=64: how many
+  label=-1: one class, or -1 for all, as often as among the uploads or the run's own samples
+  attributes=: with data.conditioning=attributes, names of those that an image is to have, as a,b; empty: as in the run
+  guidance=: weight of the condition; empty: the run's own
+  seed=0: of everything that is drawn; the same seed makes the same images
+  output=: a new folder for the images; empty: generated/client-N in the run's folder"""
+
 
 @dataclass(frozen=True)
 class GenerateRequest:
@@ -142,7 +152,7 @@ def _act(settings: DictConfig) -> None:
     print(f"Images and their grid are in {generate(request)}")
 
 
-main = entry(_act, "generate")
+main = entry(_act, "generate", usage=f"{__doc__}\n{SETTINGS_OF_GENERATE}")
 
 if __name__ == "__main__":
     sys.exit(main())

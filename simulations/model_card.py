@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from collafuse_flwr import __version__
 from collafuse_flwr.config.config import Config
+from collafuse_flwr.core.text import number_of
 from collafuse_flwr.data.settings import NO_DATASET
 from collafuse_flwr.diffusion.pipeline import CollaFusePipeline
 from collafuse_flwr.runs.dp_report import describe_guarantee, describe_updates
@@ -112,7 +113,7 @@ def _sent(config: Config, row: Row) -> str:
     sent = []
     if "images" in config.spec.sends and row["releases"] != 0:
         clean = config.spec.clean_server or row["cut_step"] == 0
-        releases = f"{row['releases']} release{'s' if row['releases'] != 1 else ''} of each image, noised"
+        releases = f"{number_of(row['releases'], 'release')} of each image, noised"
         sent.append("clean images" if clean else releases)
         if config.shares_labels():
             sent.append("their labels")

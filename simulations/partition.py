@@ -30,6 +30,8 @@ def partition(config: Config) -> Path:
     if folder.exists() and not folder.is_dir():
         raise SettingError("output", str(folder), "a folder")
     data = federation_data(config.data, config.run.num_supernodes, config.run.seed)
+    for line in data.images.report.lines:
+        print(f"images: {line}")
     holdings = LabelDistribution.of(data)
     holdings.write(folder / "partition.csv")
     holdings.draw(folder / "partition.png", f"{config.data.name}, {config.data.partition}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from simulations.cli import CONF, USER_ERROR
+from simulations.usage import show_usage
 
 SUITES = CONF / "suite"
 
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int:
     suites = sorted(path.stem for path in SUITES.glob("*.yaml"))
     name, overrides = (arguments[0] if arguments else ""), arguments[1:]
     if {"-h", "--help"} & set(arguments):
-        print(f"{__doc__}\nSuites: {', '.join(suites)}")
+        show_usage(f"{__doc__}\nSuites: {', '.join(suites)}")
         return 0
     if name not in suites:
         print(f"error: `suite` = {name!r} is not allowed: one of {', '.join(suites)}", file=sys.stderr)

@@ -17,6 +17,7 @@ from simulations.app_folder import AppFolder, served
 from simulations.runners.environment import prepare_environment
 from simulations.runners.processes import exit_status, pass_signals_to
 from simulations.runners.superlink import script, with_scripts
+from simulations.usage import show_usage
 
 
 def main(arguments: list[str]) -> int:
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--apps", type=Path)
     own, others = parser.parse_known_args(arguments)
     if {"-h", "--help"} & set(others):
-        print(f"{__doc__}\n  --apps FOLDER  the folder of apps\n", flush=True)
+        show_usage(f"{__doc__}\n  --apps FOLDER  the folder of apps\n")
     elif own.apps is None or not own.apps.is_dir():
         print(f"error: --apps = {own.apps} is not allowed: the folder of signed apps", file=sys.stderr)
         return 2

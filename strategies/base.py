@@ -20,7 +20,7 @@ from collafuse_flwr.core.errors import RunFailed, UploadError
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.runtime import available_cores, choose_runtime, threads
 from collafuse_flwr.core.tensor_io import write_tensors
-from collafuse_flwr.core.text import last_line
+from collafuse_flwr.core.text import last_line, number_of
 from collafuse_flwr.runs.history import Checkpoint, History, RoundRecord
 from collafuse_flwr.runs.run_layout import RunLayout
 from collafuse_flwr.wire.codec import count_bytes, decode, encode
@@ -193,8 +193,8 @@ class BaseStrategy(Strategy, ABC):
     def summary(self) -> None:
         """Show what is about to run."""
         self.progress.say(
-            f"{self.config.run.strategy}: {len(self.client_manager.client_infos)} clients{self._cuts_in_words()}, "
-            f"{self.rounds_left} rounds on {self.runtime.device}"
+            f"{self.config.run.strategy}: {number_of(len(self.client_manager.client_infos), 'client')}"
+            f"{self._cuts_in_words()}, {number_of(self.rounds_left, 'round')} on {self.runtime.device}"
         )
 
     def _cuts_in_words(self) -> str:

@@ -17,3 +17,8 @@ def last_line(reason: str | None) -> str:
         return "no reason given"
     line = lines[-1] if len(lines[-1]) <= LONGEST_REASON else f"{lines[-1][:LONGEST_REASON]} ..."
     return "".join(char if char.isprintable() else "?" for char in line)
+
+
+def number_of(number: int, noun: str) -> str:
+    """A number and its noun, which is in the plural unless it is one: `1 round`, `3 rounds`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from collafuse_flwr.core.errors import SettingError
@@ -39,34 +40,75 @@ def files_below(folder: Path) -> list[str]:
     Raises:
         OSError: a folder cannot be listed.
     """
-    walked = []
+    return sorted(_walk(folder), key=os.path.split)
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """The paths of all files below a folder, in any order, without hidden ones; each folder is entered once."""
+    entered = {os.path.realpath(folder)}
+    entered |= {str(parent) for parent in Path(*entered).parents}
     for here, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         # What is hidden is left behind by tools (.ipynb_checkpoints, ._001.png) and belongs to no class.
-        folders[:] = [name for name in folders if not name.startswith(".") and name != LEFT_BEHIND]
-        walked.append((here, sorted(name for name in names if not name.startswith("."))))
-    return [os.path.join(here, name) for here, names in sorted(walked) for name in names]
+        seen = [name for name in sorted(folders) if not name.startswith(".") and name != LEFT_BEHIND]
+        real = {name: os.path.realpath(os.path.join(here, name)) for name in seen}
+        # A link may lead back to where it lies, or to what was read already.
+        folders[:] = [name for name in seen if real[name] not in entered]
+        entered |= {real[name] for name in folders}
+        yield from (os.path.join(here, name) for name in names if not name.startswith("."))
 
 
-def split_folder(config: DataConfig, root: Path) -> Path | None:
-    """The folder of `data.split`, if all subfolders are splits; None if there are no splits.
+@dataclass(frozen=True)
+class Split:
+    """The folder of the split that is read, and the line that says so."""
+
+    folder: Path
+    line: str
+
+
+def find_split(config: DataConfig, root: Path, is_read: Callable[[str], bool]) -> Split | None:
+    """The folder of `data.split`, if all subfolders that hold data are splits; None if there are no splits.
+
+    They may lie in the only subfolder, as archives unpack to. `is_read` says of a file whether it is data.
 
     Raises:
         OSError: it cannot be listed.
-        SettingError: there are others, or none, and `data.split` is not train.
+        SettingError: there are splits, but not `data.split`.
     """
-    folders = subfolders(root)
-    folder_of_split = {own: name for name in folders for own, names in SPLITS.items() if name.lower() in names}
-    if len(folder_of_split) == len(folders) and config.split in folder_of_split:
-        return root / folder_of_split[config.split]
-    require_split(config, config.split == "train", folders)
+    names = _with_data(root, is_read)
+    if len(names) == 1 and len(_splits(inner := _with_data(root / names[0], is_read))) == len(inner) > 1:
+        root, names = root / names[0], inner
+    folder_of_split = _splits(names)
+    if names and len(folder_of_split) == len(names):
+        require_split(config, config.split in folder_of_split, names)
+        name = folder_of_split[config.split]
+        are = "are splits and no classes" if len(names) > 1 else "is a split and no class"
+        return Split(root / name, f"{', '.join(names)} {are}: only the images in {name} are read")
     return None
 
 
-def split_lines(root: Path, split: Path | None) -> tuple[str, ...]:
-    """The line that says which of the splits is read; none where there are no splits."""
-    if split is None:
-        return ()
-    return (f"{', '.join(subfolders(root))} are splits and no classes: only the images in {split.name} are read",)
+def splits_of_classes(config: DataConfig, root: Path, is_read: Callable[[str], bool]) -> dict[str, Path] | None:
+    """The folder of `data.split` in each folder of a class, if these hold nothing but splits; None if they do not.
+
+    Raises:
+        OSError: one cannot be listed.
+    """
+    classes = {name: _with_data(root / name, is_read) for name in _with_data(root, is_read)}
+    splits = {name: _splits(folders) for name, folders in classes.items()}
+    beside = any(is_read(path.name) for name in classes for path in (root / name).iterdir() if path.is_file())
+    there = {own for folders in splits.values() for own in folders}
+    if beside or len(there) < 2 or any(len(splits[name]) < len(folders) for name, folders in classes.items()):
+        return None
+    return {name: root / name / folders[config.split] for name, folders in splits.items() if config.split in folders}
+
+
+def _splits(names: Sequence[str]) -> dict[str, str]:
+    """What is the folder of each split, of some names of folders."""
+    return {own: name for name in names for own, words in SPLITS.items() if name.lower() in words}
+
+
+def _with_data(root: Path, is_read: Callable[[str], bool]) -> list[str]:
+    """The subfolders that hold data, at whatever depth."""
+    return [name for name in subfolders(root) if any(is_read(file) for file in _walk(root / name))]
 
 
 def unread_report(paths: Sequence[str]) -> DataReport:

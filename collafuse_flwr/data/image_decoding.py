@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -36,6 +36,8 @@ _OTHER_BYTE = {
     for mode in ("RGB", "RGBA")
     for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
 }
+#: And what it calls them of grey with opacity.
+_DEEP_GREY_ALPHA = "LA;16B"
 #: Pillow's limit on pixels is one number for the whole process.
 _OPENING = threading.Lock()
 
@@ -144,18 +146,30 @@ def read_deep(image: Image.Image, encoded: Encoded) -> DeepValues:
     if image.mode.startswith(("I", "F")):
         values = np.array(_upright(image), np.float64)[..., None]
         return DeepValues(values, np.ones_like(values))
+    if image.mode == "RGBA" and set(_raw_modes(image)) == {_DEEP_GREY_ALPHA}:
+        # Two bytes of grey and two of opacity, which are as many as RGBA has.
+        pairs = _read_as(encoded, lambda _: "RGBA")
+        both = pairs[..., ::2] * 256 + pairs[..., 1::2]
+        return DeepValues(both[..., :1], both[..., 1:] / np.iinfo(np.uint16).max)
     low_bytes = [_OTHER_BYTE.get(mode) for mode in _raw_modes(image)]
     if image.mode not in {"RGB", "RGBA"} or None in low_bytes:
-        raise ValueError("its 16 bits a channel are read of grey, RGB and RGBA alone, and of PNG and TIFF")
+        raise ValueError("its 16 bits a channel are read of grey and RGB alone, and of PNG and TIFF")
     # Pillow keeps one byte of two: the upper one, or, if the mode names the other byte order, the lower one.
-    with Image.open(_stream(encoded)) as again:
-        tiles = zip(again.tile, low_bytes, strict=True)
-        again.tile = [tile._replace(args=_with_mode(tile.args, str(mode))) for tile, mode in tiles]
-        lower = np.array(_upright(again), np.float64)
+    lower = _read_as(encoded, lambda mode: _OTHER_BYTE[mode])
     both = np.array(_upright(image), np.float64) * 256 + lower
     if image.mode == "RGB":
         return DeepValues(both, np.ones_like(both[..., :1]))
     return DeepValues(both[..., :3], both[..., 3:] / np.iinfo(np.uint16).max)
+
+
+def _read_as(encoded: Encoded, raw_mode: Callable[[str], str]) -> NDArray[np.float64]:
+    """The pixels, upright, as if the file held them in another raw mode."""
+    with Image.open(_stream(encoded)) as image:
+        modes = map(raw_mode, _raw_modes(image))
+        image.tile = [
+            tile._replace(args=_with_mode(tile.args, own)) for tile, own in zip(image.tile, modes, strict=True)
+        ]
+        return np.array(_upright(image), np.float64)
 
 
 def _with_mode(arguments: Any, mode: str) -> Any:

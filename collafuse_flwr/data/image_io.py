@@ -20,7 +20,7 @@ from collafuse_flwr.data.image_survey import Survey, survey_images
 from collafuse_flwr.data.images import center_crop_resize
 from collafuse_flwr.data.report import DataReport
 from collafuse_flwr.data.settings import DataConfig, background, window
-from collafuse_flwr.data.validation import data_error
+from collafuse_flwr.data.validation import SKIPPING, data_error
 
 T = TypeVar("T")
 
@@ -96,6 +96,8 @@ class ImageFiles:
 
     def _decode(self, index: int) -> Tensor:
         """Read one image as (1, C, H, W), uint8."""
+        # What all images decide is no mistake of this one.
+        survey = self._survey
         pixels = self._tolerated(index, self._pixels)
         if pixels is None:
             return self._blank()
@@ -103,7 +105,7 @@ class ImageFiles:
         if self._config.image_size:
             return center_crop_resize(decoded, self._config.image_size)
         own, (h, w) = Path(self._paths[index]).name, decoded.shape[2:]
-        name, (h0, w0) = self._first = self._first or self._survey.first or (own, (h, w))
+        name, (h0, w0) = self._first = self._first or survey.first or (own, (h, w))
         if (h, w) != (h0, w0):
             raise DataError(
                 f"`image_size` = 0 needs images of one size, but {name} is {h0} x {w0} pixels "
@@ -146,7 +148,9 @@ class ImageFiles:
             with opened(encoded, self._config.max_pixels) as image:
                 yield image, encoded
         except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
-            raise data_error(self._config, f"{self._paths[index]} cannot be read as an image ({error})") from None
+            raise data_error(
+                self._config, f"{self._paths[index]} cannot be read as an image ({error}); {SKIPPING}"
+            ) from None
 
 
 def _side(image: Image.Image, _: Encoded) -> int:

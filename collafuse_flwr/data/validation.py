@@ -16,6 +16,9 @@ from collafuse_flwr.core.errors import DataError, SettingError
 from collafuse_flwr.core.fields import plain
 from collafuse_flwr.data.settings import DataConfig
 
+#: How to go on where a file is damaged.
+SKIPPING = "`data.on_bad_file` = skip leaves such files out"
+
 
 def data_error(config: DataConfig, problem: str) -> DataError:
     """The error in one line about the data at `dataset_path`."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from collafuse_flwr.core.errors import DataError
+from collafuse_flwr.core.text import number_of
 from collafuse_flwr.data.image_decoding import Window, scale_to_bytes
 from collafuse_flwr.data.images import UNLABELLED, ImageMetadata, LazyImageDataset, center_crop_resize
 from collafuse_flwr.data.report import DataReport
@@ -141,23 +142,25 @@ class VolumeReport:
             raise error
         self._left_out.append(str(path))
 
-    def report(self, volumes: Sequence[Volume]) -> DataReport:
-        """All of it.
+    def report(self, volumes: Sequence[Volume], others: DataReport) -> DataReport:
+        """All of it, and what is to be said of the `others`, which are no volumes.
 
         Raises:
             DataError: there are no volumes.
         """
         if not volumes:
-            raise data_error(self._config, "none of its volumes can be read")
+            raise data_error(self._config, "; ".join(["none of its volumes can be read", *others.lines]))
         patients = len({volume.patient for volume in volumes})
-        counted = f"{sum(volume.count for volume in volumes)} slices of {len(volumes)} volumes of {patients} patients"
+        slices = number_of(sum(volume.count for volume in volumes), "slice")
+        counted = f"{slices} of {number_of(len(volumes), 'volume')} of {number_of(patients, 'patient')}"
         stated = window(self._config)
         scaled = f"{stated[0]:g} to {stated[1]:g} (`data.window`) become" if stated else f"{self._own_range} becomes"
         lines, facts = [f"{counted}: of each volume {scaled} black to white"], {}
         if self._left_out:
-            lines.append(f"{len(self._left_out)} volumes cannot be read and are left out, as {self._left_out[0]} is")
+            number = number_of(len(self._left_out), "volume")
+            lines.append(f"left out is what cannot be read: {number}, as {self._left_out[0]}")
             facts["left_out"] = self._left_out
-        return DataReport(tuple(lines), facts)
+        return others + DataReport(tuple(lines), facts)
 
 
 def _check_sizes(config: DataConfig, volumes: Sequence[Volume]) -> None:

@@ -48,8 +48,8 @@ def print_summary(summary: dict[str, Any], folder: Path, console: Console) -> No
         )
     if low := [row["client"] for row in summary["clients"] if row.get("bits_underestimated")]:
         console.print(
-            f"bits are too low for {len(low)} of {len(summary['clients'])} clients, which have fewer than "
-            f"{IMAGES_PER_VALUE} images for each value of an image to estimate the covariance from.",
+            f"bits underestimate what {len(low)} of {len(summary['clients'])} clients disclose: the covariance wants "
+            f"{IMAGES_PER_VALUE} images for each value (pixel and channel) of an image.",
             highlight=False,
         )
     _print_published(summary, console)

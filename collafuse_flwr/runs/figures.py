@@ -55,17 +55,24 @@ def draw_disclosure(runs: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
     figure = new_figure(9, 3.2, dpi=120, layout="constrained")
     uploads, others = figure.subplots(1, 2)
+    kinds = [name for name in OTHERS if any(row.get(name) for row in runs.values())]
     for place, row in enumerate(runs.values()):
-        uploads.bar(place, row.get("uploads", 0), color="C0")
+        uploads.bar(place, row.get("uploads", 0), 0.6, color="C0")
         if row.get("uploads"):
             uploads.text(place, row["uploads"], f"{row['snr_db']:.1f} dB", ha="center", va="bottom", fontsize=7)
-        for kind, name in enumerate(OTHERS):
-            others.bar(place + (kind - 1.5) / 5, row.get(name, 0), 0.2, color=f"C{kind + 1}")
+        for kind, name in enumerate(kinds):
+            where = place + (kind - (len(kinds) - 1) / 2) / 5
+            others.bar(where, row.get(name, 0), 0.2, color=f"C{OTHERS.index(name) + 1}")
     for axis, title in ((uploads, "uploads, and their largest SNR"), (others, "what else left")):
         axis.set(title=title, xticks=range(len(runs)), xlabel="run")
         axis.set_xticklabels([name[-6:] for name in runs], fontsize=7)
+        axis.set_xlim(-0.6, max(1, len(runs)) - 0.4)
+    uploads.margins(y=0.12)
+    uploads.yaxis.get_major_locator().set_params(integer=True)
     others.set_yscale("symlog")
-    others.legend([Patch(color=f"C{kind + 1}") for kind in range(len(OTHERS))], OTHERS, fontsize=7)
+    if kinds:
+        colours = [Patch(color=f"C{OTHERS.index(name) + 1}") for name in kinds]
+        figure.legend(colours, kinds, loc="outside right upper", fontsize=7)
     save_figure(figure, path)
 
 
@@ -84,6 +91,7 @@ def draw_curves(rounds: Sequence[dict[str, Any]], clients: Sequence[dict[str, An
             own = [_trained_loss(row["clients"].get(client), name) for row in rounds]
             _line(losses, numbers, own, label if index == 0 else None, color=color, alpha=0.5)
     losses.set(xlabel="round", ylabel="training loss", title="Loss")
+    losses.xaxis.get_major_locator().set_params(integer=True)
     if losses.lines:
         losses.legend(fontsize=8)
     measured = [client for client in clients if client.get("fd") is not None]

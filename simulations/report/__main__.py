@@ -1,6 +1,6 @@
 """Compare finished runs: `python -m simulations.report runs=FOLDER[,FOLDER...] [output=FOLDER]`.
 
-Each folder is a run, or is searched for runs. The page, report.html, needs neither a network nor scripts; its figures
+Each folder is a run, or is searched for runs. The page, report.html, needs nothing but a browser; its figures
 and numbers are beside it. Without `output` they are in `report` below the first of the folders.
 """
 

@@ -6,6 +6,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ ACROSS = 4
 MARKERS = "osD^vP*X"
 DASHES = ("--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 #: Of a section in which nothing has a cut.
-ONLY_LEVELS = "A bar for each strategy, as none of them has a cut."
+ONLY_LEVELS = "A bar for each strategy, as none of them has a cut. Mean over seeds, with one standard deviation."
+OF_CURVES = "Mean over seeds, shaded by one standard deviation on either side; levels have no cut."
 CUT = "cut ratio c (clients' share of the steps)"
 
 #: Every panel: its measure, title and label of the axis.
@@ -47,8 +49,18 @@ COST = (
 )
 
 
-def draw_section(section: Section, folder: Path, stem: str) -> list[tuple[str, str, Path]]:
-    """Draw a section's figures as PNGs; of each its caption, what to see in it, and where it is."""
+@dataclass(frozen=True)
+class Drawn:
+    """A figure: what it is called, what to see in it, where it is, and whether it is a chart or shows images."""
+
+    caption: str
+    to_see: str
+    path: Path
+    is_chart: bool = True
+
+
+def draw_section(section: Section, folder: Path, stem: str) -> list[Drawn]:
+    """Draw a section's figures as PNGs."""
     drawn = []
     for name, caption, to_see, draw in (
         (
@@ -84,7 +96,10 @@ def draw_section(section: Section, folder: Path, stem: str) -> list[tuple[str, s
         path = folder / f"{stem}-{name}.png"
         with atomic_write(path) as temporary:
             figure.savefig(temporary, format="png")
-        drawn.append((caption, to_see if section.curves else ONLY_LEVELS, path))
+        if section.curves:
+            drawn.append(Drawn(f"{caption} against the cut ratio", f"{to_see} {OF_CURVES}", path))
+        else:
+            drawn.append(Drawn(caption, ONLY_LEVELS, path))
     return drawn
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collafuse_flwr.core.text import number_of
 from collafuse_flwr.evaluation.gains import ClientGains, client_distances
 from simulations.report.aggregate import Row, Section
 from simulations.report.load_runs import Run
@@ -35,8 +36,8 @@ def budget_statement(section: Section) -> str:
     """Which budget the strategies had in common, and whether the rows had as many image updates."""
     names = sorted({str(run.settings.get("train.match", "image_updates")) for run in section.runs})
     updates = [estimate.mean for row in section.rows if (estimate := row.estimate(BUDGET[-1])) is not None]
-    sentence = f"Common to all strategies (`train.match`): {', '.join(names)}."
-    if not updates or max(updates) == 0:
+    sentence = f"Common to all strategies (train.match): {', '.join(names)}."
+    if len(updates) < 2 or max(updates) == 0:
         return sentence
     low, high = min(updates), max(updates)
     if high - low <= EQUAL * high:
@@ -58,7 +59,7 @@ def _better_clients(row: Row, local: Row) -> str:
     """How many clients have a lower FD than alone, with the same seed, and what the typical client gained."""
     runs = _paired(row, local)
     pairs = [pair for run, alone in runs for pair in client_distances(run.clients, alone.clients)]
-    return ClientGains.of(pairs).sentence(_seeds(len(runs))) if pairs else ""
+    return ClientGains.of(pairs).sentence(number_of(len(runs), "seed")) if pairs else ""
 
 
 def _against(row: Row, other: Row, name: str) -> str:
@@ -68,7 +69,7 @@ def _against(row: Row, other: Row, name: str) -> str:
         return ""
     pairs = [(a, b) for x, y in _paired(row, other) if (a := FD.read(x)) is not None and (b := FD.read(y)) is not None]
     lower = sum(a < b for a, b in pairs)
-    return f"FD {own.mean:.2f} against {its.mean:.2f} of {name}, lower for {lower} of {_seeds(len(pairs))}"
+    return f"FD {own.mean:.2f} against {its.mean:.2f} of {name}, lower for {lower} of {number_of(len(pairs), 'seed')}"
 
 
 def _cost(section: Section, row: Row) -> list[str]:
@@ -90,7 +91,3 @@ def _paired(row: Row, other: Row) -> list[tuple[Run, Run]]:
     """The runs of two rows with the same seed."""
     by_seed = {run.config.run.seed: run for run in other.runs}
     return [(run, by_seed[run.config.run.seed]) for run in row.runs if run.config.run.seed in by_seed]
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed" if count == 1 else f"{count} seeds"

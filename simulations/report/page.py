@@ -12,19 +12,44 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from collafuse_flwr.core.atomic_io import as_file_name, atomic_write
+from collafuse_flwr.core.text import number_of
 from collafuse_flwr.runs.run_layout import RunLayout
 from simulations.report.aggregate import Section, sections
-from simulations.report.figures import draw_section
+from simulations.report.figures import Drawn, draw_section
 from simulations.report.findings import budget_statement, statements, warnings
 from simulations.report.leakage import leakage
 from simulations.report.load_runs import Run, collect
-from simulations.report.tables import budget, comparison, write_csv, write_markdown
+from simulations.report.tables import budget, clients, comparison, write_csv, write_markdown
 
 #: Sentences that are shown without being unfolded.
 FEW_STATEMENTS = 6
 #: Bytes of all pictures of samples on a page, and the qualities of WebP (0..100) that are tried to keep to them.
 SAMPLES_ROOM = 3e6
 QUALITIES = (80, 60, 40, 20, 5)
+
+#: Pictures in a run's folder, as `Drawn` has them.
+OF_ONE_RUN = (
+    (
+        "pictures/overview.png",
+        "Images",
+        "Above, real images that no client trained on. In the rows below each column is one sample, as the server "
+        "hands it over and as the client finishes it: the less the client adds, the more the server can make alone.",
+        False,
+    ),
+    (
+        "pictures/curves.png",
+        "Training, and quality of each client",
+        "Losses should have become flat; a client with few images has a larger distance also because it is measured on "
+        "few.",
+        True,
+    ),
+    (
+        "attacks/leakage.png",
+        "Attacks",
+        "An attack learns something of a client where its mark is apart from the black line, which is a guess.",
+        True,
+    ),
+)
 
 
 def write_report(folders: Sequence[Path], output: Path) -> Path:
@@ -57,11 +82,11 @@ def write_page(runs: Sequence[Run], output: Path) -> Path:
 
 def _section(section: Section, output: Path, stem: str, room: float) -> dict[str, Any]:
     """What the template shows of one data set; `room`: bytes for each picture of samples."""
-    figures = draw_section(section, output, stem)
+    only = section.runs[0] if len(section.rows) == 1 else None
     samples = [(row, RunLayout(row.runs[0].folder).pictures / "samples.png") for row in section.rows]
     return {
         "dataset": section.dataset,
-        "runs": len(section.runs),
+        "runs": number_of(len(section.runs), "run"),
         "common": ", ".join(f"{name} = {value}" for name, value in section.common.items()),
         "warnings": warnings(section),
         "statements": statements(section),
@@ -70,16 +95,23 @@ def _section(section: Section, output: Path, stem: str, room: float) -> dict[str
         "leakage": leakage(section),
         "budget": budget(section),
         "budget_statement": budget_statement(section),
-        "figures": [
-            {"caption": caption, "to_see": to_see, "source": _embedded(path)} for caption, to_see, path in figures
-        ],
-        "has_cuts": bool(section.curves),
+        "clients": clients(only) if only else None,
+        "figures": [(figure, _embedded(figure.path)) for figure in _figures(section, output, stem)],
         "samples": [
             {"caption": f"{row.label}, seed {row.runs[0].config.run.seed}", "source": _thumbnail(path, room)}
             for row, path in samples
             if path.is_file()
         ],
     }
+
+
+def _figures(section: Section, folder: Path, stem: str) -> list[Drawn]:
+    """A section's figures: drawn as PNGs where rows can be compared, or those that its one run has itself."""
+    if len(section.rows) > 1:
+        return draw_section(section, folder, stem)
+    run = section.runs[0].folder
+    drawn = [Drawn(caption, to_see, run / path, is_chart) for path, caption, to_see, is_chart in OF_ONE_RUN]
+    return [figure for figure in drawn if figure.path.is_file()]
 
 
 def _embedded(path: Path) -> str:

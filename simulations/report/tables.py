@@ -11,6 +11,7 @@ from typing import Any
 
 from collafuse_flwr.core.atomic_io import atomic_write
 from simulations.report.aggregate import Estimate, Row, Section
+from simulations.report.load_runs import Run
 from simulations.report.metrics import BUDGET, DISCLOSURE, PUBLISHED, SIGN, Measure, columns
 
 ARROWS = {"lower": "↓", "higher": "↑"}
@@ -37,6 +38,22 @@ def comparison(section: Section) -> Table:
     return tabulate(section, _shown(section))
 
 
+def clients(run: Run) -> Table:
+    """A run's clients, with what was measured of each."""
+    header, filled = ["client", "images"], []
+    for measure in columns([run]):
+        values = [row.get(measure.key) for row in run.clients]
+        if all(value is None for value in values):
+            continue
+        factor, prefix = measure.prefix([value for value in values if value is not None])
+        title = measure.title.removesuffix(" per client")
+        header.append(_titled(title, measure, prefix))
+        finite = [value if value is not None and math.isfinite(value) else None for value in values]
+        filled.append([TableCell("-" if value is None else measure.text(value, factor)) for value in finite])
+    first = [[TableCell(str(row["client"])), TableCell(str(row["num_images"]))] for row in run.clients]
+    return Table(header, [own + list(cells) for own, cells in zip(first, zip(*filled, strict=True), strict=True)])
+
+
 def budget(section: Section) -> Table:
     """The image updates of every row, which show whether the comparison is fair."""
     return tabulate(section, BUDGET)
@@ -54,8 +71,7 @@ def tabulate(section: Section, measures: Sequence[Measure]) -> Table:
     for measure in measures:
         estimates = [row.estimate(measure) for row in section.rows]
         factor, prefix = measure.prefix([estimate.mean for estimate in estimates if estimate is not None])
-        unit = f" [{prefix}{measure.unit}]" if measure.unit or prefix else ""
-        header.append(f"{measure.title}{unit} {ARROWS.get(measure.better, '')}".strip())
+        header.append(_titled(measure.title, measure, prefix))
         best = _best(measure, estimates)
         filled.append(
             [
@@ -68,6 +84,11 @@ def tabulate(section: Section, measures: Sequence[Measure]) -> Table:
         for row, *cells in zip(section.rows, *filled, strict=True)
     ]
     return Table(header, rows)
+
+
+def _titled(title: str, measure: Measure, prefix: str) -> str:
+    unit = f" [{prefix}{measure.unit}]" if measure.unit or prefix else ""
+    return f"{title}{unit} {ARROWS.get(measure.better, '')}".strip()
 
 
 def _best(measure: Measure, estimates: Sequence[Estimate | None]) -> float | None:

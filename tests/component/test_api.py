@@ -8,14 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from diffusers import DDPMPipeline
+from flwr_datasets.visualization import plot_label_distributions
 from huggingface_hub import ModelCard
 
 import collafuse_flwr as cf
 from collafuse_flwr.core.errors import SettingError
 from collafuse_flwr.core.tensor_io import read_tensors
+from collafuse_flwr.data.federated import federation_data
+from collafuse_flwr.data.settings import DataConfig
 from collafuse_flwr.runs.loaded_run import FinishedRun
 from simulations.model_card import HOLDER, SERVER
 from tests.pages import fenced
@@ -62,6 +66,24 @@ def test_a_finished_run_is_loaded(folder: Path) -> None:
     run = cf.load(str(folder))
     assert (run.folder, run.config.run.num_supernodes) == (folder, 2)
     assert [row["client"] for row in run.summary["clients"]] == [0, 1]
+    # What a notebook shows of it.
+    assert repr(run) == f"TrainedRun(folder={folder!r})"
+
+
+@pytest.mark.parametrize("plot_type", ["bar", "heatmap"])
+def test_flower_datasets_plots_who_holds_what(plot_type: str) -> None:
+    partitioner = cf.partitioner(QUICK)
+    figure, _, counts = plot_label_distributions(partitioner, label_name="label", plot_type=plot_type)
+    plt.close(figure)
+    data = federation_data(DataConfig(max_images=60), 2, 0)
+    for client in range(2):
+        own = data.client(client)
+        labels = torch.cat([own.train.labels, own.held_out.labels])
+        assert counts.loc[client].tolist() == labels.bincount(minlength=10).tolist()
+        rows = partitioner.load_partition(client)
+        assert torch.equal(data.images.labels[rows["index"]], torch.tensor(rows["label"]))
+    with pytest.raises(SettingError, match="`partition`"):
+        cf.partitioner(partition="by_lot")
 
 
 def test_images_attacks_and_a_report_of_it(folder: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from collafuse_flwr.data.loaders.dicom_file import DicomFile
 from collafuse_flwr.data.loaders.scan_files import ScanFile, list_scans
 from collafuse_flwr.data.report import DataReport
 from collafuse_flwr.data.settings import DataConfig, window
-from collafuse_flwr.data.validation import data_error
+from collafuse_flwr.data.validation import SKIPPING, data_error
 from collafuse_flwr.data.volumes import Volume, VolumeReport, scaled_slices, slice_dataset, used_slices
 
 EXPECTED = "a folder of DICOM files, in whatever subfolders"
@@ -48,7 +48,7 @@ def load_dicom(config: DataConfig) -> LazyImageDataset:
             volumes.append(_volume(config, files, class_name))
         except DataError as error:
             report.leave_out(files[0].path, error)
-    return slice_dataset(config, volumes, scans.classes, scans.report + left + report.report(volumes))
+    return slice_dataset(config, volumes, scans.classes, report.report(volumes, scans.report + left))
 
 
 def _headers(
@@ -106,4 +106,4 @@ def _slices(config: DataConfig, frames: Frames) -> NDArray[np.uint8]:
 
 
 def _damaged(config: DataConfig, path: Path, error: Exception) -> DataError:
-    return data_error(config, f"{path} cannot be read as a DICOM image ({error})")
+    return data_error(config, f"{path} cannot be read as a DICOM image ({error}); {SKIPPING}")

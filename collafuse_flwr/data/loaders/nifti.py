@@ -33,7 +33,7 @@ def load_nifti(config: DataConfig) -> LazyImageDataset:
             volumes.append(_volume(config, scan))
         except DataError as error:
             report.leave_out(scan.path, error)
-    return slice_dataset(config, volumes, scans.classes, scans.report + report.report(volumes))
+    return slice_dataset(config, volumes, scans.classes, report.report(volumes, scans.report))
 
 
 def _volume(config: DataConfig, scan: ScanFile) -> Volume:

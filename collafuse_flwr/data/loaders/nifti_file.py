@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from collafuse_flwr.core.errors import DataError
 from collafuse_flwr.data.settings import DataConfig
-from collafuse_flwr.data.validation import data_error
+from collafuse_flwr.data.validation import SKIPPING, data_error
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
@@ -84,4 +84,4 @@ def _opened(config: DataConfig, path: Path, axis: str, least: int) -> Iterator[t
     except DataError:
         raise
     except Exception as error:  # a damaged file raises what nibabel, gzip or numpy stumble over first
-        raise data_error(config, f"{path} cannot be read as a NIfTI volume ({error})") from None
+        raise data_error(config, f"{path} cannot be read as a NIfTI volume ({error}); {SKIPPING}") from None

@@ -10,15 +10,15 @@ from pathlib import Path
 from collafuse_flwr.data.folders import (
     describe_endings,
     files_below,
+    find_split,
     named_classes,
-    split_folder,
-    split_lines,
+    subfolders,
     unread_report,
 )
 from collafuse_flwr.data.images import UNLABELLED
 from collafuse_flwr.data.report import DataReport
 from collafuse_flwr.data.settings import DataConfig
-from collafuse_flwr.data.validation import data_error, existing_path
+from collafuse_flwr.data.validation import data_error, existing_path, require_split
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,19 @@ def list_scans(config: DataConfig, expected: str, endings: tuple[str, ...]) -> S
     if not os.path.isdir(top):
         raise data_error(config, f"this is not a folder; expected {expected}")
     try:
-        split = split_folder(config, top)
-        paths = files_below(split or top)
+        split = find_split(config, top, lambda path: _fits(config, path, endings))
+        require_split(config, bool(split) or config.split == "train", subfolders(top))
+        root = split.folder if split else top
+        paths = files_below(root)
     except OSError as error:
         raise data_error(config, f"it cannot be listed ({error.strerror}: {error.filename})") from None
-    scans = {path: _scan(config, split or top, Path(path)) for path in paths if _fits(config, path, endings)}
+    scans = {path: _scan(config, root, Path(path)) for path in paths if _fits(config, path, endings)}
     files = [file for file in scans.values() if file]
     if not files:
         problem = f"no file in it fits `data.file_pattern` = {config.file_pattern!r}{describe_endings(paths)}"
         raise data_error(config, f"{problem}; expected {expected}")
     classes = named_classes(config, tuple(sorted({file.class_name for file in files})))
-    report = DataReport(split_lines(top, split)) + unread_report([path for path in paths if not scans.get(path)])
+    report = DataReport((split.line,) if split else ()) + unread_report([path for path in paths if not scans.get(path)])
     return ScanFiles(files, classes, report)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -11,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from omegaconf import OmegaConf
 
 from collafuse_flwr.config.config import SETTINGS
 from simulations.console import COMMANDS, RUN_AS, main
+from simulations.usage import show_usage, wrapped
 
 PROJECT = Path(__file__).parents[3]
 CALL = [sys.executable, "-c", "from simulations.console import main; main()"]
@@ -44,6 +48,39 @@ def test_the_help_says_what_each_does_and_imports_none_of_them() -> None:
     for name in COMMANDS:
         (line,) = (line for line in shown.splitlines() if line.split()[:1] == [name])
         assert len(line.split()) > 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_explains_itself_by_the_name_that_it_was_called_by(name: str) -> None:
+    shown = call(name, "--help")
+    assert shown.returncode == 0, shown.stderr
+    assert f"`collafuse {name}" in shown.stdout or "usage: flower-supernode" in shown.stdout
+    for other in ("python -m", "simulations.", "Powered by Hydra"):
+        assert other not in shown.stdout
+
+
+def test_on_a_terminal_help_is_as_wide_as_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = call("run", "--help").stdout
+    text = wrapped(run, 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.split() == run.split()
+    # Every setting still begins a line.
+    for setting in SETTINGS:
+        assert f"\n  {setting}=" in text
+    monkeypatch.setenv("COLUMNS", "50")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        monkeypatch.setattr(printed, "isatty", lambda: True, raising=False)
+        show_usage("Some words.\n  name=: " + "word " * 30 + "\n    typed" + " as it is" * 10)
+    lines = printed.getvalue().splitlines()
+    assert max(map(len, lines[:-1])) <= 50
+    assert lines[2].startswith("      word")
+    assert lines[-1] == "    typed" + " as it is" * 10
+
+
+def test_every_setting_of_generate_is_explained() -> None:
+    shown = call("generate", "--help").stdout
+    for setting in map(str, OmegaConf.load(PROJECT / "conf" / "generate.yaml")):
+        assert setting in ("defaults", "hydra") or f"\n  {setting}=" in shown
 
 
 def test_an_unknown_command_is_refused() -> None:

@@ -14,6 +14,7 @@ from collafuse_flwr.data.federated import federation_data
 from collafuse_flwr.data.settings import DataConfig
 from simulations import partition
 from tests.commands import refused
+from tests.unit.data.sets import write_folder
 
 
 def call(*arguments: str) -> int:
@@ -41,6 +42,15 @@ def test_the_table_is_what_a_run_would_deal(tmp_path: Path, capsys: pytest.Captu
     assert str(len(data.client(2).train)) in printed
     with Image.open(output / "partition.png") as picture:
         assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 10
+
+
+def test_what_was_done_about_the_files_is_in_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "test"):
+        write_folder(tmp_path / "images" / split, per_class=10)
+    arguments = ("dataset=imagefolder", f"dataset_path={tmp_path / 'images'}", "num_supernodes=2", "partition=iid")
+    assert call(*arguments, f"output={tmp_path / 'report'}") == 0
+    line = "images: test, train are splits and no classes: only the images in train are read"
+    assert capsys.readouterr().out.splitlines()[0] == line
 
 
 def test_sets_of_a_list_are_counted_by_domain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from collafuse_flwr.core.text import LONGEST_REASON, last_line
+from collafuse_flwr.core.text import LONGEST_REASON, last_line, number_of
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,8 @@ from collafuse_flwr.core.text import LONGEST_REASON, last_line
 )
 def test_of_a_traceback_the_last_line_is_shown(reason: str | None, shown: str) -> None:
     assert last_line(reason) == shown
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0 rounds"), (1, "1 round"), (3, "3 rounds")])
+def test_a_noun_follows_its_number(number: int, words: str) -> None:
+    assert number_of(number, "round") == words

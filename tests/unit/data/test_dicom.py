@@ -170,7 +170,9 @@ def test_damaged_and_coloured_files_are_refused_or_left_out(tmp_path: Path) -> N
     refused(at("dicom", tmp_path), "are of one series, but differ in size or patient")
     for i in range(4):
         (tmp_path / f"{i}").write_bytes(b"no DICOM")
-    refused(at("dicom", tmp_path), "none of its volumes can be read")
+    refused(
+        at("dicom", tmp_path), "none of its volumes can be read; files that are not of DICOM are left out (4 without"
+    )
 
 
 def test_without_pydicom_it_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,6 +146,56 @@ def test_a_class_beside_a_split_makes_it_a_class(tmp_path: Path) -> None:
     assert loaded(tmp_path).class_names == ("bus", "train")
 
 
+def test_folders_without_images_are_no_reason_to_take_splits_for_classes(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        write_folder(tmp_path / name)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "boxes.json").write_text("{}")
+    images = loaded(tmp_path)
+    assert images.class_names == ("cat", "dog")
+    assert images.report.lines == ("test, train are splits and no classes: only the images in train are read",)
+
+
+def test_splits_may_lie_in_the_only_folder(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        write_folder(tmp_path / "flowers-v2" / name)
+    images = loaded(tmp_path, split="test")
+    assert images.class_names == ("cat", "dog")
+    assert len(images) == 6
+    assert images.report.lines == ("test, train are splits and no classes: only the images in test are read",)
+
+
+def test_splits_may_lie_in_each_class(tmp_path: Path) -> None:
+    for i, (name, split) in enumerate((name, split) for name in ("a", "b") for split in ("train", "test")):
+        write_png(tmp_path / name / split / "deep" / "0.png", np.full((8, 8), i, np.uint8))
+    # A class of which the split has no image is none.
+    write_png(tmp_path / "c" / "test" / "0.png", np.full((8, 8), 9, np.uint8))
+    images = loaded(tmp_path)
+    assert images.class_names == ("a", "b")
+    assert images.images[:, 0, 0, 0].tolist() == [0, 2]
+    line = "each class has folders for its splits: only the images in train are read"
+    assert images.report.lines == (line,)
+    assert loaded(tmp_path, split="test").images[:, 0, 0, 0].tolist() == [1, 3, 9]
+    # An image beside the folders makes them part of the class.
+    write_png(tmp_path / "a" / "0.png", np.full((8, 8), 7, np.uint8))
+    assert loaded(tmp_path).images[:, 0, 0, 0].tolist() == [7, 1, 0, 3, 2, 9]
+
+
+def test_one_split_alone_is_read_if_it_is_meant(tmp_path: Path) -> None:
+    write_folder(tmp_path / "test")
+    line = "test is a split and no class: only the images in test are read"
+    assert loaded(tmp_path, split="test").report.lines == (line,)
+    with pytest.raises(SettingError, match=r"^`data.split` = 'train' .* in it is test$"):
+        loaded(tmp_path)
+
+
+def test_a_link_that_leads_back_is_not_followed(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "cat" / "back").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "dog" / "again").symlink_to(tmp_path / "dog", target_is_directory=True)
+    assert len(loaded(tmp_path)) == 6
+
+
 def test_what_is_not_read_is_counted(tmp_path: Path) -> None:
     write_folder(tmp_path)
     for name in ("__MACOSX/cat/._0.png", "cat/.hidden.png"):
@@ -168,7 +218,9 @@ def test_bad_files_are_refused_or_skipped(tmp_path: Path) -> None:
     written = write_folder(tmp_path, per_class=8)
     path = tmp_path / "cat" / "001.png"
     path.write_bytes(path.read_bytes()[:60])
-    refused(at("imagefolder", tmp_path), "cannot be read as an image", "001.png")
+    refused(
+        at("imagefolder", tmp_path), "001.png cannot be read as an image", "; `data.on_bad_file` = skip leaves such"
+    )
     for size in (0, 4):
         images = loaded(tmp_path, on_bad_file="skip", image_size=size)
         assert len(images) == 15

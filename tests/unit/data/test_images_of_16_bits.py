@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from collafuse_flwr.core.errors import DataError
 from tests.unit.data.sets import at, loaded, refused, write_png
 
 
@@ -108,12 +109,30 @@ def test_colour_of_16_bits_in_tiff_is_scaled_and_not_cut(tmp_path: Path) -> None
 
 def test_cmyk_of_16_bits_is_refused(tmp_path: Path) -> None:
     write_tiff16(tmp_path / "a" / "0.tif", np.zeros((8, 8, 4), np.uint16), photometric=5)
-    refused(at("imagefolder", tmp_path), "0.tif", "16 bits a channel are read of grey, RGB and RGBA alone")
+    refused(
+        at("imagefolder", tmp_path),
+        "0.tif",
+        "16 bits a channel are read of grey and RGB alone",
+    )
 
 
-def test_grey_of_16_bits_with_transparency_is_refused(tmp_path: Path) -> None:
-    write_png16(tmp_path / "a" / "0.png", np.zeros((8, 8, 2), np.uint16))
-    refused(at("imagefolder", tmp_path), "0.png", "16 bits a channel are read of grey, RGB and RGBA alone")
+@pytest.mark.parametrize("background", ["black", "white"])
+def test_grey_of_16_bits_with_opacity_is_scaled_and_laid_on_a_colour(tmp_path: Path, background: str) -> None:
+    values = (np.random.default_rng(0).random((8, 8, 2)) * 4095).astype(np.uint16)
+    values[..., 1] = 65535
+    values[:2, :, 1], values[:2, :, 0] = 0, 60000
+    write_png16(tmp_path / "a" / "0.png", values)
+    images = loaded(tmp_path, window=(0.0, 4095.0), background=background)
+    assert images.images.shape == (1, 1, 8, 8)
+    assert np.array_equal(images.images[0, 0, 2:].numpy(), np.round(values[2:, :, 0] / 4095 * 255))
+    assert images.images[0, 0, :2].unique().tolist() == [{"black": 0, "white": 255}[background]]
+
+
+def test_what_one_image_cannot_give_is_said_once(tmp_path: Path) -> None:
+    write_tiff16(tmp_path / "a" / "0.tif", np.zeros((8, 8, 4), np.uint16), photometric=5)
+    with pytest.raises(DataError) as caught:
+        loaded(tmp_path)
+    assert str(caught.value).count("cannot be read as an image") == 1
 
 
 def test_the_range_does_not_hang_on_which_images_are_used(tmp_path: Path) -> None:

@@ -69,10 +69,10 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     assert not page.tags & {"link", "iframe"}
     # Its only script is its own, and what comes from a run is no markup.
     assert page.tags_in_order.count("script") == 1
-    # Three figures of each data set, and the samples of each row.
-    assert len(page.images) == 2 * 3 + 5
+    # Three figures of what can be compared, and the samples of each row.
+    assert len(page.images) == 3 + 5
     assert {path.name for path in output.iterdir()} == {
-        *(f"{number}-{kind}.png" for number in ("1-digits", "2-mnist") for kind in ("quality", "disclosure", "cost")),
+        *(f"1-digits-{kind}.png" for kind in ("quality", "disclosure", "cost")),
         *("report.html", "runs.csv", "clients.csv", "table.csv", "table.md"),
     }
     for words in ("mnist <script>", "collafuse, c = 1 (local)", "fedavg, seed 0", "clean images", "weights"):
@@ -96,14 +96,35 @@ def test_attacks_are_shown_beside_what_a_guess_would_reach(tmp_path: Path) -> No
 
 # Nothing is known of what weights and activations disclose.
 @pytest.mark.parametrize(("strategy", "figures"), [("collafuse", 3), ("local", 3), ("fedavg", 2), ("fedgan", 2)])
-def test_a_page_about_one_run_of_any_kind(tmp_path: Path, strategy: str, figures: int) -> None:
-    run = fake(tmp_path, strategy)
-    (run.folder / "pictures" / "samples.png").unlink()
-    for client in run.clients:
-        client["fd"] = None
-    for name in ("fd", "tstr", "fd_real", "tstr_real", "reid", "reid_chance"):
-        run.summary["pooled"].pop(name)
-    assert len(Page(write_page([run], tmp_path / "page")).images) == figures
+def test_a_page_about_runs_of_any_kind_that_measured_nothing(tmp_path: Path, strategy: str, figures: int) -> None:
+    runs = [fake(tmp_path, strategy), fake(tmp_path, strategy, num_rounds=3)]
+    for run in runs:
+        (run.folder / "pictures" / "samples.png").unlink()
+        for client in run.clients:
+            client["fd"] = None
+        for name in ("fd", "tstr", "fd_real", "tstr_real", "reid", "reid_chance"):
+            run.summary["pooled"].pop(name)
+    assert len(Page(write_page(runs, tmp_path / "page")).images) == figures
+    assert Page(write_page(runs[:1], tmp_path / "one")).images == []
+
+
+def test_a_page_about_one_run_has_its_own_pictures_and_its_clients(tmp_path: Path) -> None:
+    run = fake(tmp_path, cut_ratio=0.4)
+    for width, name in enumerate(("pictures/overview.png", "pictures/curves.png", "attacks/leakage.png"), 1):
+        (run.folder / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (width, 1)).save(run.folder / name)
+    path = write_page([run], tmp_path / "page")
+    page = Page(path)
+    assert [picture.width for picture in page.images] == [1, 2, 3, 502]
+    assert list(path.parent.glob("*.png")) == []
+    for words in ("Clients", "re-identified ↓", "training [GFLOP] ↓", "4.14"):
+        assert words in page.words
+    # A dark page turns charts around, and no images.
+    assert path.read_text().count('class="chart"') == 2
+    said = " ".join(page.words)
+    assert "1 run. " in said
+    assert "against the cut ratio" not in said
+    assert "are equal within" not in said
 
 
 def test_the_command_finds_runs_in_several_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
