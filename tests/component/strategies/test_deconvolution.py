@@ -110,6 +110,20 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(tmp_path: Path, iteration
     assert "server/denoised/x_k.bin" in bytes_of(tmp_path / "whole")
 
 
+def test_without_what_was_denoised_and_damaged_a_run_goes_on(tmp_path: Path) -> None:
+    """Until the next iteration, if there is one: steps below the cut have no images meanwhile."""
+    config = small(tmp_path, **DENOISED | {"deconvolution.iterations": 1})
+    with pytest.raises(KeyboardInterrupt):
+        federate(config, connect(config, spoiled(0, die, rounds=[4])))
+    path = RunLayout(tmp_path).denoised / "x_k.bin"
+    path.write_bytes(bytes(len(path.read_bytes())))
+    strategy = federate(config)
+    assert strategy.deconvolution is not None
+    assert strategy.deconvolution.images.lost == {0, 1, 2}
+    third, fourth = (row["server"]["image_updates"] for row in metrics(tmp_path)[2:])
+    assert fourth <= 0.7 * third + config.server.batch_size
+
+
 def test_a_run_that_is_killed_amid_its_denoising_does_all_of_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
