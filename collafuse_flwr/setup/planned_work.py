@@ -47,9 +47,11 @@ def _backbone(config: Config, clients: Collection[tuple[int, int]], round_: int)
     last, rounds = config.diffusion.timesteps, deconvolution_rounds(config)
     denoised = bool(rounds) and round_ >= min(rounds)
     updates = (updates_per_round(config, images, 1.0 if denoised else 1 - cut / last) for images, cut in clients)
+    training = TRAINING * config.server.update_multiplier * sum(updates)
+    if round_ not in rounds:
+        return training
     steps = config.deconvolution.sampling_steps or last
-    drawn = sum(images * min(cut, steps) for images, cut in clients) if round_ in rounds else 0
-    return TRAINING * config.server.update_multiplier * sum(updates) + drawn
+    return training + sum(images * min(cut, steps) for images, cut in clients)
 
 
 def _classified(config: Config, clients: Collection[tuple[int, int]]) -> float:
