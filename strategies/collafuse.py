@@ -20,10 +20,11 @@ from collafuse_flwr.setup.training_budget import client_start_round, starts_from
 from collafuse_flwr.wire.collafuse import SampleHandoff, TrainReply, TrainRequest
 from collafuse_flwr.wire.common import ClientInfo
 from collafuse_flwr.wire.validation import UploadSpec, check_upload
+from strategies.deconvolution import Deconvolution, Denoising
 from strategies.diffusion_base import DiffusionStrategy
 from strategies.fairness import cap_weights
 from strategies.held_out_uploads import held_out_counts
-from strategies.public_images import UploadsAndImages, public_source
+from strategies.public_images import Joined, Rows, public_source
 from strategies.server_model import Backbone, SampleOrder, ServerWork, weights
 
 
@@ -45,11 +46,15 @@ class CollaFuse(DiffusionStrategy):
         row = self.history.rounds[-1]
         self._gather_training(replies)
         with self._threads():
-            work = self._train_backbone(row.round, self._steps())
+            denoising = self._denoise(row.round)
+            work = denoising.with_training(self._train_backbone(row.round, self._steps()))
         row.server = asdict(work) | {"pool": len(self.pool)}
         if self.backbone.best is not None:
             row.server["held_out_loss"] = self.backbone.best_loss
         return self.backbone.arrays(), self._close_training(work.loss if work.steps else None)
+
+    def _denoise(self, round_: int) -> Denoising:
+        return self.deconvolution.denoise(self.backbone, round_, self.progress) if self.deconvolution else Denoising()
 
     def _has_contributions(self) -> bool:
         return bool(self.history.rounds[-1].clients or len(self.pool))
@@ -66,6 +71,8 @@ class CollaFuse(DiffusionStrategy):
         row = (client_info.channels, client_info.size, client_info.size)
         dtype, attributes = self.config.upload.dtype, client_info.num_attributes
         self.pool = UploadBuffer(self.layout.pool, row, dtype, self.runtime.device, attributes)
+        deconvolves = self.config.deconvolution.iterations > 0
+        self.deconvolution = Deconvolution(self.config, self.layout, self.pool, attributes) if deconvolves else None
         self.initialised: set[int] = set()
         #: Labels and samples at their cuts of clients that are not sent theirs yet.
         self.sampled: dict[int, tuple[Tensor | None, Tensor]] = {}
@@ -88,6 +95,8 @@ class CollaFuse(DiffusionStrategy):
         if self.pool.lost:
             lost = ", ".join(map(str, sorted(self.pool.lost)))
             self.progress.say(f"uploads of clients {lost} in {self.pool.folder} are damaged, or newer: wanted again")
+        if self.deconvolution:
+            self.deconvolution.images.restore(checkpoint.state["denoised"])
         self.initialised = set(checkpoint.state["initialised"])
         self.deferred_updates = checkpoint.state["deferred_updates"]
 
@@ -97,6 +106,7 @@ class CollaFuse(DiffusionStrategy):
         best = {} if self.backbone.best is None else {"best backbone": self.backbone.best}
         tensors = {"backbone": self.backbone.state.state_dict()} | best | start
         plain |= {} if self.backbone.best is None else {"best_loss": self.backbone.best_loss}
+        plain |= {"denoised": self.deconvolution.images.state()} if self.deconvolution else {}
         return Checkpoint(tensors, {"pool": self.pool.state()} | plain)
 
     def _arrays(self) -> ArrayRecord:
@@ -181,7 +191,10 @@ class CollaFuse(DiffusionStrategy):
         sizes = self.pool.sizes()
         out = held_out_counts(sizes, self.config.server.holdout_fraction, self.config.run.seed)
         uploads = self.pool.limited(self._sizes(sizes), out)
-        source = uploads if self.public is None else UploadsAndImages(uploads, self.public)
+        source: Rows = uploads if self.public is None else Joined((uploads, self.public))
+        lasts = None
+        if self.deconvolution and self.deconvolution.images.sizes():
+            source, lasts = self.deconvolution.source(uploads, self.public, self._sizes(sizes))
         scale = loss_scale(self.setup.schedule, self.setup.objective, source.cuts)
         if self.config.upload.noise == "official":
             # The authors take uploads for images.
@@ -190,7 +203,9 @@ class CollaFuse(DiffusionStrategy):
         # Nobody is most of what the backbone is measured on, either.
         measured = self._sizes({client: rows for client, rows in out.items() if rows})
         held_out = self.pool.last({client: int(rows) for client, rows in measured.items()}) if measured else None
-        return self.backbone.train(source, round_, rounds, steps, self.progress, loss_scale=scale, held_out=held_out)
+        return self.backbone.train(
+            source, round_, rounds, steps, self.progress, lasts=lasts, loss_scale=scale, held_out=held_out
+        )
 
     def _sizes(self, sizes: dict[int, int]) -> dict[int, float]:
         """Images of each client, of which none has more than its largest share."""
@@ -212,13 +227,15 @@ class CollaFuse(DiffusionStrategy):
     def _steps(self) -> int:
         """The backbone's steps of this round, whole batches: every pooled client's share of updates above its cut.
 
-        Public images have a full DDPM's.
+        Public images have a full DDPM's, and so have uploads that were denoised.
         """
         work: list[tuple[float, float]] = [] if self.public is None else [(len(self.public), 1.0)]
         sizes = self._sizes({c: self.client_manager.client_infos[c].num_images for c in self.pool.sizes()})
         for client, num_images in sizes.items():
             # A client that has moved to a larger cut since is still trained on from where its samples are.
-            work.append((num_images, 1 - self.pool.shares[client].cut / self.config.diffusion.timesteps))
+            below = self.pool.shares[client].cut / self.config.diffusion.timesteps
+            denoised = self.deconvolution is not None and client in self.deconvolution.images
+            work.append((num_images, 1 - below * (not denoised)))
         if not work:
             return 0
         for num_images, share in work:

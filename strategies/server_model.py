@@ -16,7 +16,9 @@ from torch import Tensor
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.progress import Progress
 from collafuse_flwr.core.rng import named_generator
-from collafuse_flwr.diffusion.setup import DiffusionSetup, SampleBatch
+from collafuse_flwr.diffusion.deconvolution import draw_images
+from collafuse_flwr.diffusion.sampling import in_parts, sampling_timesteps
+from collafuse_flwr.diffusion.setup import DiffusionSetup, SampleBatch, named_noise
 from collafuse_flwr.diffusion.train import BatchSource, TimestepRange, TrainState, cosine_rate, train
 from collafuse_flwr.diffusion.unet import save_backbone
 from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, training_flops
@@ -91,10 +93,13 @@ class Backbone:
         progress: Progress,
         *,
         above: int = 0,
+        lasts: Tensor | None = None,
         loss_scale: float = 1.0,
         held_out: BatchSource | None = None,
     ) -> ServerWork:
         """Take the steps of one round on batches pooled over all clients; steps t up to `above` are left out.
+
+        `lasts` is the last step of each row, where these differ.
 
         With `held_out` uploads the averaged weights are measured on them from time to time, and the best are kept.
         """
@@ -120,7 +125,7 @@ class Backbone:
             source,
             schedule=self.setup.schedule,
             objective=self.setup.objective,
-            steps_range=TimestepRange(self.setup.schedule.timesteps, config.upload.noise == "official", above),
+            steps_range=TimestepRange(self.setup.schedule.timesteps, config.upload.noise == "official", above, lasts),
             batch_size=config.server.batch_size,
             num_steps=steps,
             learning_rate=learning_rate,
@@ -167,6 +172,20 @@ class Backbone:
         ]
         with self._swapped_weights(weights(arrays)):
             return self.setup.sample_together(self.network, batches, self.setup.server_grid(cut), guidance)
+
+    def draw_images(
+        self, x_k: Tensor, cut: int, labels: Tensor | None, name: tuple[int | str, ...], steps: int
+    ) -> Tensor:
+        """Images that uploads at a cut may be of, by the averaged weights (`deconvolution.draw_images`), on the CPU."""
+        setup, device = self.setup, self.setup.runtime.device
+        with self._swapped_weights(self._sampling_weights()):
+            denoise = in_parts(setup.denoise(self.network.eval()), setup.call_rows(x_k.shape[-1]))
+            noise, prediction = named_noise(name, device), setup.objective.prediction
+            return draw_images(setup.schedule, prediction, denoise, x_k, cut, noise, labels=labels, steps=steps).cpu()
+
+    def draw_flops(self, cut: int, steps: int) -> int:
+        """Floating-point operations of it for one image."""
+        return sampling_flops(self._forward, len(sampling_timesteps(cut, 0, steps)) - 1, 1)
 
     def sample_to_cut_flops(self, cut: int) -> int:
         """Floating-point operations of the server's half of one image."""

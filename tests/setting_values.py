@@ -35,6 +35,7 @@ NEEDED: dict[str, dict[str, object]] = {
     "diffusion.timesteps": {"cut_ratio": 1.0},
     "sampling.guidance_scale": {"train.cfg_dropout": 0.1},
     "upload.draws_per_image": {"upload.noise": "fixed"},
+    "deconvolution.sampling_steps": {"deconvolution.iterations": 1},
     "averaging.noise": {"averaging.clip_norm": 1.0},
     "averaging.noise_multiplier": {"averaging.clip_norm": 1.0},
     "data.split": {"dataset": "imagefolder"},
@@ -208,6 +209,16 @@ def _starts(draw: st.DrawFn, flat: dict[str, Any]) -> dict[str, Any]:
         own["server.holdout_fraction"] = 0.0
     if flat["upload.noise"] == "official":
         own["sampling.handover"] = "fixed"
+    cuts = flat["cut.client_ratios"] or [flat["cut_ratio"]]
+    denoises = (
+        flat["cut.policy"] == "fixed" and all(c * flat["diffusion.timesteps"] > 1 for c in cuts) and max(cuts) < 0.5
+    )
+    denoises &= flat["upload.noise"] != "official" and not own.get(
+        "server.holdout_fraction", flat["server.holdout_fraction"]
+    )
+    own["deconvolution.iterations"] = draw(st.integers(0, flat["num_rounds"] - 1)) if denoises else 0
+    if not own["deconvolution.iterations"]:
+        own["deconvolution.sampling_steps"] = 0
     if flat["codec"]:
         own["train.random_hflip"] = False
     if flat["public.dataset"] == "none":

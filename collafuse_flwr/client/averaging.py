@@ -14,7 +14,6 @@ from collafuse_flwr.client.training_plan import RoundPlan
 from collafuse_flwr.core.rng import keyed_generator
 from collafuse_flwr.diffusion.partial_sharing import part_names
 from collafuse_flwr.diffusion.train import TrainResult, TrainState
-from collafuse_flwr.evaluation.cost import training_flops
 from collafuse_flwr.privacy.dp_fedavg import clipped_update, moved, noised, update_bytes
 from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.common import EvaluateReply
@@ -81,7 +80,7 @@ class AveragedClient(DiffusionClient):
         # Once in a run, whatever rounds come: no message is answered twice in one.
         self.tunes = handoff.round == self.config.run.num_rounds
         reply = self._evaluate(handoff, handoff.averaged)
-        flops = training_flops(self._forward_flops(self._network()), self.tuned.images) if self.tuned.images else 0
+        flops = self._cost(self._network()).training * self.tuned.images if self.tuned.images else 0
         return replace(reply, tuned_updates=self.tuned.images, tuned_flops=flops)
 
     def _averaged(self, tensors: dict[str, Tensor], averaged: Weights | None) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from collafuse_flwr.client.base import BaseClient
 from collafuse_flwr.client.cut_policies import CutContext, allowed_cuts
+from collafuse_flwr.client.denoiser_cost import DenoiserCost, denoiser_cost
 from collafuse_flwr.client.handover import carry_to, choose_handover, image_flops, received_backbone
 from collafuse_flwr.client.sample_labels import SampleConditioning, condition_samples
 from collafuse_flwr.client.state_store import ClientState, ClientStore
@@ -25,11 +26,9 @@ from collafuse_flwr.data.federated import ClientData
 from collafuse_flwr.data.images import ImageSet, ImageSource, normalize
 from collafuse_flwr.diffusion.dp_sgd import DpSgdConfig, sampling_rate, train_dp_sgd
 from collafuse_flwr.diffusion.loss import bounded_mean, denoising_loss, stratified_steps
-from collafuse_flwr.diffusion.settings import DiffusionConfig
 from collafuse_flwr.diffusion.stacked import TRAINER, TrainJob
 from collafuse_flwr.diffusion.train import TimestepRange, TrainResult, TrainState, cosine_rate
 from collafuse_flwr.diffusion.unet import import_diffusers, save_network
-from collafuse_flwr.evaluation.cost import forward_flops, training_flops
 from collafuse_flwr.privacy.accounting import Training
 from collafuse_flwr.privacy.exposure import Exposure
 from collafuse_flwr.privacy.leakage_bounds import covariance_eigenvalues, gaussian_bits
@@ -40,8 +39,6 @@ from collafuse_flwr.wire.codec import Weights
 from collafuse_flwr.wire.collafuse import SampleHandoff
 from collafuse_flwr.wire.common import EvaluateReply, TrainMetrics
 
-#: Counted once per process: the same for all clients with the same network and images.
-_FORWARD_FLOPS: dict[tuple[DiffusionConfig, str, bool, int, int, int, int], int] = {}
 #: Draws of (t, noise) for each held-out image, to measure its loss.
 HELD_OUT_DRAWS = 8
 
@@ -94,7 +91,7 @@ class DiffusionClient(BaseClient):
             state.network.load_state_dict(weights or {}, strict=False)
             if work.steps:
                 trained = self._train(state, round_, num_rounds, work)
-                flops = training_flops(self._forward_flops(state.network), trained.images)
+                flops = self._cost(state.network).training * trained.images
             tensors = state.state_dict()
             if private and self.seeded_secret:
                 self._note_private_steps(tensors, work.steps)
@@ -132,7 +129,7 @@ class DiffusionClient(BaseClient):
             name = (self.config.run.seed, "finish", self.client, handoff.round)
             samples = self.setup.sample(network, samples, grid, conditioning.labels, name, guidance)
             held_out_loss = self._held_out_loss(network)
-            flops = image_flops(self.setup, self._shape(), self.cut, self._forward_flops(network), conditioning.labels)
+            flops = image_flops(self.setup, self._shape(), self.cut, self._cost(network).forward, conditioning.labels)
             save_network(network, self.store.layout.denoiser, self.setup.schedule, self.setup.objective.prediction)
         samples, names = self._bounded(samples), self.data.train.metadata.attribute_names
         self.store.save_samples(samples, conditioning.classes, conditioning.attributes, names)
@@ -288,13 +285,5 @@ class DiffusionClient(BaseClient):
         errors = denoising_loss(setup.schedule, setup.objective, denoise, x, start, t, noise, labels, reduction="none")
         return bounded_mean(errors, self._max_loss()).item()
 
-    def _forward_flops(self, network: nn.Module) -> int:
-        config, shape = self.config, self._shape()
-        key = (config.diffusion, config.client.model, bool(config.train.cfg_dropout), *shape)
-        if key not in _FORWARD_FLOPS:
-            first = torch.zeros(1, dtype=torch.int64)
-            x, start, labels = self._source(self.data.train.subset(first)).batch(first.to(self.runtime.device))
-            # Of no image: whatever a network keeps of a call, its weights may leave.
-            x, labels = torch.zeros_like(x), None if labels is None else torch.zeros_like(labels)
-            _FORWARD_FLOPS[key] = forward_flops(self.setup.denoise(network.eval()), x, start + 1, labels)
-        return _FORWARD_FLOPS[key]
+    def _cost(self, network: nn.Module) -> DenoiserCost:
+        return denoiser_cost(self.config, self.setup, network, self._shape())

@@ -32,6 +32,7 @@ def check_together(config: Config) -> None:
     if config.data.codec and config.train.random_hflip:
         raise SettingError("train.random_hflip", True, "false when `codec` is set: no image has mirrored latents")
     _check_starts(config)
+    _check_deconvolution(config)
     _check_baseline(config)
     check_read(config.data)
     background(config.data)
@@ -114,6 +115,30 @@ def _check_starts(config: Config) -> None:
     if round(ratio * config.diffusion.timesteps) < least or (ratio and config.upload.noise == "official"):
         allowed = "0, or a share of T above the cut, when `upload.noise` is not official"
         raise SettingError("sampling.handover_ratio", ratio, allowed)
+
+
+def _check_deconvolution(config: Config) -> None:
+    """Refuse to denoise uploads that are not noised, or not by one path, and where no round is left for it."""
+    own, steps = config.deconvolution, config.diffusion.timesteps
+    if not own.iterations:
+        if own.sampling_steps:
+            allowed = "0 when `deconvolution.iterations` is 0"
+            raise SettingError("deconvolution.sampling_steps", own.sampling_steps, allowed)
+        return
+    uploads = (0 < cut < steps for client in range(config.run.num_supernodes) for cut in config.cuts_of(client))
+    allowed = ""
+    if not any(uploads):
+        allowed = "0 when no client uploads at a cut above 0"
+    elif config.upload.noise == "official":
+        # What it noises twice is at no step of the chain.
+        allowed = "0 when `upload.noise` is official"
+    elif config.server.holdout_fraction:
+        # Held-out uploads measure the steps above their cuts alone.
+        allowed = f"0 when `server.holdout_fraction` = {config.server.holdout_fraction:g}"
+    elif own.iterations >= config.run.num_rounds:
+        allowed = f"less than `num_rounds` = {config.run.num_rounds}: there is one in a round, and none in the first"
+    if allowed:
+        raise SettingError("deconvolution.iterations", own.iterations, allowed)
 
 
 def _check_baseline(config: Config) -> None:

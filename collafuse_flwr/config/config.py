@@ -17,6 +17,7 @@ from collafuse_flwr.core.fields import Plain, allowed, coerce, plain
 from collafuse_flwr.data.settings import DataConfig, PublicConfig
 from collafuse_flwr.diffusion.settings import (
     ClientConfig,
+    DeconvolutionConfig,
     DiffusionConfig,
     FedProxConfig,
     GenerateConfig,
@@ -50,6 +51,7 @@ class Config:
     upload: UploadConfig = field(default_factory=UploadConfig)
     client: ClientConfig = field(default_factory=ClientConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    deconvolution: DeconvolutionConfig = field(default_factory=DeconvolutionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     dp: DpConfig = field(default_factory=DpConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -77,7 +77,7 @@ def _collafuse(name: str, about: str, **traits: Any) -> StrategySpec:
     """CollaFuse, or what differs from it by a trait; `server` and `client` name a module or a class of another."""
     server = traits.pop("server", COLLAFUSE_SERVER)
     client = traits.pop("client", "collafuse_flwr.client.collafuse:CollaFuseClient")
-    every: dict[str, Any] = {"reads": AT_A_CUT | {"cut", "public"}, "sends": ("images",)}
+    every: dict[str, Any] = {"reads": AT_A_CUT | {"cut", "public", "deconvolution"}, "sends": ("images",)}
     return StrategySpec(name, about, server, client, **every | traits)
 
 
@@ -121,7 +121,7 @@ _SPECS = (
     _collafuse(
         "hybrid",
         "CollaFuse whose clients' denoisers are averaged over the clients as well",
-        reads=AT_A_CUT | {"averaging", "cut", "public"},
+        reads=AT_A_CUT | {"averaging", "cut", "public", "deconvolution"},
         server="strategies.hybrid:Hybrid",
         client="collafuse_flwr.client.hybrid:HybridClient",
         sends=("images", "weights"),

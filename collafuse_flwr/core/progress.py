@@ -84,14 +84,16 @@ class Progress:
         return time.monotonic() - self._began_round
 
     def step(self, what: str, done: int, total: int) -> None:
-        """Note how far a part of the round is: clients that replied, backbone steps, samples."""
+        """Note how far a part of the round is: clients that replied, uploads denoised, backbone steps, samples."""
         part = done / max(total, 1)
         self._at(what, part)
         if not self.live or not self._round:
             return
-        within = {"clients": CLIENTS_SHARE * part, "backbone": CLIENTS_SHARE + (1 - CLIENTS_SHARE) * part}.get(
-            what, 1.0
-        )
+        within = {
+            "clients": CLIENTS_SHARE * part,
+            "denoising": CLIENTS_SHARE,
+            "backbone": CLIENTS_SHARE + (1 - CLIENTS_SHARE) * part,
+        }.get(what, 1.0)
         self._bar.update(
             self._task,
             completed=(self._round - 1 + within) / self._total,
@@ -119,7 +121,8 @@ class Progress:
 
     def _at(self, what: str, share: float) -> None:
         """Note how far a part is; replies of clients also come in when they have made their samples."""
-        if what == "backbone" and self._part == "clients":
+        # Denoising is planned as the backbone's work.
+        if what in ("backbone", "denoising") and self._part == "clients":
             self._begin_part("backbone")
         if what == self._part or (what == "clients" and self._part == "sampling"):
             # Samples are begun one client after another, and finished in the order of the replies.

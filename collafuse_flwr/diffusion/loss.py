@@ -137,11 +137,12 @@ def _snr_weight(objective: Objective, alpha_bar: Tensor) -> Tensor:
     return capped / (snr + 1) if objective.prediction == "v_prediction" else capped / snr
 
 
-def stratified_steps(first: Tensor, last: int, generator: torch.Generator) -> Tensor:
+def stratified_steps(first: Tensor, last: int | Tensor, generator: torch.Generator) -> Tensor:
     """Steps t uniform on first..last, one per sample, spread evenly over the batch to lower the loss's variance.
 
     Each t is uniform on its own range; together they are a stratified sample (Kingma et al., arXiv 2107.00630,
-    appendix I.1, draw them so for continuous time). `first` has shape (batch,), int64.
+    appendix I.1, draw them so for continuous time). `first` has shape (batch,), int64,
+    and so has `last` where it is not one for all.
     """
     batch = len(first)
     strata = torch.randperm(batch, generator=generator, device=first.device)

@@ -68,6 +68,18 @@ class ServerConfig:
 
 
 @dataclass(frozen=True)
+class DeconvolutionConfig:
+    """What the server learns below the cuts, from uploads alone (SFBD, arXiv 2502.05446)."""
+
+    iterations: int = setting(
+        0,
+        "times that the server denoises the uploads, to train the steps up to their cuts on what comes; 0: never",
+        low=0,
+    )
+    sampling_steps: int = setting(0, "sampling steps of an upload that is denoised; 0: every step up to its cut", low=0)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How both sides are optimised."""
 

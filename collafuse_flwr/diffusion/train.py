@@ -138,12 +138,14 @@ class TrainState:
 class TimestepRange:
     """The steps that a network is trained on: start + 1..last, where each row of the source has its own start.
 
-    Steps up to `above` are left out.
+    Steps up to `above` are left out. Where `lasts` is not None, shape (rows of the source,), int64, it is the last step
+    of each row.
     """
 
     last: int
     official: bool = False
     above: int = 0
+    lasts: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,8 @@ def draw_batch(
         x = random_hflip(x, bernoulli_mask(len(x), 0.5, generator))
     if label_dropout and labels is not None:
         labels = drop_labels(labels, bernoulli_mask(len(labels), label_dropout, generator))
-    t = stratified_steps(start.clamp(min=steps_range.above) + 1, steps_range.last, generator)
+    last = steps_range.last if steps_range.lasts is None else steps_range.lasts[rows]
+    t = stratified_steps(start.clamp(min=steps_range.above) + 1, last, generator)
     noise = torch.randn(x.shape, generator=generator, device=x.device)
     return x, start, t, noise, labels
 

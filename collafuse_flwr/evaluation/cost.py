@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
@@ -22,6 +23,21 @@ def forward_flops(net: Callable[..., object], *inputs: object) -> int:
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         net(*inputs)
     return int(counter.get_total_flops())
+
+
+def backward_flops(net: Callable[..., Tensor], parameters: Sequence[Tensor], *inputs: object) -> int:
+    """Operations of the gradients of one call `net(*inputs)` with respect to some of its parameters, counted likewise.
+
+    Where all are trained that is nearly twice the forward pass; of what is frozen the gradients of weights are spared,
+    and those of values wherever nothing that is trained comes before.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 - as above
+
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        output = net(*inputs)
+        forward = counter.get_total_flops()
+        torch.autograd.grad(output.sum(), parameters, allow_unused=True)
+    return int(counter.get_total_flops() - forward)
 
 
 def training_flops(forward: int, images: int) -> int:

@@ -124,6 +124,8 @@ class RunLayout:
     #: A folder that diffusers reads.
     backbone = _Below("server/backbone")
     pool = _Below("server/pool")
+    #: What the backbone makes of it, by `deconvolution.iterations`.
+    denoised = _Below("server/denoised")
     handoffs = _Below("server/hand_over.safetensors")
     #: How many images were begun for which client when no training went on.
     handed_over = _Below("server/generated.jsonl")

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.evaluation.classifier import default_steps
 from collafuse_flwr.evaluation.tstr import tstr_batch_size
-from collafuse_flwr.setup.training_budget import planned_updates, updates_per_round
+from collafuse_flwr.setup.training_budget import deconvolution_rounds, planned_updates, updates_per_round
 
 #: Forward passes that a step of training takes for an image (`evaluation.cost.training_flops`).
 TRAINING = 3.0
@@ -33,19 +33,25 @@ def planned_work(config: Config, clients: Collection[tuple[int, int]], *, measur
             for round_ in range(1, rounds + 1)
         ]
         + [0.0],
-        "backbone": [TRAINING * _backbone_updates(config, clients)] * rounds + [0.0],
+        "backbone": [_backbone(config, clients, round_) for round_ in range(1, rounds + 1)] + [0.0],
         "sampling": [sampled * config.evaluates(round_) + tuned * (round_ == rounds) for round_ in range(1, rounds + 1)]
         + [0.0],
         "measuring": [0.0] * rounds + [TRAINING * _classified(config, clients) * measured],
     }
 
 
-def _backbone_updates(config: Config, clients: Collection[tuple[int, int]]) -> float:
-    """Image updates of the server in a round; none where it averages."""
+def _backbone(config: Config, clients: Collection[tuple[int, int]], round_: int) -> float:
+    """The server's work in a round; none where it averages."""
     if "images" not in config.spec.sends:
         return 0.0
-    shares = ((images, 1 - cut / config.diffusion.timesteps) for images, cut in clients)
-    return config.server.update_multiplier * sum(updates_per_round(config, *own) for own in shares)
+    last, rounds = config.diffusion.timesteps, deconvolution_rounds(config)
+    denoised = bool(rounds) and round_ >= min(rounds)
+    updates = (updates_per_round(config, images, 1.0 if denoised else 1 - cut / last) for images, cut in clients)
+    training = TRAINING * config.server.update_multiplier * sum(updates)
+    if round_ not in rounds:
+        return training
+    steps = config.deconvolution.sampling_steps or last
+    return training + sum(images * min(cut, steps) for images, cut in clients)
 
 
 def _classified(config: Config, clients: Collection[tuple[int, int]]) -> float:

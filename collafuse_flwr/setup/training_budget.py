@@ -19,6 +19,18 @@ def client_start_round(config: Config, num_rounds: int) -> int:
     return config.client.start_round or int(BACKBONE_HEAD_START * num_rounds) + 1
 
 
+def deconvolution_rounds(config: Config) -> set[int]:
+    """The rounds in which uploads are denoised before the backbone trains, `deconvolution.iterations` of them.
+
+    They are evenly spread over those before clients take the backbone, or where these are too few over all; in the
+    first the backbone has learnt nothing yet.
+    """
+    count, rounds = config.deconvolution.iterations, config.run.num_rounds
+    alone = client_start_round(config, rounds) - 1
+    last = alone if count < alone else rounds
+    return {1 + math.ceil(i * last / (count + 1)) for i in range(1, count + 1)}
+
+
 def starts_from_backbone(config: Config, cut: int) -> bool:
     """Whether a client with this cut starts from the backbone: not if it has no denoiser, nor if it does everything."""
     return config.client.init_from == "backbone" and 0 < cut < config.diffusion.timesteps

@@ -96,8 +96,11 @@ def lowered(arguments: list[str], root: Path) -> list[str]:
     if "partition" not in own and flat["partition"] == "dirichlet":
         # Each of few images' clients has every class.
         own["partition"] = "iid"
-    if flat["dataset_path"]:
-        own["dataset_path"] = place(flat["dataset"], root)
+    if flat["deconvolution.iterations"]:
+        own["deconvolution.iterations"] = "1"
+    for name in ("dataset", "public.dataset"):
+        if flat[f"{name}_path"]:
+            own[f"{name}_path"] = place(flat[name], root)
     return [f"{name}={text if name == 'strategy' else _fewer(name, text)}" for name, text in own.items()]
 
 

@@ -39,8 +39,9 @@ def _networks(target: ClientTarget) -> Iterator[tuple[str, nn.Module, range]]:
     """The networks that a client's images went into, and the steps that they were trained on."""
     finished, cut = target.run.diffusion, target.cut
     federated, last = finished.config.spec.averages_denoisers, finished.setup.schedule.timesteps
+    every = federated or finished.config.deconvolution.iterations > 0
     if finished.backbone is not None and (federated or target.received is not None):
-        yield "backbone", finished.backbone, range(1 if federated else cut + 1, last + 1)
+        yield "backbone", finished.backbone, range(1 if every else cut + 1, last + 1)
     if cut:
         yield "denoiser", finished.denoiser(target.client), range(1, cut + 1)
 

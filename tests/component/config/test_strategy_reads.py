@@ -75,6 +75,7 @@ HARMLESS = {
     "sampling.handover": "at its default, samples are handed over where the settings say",
     "sampling.handover_ratio": "at its default, samples are handed over at the cut",
     "codec": "at its default, images are as they were read",
+    "deconvolution.iterations": "at its default, no upload is denoised",
     "public.dataset": "at its default, there are no public images",
     "upload.clip_norm": "at its default, nothing is clipped",
     "upload.noise": "at its default, a chain starts at its cut",

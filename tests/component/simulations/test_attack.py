@@ -18,7 +18,9 @@ from collafuse_flwr.runs.loaded_run import FinishedRun
 from collafuse_flwr.runs.run_dir import write_config
 from simulations import runners
 from simulations.attack import __main__ as attack
+from simulations.attack.attacks import membership_inference
 from simulations.attack.server_view import received
+from simulations.attack.target import AttackedRun, ClientTarget
 from tests.commands import refused
 from tests.small_runs import connect, federate, small
 
@@ -112,6 +114,14 @@ def test_of_averaged_weights_networks_gradients_and_samples_are_attacked(
         assert not {name for name in row if name.startswith(("reid", "psnr_w", "probe"))}
         assert row["psnr_gradient"] > row["psnr_chance"]
     assert (averaged / "attacks" / "reconstructions.png").exists()
+
+
+@pytest.mark.parametrize(("iterations", "first"), [(0, 7), (1, 1)])
+def test_a_backbone_is_attacked_at_the_steps_that_it_has_learnt(tmp_path: Path, iterations: int, first: int) -> None:
+    given: dict[str, Any] = QUICK | {"deconvolution.iterations": iterations, "evaluation.num_samples": 6}
+    attacked = AttackedRun.of(runners.run(small(tmp_path, **given)).folder, 0)
+    (name, _, steps), *_ = membership_inference._networks(ClientTarget(attacked, attacked.clients[0]))
+    assert (name, steps) == ("backbone", range(first, 21))
 
 
 def test_all_rounds_of_fresh_noise_are_averaged(finished: Path) -> None:

@@ -22,7 +22,7 @@ from collafuse_flwr.diffusion.unet import ImageShape, build_network, save_networ
 from collafuse_flwr.runs.run_dir import open_run
 from collafuse_flwr.runs.run_layout import RunLayout
 from strategies.collafuse import CollaFuse
-from strategies.public_images import UploadsAndImages
+from strategies.public_images import Joined
 from tests.small_runs import bytes_of, connect, federate, metrics, run_strategy, small, spoiled
 from tests.starts import client_weights, start_network, write_start
 
@@ -150,7 +150,7 @@ def test_public_images_are_trained_on_beside_the_uploads(tmp_path: Path) -> None
 def test_a_batch_of_both_has_each_row_at_its_own_step(tmp_path: Path) -> None:
     strategy = federate(small(tmp_path, public__dataset="digits", public__max_images=20, num_rounds=1))
     assert strategy.public is not None
-    source = UploadsAndImages(strategy.pool, strategy.public)
+    source = Joined((strategy.pool, strategy.public))
     uploads = len(strategy.pool)
     assert len(source) == uploads + 20
     assert source.cuts.tolist() == [6] * uploads + [0] * 20

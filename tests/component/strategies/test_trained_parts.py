@@ -70,3 +70,21 @@ def test_the_rest_stays_at_the_backbone(tmp_path: Path) -> None:
         moved_names = {name for name in names if not first[f"network.{name}"].equal(other[f"network.{name}"])}
         assert set(part_names(names, "decoder")) <= moved_names
         assert moved_names <= {*part_names(names, "decoder"), "class_embedding.weight"}
+
+
+@pytest.mark.parametrize("own", [{"strategy": "local"}, {"strategy": "fedavg", "averaging.finetune_epochs": 0.5}])
+def test_gradients_of_what_is_not_trained_cost_nothing(tmp_path: Path, start: Path, own: dict[str, Any]) -> None:
+    """The decoder holds most of a U-Net's operations, and the label's embedding is before everything."""
+    costs = {}
+    for parts in ("all", "bottleneck+decoder", "decoder"):
+        folder = tmp_path / parts
+        run_strategy(
+            small(folder, **SETTINGS | own | {"client.trained_parts": parts}, start_from=str(start), num_rounds=1)
+        )
+        (row,) = metrics(folder)
+        costs[parts] = [client["flops"] / client["image_updates"] for client in row["clients"].values()]
+        tuned = [client for client in row["evaluation"].values() if client.get("tuned_updates")]
+        costs[parts] += [client["tuned_flops"] / client["tuned_updates"] for client in tuned]
+        assert len(costs[parts]) == 3 * len(own)
+    for every, more, decoder in zip(costs["all"], costs["bottleneck+decoder"], costs["decoder"], strict=True):
+        assert 0.85 * every < decoder < 0.9 * every < more < 0.95 * every

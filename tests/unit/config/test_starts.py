@@ -60,3 +60,29 @@ def test_a_start_or_hand_over_that_would_change_nothing_is_refused(
     with pytest.raises(SettingError, match=reason) as refused:
         Config.from_flat(given)
     assert refused.value.name == name
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"cut_ratio": 0.0}, "0 when no client uploads at a cut above 0"),
+        ({"cut_ratio": 1.0}, "0 when no client uploads at a cut above 0"),
+        ({"upload.noise": "official"}, "0 when `upload.noise` is official"),
+        ({"server.holdout_fraction": 0.1}, "0 when `server.holdout_fraction` = 0.1"),
+        ({"deconvolution.iterations": 10}, "less than `num_rounds` = 10"),
+        ({"strategy": "local"}, "does not read it"),
+        ({"strategy": "centralized"}, "does not read it"),
+        ({"strategy": "clean_server"}, "does not read it"),
+        ({"strategy": "fedavg"}, "does not read it"),
+        ({"strategy": "mdgan"}, "does not read it"),
+    ],
+)
+def test_uploads_are_not_denoised_where_that_says_nothing_of_images(given: dict[str, Any], reason: str) -> None:
+    with pytest.raises(SettingError, match=reason) as refused:
+        Config.from_flat({"num_rounds": 10, "deconvolution.iterations": 2} | given)
+    assert refused.value.name == "deconvolution.iterations"
+
+
+def test_nothing_is_denoised_in_some_steps_alone() -> None:
+    with pytest.raises(SettingError, match=r"^`deconvolution.sampling_steps` = 5 .* 0 when `deconvolution.iterations`"):
+        Config.from_flat({"deconvolution.sampling_steps": 5})

@@ -17,6 +17,7 @@ from collafuse_flwr.diffusion.train import (
     TrainState,
     bernoulli_mask,
     cosine_rate,
+    draw_batch,
     epoch_batches,
     random_hflip,
     train,
@@ -120,6 +121,15 @@ def test_batches_are_full_and_use_every_row_equally(rows: int, batch: int, batch
     assert [len(b) for b in drawn] == [batch] * batches
     counts = torch.bincount(torch.cat(drawn), minlength=rows)
     assert int(counts.max() - counts.min()) <= 1
+
+
+def test_rows_with_last_steps_of_their_own_are_trained_on_each_of_them() -> None:
+    lasts = torch.tensor([1, 5, 20])
+    rows = torch.tensor([2, 0, 1, 1, 2]).repeat(100)
+    source, generator = Images(torch.zeros(3, 1, 2, 2)), named_generator("lasts")
+    ranges = TimestepRange(20, lasts=lasts)
+    _, _, t, _, _ = draw_batch(source, rows, ranges, generator, label_dropout=0, flip=False)
+    assert all(set(t[rows == row].tolist()) == set(range(1, last + 1)) for row, last in enumerate(lasts.tolist()))
 
 
 @pytest.mark.parametrize(("progress", "rate"), [(0.0, 1.0), (0.5, 0.505), (1.0, 0.01), (1.5, 0.01)])

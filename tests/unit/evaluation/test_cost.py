@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from collafuse_flwr.evaluation.cost import forward_flops, sampling_flops, training_flops
+from collafuse_flwr.evaluation.cost import backward_flops, forward_flops, sampling_flops, training_flops
 
 
 def test_linear() -> None:
@@ -23,6 +24,21 @@ def test_attention() -> None:
 
 def test_backward_costs_twice_the_forward() -> None:
     assert training_flops(10, images=7) == 210
+
+
+@pytest.mark.parametrize(
+    ("trained", "products"),
+    # Of the first layer no gradient of its input is wanted. Below what is trained nothing is.
+    [((0, 1, 2), 5), ((2,), 1), ((1,), 2), ((0,), 3), ((0, 2), 4)],
+)
+def test_of_parts_that_are_frozen_only_the_values_gradients_count(trained: tuple[int, ...], products: int) -> None:
+    net = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3)))
+    for place, layer in enumerate(net):
+        layer.requires_grad_(place in trained)
+    one, x = forward_flops(net[0], torch.zeros(1, 4, 8, 8)), torch.zeros(1, 4, 8, 8)
+    parameters = [own for own in net.parameters() if own.requires_grad]
+    assert backward_flops(net, parameters, x) == products * one
+    assert all(own.grad is None for own in net.parameters())
 
 
 def test_sampling_is_one_forward_for_each_step_and_image() -> None:

@@ -30,6 +30,14 @@ def test_the_backbone_has_the_rest_of_every_round() -> None:
     assert planned(strategy="fedavg", cut_ratio=0.2)["backbone"] == [0] * 5
 
 
+def test_a_backbone_that_denoises_its_uploads_does_so_and_trains_every_step_from_then_on() -> None:
+    """In the third round of four: of 400 uploads each takes its 20 steps, or fewer, and then all 2,000 updates are."""
+    random: dict[str, Any] = {"client__init_from": "random", "deconvolution__iterations": 1}
+    assert planned(**random)["backbone"] == pytest.approx([4800, 4800, 6000 + 8000, 6000, 0])
+    fewer = planned(**random, deconvolution__sampling_steps=5)["backbone"]
+    assert fewer == pytest.approx([4800, 4800, 6000 + 2000, 6000, 0])
+
+
 def test_samples_are_made_where_they_are_evaluated_and_measured_at_the_end() -> None:
     work = planned(evaluation__every=2, evaluation__num_samples=256, sampling__steps=10, evaluation__tstr="pooled")
     assert work["sampling"] == [0, 2560, 0, 2560, 0]

@@ -15,6 +15,7 @@ from collafuse_flwr.setup.training_budget import (
     averaging_rounds,
     client_start_round,
     client_step_share,
+    deconvolution_rounds,
     starts_from_backbone,
     updates_per_round,
 )
@@ -59,6 +60,36 @@ def test_only_a_client_with_part_of_the_chain_takes_the_backbone() -> None:
     assert not any(
         starts_from_backbone(some(client__init_from="random", diffusion__timesteps=100), cut) for cut in range(101)
     )
+
+
+@pytest.mark.parametrize(
+    ("iterations", "settings", "rounds"),
+    [
+        (0, {}, set()),
+        (1, {"client__init_from": "random"}, {6}),
+        (9, {"client__init_from": "random"}, set(range(2, 11))),
+        # Clients take the backbone in round 8.
+        (3, {}, {3, 5, 7}),
+        (6, {}, set(range(2, 8))),
+        (7, {}, {3, 4, 5, 6, 8, 9, 10}),
+    ],
+)
+def test_uploads_are_denoised_before_clients_take_the_backbone(
+    iterations: int, settings: dict[str, Any], rounds: set[int]
+) -> None:
+    config = some(num_rounds=10, deconvolution__iterations=iterations, **settings)
+    assert deconvolution_rounds(config) == rounds
+
+
+@given(st.integers(2, 60), st.data(), st.sampled_from(["random", "backbone"]))
+def test_there_are_as_many_rounds_of_it_as_set_and_none_is_the_first(
+    num_rounds: int, data: st.DataObject, start: str
+) -> None:
+    iterations = data.draw(st.integers(1, num_rounds - 1))
+    own = {"num_rounds": num_rounds, "client.init_from": start, "deconvolution.iterations": iterations}
+    rounds = deconvolution_rounds(Config.from_flat(own))
+    assert len(rounds) == iterations
+    assert 2 <= min(rounds) <= max(rounds) <= num_rounds
 
 
 @given(st.integers(0, 100), st.integers(1, 10**6), st.floats(0.01, 100))
