@@ -74,7 +74,7 @@ class BaseStrategy(Strategy, ABC):
         """
         checkpoint = self.history.load(self.runtime.device)
         self.client_manager.restore(self.history.client_infos.values())
-        self.client_manager.wait(self._bounded(grid))
+        self.client_manager.wait(self._bounded(grid), say=self.progress.say)
         with self._threads():
             self._build(next(iter(self.client_manager.client_infos.values())))
             if checkpoint is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,12 +15,14 @@ from flwr.serverapp import Grid
 from collafuse_flwr.config.config import Config
 from collafuse_flwr.core.errors import RunFailed, UploadError
 from collafuse_flwr.core.rng import named_generator
-from collafuse_flwr.core.text import last_line
+from collafuse_flwr.core.text import last_line, number_of
 from collafuse_flwr.wire.codec import client_error, decode, encode
 from collafuse_flwr.wire.common import ClientInfo, ClientInfoRequest
 
 #: Seconds between looks for clients that have not connected yet.
 POLL_SECONDS = 0.2
+#: Seconds after which it is said that clients are waited for; each further time it is said after twice as many.
+SILENCE = 10.0
 #: Channels and side of images, classes, and attributes.
 Shape = tuple[int, int, int, int]
 #: The most that an introduction may say: what it says decides how long rounds are, and how much memory they take.
@@ -42,8 +44,8 @@ class ClientManager:
     #: Of the images, once the run has begun.
     shape: Shape | None = None
 
-    def wait(self, grid: Grid, clients: Collection[int] = ()) -> None:
-        """Wait until enough clients are there, or all of some `clients`.
+    def wait(self, grid: Grid, clients: Collection[int] = (), say: Callable[[str], None] = lambda _: None) -> None:
+        """Wait until enough clients are there, or all of some `clients`; `say` shows that others are waited for.
 
         Raises:
             RunFailed: they do not come in time, or all who came were refused.
@@ -51,7 +53,8 @@ class ClientManager:
         wanted = len(clients) or self.config.federation.min_available_nodes or self.config.run.num_supernodes
         # Of some clients nobody can say that they were refused before all that there are have been heard.
         enough = len(self.client_infos) if clients else wanted
-        deadline = time.monotonic() + self.config.federation.round_timeout
+        began, silence = time.monotonic(), SILENCE
+        deadline = began + self.config.federation.round_timeout
         while self._count(clients) < wanted:
             self.register_new(grid)
             if self.refused and len(self.nodes) + len(self.refused) >= enough:
@@ -60,10 +63,19 @@ class ClientManager:
                 came = self._count(clients)
                 raise RunFailed(f"only {came} of {wanted} clients came within `federation.round_timeout`")
             if self._count(clients) < wanted:
+                if time.monotonic() > began + silence:
+                    say(self._waiting(self._count(clients), wanted))
+                    silence *= 2
                 time.sleep(POLL_SECONDS)
         if not self.nodes:
             raise RunFailed(next(iter(self.refused.values())))
         self.shape = self._common_shape()
+
+    def _waiting(self, came: int, wanted: int) -> str:
+        """That clients are missing, how long they are waited for, and why they may never come."""
+        at_most = f"at most {self.config.federation.round_timeout:g} s (`federation.round_timeout`)"
+        hint = f'a simulation by `flwr run` has as many as --federation-config "num-supernodes={wanted}" says, or 2'
+        return f"{came} of {number_of(wanted, 'client')} have come; waiting for the others, {at_most}; {hint}"
 
     def _count(self, clients: Collection[int]) -> int:
         """How many are there, of some clients or of all."""

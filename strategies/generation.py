@@ -265,7 +265,8 @@ def generate_together(config: Config, grid: Grid, progress: Progress, run: int) 
     manager = ClientManager(replace(server.config, federation=waiting))
     manager.restore(server.client_infos.values())
     bounded = RetryGrid(grid, ReplyBounds.of(waiting))
-    manager.wait(bounded, chosen if wanted.client >= 0 or not config.federation.min_available_nodes else [])
+    awaited = chosen if wanted.client >= 0 or not config.federation.min_available_nodes else []
+    manager.wait(bounded, awaited, say=progress.say)
     going = GenerationRun(config, server, bounded, manager, progress, run)
     present = [client for client in chosen if client in manager.nodes]
     own = going.ask("query.images_wanted", dict.fromkeys(present, WantedRequest()), ImagesWanted)

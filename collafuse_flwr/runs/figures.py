@@ -46,6 +46,8 @@ def draw_overview(rows: Sequence[tuple[str, Tensor]], path: Path, title: str) ->
         axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
+        # A row of fewer images begins where the others do.
+        axis.set_anchor("W")
     save_figure(figure, path)
 
 

@@ -239,8 +239,21 @@ def test_clients_that_come_one_by_one_are_waited_for(monkeypatch: pytest.MonkeyP
         federation.connect(next(coming))
 
     monkeypatch.setattr("strategies.client_manager.time.sleep", sleep)
-    federation.client_manager.wait(federation.grid)
+    monkeypatch.setattr("strategies.client_manager.SILENCE", 0.0)
+    lines: list[str] = []
+    federation.client_manager.wait(federation.grid, say=lines.append)
     assert set(federation.client_manager.nodes) == {0, 1, 2}
+    assert [line.partition(";")[0] for line in lines] == [f"{came} of 3 clients have come" for came in range(3)]
+    assert '--federation-config "num-supernodes=3"' in lines[0]
+
+
+@pytest.mark.usefixtures("hurried")
+def test_nothing_is_said_of_clients_that_come_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = FakeFederation(1)
+    monkeypatch.setattr("strategies.client_manager.time.sleep", lambda _: federation.connect(0))
+    lines: list[str] = []
+    federation.client_manager.wait(federation.grid, say=lines.append)
+    assert lines == []
 
 
 @pytest.mark.usefixtures("hurried")

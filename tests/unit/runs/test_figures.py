@@ -176,3 +176,13 @@ def test_the_clients_have_a_legend_when_the_first_of_them_never_trains(
     monkeypatch.setattr(module, "_line", watched)
     draw_curves([a_row(1, 0.5, c0=None, c1=0.3, c2=0.2)], [], tmp_path / "curves.png")
     assert labels == ["backbone (t > k)", "clients (t <= k)", None]
+
+
+def test_rows_of_an_overview_begin_at_one_place_however_many_images_they_have(tmp_path: Path) -> None:
+    red = torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 8, 8)
+    draw_overview([("few", red.expand(2, 3, 8, 8)), ("many", red.expand(6, 3, 8, 8))], tmp_path / "a.png", "title")
+    with Image.open(tmp_path / "a.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    is_red = (pixels[..., 0] > 200) & (pixels[..., 1:].max(-1) < 60)
+    places = {int(row.argmax()) for row in is_red if row.any()}
+    assert max(places) - min(places) <= 2
