@@ -32,7 +32,7 @@ def as_commands(text: str) -> str:
     """The text with `collafuse NAME` for each `python -m simulations.MODULE`."""
     names = {RUN_AS.get(name, module): name for name, module in COMMANDS.items()}
     modules = "|".join(map(re.escape, names))
-    return re.sub(rf"(?:python -m )?simulations\.({modules})\b", lambda found: f"collafuse {names[found[1]]}", text)
+    return re.sub(rf"(?:python -m )?simulations\.({modules})\b", lambda match: f"collafuse {names[match[1]]}", text)
 
 
 def wrapped(text: str, width: int) -> str:

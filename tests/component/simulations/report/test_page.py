@@ -121,10 +121,10 @@ def test_a_page_about_one_run_has_its_own_pictures_and_its_clients(tmp_path: Pat
         assert words in page.words
     # A dark page turns charts around, and no images.
     assert path.read_text().count('class="chart"') == 2
-    said = " ".join(page.words)
-    assert "1 run. " in said
-    assert "against the cut ratio" not in said
-    assert "are equal within" not in said
+    text = " ".join(page.words)
+    assert "1 run. " in text
+    assert "against the cut ratio" not in text
+    assert "are equal within" not in text
 
 
 def test_the_command_finds_runs_in_several_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
