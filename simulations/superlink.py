@@ -19,6 +19,10 @@ from simulations.runners.processes import exit_status, pass_signals_to
 from simulations.runners.superlink import script, with_scripts
 from simulations.usage import show_usage
 
+#: Seconds in which a SuperLink is to end. It waits for its connections, and closes those that are open; one that a
+#: SuperNode makes in that moment stays, and the SuperNode would use it for as long as it polls.
+PATIENCE = 20.0
+
 
 def main(arguments: list[str]) -> int:
     """Start a SuperLink and answer its questions for apps; the exit status is the SuperLink's."""
@@ -35,7 +39,7 @@ def main(arguments: list[str]) -> int:
     with served(AppFolder(own.apps or Path())) as address:
         environment = with_scripts(os.environ) | _direct(os.environ) | {"FLWR_SUPERGRID_API_URL": address}
         superlink = subprocess.Popen([script("flower-superlink"), *others], env=environment)
-        pass_signals_to(superlink)
+        pass_signals_to(superlink, PATIENCE)
         return exit_status(superlink)
 
 

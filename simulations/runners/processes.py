@@ -18,10 +18,21 @@ from typing import NoReturn
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def pass_signals_to(process: subprocess.Popen[bytes]) -> None:
-    """Have signals that would end this program end the process that it stands for."""
+def pass_signals_to(process: subprocess.Popen[bytes], patience: float | None = None) -> None:
+    """Have signals that would end this program end the process that it stands for.
+
+    One that still runs `patience` seconds later is interrupted as well, which ends a server that waits for connections.
+    """
+
+    def passed(number: int, _: object) -> None:
+        process.send_signal(number)
+        if patience is not None:
+            again = threading.Timer(patience, process.send_signal, [signal.SIGINT])
+            again.daemon = True
+            again.start()
+
     for number in ENDING:
-        signal.signal(number, lambda number, _: process.send_signal(number))
+        signal.signal(number, passed)
 
 
 def exit_status(process: subprocess.Popen[bytes]) -> int:

@@ -48,3 +48,25 @@ def test_a_process_ends_with_its_status_whatever_waits_in_it(left: str, status: 
     command = [sys.executable, "-c", WAITING, left, str(status)]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (status, "said, cleaned up\n", "")
+
+
+#: It stands for a server, which is the child, ignores SIGTERM, and ends by SIGINT with 7.
+STANDING = """
+import subprocess, sys
+from simulations.runners.processes import exit_status, pass_signals_to
+server = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
+pass_signals_to(server, 0.2)
+server.stdout.readline()
+print("up", flush=True)
+sys.exit(exit_status(server))
+"""
+SERVER = "import signal, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(7));"
+
+
+def test_a_server_that_waits_for_its_connections_is_interrupted() -> None:
+    command = [sys.executable, "-c", STANDING, SERVER + CHILD]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        program.terminate()
+        assert program.wait(30) == 7
