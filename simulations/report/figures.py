@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from simulations.report.metrics import BITS, DOWN, FD, FLOPS, REAL, REID, SECOND
 
 #: Values that are further apart than this are drawn on a logarithmic axis.
 WIDE = 20
+#: Of a legend: its lines at most, and the height that figures have for it.
+CHARACTERS_PER_INCH, LEGEND_INCHES = 12, 0.6
 #: Panels of leakage side by side.
 ACROSS = 4
 MARKERS = "osD^vP*X"
@@ -274,6 +277,13 @@ def _legend(figure: Figure) -> None:
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    if handles:
-        columns = min(4, len(handles))
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
+    # Names of many settings are long, and what is wider than the figure is cut off.
+    labels = [textwrap.fill(label, int(CHARACTERS_PER_INCH * figure.get_figwidth())) for label in handles]
+    for columns in range(min(4, len(handles)), 0, -1):
+        legend = figure.legend(handles.values(), labels, loc="outside lower center", ncols=columns, frameon=False)
+        extent = legend.get_window_extent()
+        if columns == 1 or extent.width <= figure.bbox.width:
+            # Panels keep their height, whose labels would be cut off.
+            figure.set_figheight(figure.get_figheight() + max(0.0, extent.height / figure.dpi - LEGEND_INCHES))
+            break
+        legend.remove()
