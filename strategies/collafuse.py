@@ -254,15 +254,14 @@ class CollaFuse(DiffusionStrategy):
 
     def _evaluate_request(self, client: int, round_: int, count: int) -> tuple[SampleHandoff, Tensor]:
         """The server's half of generation: samples at the client's cut."""
-        if client not in self.sampled:
-            self._sample_to_cuts(round_, {client: count})
         cut, (labels, x_k) = self.client_manager.client_infos[client].cut_step, self.sampled.pop(client)
         named = cut if self.config.recuts() else None
         backbone = self.arrays if self.setup.chooses_handover(cut) else None
         return SampleHandoff(round=round_, x_k=x_k, labels=labels, cut_step=named, backbone=backbone), x_k
 
     def _sample_to_cuts(self, round_: int, counts: Mapping[int, int]) -> None:
-        """Sample down to the cuts of some clients, those of one cut together."""
+        """Sample down to the cuts of some clients, those of one cut together, for requests to take up."""
+        self.sampled = {}
         orders: dict[int, dict[int, SampleOrder]] = {}
         for client, count in counts.items():
             name = (self.config.run.seed, "hand over", client, round_)

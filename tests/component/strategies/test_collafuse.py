@@ -240,7 +240,10 @@ def test_the_samples_of_clients_at_one_cut_are_made_together_and_are_those_of_ea
     assert sizes == [(6, 2), (12, 1)]
     together = [strategy._evaluate_request(client, 1, 4)[0] for client in strategy.selected]
     assert len(sizes) == 2
-    alone = [strategy._evaluate_request(client, 1, 4)[0] for client in strategy.selected]
+    alone = []
+    for client in strategy.selected:
+        strategy._sample_to_cuts(1, {client: 4})
+        alone.append(strategy._evaluate_request(client, 1, 4)[0])
     assert len(sizes) == 5
     for own, other in zip(together, alone, strict=True):
         assert own.labels is not None
