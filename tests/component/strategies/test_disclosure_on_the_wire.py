@@ -170,6 +170,7 @@ def test_the_server_sends_no_more_than_weights_and_samples(tmp_path: Path) -> No
         content = encode(strategy._train_request(client, 1))
         assert set(content) == {"config", "backbone"}
         assert content.array_records["backbone"] is strategy.arrays
+    strategy._sample_to_cuts(1, {0: 4})
     handoff, x_k = strategy._evaluate_request(0, 1, 4)
     assert {name: set(record) for name, record in encode(handoff).items()} == {
         "config": {"round"},
